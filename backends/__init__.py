@@ -1,0 +1,1 @@
+"""ONNX Runtime and PyTorch behind one protocol: batch in, logits out."""

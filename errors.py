@@ -1,0 +1,68 @@
+"""The one exception tree. What a client sees of each is decided in `api/errors.py`, nowhere else.
+
+    VitrineError
+    ├── InvalidInput            400  one item or request is wrong              (preprocessing, api)
+    │   ├── InvalidImage        400  not an image, corrupt, too small          (preprocessing.decode)
+    │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
+    ├── NotFound                404  no such model or version                  (api)
+    ├── QueueFull               429  the model's queue is full                 (runners)
+    ├── Unavailable             503  starting, draining, self-check failed     (runners, api)
+    ├── DeadlineExceeded        504  the caller's deadline passed              (runners)
+    ├── InferenceFailed         500  the backend failed on this very item      (runners)
+    ├── CardError                    a card.toml that cannot be read           (models.card)
+    └── StoreError                   a stored model missing, damaged, refused  (models.store)
+
+Messages are written for the person who has to act on them: what was wrong, and what to do instead.
+"""
+
+
+class VitrineError(Exception):
+    """Base of everything that Vitrine raises on purpose."""
+
+
+class InvalidInput(VitrineError):
+    """The request, or one item of it, is not what the model's card asks for."""
+
+
+class InvalidImage(InvalidInput):
+    """The bytes are not a picture that can be used."""
+
+
+class TooLarge(InvalidInput):
+    """More bytes or more pixels than the limits allow."""
+
+
+class NotFound(VitrineError):
+    """No model (or version) of that name is served here."""
+
+
+class QueueFull(VitrineError):
+    """The model's queue is full; `retry_after_s` says when to come back."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(VitrineError):
+    """The model (or the whole service) cannot answer now: starting, draining, or its self-check failed."""
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(VitrineError):
+    """The caller's deadline passed before the answer was there."""
+
+
+class InferenceFailed(VitrineError):
+    """The backend raised on this item, also when it was run alone."""
+
+
+class CardError(VitrineError):
+    """A card.toml is missing, is not TOML, or holds a key or value that is not allowed."""
+
+
+class StoreError(VitrineError):
+    """A stored model is missing, damaged or was refused at import."""

@@ -1,0 +1,39 @@
+"""The networks that cards name in `architecture`. Needs PyTorch; serving on a CPU never imports this module."""
+
+import timm
+from torch import Tensor, nn
+
+from models.card import ModelCard
+
+
+class EfficientNetB4Head(nn.Module):
+    """timm's EfficientNet-B4 (Tan & Le 2019) without its classifier, then a two-layer head on the pooled features.
+
+    Parameter names are `backbone.*` and `head.0` … `head.7`, so that a state_dict trained elsewhere with this
+    layout loads as it is. Two classes make 18,471,242 parameters.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.backbone = timm.create_model("efficientnet_b4", pretrained=False, num_classes=0, global_pool="")
+        features = 1792
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.BatchNorm1d(features),
+            nn.Dropout(0.4),
+            nn.Linear(features, 512),
+            nn.GELU(),
+            nn.Dropout(0.3),
+            nn.Linear(512, classes),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised pictures, (N, 3, H, W) float32 → logits, (N, classes) float32."""
+        logits: Tensor = self.head(self.backbone.forward_features(image))
+        return logits
+
+
+def build(card: ModelCard) -> nn.Module:
+    """The untrained network of a card, in training mode."""
+    return EfficientNetB4Head(len(card.labels))
