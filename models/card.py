@@ -41,7 +41,9 @@ class ModelCard(Frozen):
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: each label may stand only once")
         if self.positive_label is not None and self.positive_label not in self.labels:
-            raise ValueError(f"positive_label {self.positive_label!r} is not one of the labels: {', '.join(self.labels)}")
+            raise ValueError(
+                f"positive_label {self.positive_label!r} is not one of the labels: {', '.join(self.labels)}"
+            )
         if (self.positive_label is None) != (self.threshold is None):
             raise ValueError("positive_label and threshold go together: give both or neither")
         return self
@@ -83,5 +85,9 @@ def _reasons(error: ValidationError) -> list[str]:
 
 
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    sections: dict[tuple[int | str, ...], type[Frozen]] = {(): ModelCard, ("input",): ImageInput, ("limits",): ImageLimits}
+    sections: dict[tuple[int | str, ...], type[Frozen]] = {
+        (): ModelCard,
+        ("input",): ImageInput,
+        ("limits",): ImageLimits,
+    }
     return list(sections[location].model_fields) if location in sections else []

@@ -122,7 +122,9 @@ def train(
         done = int(state["step"])
 
     phantoms = Phantoms(spec, TRAIN + seed * 1_000_000, steps * batch, big_until=steps * batch // 2)
-    loader = DataLoader(Subset(phantoms, range(done * batch, steps * batch)), batch, num_workers=workers, drop_last=True)
+    loader = DataLoader(
+        Subset(phantoms, range(done * batch, steps * batch)), batch, num_workers=workers, drop_last=True
+    )
     held_out = DataLoader(Phantoms(spec, VALIDATE, validate_on), batch, num_workers=workers)
     trainee.train()
     running = 0.0

@@ -1,0 +1,1 @@
+"""Load and speed: benchmarks with their conditions, against something run beside them."""

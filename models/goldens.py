@@ -1,0 +1,56 @@
+"""Goldens: the reference inputs packed with a model, and the logits that PyTorch gave for them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from errors import StoreError
+
+FOLDER = "goldens"
+TOLERANCE = 1e-3
+"""Largest |Δ probability| between a golden and its replay from encoded bytes on any machine and backend."""
+
+
+class Golden(NamedTuple):
+    """One reference: the input as a client would send it, and the reference logits, shape (K,), float32."""
+
+    name: str
+    data: bytes
+    logits: npt.NDArray[np.float32]
+
+
+def write_goldens(package: Path, goldens: Sequence[Golden], reference: str) -> None:
+    """Write goldens into a package folder; `reference` says what computed them."""
+    folder = package / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for golden in goldens:
+        (folder / golden.name).write_bytes(golden.data)
+        rows.append({"file": golden.name, "logits": [float(np.float32(value)) for value in golden.logits]})
+    written = {"reference": reference, "tolerance": TOLERANCE, "goldens": rows}
+    (folder / "goldens.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+
+
+def read_goldens(package: Path) -> tuple[tuple[Golden, ...], float]:
+    """The goldens of a package folder and their tolerance, in probability.
+
+    Raises:
+        StoreError: the folder has none, or they cannot be read.
+    """
+    folder = package / FOLDER
+    try:
+        written = json.loads((folder / "goldens.json").read_text("utf-8"))
+        goldens = tuple(
+            Golden(row["file"], (folder / row["file"]).read_bytes(), np.array(row["logits"], np.float32))
+            for row in written["goldens"]
+        )
+        tolerance = float(written["tolerance"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{folder}: the goldens cannot be read ({error}). Import the model again.") from error
+    if not goldens:
+        raise StoreError(f"{folder}: there are no goldens, so nothing could be checked. Import the model again.")
+    return goldens, tolerance

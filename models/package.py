@@ -1,0 +1,108 @@
+"""A model's package: the folder that is shipped, stored and served, and the check of its every byte.
+
+`card.toml`, `predict.onnx`, `weights.safetensors`, `goldens/`, and `report.json` beside them. The version is the first
+16 hex digits of the sha256 over all of them but the report, so the same content is the same tag. Once stored, a
+`manifest.json` says the sha256 of each file.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from errors import StoreError
+from models.card import ModelCard, read_card
+from models.goldens import FOLDER as GOLDENS
+
+MANIFEST, REPORT = "manifest.json", "report.json"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """One version of one model in the store."""
+
+    card: ModelCard
+    version: str
+    path: Path
+
+    @property
+    def tag(self) -> str:
+        """`name:version`."""
+        return f"{self.card.name}:{self.version}"
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX graph; its weights lie beside it."""
+        return self.path / "predict.onnx"
+
+    def report(self) -> dict[str, Any]:
+        """The quality report, empty if there is none."""
+        try:
+            report: dict[str, Any] = json.loads((self.path / REPORT).read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return report
+
+    def manifest(self) -> dict[str, str]:
+        """sha256 by file, relative to `path`."""
+        try:
+            files: dict[str, str] = json.loads((self.path / MANIFEST).read_text("utf-8"))["files"]
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"{self.tag}: {MANIFEST} is missing or damaged. {_again(self.card.name)}") from error
+        return files
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_stored(path: Path) -> StoredModel:
+    """The stored model in a folder of the store (or of a Bento).
+
+    Raises:
+        StoreError: the folder holds no Vitrine model, or its card is damaged.
+    """
+    try:
+        written = json.loads((path / MANIFEST).read_text("utf-8"))
+        return StoredModel(read_card(path / "card.toml"), str(written["version"]), path)
+    except Exception as error:
+        raise StoreError(f"{path.parent.name}:{path.name}: damaged ({error}). {_again(path.parent.name)}") from error
+
+
+def verify(stored: StoredModel) -> None:
+    """Compare the sha256 of every file with the manifest.
+
+    Raises:
+        StoreError: a file is missing or differs; the message names it and says what to do.
+    """
+    for name, expected in stored.manifest().items():
+        path = stored.path / name
+        if not path.exists():
+            raise StoreError(f"{stored.tag}: {name} is missing. {_again(stored.card.name)}")
+        if (actual := sha256(path)) != expected:
+            raise StoreError(
+                f"{stored.tag}: {name} is damaged (sha256 {actual[:12]}…, expected {expected[:12]}…). "
+                f"{_again(stored.card.name)}"
+            )
+
+
+def files_of(package: Path) -> dict[str, str]:
+    names = ["card.toml", "predict.onnx", "weights.safetensors", f"{GOLDENS}/goldens.json"]
+    names += [path.relative_to(package).as_posix() for path in (package / GOLDENS).glob("*") if path.name[0] != "."]
+    try:
+        return {name: sha256(package / name) for name in sorted(set(names))}
+    except OSError as error:
+        raise StoreError(
+            f"{package}: {Path(str(error.filename)).name} is missing, so this is no model package."
+        ) from error
+
+
+def version_of(files: dict[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()[:16]
+
+
+def _again(name: str) -> str:
+    return f"Run `vitrine models remove {name}` and `vitrine models import {name}`."

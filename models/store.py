@@ -1,0 +1,182 @@
+"""Model packages in the BentoML store: imported whole or not at all, and which version of each is served."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import yaml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.models.model import ModelStore
+
+from errors import StoreError
+from models.card import ModelCard, read_card
+from models.package import MANIFEST, REPORT, StoredModel, files_of, open_stored, sha256, version_of
+
+SOURCE = Path(__file__).resolve().parent.parent
+
+
+def import_package(package: Path) -> tuple[StoredModel, bool]:
+    """Put a package into the store and make it the version that is served.
+
+    The copy is built beside the store and moved into it in one step, so whatever interrupts this leaves either the
+    whole model or nothing. Imports wait for one another.
+
+    Returns:
+        The stored model, and whether it was written now (False: the same content was there already).
+
+    Raises:
+        CardError: the card is not valid.
+        StoreError: a file of the package is missing.
+    """
+    card = read_card(package / "card.toml")
+    files = files_of(package)
+    version = version_of(files)
+    with _exclusive() as home:
+        target = _store_path() / card.name / version
+        if fresh := not (target / MANIFEST).exists():
+            shutil.rmtree(target, ignore_errors=True)  # what something else than an import left there
+            _write(home, package, card, version, files, target)
+        stored = StoredModel(card, version, target)
+        _refresh_report(package, stored)
+        _write_lock(read_lock() | {card.name: version})
+    return stored, fresh
+
+
+def installed() -> list[StoredModel]:
+    """Every Vitrine model in the store, by name, newest first; what other tools put there is passed over."""
+    found = []
+    for manifest in sorted(_store_path().glob(f"*/*/{MANIFEST}"), key=lambda each: -each.stat().st_mtime):
+        with contextlib.suppress(StoreError):
+            found.append(open_stored(manifest.parent))
+    return sorted(found, key=lambda stored: stored.card.name)
+
+
+def find(name: str, version: str | None = None) -> StoredModel:
+    """A stored model; without a version the one that is served. A unique beginning of a version will do.
+
+    Raises:
+        StoreError: there is none; the message lists what there is.
+    """
+    have = [stored for stored in installed() if stored.card.name == name]
+    wanted = version or read_lock().get(name, "")
+    matching = [stored for stored in have if stored.version.startswith(wanted)]
+    if len(matching) == 1 or (matching and version is None):
+        return matching[0]
+    known = ", ".join(stored.tag for stored in installed()) or "none"
+    what = f"{name}:{version}" if version else name
+    how = "matches several versions" if matching else "is not installed"
+    raise StoreError(f"{what} {how}. Installed: {known}. `vitrine models import {name}` brings a shipped model.")
+
+
+def remove(name: str, version: str | None = None) -> list[str]:
+    """Delete a version, or all versions, of a model; the newest that is left is served then. Returns the tags."""
+    with _exclusive():
+        folder = _store_path() / name
+        gone = [each for each in folder.glob("*") if each.is_dir() and each.name.startswith(version or "")]
+        if not gone:
+            raise StoreError(
+                f"{name}{f':{version}' if version else ''} is not installed. `vitrine models list` shows what is."
+            )
+        for each in gone:
+            bentoml.models.delete(f"{name}:{each.name}") if (each / "model.yaml").exists() else shutil.rmtree(each)
+        left = [stored.version for stored in installed() if stored.card.name == name]
+        lock = {key: value for key, value in read_lock().items() if key != name or value in left}
+        if left and name not in lock:
+            lock[name] = left[0]
+        _write_lock(lock)
+    return [f"{name}:{each.name}" for each in gone]
+
+
+def read_lock() -> dict[str, str]:
+    """Name → version of what this store serves."""
+    try:
+        lock: dict[str, str] = json.loads(_lock_path().read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return lock
+
+
+def served_versions(source: Path = SOURCE) -> dict[str, str]:
+    """Name → version of what a service whose code lies in `source` serves.
+
+    In a built Bento (the code is its `src` folder) exactly the models that it packed; else what the store's lock
+    names and the store still has. An unknown tag would keep `bentoml serve` from starting.
+    """
+    description = source.parent / "bento.yaml"
+    if source.name == "src" and description.exists():
+        packed = yaml.safe_load(description.read_text("utf-8")).get("models") or []
+        return dict(str(model["tag"]).split(":", 1) for model in packed)
+    return {name: version for name, version in read_lock().items() if (_store_path() / name / version).is_dir()}
+
+
+def _write(home: Path, package: Path, card: ModelCard, version: str, files: dict[str, str], target: Path) -> None:
+    staging = Path(tempfile.mkdtemp(dir=home, prefix="staging-"))
+    try:
+        metrics = _read_metrics(package)
+        labels = {"app": "vitrine", "task": card.task, "architecture": card.architecture}
+        facts = {"title": card.title, "parameters": card.parameters, "data": card.data, "sha256": files} | metrics
+        tag = f"{card.name}:{version}"
+        with bentoml.models.create(tag, labels=labels, metadata=facts, _model_store=ModelStore(staging)) as model:
+            for name, digest in files.items():
+                copy = Path(model.path) / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(package / name, copy)
+                if sha256(copy) != digest:
+                    raise StoreError(f"{package / name} changed while it was being copied. Import it again.")
+            written = {"name": card.name, "version": version, "files": files}
+            (Path(model.path) / MANIFEST).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / card.name / version, target)
+        _replace(target.parent / "latest", version)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _read_metrics(package: Path) -> dict[str, Any]:
+    try:
+        return {"metrics": json.loads((package / REPORT).read_text("utf-8"))["metrics"]}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _refresh_report(package: Path, stored: StoredModel) -> None:
+    if (package / REPORT).exists():
+        _replace(stored.path / REPORT, (package / REPORT).read_text("utf-8"))
+
+
+@contextlib.contextmanager
+def _exclusive() -> Iterator[Path]:
+    """Hold the store's import lock; gives the folder for staging, cleaned of what a killed import left there."""
+    home = _lock_path().parent
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".import").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for left in home.glob("staging-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield home
+
+
+def _store_path() -> Path:
+    return Path(BentoMLContainer.model_store.get()._path)
+
+
+def _lock_path() -> Path:
+    return _store_path().parent / "vitrine" / "models.lock"
+
+
+def _write_lock(lock: dict[str, str]) -> None:
+    _replace(_lock_path(), json.dumps(lock, indent=1, sort_keys=True) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, "utf-8")
+    part.replace(path)

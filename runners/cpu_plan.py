@@ -1,0 +1,77 @@
+"""How many lanes and threads this machine pays for: from the cgroup's quota, not the host's core count."""
+
+import os
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from models.card import ModelCard
+
+
+@dataclass(frozen=True)
+class CpuPlan:
+    """lanes: threads that each carry an item all the way; threads: of a session's run; max_batch: items a run.
+
+    One single-threaded run a core is what a convolutional net likes best on a CPU, and batches do not help it
+    (`make bench` prints the raw loop for comparison), so an image model gets a lane a core and batches of one.
+    """
+
+    lanes: int
+    threads: int
+    max_batch: int
+
+
+def plan(card: ModelCard, available: int, max_batch: int | None = None) -> CpuPlan:
+    """The plan of one model on `available` cores; `max_batch` overrides the default."""
+    default = {"image": 1}[card.input.kind]
+    return CpuPlan(lanes=max(1, available), threads=1, max_batch=max_batch or default)
+
+
+def cores(root: Path = Path("/")) -> int:
+    """Cores this process may use: the smaller of its affinity and its cgroup's quota, rounded up, at least 1.
+
+    Args:
+        root: where `proc` and `sys` lie; another folder in tests.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_quota(root)
+    return affinity if quota is None else max(1, min(affinity, ceil(quota)))
+
+
+def cgroup_quota(root: Path = Path("/")) -> float | None:
+    """The tightest CPU quota, in cores, of this process's cgroup and those above it (v2, then v1); None if unlimited."""
+    quotas = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            read, mount = _quota_v2, root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            read, mount = _quota_v1, root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        folder = mount / path.lstrip("/")
+        for each in (folder, *folder.parents):
+            if each == mount.parent:
+                break
+            if (quota := read(each)) is not None:
+                quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def _quota_v2(folder: Path) -> float | None:
+    match "".join(_lines(folder / "cpu.max")[:1]).split():
+        case [quota, period] if quota != "max":
+            return int(quota) / int(period)
+    return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    quota, period = _lines(folder / "cpu.cfs_quota_us"), _lines(folder / "cpu.cfs_period_us")
+    return int(quota[0]) / int(period[0]) if quota and period and int(quota[0]) > 0 else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,212 @@
+"""The Runner: a bounded queue and a few lanes, work-conserving, that fails only what is itself at fault."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Generic, NamedTuple, TypeVar
+
+from errors import DeadlineExceeded, InferenceFailed, QueueFull, Unavailable, VitrineError
+from runners.stats import RunnerStats, StatsKeeper
+
+logger = logging.getLogger("vitrine.runner")
+
+P = TypeVar("P")  # what is submitted
+X = TypeVar("X")  # what `admit` makes of it, ready to be batched
+R = TypeVar("R")  # what comes back for one item
+
+
+class Answer(NamedTuple, Generic[R]):
+    """One item's result and where its time went, in milliseconds."""
+
+    value: R
+    queue_ms: float
+    decode_ms: float
+    infer_ms: float
+    batch_size: int
+
+
+@dataclass(eq=False)
+class _Item(Generic[P, X, R]):
+    payload: P
+    deadline: float | None
+    future: "Future[Answer[R]]" = field(default_factory=Future)
+    queued_at: float = field(default_factory=time.monotonic)
+    taken_at: float = 0.0
+    admitted_at: float = 0.0
+
+
+class Runner(Generic[P, X, R]):
+    """Runs items of one model.
+
+    A lane is a thread. An idle one takes at once its fair share of what is waiting, at most `max_batch`, and carries
+    it all the way: `admit` item by item, then `run` on those that passed. It waits for more, up to `linger_ms`, only
+    if told to; so nothing is slower for being batched, and batches grow by themselves when lanes are busy.
+
+    Args:
+        name: of the model; in messages and thread names.
+        admit: one payload → what can be batched. A VitrineError it raises is that item's answer.
+        run: a batch → one result an item, in order. If it raises, or gives a wrong number of results, the items are
+            run again one by one and only those that fail alone get `InferenceFailed`.
+        lanes: threads.
+        max_batch: items in one `run`.
+        queue_size: items that may wait; more are refused with `QueueFull`.
+        linger_ms: how long a lane holds back a batch that is not full.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        admit: Callable[[P], X],
+        run: Callable[[list[X]], Sequence[R]],
+        *,
+        lanes: int = 1,
+        max_batch: int = 1,
+        queue_size: int = 256,
+        linger_ms: float = 0.0,
+    ) -> None:
+        self._name, self._admit, self._run = name, admit, run
+        self._max_batch, self._queue_size, self._linger_s = max_batch, queue_size, linger_ms / 1000
+        self._queue: deque[_Item[P, X, R]] = deque()
+        self._changed = threading.Condition()
+        self._idle = lanes
+        self._busy: set[_Item[P, X, R]] = set()
+        self._closing = False
+        self._stats = StatsKeeper(name)
+        self._lanes = [
+            threading.Thread(target=self._lane, name=f"lane-{name}-{index}", daemon=True) for index in range(lanes)
+        ]
+        for lane in self._lanes:
+            lane.start()
+
+    def submit(self, payload: P, deadline: float | None = None) -> "Future[Answer[R]]":
+        """Queue one item. `deadline` is a `time.monotonic()`; past it, or cancelled, an item is not computed.
+
+        Raises:
+            QueueFull: `queue_size` items wait already.
+            Unavailable: `close` has begun.
+        """
+        item = _Item[P, X, R](payload, deadline)
+        with self._changed:
+            if self._closing:
+                raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
+            if len(self._queue) >= self._queue_size:
+                seconds = ceil(len(self._queue) * self._stats.seconds_an_item() / len(self._lanes))
+                self._stats.count("rejected")
+                message = f"{self._name} has {self._queue_size} items waiting, as many as it takes. Retry later."
+                raise QueueFull(message, max(1, seconds))
+            self._queue.append(item)
+            self._changed.notify()
+        return item.future
+
+    def stats(self) -> RunnerStats:
+        """Counts and times since the start."""
+        with self._changed:
+            waiting, running = len(self._queue), len(self._busy)
+        return self._stats.snapshot(waiting, running)
+
+    def close(self, timeout_s: float) -> bool:
+        """Refuse new items, finish the waiting ones, end the lanes. False if that took longer than `timeout_s`.
+
+        What is not finished by then fails with `Unavailable`; a lane that is stuck is left behind (a daemon thread).
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for lane in self._lanes:
+            lane.join(max(0.0, deadline - time.monotonic()))
+        with self._changed:
+            left = [*self._queue, *self._busy]
+            self._queue.clear()
+        for item in left:
+            self._fail(item, Unavailable(f"{self._name} was shut down before it got to this. Send it again."))
+        return not any(lane.is_alive() for lane in self._lanes)
+
+    def _lane(self) -> None:
+        while (items := self._take()) is not None:
+            try:
+                self._carry(items)
+            except BaseException:  # a lane outlives whatever happens in it
+                logger.exception("%s: a lane failed outside its backend", self._name)
+                for item in items:
+                    self._fail(item, InferenceFailed("The prediction failed."))
+            finally:
+                with self._changed:
+                    self._idle += 1
+                    self._busy.difference_update(items)
+
+    def _take(self) -> "list[_Item[P, X, R]] | None":
+        """This lane's fair share of what is waiting; None once the Runner is closing and nothing is."""
+        with self._changed:
+            while not self._queue:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            if self._linger_s:
+                full_by = self._queue[0].queued_at + self._linger_s
+                while 0 < len(self._queue) < self._max_batch and not self._closing:
+                    if not self._changed.wait(max(0.0, full_by - time.monotonic())):
+                        break
+            share = min(self._max_batch, ceil(len(self._queue) / self._idle))
+            items = [self._queue.popleft() for _ in range(share)]
+            self._idle -= 1
+            self._busy.update(items)
+            return items
+
+    def _carry(self, items: "list[_Item[P, X, R]]") -> None:
+        admitted: list[tuple[_Item[P, X, R], X]] = []
+        for item in items:
+            item.taken_at = time.monotonic()
+            if not item.future.set_running_or_notify_cancel():
+                self._stats.count("cancelled")
+            elif not self._late(item):
+                try:
+                    admitted.append((item, self._admit(item.payload)))
+                except VitrineError as error:
+                    self._fail(item, error)
+                except Exception:
+                    logger.exception("%s: an item could not be transformed", self._name)
+                    self._fail(item, InferenceFailed("The prediction failed."))
+                item.admitted_at = time.monotonic()
+        admitted = [(item, ready) for item, ready in admitted if not self._late(item)]
+        if admitted:
+            self._infer(admitted)
+
+    def _infer(self, admitted: "list[tuple[_Item[P, X, R], X]]") -> None:
+        started = time.monotonic()
+        try:
+            values = self._run([ready for _, ready in admitted])
+            if len(values) != len(admitted):
+                raise RuntimeError(f"{len(values)} results for {len(admitted)} items")
+        except Exception:
+            logger.exception("%s: a batch of %d failed", self._name, len(admitted))
+            if len(admitted) == 1:
+                self._fail(admitted[0][0], InferenceFailed("The prediction failed."))
+            else:
+                for one in admitted:
+                    self._infer([one])
+            return
+        infer_s = time.monotonic() - started
+        self._stats.executed(len(admitted), infer_s)
+        for (item, _), value in zip(admitted, values, strict=True):
+            queue_s, decode_s = item.taken_at - item.queued_at, item.admitted_at - item.taken_at
+            self._stats.answered(queue_s, decode_s)
+            answer = Answer(value, queue_s * 1e3, decode_s * 1e3, infer_s * 1e3, len(admitted))
+            if not item.future.done():
+                item.future.set_result(answer)
+
+    def _late(self, item: "_Item[P, X, R]") -> bool:
+        if item.deadline is None or time.monotonic() < item.deadline:
+            return False
+        self._fail(item, DeadlineExceeded(f"{self._name} could not answer before the deadline. Allow more time."))
+        return True
+
+    def _fail(self, item: "_Item[P, X, R]", error: VitrineError) -> None:
+        if not item.future.done():
+            self._stats.count(type(error).__name__)
+            item.future.set_exception(error)

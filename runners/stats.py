@@ -1,0 +1,101 @@
+"""What a Runner has done: its own counters, and the same to Prometheus."""
+
+import threading
+from collections import Counter as Tally
+from dataclasses import dataclass
+from functools import cache
+
+from prometheus_client import Counter, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class RunnerStats:
+    """Since the start: items by outcome, batches, seconds in all; and what is waiting and running now."""
+
+    succeeded: int
+    failed: dict[str, int]
+    executions: int
+    mean_batch: float
+    queue_seconds: float
+    decode_seconds: float
+    infer_seconds: float
+    waiting: int
+    running: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Vitrine's Prometheus metrics. Made at first use: BentoML sets the multi-process folder when a worker starts."""
+
+    requests: Counter
+    request: Histogram
+    queue: Histogram
+    decode: Histogram
+    infer: Histogram
+    batch: Histogram
+
+
+@cache
+def metrics() -> Metrics:
+    """The one set of metrics of this process."""
+
+    def seconds(name: str, text: str) -> Histogram:
+        return Histogram(f"vitrine_{name}_seconds", text, ["model"], buckets=_SECONDS)
+
+    return Metrics(
+        requests=Counter("vitrine_requests", "Requests by model and HTTP status.", ["model", "status"]),
+        request=seconds("request", "Seconds from a request's first byte to its answer's last."),
+        queue=seconds("queue", "Seconds an item waited for a lane."),
+        decode=seconds("decode", "Seconds to decode and transform an item."),
+        infer=seconds("infer", "Seconds of a batch in the backend."),
+        batch=Histogram("vitrine_batch_size", "Items in a batch.", ["model"], buckets=_SIZES),
+    )
+
+
+class StatsKeeper:
+    """Counts for one Runner, from any of its lanes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._failed: Tally[str] = Tally()
+        self._succeeded = self._executions = self._computed = 0
+        self._queue_s = self._decode_s = self._infer_s = 0.0
+
+    def count(self, outcome: str) -> None:
+        """One item that was not answered: `cancelled`, `rejected` or the name of its error."""
+        with self._lock:
+            self._failed[outcome] += 1
+
+    def executed(self, size: int, seconds: float) -> None:
+        """One batch went through the backend."""
+        metrics().batch.labels(self._name).observe(size)
+        metrics().infer.labels(self._name).observe(seconds)
+        with self._lock:
+            self._executions += 1
+            self._computed += size
+            self._infer_s += seconds
+
+    def answered(self, queue_s: float, decode_s: float) -> None:
+        """One item got its result."""
+        metrics().queue.labels(self._name).observe(queue_s)
+        metrics().decode.labels(self._name).observe(decode_s)
+        with self._lock:
+            self._succeeded += 1
+            self._queue_s += queue_s
+            self._decode_s += decode_s
+
+    def seconds_an_item(self) -> float:
+        """Mean seconds of decode and inference an item; 0 before the first."""
+        with self._lock:
+            return (self._decode_s + self._infer_s) / self._computed if self._computed else 0.0
+
+    def snapshot(self, waiting: int, running: int) -> RunnerStats:
+        """The counters as they stand."""
+        with self._lock:
+            mean = self._computed / self._executions if self._executions else 0.0
+            times = (round(self._queue_s, 6), round(self._decode_s, 6), round(self._infer_s, 6))
+            return RunnerStats(self._succeeded, dict(self._failed), self._executions, mean, *times, waiting, running)

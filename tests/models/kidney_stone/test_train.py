@@ -1,0 +1,54 @@
+"""Training: deterministic, and the same after an interruption as without one."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.architectures import EfficientNetB4Head
+from models.kidney_stone.train import Trainee
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def command(out: Path) -> list[str]:
+    options = "--steps 3 --batch 2 --threads 2 --workers 0 --device cpu --validate-every 1 --validate-on 8"
+    return [sys.executable, "-m", "models.kidney_stone.train", *options.split(), "--out", str(out)]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(out / "best_model.pth", weights_only=True)
+    return state
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
+    killed = subprocess.Popen(command(broken), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (broken / "checkpoint.pt").exists() and killed.poll() is None:
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    subprocess.run(command(broken), cwd=ROOT, check=True, capture_output=True)
+    first, second = weights(whole), weights(broken)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_is_shipped_holds_no_auxiliary_part() -> None:
+    trainee = Trainee()
+    assert set(trainee.network.state_dict()) == set(EfficientNetB4Head(2).state_dict())
+
+
+def test_the_auxiliary_maps_are_those_of_the_network_itself() -> None:
+    torch.manual_seed(0)
+    trainee = Trainee().eval()
+    image = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        logits, maps = trainee(image)
+        assert torch.allclose(logits, trainee.network(image), atol=1e-5)
+    assert [tuple(each.shape) for each in maps] == [(2, 1, 14, 14), (2, 1, 7, 7)]
