@@ -1,0 +1,88 @@
+"""The application: our routes, and behind them BentoML's."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.docs import docs
+from api.facts import Facts
+from api.front import Front
+from api.predict import Predictor
+from api.problems import ClientGone, handle
+from errors import VitrineError
+from runners.served import ServedModels
+from settings import Settings
+
+STATIC = Path(__file__).parent / "static"
+_PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'"
+
+
+def build_app(
+    served: ServedModels,
+    settings: Settings,
+    version: str,
+    behind: ASGIApp | None = None,
+    behind_paths: Collection[str] = (),
+) -> ASGIApp:
+    """The ASGI app of one process.
+
+    Args:
+        served: the models.
+        settings: limits and switches.
+        version: Vitrine's own.
+        behind: BentoML's app; gets lifespan events, and the paths that are not ours but in `behind_paths`.
+        behind_paths: what BentoML answers.
+    """
+    app = FastAPI(
+        title="Vitrine",
+        version=version,
+        description="Image classifiers whose every prediction can be checked. Errors are RFC 9457 problem details.",
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={kind: handle for kind in (VitrineError, HTTPException, ClientGone, Exception)},
+    )
+    app.include_router(Predictor(served, settings).routes())
+    app.include_router(Facts(served).routes())
+    if settings.docs_enabled:
+        app.include_router(docs("Vitrine"))
+    app.mount("/static", StaticFiles(directory=STATIC))
+
+    @app.get("/", tags=["service"])
+    async def index(request: Request) -> Response:
+        """The web page for a browser; name, version, endpoints and model states for everyone else."""
+        if "text/html" in request.headers.get("accept", ""):
+            return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": _PAGE_POLICY})
+        endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models", "/health", "/metrics"]
+        endpoints += ["/docs", "/redoc", "/openapi.json"] if settings.docs_enabled else []
+        states = {name: model.state for name, model in sorted(served.models.items())}
+        return JSONResponse({"name": "vitrine", "version": version, "endpoints": endpoints, "models": states})
+
+    async def not_ours(scope: Scope, receive: Receive, send: Send) -> None:
+        if behind is not None and scope["path"] in behind_paths:
+            await behind(scope, receive, send)
+        else:
+            raise HTTPException(404, f"There is nothing at {scope['path']}. GET / lists the endpoints.")
+
+    app.router.default = not_ours
+    front = Front(
+        app,
+        settings.max_body_bytes,
+        served.default,
+        frozenset(served.models),
+        log=settings.access_log,
+    )
+
+    async def entry(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await front(scope, receive, send)
+        elif behind is not None:
+            await behind(scope, receive, send)
+
+    return entry

@@ -1,0 +1,96 @@
+"""Request → encoded pictures: the raw body, or the files of a form, as they were sent; `api.front` has limited their bytes."""
+
+from typing import NamedTuple
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+
+from api.problems import ClientGone
+from errors import InvalidInput
+
+ONE, MANY = ("file", "image"), ("files", "file", "image")
+
+
+class Upload(NamedTuple):
+    """One encoded picture as it was sent."""
+
+    data: bytes
+    filename: str | None = None
+
+
+async def read_one(request: Request) -> Upload:
+    """The one picture of a request: its raw body, or the file in the field `file` or `image`.
+
+    Raises:
+        InvalidInput: no file, two, or another field; JSON where a picture is due.
+    """
+    if not _is_form(request):
+        return Upload(await _raw(request))
+    uploads = await _files(request, ONE, limit=1)
+    return uploads[0]
+
+
+async def read_many(request: Request, max_items: int) -> list[Upload]:
+    """The pictures of a form's `files`, in order.
+
+    Raises:
+        InvalidInput: no form, no files, another field, or more than `max_items`.
+    """
+    if not _is_form(request):
+        raise InvalidInput("A batch is a form: send multipart/form-data with one field `files` for each picture.")
+    return await _files(request, MANY, limit=max_items)
+
+
+async def _raw(request: Request) -> bytes:
+    try:
+        data = await request.body()
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    if not data:
+        raise InvalidInput("The body is empty. Send the encoded picture as the body, or a form with one `file`.")
+    if _media_type(request) == "application/json" and data.lstrip()[:1] in (b"{", b"["):
+        raise InvalidInput(
+            "This model takes pictures, not JSON. Send the encoded picture as the body, or a form with one `file`."
+        )
+    return data
+
+
+async def _files(request: Request, fields: tuple[str, ...], limit: int) -> list[Upload]:
+    accepted = " or ".join(f"`{field}`" for field in fields)
+    try:
+        # One more than is allowed is read, so that the message can tell the two mistakes apart.
+        async with request.form(max_files=limit + 1, max_fields=16, max_part_size=64 * 1024) as form:
+            sent = form.multi_items()
+            uploads = [
+                Upload(await value.read(), value.filename)
+                for field, value in sent
+                if isinstance(value, UploadFile) and field in fields
+            ]
+            others = sorted({field for field, value in sent if field not in fields})
+            texts = sorted({field for field, value in sent if field in fields and not isinstance(value, UploadFile)})
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    except (MultiPartException, HTTPException) as error:
+        detail = str(getattr(error, "message", "") or getattr(error, "detail", "") or error)
+        if "Too many files" in detail:
+            raise InvalidInput(f"Too many files: at most {limit} can be sent in one request.") from error
+        raise InvalidInput(f"The form cannot be read ({detail}). Send multipart/form-data with {accepted}.") from error
+    if texts:
+        raise InvalidInput(f"The field `{texts[0]}` holds text, not a file. Send it as a file part, with a file name.")
+    if not uploads:
+        found = f"; the form has {', '.join(f'`{name}`' for name in others)}" if others else ""
+        raise InvalidInput(f"The form has no file in {accepted}{found}. Name the field `{fields[0]}`.")
+    if len(uploads) > limit:
+        more = " Use /predict/batch for several." if limit == 1 else ""
+        raise InvalidInput(f"{len(uploads)} files were sent; at most {limit} are taken in one request.{more}")
+    return uploads
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_form(request: Request) -> bool:
+    return _media_type(request) == "multipart/form-data"

@@ -1,0 +1,129 @@
+"""What is served and how it is: health, cards, statistics."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from starlette.responses import JSONResponse
+
+from api.schemas import Health, ModelFacts, ModelHealth, Stats, timestamp
+from runners.served import ServedModel, ServedModels
+
+
+class Facts:
+    """Health, cards and statistics of the models of one process."""
+
+    def __init__(self, served: ServedModels) -> None:
+        self._served = served
+
+    def routes(self) -> APIRouter:
+        """The routes and what else they answer to."""
+        router = APIRouter()
+        tables: tuple[tuple[Any, type[BaseModel] | None, str, tuple[str, ...]], ...] = (
+            (self.health, Health, "health", ("/health",)),
+            (self.live, None, "health", ("/health/live", "/livez", "/healthz")),
+            (self.ready, Health, "health", ("/health/ready", "/readyz")),
+            (self.stats_of_default, Stats, "health", ("/health/stats",)),
+            (self.models, None, "models", ("/models",)),
+            (self.model, ModelFacts, "models", ("/models/{name}",)),
+            (self.default_model, ModelFacts, "models", ("/model-info", "/model/info", "/predict/info")),
+            (self.stats, Stats, "models", ("/models/{name}/stats",)),
+        )
+        for endpoint, model, tag, paths in tables:
+            for index, path in enumerate(paths):
+                shown = index == 0
+                router.add_api_route(path, endpoint, response_model=model, tags=[tag], include_in_schema=shown)
+        return router
+
+    async def health(self) -> Response:
+        """The service and every model's state; always 200 while the process answers."""
+        return _json(self._health())
+
+    async def live(self) -> Response:
+        """Liveness: the process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self) -> Response:
+        """Readiness: 200 once the default model predicts and no other is still loading, else 503 and why."""
+        return _json(self._health(), 200 if self._served.ready else 503)
+
+    async def models(self) -> Response:
+        """The card, version and state of every model."""
+        facts = [facts_of(model).model_dump() for _, model in sorted(self._served.models.items())]
+        return JSONResponse({"default": self._served.default, "models": facts})
+
+    async def model(self, name: str) -> Response:
+        """One model's card, version, files and measured quality."""
+        return _json(facts_of(self._served.get(name)))
+
+    async def default_model(self) -> Response:
+        """The default model's card."""
+        return _json(facts_of(self._served.get()))
+
+    async def stats(self, name: str) -> Response:
+        """Counts, mean batch, queue and compute time of one model since the start."""
+        return _json(stats_of(self._served.get(name)))
+
+    async def stats_of_default(self) -> Response:
+        """The default model's statistics."""
+        return _json(stats_of(self._served.get()))
+
+    def _health(self) -> Health:
+        served = self._served
+        default = served.models.get(served.default)
+        states = {model.state for model in served.models.values()}
+        if served.closing:
+            status, detail = "draining", "finishing what is in flight; send nothing new"
+        elif default is None or default.state in ("missing", "failed"):
+            status = "degraded"
+            detail = f"{served.default}: {default.detail}" if default else f"there is no model {served.default!r}"
+        elif not served.ready:
+            busy = next(model for model in served.models.values() if model.state in ("loading", "checking"))
+            status, detail = "starting", f"{busy.name}: {busy.detail}"
+        else:
+            status, detail = ("degraded", "a model failed") if "failed" in states else ("ok", "")
+        return Health(
+            status=status,
+            detail=detail,
+            device=default.device if default else None,
+            model_loaded=default is not None and default.state == "ready",
+            model_version=default.version if default else None,
+            uptime_seconds=round(time.monotonic() - served.started_at, 3),
+            models={
+                name: ModelHealth(state=model.state, version=model.version, device=model.device, detail=model.detail)
+                for name, model in sorted(served.models.items())
+            },
+            timestamp=timestamp(),
+        )
+
+
+def stats_of(model: ServedModel) -> Stats:
+    """A model's counters; zeros before it runs."""
+    stats = model.stats()
+    return Stats(
+        model=model.name,
+        version=model.version,
+        state=model.state,
+        device=model.device,
+        load_seconds=model.load_seconds,
+        **(asdict(stats) if stats else {}),
+    )
+
+
+def facts_of(model: ServedModel) -> ModelFacts:
+    """A model's card with what is installed and measured of it."""
+    stored = model.stored
+    return ModelFacts(
+        **model.card.model_dump(),
+        state=model.state,
+        detail=model.detail,
+        version=model.version,
+        sha256=stored.manifest() if stored else {},
+        metrics=stored.report().get("metrics", {}) if stored else {},
+    )
+
+
+def _json(body: BaseModel, status: int = 200) -> Response:
+    return Response(body.model_dump_json(), status, media_type="application/json")

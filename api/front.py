@@ -1,0 +1,103 @@
+"""The ASGI app in front of everything: request ids, limits, the access line, metrics, the last resort for errors."""
+
+import json
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import CLIENT_GONE, problem_response
+from errors import TooLarge, VitrineError
+from runners.stats import metrics
+
+access = logging.getLogger("vitrine.access")
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MODEL = re.compile(r"/models/([a-z0-9-]{1,60})(/|$)")
+_DEFAULT = ("/predict", "/predict/batch", "/infer")
+
+
+class Front:
+    """Wraps the application; every answer of this process goes through here.
+
+    Args:
+        app: what answers.
+        max_body_bytes: a longer body is a 413, whether its length was announced or not.
+        default_model: the model that routes without a name mean; for the metrics.
+        known: names of the models; other names are counted together, so that strangers cannot make series.
+        log: whether to write a JSON line for each request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, default_model: str, known: frozenset[str], *, log: bool
+    ) -> None:
+        self._app, self._limit, self._default, self._known, self._log = app, max_body_bytes, default_model, known, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass on what is not HTTP."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, headers = time.perf_counter(), Headers(scope=scope)
+        wanted = headers.get("x-request-id", "")
+        request_id = wanted if _SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
+        status, size, received = 0, 0, 0
+        scope = dict(
+            scope, path=scope["path"].rstrip("/") or "/", state={**scope.get("state", {}), "request_id": request_id}
+        )
+        method = scope["method"]
+        if method == "HEAD":  # the server sends no body for it whatever the app says
+            scope["method"] = "GET"
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                self._check(received)
+            return message
+
+        async def marked(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                out = MutableHeaders(scope=message)
+                out["X-Request-ID"] = request_id
+                out["X-Content-Type-Options"] = "nosniff"
+            else:
+                size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            announced = headers.get("content-length", "")
+            if announced.isdigit():
+                self._check(int(announced))
+            await self._app(scope, counted, marked)
+        except Exception as error:
+            if status == 0:
+                await problem_response(error, request_id)(scope, receive, marked)
+            elif not isinstance(error, VitrineError) and status != 500:
+                logging.getLogger("vitrine.api").error(
+                    "request %s failed after its answer began", request_id, exc_info=error
+                )
+        finally:
+            self._record(scope, method, status or CLIENT_GONE, size, time.perf_counter() - started, request_id)
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise TooLarge(f"The body has more than {self._limit:,} bytes, the limit here. Send less at a time.")
+
+    def _record(self, scope: Scope, method: str, status: int, size: int, seconds: float, request_id: str) -> None:
+        path = scope["path"]
+        match = _MODEL.match(path)
+        model = match[1] if match else self._default if path in _DEFAULT else ""
+        label = model if model in self._known or not model else "unknown"
+        metrics().requests.labels(label, str(status)).inc()
+        metrics().request.labels(label).observe(seconds)
+        if self._log:
+            client = scope.get("client") or ("", 0)
+            line = {"request_id": request_id, "method": method, "path": path, "status": status, "bytes": size}
+            access.info(json.dumps(line | {"ms": round(seconds * 1e3, 2), "model": model, "client": client[0]}))

@@ -1,0 +1,52 @@
+"""The query parameters of a prediction."""
+
+from dataclasses import dataclass
+
+from starlette.datastructures import QueryParams
+
+from errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a client may ask of one prediction; None leaves it to the card or the settings."""
+
+    top_k: int
+    threshold: float | None
+    timeout_ms: float | None
+    include_gradcam: bool
+
+
+def read_parameters(query: QueryParams, labels: int) -> Parameters:
+    """Read and check the query; unknown names are ignored.
+
+    Raises:
+        InvalidInput: names the parameter, its value and what is allowed.
+    """
+    return Parameters(
+        top_k=int(_number(query, "top_k", 1, labels, whole=True) or min(1 if labels <= 2 else 3, labels)),
+        threshold=_number(query, "threshold", 0.0, 1.0),
+        timeout_ms=_number(query, "timeout_ms", 1, 3_600_000),
+        include_gradcam=_flag(query, "include_gradcam"),
+    )
+
+
+def _number(query: QueryParams, name: str, low: float, high: float, *, whole: bool = False) -> float | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise InvalidInput(f"{name}={text!r}: must be {kind} from {low:g} to {high:g}.")
+    return value
+
+
+def _flag(query: QueryParams, name: str) -> bool:
+    text = query.get(name, "false").lower()
+    if text not in ("true", "false", "1", "0"):
+        raise InvalidInput(f"{name}={query[name]!r}: must be true or false.")
+    return text in ("true", "1")

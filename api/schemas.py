@@ -1,0 +1,138 @@
+"""The JSON that clients read."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+def timestamp() -> str:
+    """Now, UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class TopLabel(BaseModel):
+    """One of the most probable labels."""
+
+    label: str
+    probability: float
+
+
+class Prediction(BaseModel):
+    """What an image classifier answers; `confidence` is the probability of the label given."""
+
+    model: str
+    version: str
+    prediction: str
+    predicted_class_id: int
+    confidence: float
+    probabilities: dict[str, float] = Field(description="By label, in label-index order.")
+    top: list[TopLabel]
+    threshold: float | None = None
+    gradcam_heatmap: str | None = None
+    explanation_error: str | None = Field(None, description="Why there is no heatmap though one was asked for.")
+    warnings: list[str]
+    device: str
+    inference_time_ms: float
+    request_id: str
+    timestamp: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; `error` repeats the detail for clients of the Open Inference Protocol."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    error: str
+    request_id: str
+
+
+class BatchError(BaseModel):
+    """One item of a batch that got no prediction."""
+
+    filename: str | None = None
+    error: Problem
+
+
+class BatchPrediction(Prediction):
+    """One item of a batch that got its prediction."""
+
+    filename: str | None = None
+
+
+class BatchAnswer(BaseModel):
+    """An answer an item, in the order sent; `errors` counts those that failed."""
+
+    model: str
+    version: str
+    batch_size: int
+    errors: int
+    inference_time_ms: float
+    predictions: list[BatchPrediction | BatchError]
+
+
+class ModelHealth(BaseModel):
+    """One model's state: missing, loading, checking, ready, failed or draining; and why."""
+
+    state: str
+    version: str | None
+    device: str | None
+    detail: str
+
+
+class Health(BaseModel):
+    """The service as a whole; `status` is `ok`, `starting`, `draining` or `degraded`."""
+
+    status: str
+    detail: str
+    device: str | None
+    model_loaded: bool
+    model_version: str | None
+    uptime_seconds: float
+    models: dict[str, ModelHealth]
+    timestamp: str
+
+
+class Stats(BaseModel):
+    """What a model has done since the start; times are sums, in seconds."""
+
+    model: str
+    version: str | None
+    state: str
+    device: str | None
+    load_seconds: float | None
+    succeeded: int = 0
+    failed: dict[str, int] = {}
+    executions: int = 0
+    mean_batch: float = 0.0
+    queue_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    infer_seconds: float = 0.0
+    waiting: int = 0
+    running: int = 0
+
+
+class ModelFacts(BaseModel):
+    """A card, what is installed of it, and its measured quality."""
+
+    name: str
+    title: str
+    description: str
+    task: str
+    architecture: str
+    parameters: int
+    labels: list[str]
+    positive_label: str | None
+    threshold: float | None
+    input: dict[str, Any]
+    limits: dict[str, Any]
+    licence: str
+    data: str
+    warnings: list[str]
+    state: str
+    detail: str
+    version: str | None
+    sha256: dict[str, str]
+    metrics: dict[str, Any]

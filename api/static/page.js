@@ -1,0 +1,71 @@
+"use strict";
+
+const at = (id) => document.getElementById(id);
+const drop = at("drop");
+let shown = 0;
+
+async function describe() {
+  const response = await fetch("/model-info");
+  const card = await response.json();
+  at("model").textContent = response.ok
+    ? `${card.title}, version ${card.version ?? "not installed"}, ${card.state}${card.detail ? `: ${card.detail}` : ""}`
+    : card.detail;
+  if (["loading", "checking"].includes(card.state)) setTimeout(describe, 500);
+}
+
+function list(texts) {
+  at("warnings").replaceChildren(...texts.map((text) => {
+    const item = document.createElement("li");
+    item.textContent = text;
+    return item;
+  }));
+}
+
+function show(answer) {
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  at("label").textContent = answer.prediction;
+  at("fill").style.width = percent(answer.confidence);
+  at("bar").setAttribute("aria-label", `${answer.prediction}: ${percent(answer.confidence)}`);
+  at("mark").hidden = answer.threshold === null;
+  at("mark").style.left = percent(answer.threshold ?? 0);
+  at("numbers").textContent = Object.entries(answer.probabilities)
+    .map(([label, share]) => `${label} ${percent(share)}`).join(" · ");
+  list(answer.warnings);
+  at("small").textContent = `${answer.inference_time_ms.toFixed(0)} ms on ${answer.device}, request ${answer.request_id}`;
+}
+
+function fail(title, detail) {
+  at("label").textContent = title;
+  at("fill").style.width = "0";
+  at("mark").hidden = true;
+  at("numbers").textContent = detail;
+  list([]);
+  at("small").textContent = "";
+}
+
+async function predict(file) {
+  const turn = ++shown;
+  at("preview").src = URL.createObjectURL(file);
+  at("preview").hidden = false;
+  at("hint").hidden = true;
+  at("answer").hidden = true;
+  try {
+    const response = await fetch("/predict", { method: "POST", body: file });
+    const answer = await response.json();
+    if (turn !== shown) return;
+    response.ok ? show(answer) : fail(answer.title, answer.detail);
+  } catch (error) {
+    if (turn === shown) fail("No answer", `The server could not be reached (${error.message}).`);
+  }
+  at("answer").hidden = false;
+}
+
+at("file").addEventListener("change", (event) => event.target.files[0] && predict(event.target.files[0]));
+drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
+drop.addEventListener("dragleave", () => drop.classList.remove("over"));
+drop.addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  if (event.dataTransfer.files[0]) predict(event.dataTransfer.files[0]);
+});
+describe();

@@ -1,0 +1,147 @@
+"""The Bento service: wiring only. `bentoml serve` in this folder starts it.
+
+Our ASGI app stands in front of BentoML's: it answers our routes at once and passes `/schema.json` and `/metrics` on.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+import bentoml
+from bentoml.models import BentoModel
+from starlette.types import ASGIApp
+
+from api.app import build_app
+from api.predict import Predictor
+from errors import CardError, StoreError
+from models import registry
+from models.package import StoredModel, open_stored
+from models.store import served_versions
+from runners.served import RunnerOptions, ServedModels
+from settings import load_settings, warnings_of
+
+VERSION = "0.1.0"
+SETTINGS = load_settings()
+PACKED = {name: BentoModel(f"{name}:{version}") for name, version in served_versions().items()}
+"""The versions that are served; as attributes of the service class they are what a build packs."""
+
+logger = logging.getLogger("vitrine")
+
+
+def load_served() -> ServedModels:
+    """What this process serves: the packed models that VITRINE_MODELS lets through, and what could be installed."""
+    chosen, stored = SETTINGS.chosen_models, list[StoredModel]()
+    for name, model in PACKED.items():
+        if not chosen or name in chosen:
+            try:
+                stored.append(open_stored(Path(model.resolve().path)))
+            except StoreError as error:
+                logger.error("%s", error)
+    missing = {
+        name: (card, registry.how_to_import(name))
+        for name, card in registry.bundled().items()
+        if not isinstance(card, CardError) and (not chosen or name in chosen)
+    }
+    options = RunnerOptions(SETTINGS.queue_size, SETTINGS.max_batch, SETTINGS.linger_ms)
+    return ServedModels(stored, missing, SETTINGS.default_model, options)
+
+
+class Process:
+    """What one worker process owns; filled by `Front.to_asgi`, in the worker only."""
+
+    served: ServedModels
+
+
+class Front(bentoml.Service[Any]):
+    """A BentoML service whose requests reach our app first."""
+
+    def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
+        """Our app, with BentoML's behind it."""
+        Process.served = load_served()
+        theirs: ASGIApp = super().to_asgi(*args, **kwargs)
+        return build_app(Process.served, SETTINGS, VERSION, theirs, ("/schema.json", "/metrics"))
+
+
+class _Vitrine:
+    """Predictions of the models in the store."""
+
+    @bentoml.on_startup
+    def start(self) -> None:
+        """Begin loading in the background, and see to it that a drain ends."""
+        _log_to_stdout()
+        for warning in warnings_of(SETTINGS):
+            logger.warning("%s", warning)
+        end_within(SETTINGS.drain_seconds, Process.served)
+        Process.served.start()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Drain; requests have been answered by now, so this is quick unless something is stuck."""
+        await asyncio.to_thread(Process.served.close, SETTINGS.drain_seconds)
+
+    @bentoml.api(route="/predict")
+    async def predict(self, image: bytes, /) -> dict[str, Any]:
+        """Predict one encoded picture with the default model."""
+        return await Predictor(Process.served, SETTINGS).predict_bytes(image, "")
+
+
+def end_within(seconds: float, served: ServedModels) -> None:
+    """From the first SIGTERM or SIGINT on, refuse new work, and end the process after `seconds` whatever is stuck.
+
+    The server waits for requests in flight without a limit, and its supervisor waits for the server.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def watch(number: signal.Signals) -> None:
+        before = signal.getsignal(number)
+
+        def drain(received: int, frame: FrameType | None) -> None:
+            if not served.closing:
+                served.drain()
+                timer = threading.Timer(seconds, _end)
+                timer.daemon = True
+                timer.start()
+            if callable(before):
+                before(received, frame)
+
+        signal.signal(number, drain)
+
+    watch(signal.SIGTERM)
+    watch(signal.SIGINT)
+
+
+def _end() -> None:
+    logger.error("Not drained after %g s: ending with requests unanswered.", SETTINGS.drain_seconds)
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def _log_to_stdout() -> None:
+    logger.setLevel(SETTINGS.log_level.upper())
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+        lines = logging.StreamHandler(sys.stdout)
+        lines.setFormatter(logging.Formatter("%(message)s"))
+        logging.getLogger("vitrine.access").addHandler(lines)
+        logging.getLogger("vitrine.access").propagate = False
+        logger.propagate = False
+
+
+Vitrine: bentoml.Service[Any] = bentoml.service(
+    name="vitrine",
+    workers=1,
+    service_class=Front,
+    runner_probe={"enabled": False},
+    logging={"access": {"enabled": False}},
+)(type("Vitrine", (_Vitrine,), {f"model_{name.replace('-', '_')}": model for name, model in PACKED.items()}))

@@ -1,0 +1,88 @@
+"""What an operator sets: `VITRINE_*` in the environment or in `.env`, read once, frozen."""
+
+import difflib
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from errors import VitrineError
+
+PREFIX = "VITRINE_"
+ENV_FILE = Path(".env")
+
+
+class SettingsError(VitrineError):
+    """A VITRINE_* variable has a value that is not allowed."""
+
+
+class Settings(BaseSettings):
+    """Every setting with its default. A field `x` is the variable `VITRINE_X`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    profile: Literal["development", "production"] = "development"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 3000
+    default_model: str = "kidney-stone"
+    models: Annotated[str, NoDecode] = Field("", description="Comma-separated names to serve; empty: all installed.")
+    queue_size: Annotated[int, Field(ge=1)] = Field(256, description="Items that may wait, a model.")
+    max_batch: Annotated[int, Field(ge=1)] | None = Field(None, description="Items a run; empty: as the CPU plan says.")
+    linger_ms: Annotated[float, Field(ge=0, le=1000)] = Field(
+        0.0, description="How long a batch that is not full is held."
+    )
+    timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="Longest that a request may take.")
+    drain_seconds: Annotated[float, Field(gt=0)] = Field(
+        20.0, description="After SIGTERM the process ends within this."
+    )
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
+    docs: bool | None = Field(None, description="/docs, /redoc, /openapi.json; empty: only in development.")
+    access_log: bool = True
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def docs_enabled(self) -> bool:
+        """Whether the documentation pages are served."""
+        return self.profile == "development" if self.docs is None else self.docs
+
+    @property
+    def chosen_models(self) -> frozenset[str]:
+        """Names to serve; empty means all that are installed."""
+        return frozenset(name.strip() for name in self.models.split(",") if name.strip())
+
+
+@cache
+def load_settings() -> Settings:
+    """Read the settings once.
+
+    Raises:
+        SettingsError: the message names each variable, its value and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        reasons = [
+            f"{PREFIX}{str(detail['loc'][0]).upper()}={detail['input']!r}: {detail['msg']}" for detail in error.errors()
+        ]
+        raise SettingsError("\n".join(reasons)) from error
+
+
+def warnings_of(settings: Settings) -> list[str]:
+    """What an operator should know before serving with these settings."""
+    found = []
+    if settings.host not in ("127.0.0.1", "localhost", "::1"):
+        found.append(
+            f"Listening on {settings.host}: anyone who reaches this machine can use the service; it asks for no key."
+        )
+    names = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.exists() else ())}
+    known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
+    for name in sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known):
+        near = difflib.get_close_matches(name.upper(), known, 1)
+        found.append(f"{name} is no setting of Vitrine." + (f" Did you mean {near[0]}?" if near else ""))
+    return found
