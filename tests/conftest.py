@@ -1,0 +1,33 @@
+"""What every room's tests share: phantoms as clients send them, and packages of the real layout."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from models.kidney_stone.data import CALIBRATE
+from models.kidney_stone.phantom import draw
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "models" / "kidney_stone"
+
+
+def encode(image: npt.NDArray[np.uint8] | Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """A picture as a file's bytes."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[bytes]:
+    """64 different phantoms, as JPEG and PNG files in turn."""
+    images = [draw(CALIBRATE + 1000 + seed).image for seed in range(64)]
+    return [
+        encode(image, "JPEG", quality=90) if index % 2 else encode(image, "PNG", compress_level=1)
+        for index, image in enumerate(images)
+    ]
