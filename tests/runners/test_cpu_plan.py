@@ -1,0 +1,57 @@
+"""The CPU plan reads the quota that the kernel enforces."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from models.card import read_card
+from runners.cpu_plan import cgroup_quota, cores, plan
+from tests.conftest import SHIPPED
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_version_2_takes_the_tightest_quota_on_the_way_up(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/pod/app\n",
+            "sys/fs/cgroup/pod/app/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/pod/cpu.max": "150000 100000\n",
+            "sys/fs/cgroup/cpu.max": "400000 100000\n",
+        },
+    )
+    assert cgroup_quota(root) == pytest.approx(1.5)
+    assert cores(root) == min(2, len(os.sched_getaffinity(0)))
+
+
+def test_version_1_reads_quota_over_period(tmp_path: Path) -> None:
+    root = tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/x\n",
+            "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "50000\n",
+            "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000\n",
+        },
+    )
+    assert cgroup_quota(root) == pytest.approx(0.5)
+    assert cores(root) == 1
+
+
+@pytest.mark.parametrize("quota", ["max 100000\n", "", None])
+def test_no_quota_means_every_core_of_the_affinity(tmp_path: Path, quota: str | None) -> None:
+    files = {"proc/self/cgroup": "0::/\n"} | ({"sys/fs/cgroup/cpu.max": quota} if quota is not None else {})
+    assert cgroup_quota(tree(tmp_path, files)) is None
+    assert cores(tmp_path) == len(os.sched_getaffinity(0))
+
+
+def test_an_image_model_gets_a_lane_a_core_and_batches_of_one_unless_told_otherwise() -> None:
+    card = read_card(SHIPPED / "card.toml")
+    assert (plan(card, 4).lanes, plan(card, 4).threads, plan(card, 4).max_batch) == (4, 1, 1)
+    assert plan(card, 2, max_batch=8).max_batch == 8
