@@ -112,14 +112,14 @@ def train(
 
     trainee = Trainee().to(where, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(trainee.parameters(), lr=rate, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     done = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=where, weights_only=True)
         trainee.load_state_dict(state["trainee"])
         optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
         done = int(state["step"])
+    # Made from the step alone, so that a resumed run may also be told to end sooner or later.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, last_epoch=done - 1)
 
     phantoms = Phantoms(spec, TRAIN + seed * 1_000_000, steps * batch, big_until=steps * batch // 2)
     loader = DataLoader(
@@ -144,8 +144,7 @@ def train(
                 auc = validate(trainee.network, held_out, where)
                 bar.write(f"step {step}: loss {running:.4f}, validation AUC {auc:.4f}")
                 _note(out / "history.csv", step, running, auc)
-                state = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict()}
-                state |= {"schedule": schedule.state_dict(), "step": step}
+                state = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
                 torch.save(state, checkpoint.with_suffix(".part"))
                 checkpoint.with_suffix(".part").replace(checkpoint)
     torch.save(trainee.network.state_dict(), out / "best_model.pth")

@@ -1,0 +1,79 @@
+"""A whole model package of a few kilobytes, and what it must answer, worked out by NumPy alone.
+
+The graph averages each channel of a 16 x 16 picture and multiplies by a 3 x 2 matrix.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.conftest import encode
+
+WEIGHT = np.array([[2.0, -2.0], [-1.0, 1.0], [0.5, -0.5]], np.float32)
+CARD = """
+name = "{name}"
+title = "Tiny"
+description = "Averages channels."
+task = "image-classification"
+architecture = "efficientnet-b4-head"
+parameters = 6
+labels = ["dark", "bright"]
+positive_label = "bright"
+threshold = 0.5
+licence = "Apache-2.0"
+data = "none"
+warnings = ["Only for tests."]
+
+[input]
+size = [16, 16]
+library = "opencv"
+kernel = "linear"
+mean = [0.5, 0.5, 0.5]
+std = [0.5, 0.5, 0.5]
+blur_below = 1.0
+
+[limits]
+max_items = 4
+"""
+
+
+def plain(level: int) -> bytes:
+    """A flat grey PNG."""
+    return encode(np.full((16, 16, 3), level, np.uint8))
+
+
+def logits_of_plain(level: int) -> npt.NDArray[np.float32]:
+    """What the graph gives for it."""
+    return np.asarray(np.full(3, (level / 255 - 0.5) / 0.5) @ WEIGHT, np.float32)
+
+
+def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None) -> Path:
+    """Write the package; `batch` fixes the graph's batch axis."""
+    (folder / "goldens").mkdir(parents=True)
+    (folder / "card.toml").write_text(CARD.format(name=name))
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch or "N", 3, 16, 16])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch or "N", 2])
+    weights = [
+        numpy_helper.from_array(WEIGHT, "weight"),
+        numpy_helper.from_array(np.array([2, 3], np.int64), "axes"),
+    ]
+    graph = helper.make_graph(nodes, "tiny", [image], [logits], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    (folder / "predict.onnx").write_bytes(model.SerializeToString())
+    (folder / "weights.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    rows = []
+    for level in (10, 240):
+        (folder / "goldens" / f"{level}.png").write_bytes(plain(level))
+        rows.append({"file": f"{level}.png", "logits": [float(value) for value in logits_of_plain(level)]})
+    goldens = {"reference": "NumPy", "tolerance": 1e-3, "goldens": rows}
+    (folder / "goldens" / "goldens.json").write_text(json.dumps(goldens))
+    return folder
