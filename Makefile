@@ -1,0 +1,59 @@
+# Two virtual environments: .venv serves and holds no PyTorch, .venv-dev tests, trains and lints.
+PYTHON ?= python3
+ARGS ?=
+SERVE := .venv/.complete
+DEV := .venv-dev/.complete
+
+.PHONY: help serve test lint train report bench lock clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(SERVE)  ## Install, import the shipped models and serve on http://127.0.0.1:3000
+	@exec .venv/bin/vitrine serve
+
+test: $(DEV)  ## Install and run the whole suite (ARGS="-k name" for a part)
+	@.venv-dev/bin/python -m pytest $(ARGS)
+
+lint: $(DEV)  ## Check style and types
+	.venv-dev/bin/ruff check .
+	.venv-dev/bin/ruff format --check .
+	.venv-dev/bin/mypy
+
+train: $(DEV)  ## Train kidney-stone from scratch, or go on where it was interrupted (hours on a CPU)
+	.venv-dev/bin/python -m models.kidney_stone.train $(ARGS)
+
+report: $(DEV)  ## Measure the shipped kidney-stone weights on held-out phantoms
+	.venv-dev/bin/python -m models.kidney_stone.report $(ARGS)
+
+bench: $(DEV)  ## Images a second, start-up and memory, beside the raw loop in the same run
+	.venv-dev/bin/vitrine models import kidney-stone
+	.venv-dev/bin/python -m loadtests.bench $(ARGS)
+
+lock: $(DEV)  ## Pin the requirements anew
+	.venv-dev/bin/uv pip compile $(LOCK) --extra dev -o requirements/dev.txt pyproject.toml requirements/torch.in
+	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
+LOCK := -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
+
+clean:  ## Remove both virtual environments and every cache (not the model store)
+	rm -rf .venv .venv-dev .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(SERVE): requirements/serve.txt pyproject.toml
+	@$(call install,.venv,serve,Installing what serving needs into .venv: about 0.7 GB and a minute.)
+
+$(DEV): requirements/dev.txt pyproject.toml
+	@$(call install,.venv-dev,dev,Installing what tests and training need into .venv-dev: about 6 GB and a few minutes.)
+
+# The stamp is written last, so that an install that was interrupted starts again from an empty environment.
+define install
+command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON); install Python 3.11 or newer, or name one with PYTHON=…"; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V), Vitrine needs 3.11 or newer: name one with PYTHON=python3.11"; exit 1; }; \
+$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module: install it, on Debian and Ubuntu with: apt-get install python3-venv"; exit 1; }; \
+echo "$(3)"; \
+$(PYTHON) -m venv --clear $(1) && \
+$(1)/bin/python -m pip install -q --disable-pip-version-check --progress-bar on --require-hashes -r requirements/$(2).txt && \
+$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e . && \
+touch $(1)/.complete
+endef

@@ -1,0 +1,105 @@
+"""The `vitrine` command: wiring only. Each room brings its own group of commands, loaded when it is asked for."""
+
+import importlib
+import os
+import socket
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+HERE = Path(__file__).resolve().parent
+GROUPS = {"models": ("models.commands", "models", "List, import, verify and remove models.")}
+
+
+class Rooms(click.Group):
+    """A group whose subcommands are imported only when they are run, so that help is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Our own commands and every room's."""
+        return sorted([*super().list_commands(ctx), *GROUPS])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """A room's group, or a command of our own."""
+        if name not in GROUPS:
+            return super().get_command(ctx, name)
+        module, attribute, _ = GROUPS[name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing the rooms."""
+        own = [(name, self.commands[name].get_short_help_str(80)) for name in self.commands]
+        rooms = [(name, text) for name, (_, _, text) in GROUPS.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(own + rooms))
+
+
+@click.group(cls=Rooms, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("vitrine"))
+def main() -> None:
+    """Vitrine serves image classifiers so that every prediction can be checked.
+
+    \b
+    First steps:
+      vitrine serve                         start the server on http://127.0.0.1:3000
+      vitrine models list                   what is installed, and what could be
+      vitrine models show kidney-stone      what a model expects, and how good it is
+
+    Settings are environment variables VITRINE_*, or lines in a .env file; .env.example lists them.
+    """
+
+
+@main.command()
+def serve() -> None:
+    """Import the shipped models if need be, then start the server; Ctrl-C stops it."""
+    from settings import SettingsError, load_settings, warnings_of
+
+    os.chdir(HERE)
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    for warning in warnings_of(settings):
+        click.echo(f"Warning: {warning}", err=True)
+    if _taken(settings.host, settings.port):
+        raise click.ClickException(
+            f"Port {settings.port} is taken: stop what listens there, or choose another with "
+            f"VITRINE_PORT={settings.port + 1}."
+        )
+    _import_shipped()
+    click.echo(f"Starting on http://{settings.host}:{settings.port}/ (Ctrl-C stops it)")
+    sys.stdout.flush()
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    os.execv(bentoml, [bentoml, "serve", "--host", settings.host, "--port", str(settings.port)])
+
+
+def _taken(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _import_shipped() -> None:
+    from errors import VitrineError
+    from models import registry, store
+
+    for name in registry.bundled():
+        if registry.has_weights(name) and name not in store.served_versions():
+            try:
+                stored, _ = store.import_package(registry.package_of(name))
+            except VitrineError as error:
+                click.echo(f"Warning: {name} was not imported: {error}", err=True)
+            else:
+                click.echo(f"Imported {stored.tag}")
+
+
+if __name__ == "__main__":
+    main()
