@@ -39,7 +39,7 @@ class Rooms(click.Group):
 @click.group(cls=Rooms, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("vitrine"))
 def main() -> None:
-    """Vitrine serves image classifiers so that every prediction can be checked.
+    r"""Vitrine serves image classifiers so that every prediction can be checked.
 
     \b
     First steps:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -46,7 +47,7 @@ def build_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers={kind: handle for kind in (VitrineError, HTTPException, ClientGone, Exception)},
+        exception_handlers=dict.fromkeys((VitrineError, HTTPException, ClientGone, Exception), handle),
     )
     app.include_router(Predictor(served, settings).routes())
     app.include_router(Facts(served).routes())
@@ -71,6 +72,7 @@ def build_app(
             raise HTTPException(404, f"There is nothing at {scope['path']}. GET / lists the endpoints.")
 
     app.router.default = not_ours
+    app.openapi_schema = _without_422(app.openapi())
     front = Front(
         app,
         settings.max_body_bytes,
@@ -86,3 +88,11 @@ def build_app(
             await behind(scope, receive, send)
 
     return entry
+
+
+def _without_422(document: dict[str, Any]) -> dict[str, Any]:
+    """Drop the answer that FastAPI documents by itself: we check parameters ourselves and say 400."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation.get("responses", {}).pop("422", None)
+    return document

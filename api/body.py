@@ -1,4 +1,4 @@
-"""Request → encoded pictures: the raw body, or the files of a form, as they were sent; `api.front` has limited their bytes."""
+"""Request → encoded pictures: the raw body, or the files of a form, as sent. `api.front` limits the bytes."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Swagger UI and ReDoc from the files of the package `fastapi-offline`: no page of ours loads anything from elsewhere."""
+"""Swagger UI and ReDoc from the files of the package `fastapi-offline`: no page loads anything from elsewhere."""
 
 from pathlib import Path
 

@@ -149,7 +149,7 @@ class Predictor:
 def submit_all(
     model: ServedModel, items: list[bytes], deadline: float
 ) -> "list[Future[Answer[Inferred]] | VitrineError]":
-    """Queue each item; where one is refused (the queue is full) its error instead. Nothing queued: the error is raised."""
+    """Queue each item; where one is refused (the queue is full), its error instead. Raised if nothing was queued."""
     queued: list[Future[Answer[Inferred]] | VitrineError] = []
     for item in items:
         try:
@@ -168,8 +168,8 @@ async def wait_for(futures: "list[Future[Any]]", request: Request, deadline: flo
         ClientGone: nobody is there to answer.
         DeadlineExceeded: the deadline passed; for one item only, in a batch the futures themselves tell.
     """
-    done = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-    gone = asyncio.ensure_future(_hung_up(request))
+    done: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+    gone: asyncio.Future[Any] = asyncio.ensure_future(_hung_up(request))
     try:
         await asyncio.wait({done, gone}, timeout=deadline - time.monotonic(), return_when=asyncio.FIRST_COMPLETED)
         if done.done():

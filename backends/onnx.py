@@ -26,6 +26,8 @@ class OnnxBackend:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # An arena keeps its largest batch for good: B4 after one batch of 16 held 568 MB, without it 306, as fast.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
         self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         first = self._session.get_inputs()[0]

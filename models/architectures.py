@@ -1,5 +1,7 @@
 """The networks that cards name in `architecture`. Needs PyTorch; serving on a CPU never imports this module."""
 
+from typing import Any
+
 import timm
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ class EfficientNetB4Head(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.backbone = timm.create_model("efficientnet_b4", pretrained=False, num_classes=0, global_pool="")
+        self.backbone: Any = timm.create_model("efficientnet_b4", pretrained=False, num_classes=0, global_pool="")
         features = 1792
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),

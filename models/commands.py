@@ -9,6 +9,7 @@ from rich.table import Table
 
 from errors import CardError, StoreError
 from models import registry
+from models.goldens import golden_inputs
 from models.package import StoredModel
 from models.package import verify as verify_files
 
@@ -103,9 +104,8 @@ def _export(package: Path, weights: Path, folder: Path) -> Path:
             f"Importing a checkpoint needs PyTorch ({error.name} is missing here). Use the environment of `make test`: "
             f".venv-dev/bin/vitrine models import {package.name.replace('_', '-')} --weights {weights}"
         ) from error
-    images = [(path.name, path.read_bytes()) for path in sorted((package / "goldens").glob("*.png"))]
     click.echo("Exporting to ONNX and comparing with PyTorch …")
-    parity = export(package / "card.toml", read_checkpoint(weights), images, folder)
+    parity = export(package / "card.toml", read_checkpoint(weights), golden_inputs(package), folder)
     click.echo(f"Largest difference from PyTorch: {parity:.1e} in probability, one by one and as a batch")
     return folder
 

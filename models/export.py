@@ -1,5 +1,7 @@
 """A checkpoint and a card → a model's package: weights, ONNX graph, goldens. Needs PyTorch (the `torch` extra).
 
+`python -m models.export kidney-stone --weights runs/kidney-stone/best_model.pth` makes the package that ships.
+
 One weights file serves both runtimes. Matrices and kernels are rounded to fp16 on disk, vectors stay fp32; the ONNX
 graph holds no weights of its own but points into `weights.safetensors` by offset and casts what is fp16 back to fp32,
 which ONNX Runtime folds away when it loads. Goldens and figures are of the rounded weights.
@@ -11,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import torch
@@ -20,11 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from backends.onnx import OnnxBackend
-from errors import StoreError
+from errors import StoreError, VitrineError
 from models.architectures import build
 from models.card import ModelCard, read_card
-from models.goldens import Golden, write_goldens
+from models.goldens import Golden, golden_inputs, write_goldens
 from models.interpret import softmax
+from models.registry import package_of
 from preprocessing.decode import decode
 from preprocessing.transform import transform
 
@@ -197,3 +201,25 @@ def _point_into(model: onnx.ModelProto, weights: Path) -> None:
     inside = sum(numpy_helper.to_array(each).nbytes for each in model.graph.initializer if not each.external_data)
     if inside > 2**20:
         raise StoreError(f"the graph holds {inside:,} bytes of weights that are not in {weights.name}")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--weights", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="The model's own folder by default.")
+def main(name: str, weights: Path, out: Path | None) -> None:
+    """Export a bundled model from a .pth or .safetensors state_dict, with the golden inputs in its folder."""
+    package = package_of(name)
+    try:
+        parity = export(package / "card.toml", read_checkpoint(weights), golden_inputs(package), out or package)
+    except VitrineError as error:
+        raise click.ClickException(str(error)) from error
+    for path in sorted(
+        each for each in (out or package).rglob("*") if each.suffix in (".onnx", ".safetensors", ".png")
+    ):
+        click.echo(f"{path.stat().st_size:>12,} bytes  {path}")
+    click.echo(f"Largest |Δ probability| of ONNX Runtime from PyTorch, one by one and as a batch: {parity:.1e}")
+
+
+if __name__ == "__main__":
+    main()

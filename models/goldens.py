@@ -24,15 +24,29 @@ class Golden(NamedTuple):
 
 
 def write_goldens(package: Path, goldens: Sequence[Golden], reference: str) -> None:
-    """Write goldens into a package folder; `reference` says what computed them."""
+    """Write goldens into a package folder, in place of those there; `reference` says what computed them."""
     folder = package / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*"):
+        old.unlink()  # every file in here is part of the version
     rows = []
     for golden in goldens:
         (folder / golden.name).write_bytes(golden.data)
         rows.append({"file": golden.name, "logits": [float(np.float32(value)) for value in golden.logits]})
     written = {"reference": reference, "tolerance": TOLERANCE, "goldens": rows}
     (folder / "goldens.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+
+
+def golden_inputs(package: Path) -> list[tuple[str, bytes]]:
+    """Name and encoded bytes of the golden inputs of a package folder, whether or not their references are there yet.
+
+    Raises:
+        StoreError: the folder has none.
+    """
+    files = [path for path in sorted((package / FOLDER).glob("*")) if path.name[0] != "." and path.suffix != ".json"]
+    if not files:
+        raise StoreError(f"{package / FOLDER}: there are no golden inputs. Put a few encoded pictures there first.")
+    return [(path.name, path.read_bytes()) for path in files]
 
 
 def read_goldens(package: Path) -> tuple[tuple[Golden, ...], float]:

@@ -90,6 +90,7 @@ def verify(stored: StoredModel) -> None:
 
 
 def files_of(package: Path) -> dict[str, str]:
+    """sha256 of every file that makes the version, by its path in the package; StoreError if one is missing."""
     names = ["card.toml", "predict.onnx", "weights.safetensors", f"{GOLDENS}/goldens.json"]
     names += [path.relative_to(package).as_posix() for path in (package / GOLDENS).glob("*") if path.name[0] != "."]
     try:
@@ -101,6 +102,7 @@ def files_of(package: Path) -> dict[str, str]:
 
 
 def version_of(files: dict[str, str]) -> str:
+    """The content-derived version, 16 hex digits."""
     return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()[:16]
 
 

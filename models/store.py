@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,12 +15,15 @@ import bentoml
 import yaml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models.model import ModelStore
+from bentoml.exceptions import BentoMLException
 
 from errors import StoreError
-from models.card import ModelCard, read_card
-from models.package import MANIFEST, REPORT, StoredModel, files_of, open_stored, sha256, version_of
+from models.card import read_card
+from models.goldens import read_goldens
+from models.package import MANIFEST, REPORT, StoredModel, files_of, open_stored, sha256, verify, version_of
 
 SOURCE = Path(__file__).resolve().parent.parent
+VERSION = re.compile("[0-9a-f]{16}")
 
 
 def import_package(package: Path) -> tuple[StoredModel, bool]:
@@ -33,19 +37,21 @@ def import_package(package: Path) -> tuple[StoredModel, bool]:
 
     Raises:
         CardError: the card is not valid.
-        StoreError: a file of the package is missing.
+        StoreError: a file of the package is missing, or the store cannot be written to.
     """
     card = read_card(package / "card.toml")
+    read_goldens(package)
     files = files_of(package)
     version = version_of(files)
-    with _exclusive() as home:
-        target = _store_path() / card.name / version
-        if fresh := not (target / MANIFEST).exists():
-            shutil.rmtree(target, ignore_errors=True)  # what something else than an import left there
-            _write(home, package, card, version, files, target)
-        stored = StoredModel(card, version, target)
-        _refresh_report(package, stored)
-        _write_lock(read_lock() | {card.name: version})
+    stored = StoredModel(card, version, _store_path() / card.name / version)
+    try:
+        with _exclusive() as home:
+            if fresh := not _intact(stored, files):
+                _write(home, package, stored, files)
+            _refresh_report(package, stored)
+            _write_lock(read_lock() | {card.name: version})
+    except OSError as error:
+        raise StoreError(f"{stored.tag} could not be written to the store: {error}. Nothing was installed.") from error
     return stored, fresh
 
 
@@ -76,21 +82,36 @@ def find(name: str, version: str | None = None) -> StoredModel:
 
 
 def remove(name: str, version: str | None = None) -> list[str]:
-    """Delete a version, or all versions, of a model; the newest that is left is served then. Returns the tags."""
-    with _exclusive():
-        folder = _store_path() / name
-        gone = [each for each in folder.glob("*") if each.is_dir() and each.name.startswith(version or "")]
+    """Delete a version (a unique beginning will do), or all versions, of a model; damaged ones too.
+
+    The newest that is left is served then; what other tools keep in the store under the name stays.
+
+    Returns:
+        The tags that are gone.
+
+    Raises:
+        StoreError: there is none, or several versions begin so.
+    """
+    what = f"{name}:{version}" if version else name
+    with _exclusive() as home:
+        every = [
+            each for each in _store_path().glob("*/*") if each.parent.name == name and VERSION.fullmatch(each.name)
+        ]
+        gone = sorted(each for each in every if each.name.startswith(version or ""))
         if not gone:
+            raise StoreError(f"{what} is not installed. `vitrine models list` shows what is.")
+        if version and len(gone) > 1:
             raise StoreError(
-                f"{name}{f':{version}' if version else ''} is not installed. `vitrine models list` shows what is."
+                f"{what} matches several versions: {', '.join(each.name for each in gone)}. Give more of it."
             )
         for each in gone:
-            bentoml.models.delete(f"{name}:{each.name}") if (each / "model.yaml").exists() else shutil.rmtree(each)
+            _discard(home, each)
         left = [stored.version for stored in installed() if stored.card.name == name]
         lock = {key: value for key, value in read_lock().items() if key != name or value in left}
         if left and name not in lock:
             lock[name] = left[0]
         _write_lock(lock)
+        _point_latest(_store_path() / name, left)
     return [f"{name}:{each.name}" for each in gone]
 
 
@@ -100,7 +121,7 @@ def read_lock() -> dict[str, str]:
         lock: dict[str, str] = json.loads(_lock_path().read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return lock
+    return lock if isinstance(lock, dict) else {}
 
 
 def served_versions(source: Path = SOURCE) -> dict[str, str]:
@@ -111,12 +132,24 @@ def served_versions(source: Path = SOURCE) -> dict[str, str]:
     """
     description = source.parent / "bento.yaml"
     if source.name == "src" and description.exists():
-        packed = yaml.safe_load(description.read_text("utf-8")).get("models") or []
-        return dict(str(model["tag"]).split(":", 1) for model in packed)
+        bento = yaml.safe_load(description.read_text("utf-8"))
+        packed = [model for part in (bento, *bento.get("services", ())) for model in part.get("models") or ()]
+        return {name: version for name, _, version in (str(model["tag"]).partition(":") for model in packed)}
     return {name: version for name, version in read_lock().items() if (_store_path() / name / version).is_dir()}
 
 
-def _write(home: Path, package: Path, card: ModelCard, version: str, files: dict[str, str], target: Path) -> None:
+def _intact(stored: StoredModel, files: dict[str, str]) -> bool:
+    """Whether the store has this very content, every byte of it; BentoML's own description as well."""
+    try:
+        verify(stored)
+        bentoml.models.get(stored.tag)
+        return stored.manifest() == files
+    except (StoreError, BentoMLException):
+        return False
+
+
+def _write(home: Path, package: Path, stored: StoredModel, files: dict[str, str]) -> None:
+    card, version, target = stored.card, stored.version, stored.path
     staging = Path(tempfile.mkdtemp(dir=home, prefix="staging-"))
     try:
         metrics = _read_metrics(package)
@@ -133,6 +166,8 @@ def _write(home: Path, package: Path, card: ModelCard, version: str, files: dict
             written = {"name": card.name, "version": version, "files": files}
             (Path(model.path) / MANIFEST).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            _discard(home, target)  # damaged
         os.replace(staging / card.name / version, target)
         _replace(target.parent / "latest", version)
     finally:
@@ -147,8 +182,24 @@ def _read_metrics(package: Path) -> dict[str, Any]:
 
 
 def _refresh_report(package: Path, stored: StoredModel) -> None:
-    if (package / REPORT).exists():
-        _replace(stored.path / REPORT, (package / REPORT).read_text("utf-8"))
+    report, there = package / REPORT, stored.path / REPORT
+    if report.exists() and not (there.exists() and there.read_bytes() == report.read_bytes()):
+        _replace(there, report.read_text("utf-8"))
+
+
+def _discard(home: Path, folder: Path) -> None:
+    """Take a folder out of the store in one step, then delete it."""
+    away = Path(tempfile.mkdtemp(dir=home, prefix="staging-"))
+    os.replace(folder, away / folder.name)
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def _point_latest(folder: Path, versions: list[str]) -> None:
+    """Have BentoML's `latest` name the newest version; where none is left, the model's folder goes."""
+    if versions:
+        _replace(folder / "latest", versions[0])
+    elif not any(each.is_dir() for each in folder.iterdir()):
+        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import warnings
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from errors import InvalidImage, TooLarge
 from preprocessing.spec import ImageLimits, UInt8Image
@@ -54,7 +54,7 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
             raise
         except Image.DecompressionBombError as error:
             raise TooLarge(f"The picture has too many pixels; at most {limits.max_pixels:,} are allowed.") from error
-        except Image.UnidentifiedImageError as error:
+        except UnidentifiedImageError as error:
             raise InvalidImage(f"The file is not an image that can be read{_what_it_is(data)}. {_ACCEPTED}") from error
         except Exception as error:  # decoders raise whatever they like on hostile bytes
             raise InvalidImage(

@@ -39,7 +39,7 @@ def cores(root: Path = Path("/")) -> int:
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
-    """The tightest CPU quota, in cores, of this process's cgroup and those above it (v2, then v1); None if unlimited."""
+    """The tightest CPU quota, in cores, of this process's cgroups and those above (v2 or v1); None if unlimited."""
     quotas = []
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)

@@ -1,11 +1,12 @@
 """The Runner: a bounded queue and a few lanes, work-conserving, that fails only what is itself at fault."""
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Generic, NamedTuple, TypeVar
@@ -55,7 +56,8 @@ class Runner(Generic[P, X, R]):
         lanes: threads.
         max_batch: items in one `run`.
         queue_size: items that may wait; more are refused with `QueueFull`.
-        linger_ms: how long a lane holds back a batch that is not full.
+        linger_ms: how long a lane holds back a batch that is not full; one told to linger takes all it may, not its
+            share, since full batches are what was asked for.
     """
 
     def __init__(
@@ -95,6 +97,8 @@ class Runner(Generic[P, X, R]):
             if self._closing:
                 raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
             if len(self._queue) >= self._queue_size:
+                self._queue = deque(each for each in self._queue if not each.future.cancelled() or self._starts(each))
+            if len(self._queue) >= self._queue_size:
                 seconds = ceil(len(self._queue) * self._stats.seconds_an_item() / len(self._lanes))
                 self._stats.count("rejected")
                 message = f"{self._name} has {self._queue_size} items waiting, as many as it takes. Retry later."
@@ -121,9 +125,9 @@ class Runner(Generic[P, X, R]):
         for lane in self._lanes:
             lane.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
-            left = [*self._queue, *self._busy]
+            waiting, running = list(self._queue), list(self._busy)
             self._queue.clear()
-        for item in left:
+        for item in [*(each for each in waiting if not self._over(each)), *running]:
             self._fail(item, Unavailable(f"{self._name} was shut down before it got to this. Send it again."))
         return not any(lane.is_alive() for lane in self._lanes)
 
@@ -139,6 +143,7 @@ class Runner(Generic[P, X, R]):
                 with self._changed:
                     self._idle += 1
                     self._busy.difference_update(items)
+            del items  # or an idle lane keeps the last payloads alive
 
     def _take(self) -> "list[_Item[P, X, R]] | None":
         """This lane's fair share of what is waiting; None once the Runner is closing and nothing is."""
@@ -152,8 +157,8 @@ class Runner(Generic[P, X, R]):
                 while 0 < len(self._queue) < self._max_batch and not self._closing:
                     if not self._changed.wait(max(0.0, full_by - time.monotonic())):
                         break
-            share = min(self._max_batch, ceil(len(self._queue) / self._idle))
-            items = [self._queue.popleft() for _ in range(share)]
+            share = len(self._queue) if self._linger_s else ceil(len(self._queue) / self._idle)
+            items = [self._queue.popleft() for _ in range(min(self._max_batch, share))]
             self._idle -= 1
             self._busy.update(items)
             return items
@@ -162,9 +167,7 @@ class Runner(Generic[P, X, R]):
         admitted: list[tuple[_Item[P, X, R], X]] = []
         for item in items:
             item.taken_at = time.monotonic()
-            if not item.future.set_running_or_notify_cancel():
-                self._stats.count("cancelled")
-            elif not self._late(item):
+            if not self._over(item):
                 try:
                     admitted.append((item, self._admit(item.payload)))
                 except VitrineError as error:
@@ -173,7 +176,7 @@ class Runner(Generic[P, X, R]):
                     logger.exception("%s: an item could not be transformed", self._name)
                     self._fail(item, InferenceFailed("The prediction failed."))
                 item.admitted_at = time.monotonic()
-        admitted = [(item, ready) for item, ready in admitted if not self._late(item)]
+        admitted = [(item, ready) for item, ready in admitted if not self._over(item) and self._starts(item)]
         if admitted:
             self._infer(admitted)
 
@@ -189,24 +192,40 @@ class Runner(Generic[P, X, R]):
                 self._fail(admitted[0][0], InferenceFailed("The prediction failed."))
             else:
                 for one in admitted:
-                    self._infer([one])
+                    if not self._over(one[0]):
+                        self._infer([one])
             return
         infer_s = time.monotonic() - started
         self._stats.executed(len(admitted), infer_s)
         for (item, _), value in zip(admitted, values, strict=True):
+            if item.future.done():  # `close` gave up on it
+                continue
             queue_s, decode_s = item.taken_at - item.queued_at, item.admitted_at - item.taken_at
             self._stats.answered(queue_s, decode_s)
             answer = Answer(value, queue_s * 1e3, decode_s * 1e3, infer_s * 1e3, len(admitted))
-            if not item.future.done():
+            with contextlib.suppress(InvalidStateError):  # given up this very moment
                 item.future.set_result(answer)
 
-    def _late(self, item: "_Item[P, X, R]") -> bool:
-        if item.deadline is None or time.monotonic() < item.deadline:
-            return False
-        self._fail(item, DeadlineExceeded(f"{self._name} could not answer before the deadline. Allow more time."))
-        return True
+    def _over(self, item: "_Item[P, X, R]") -> bool:
+        """Whether there is nothing left to do for an item: late, cancelled, or given up by `close`."""
+        if item.deadline is not None and time.monotonic() >= item.deadline:
+            self._fail(item, DeadlineExceeded(f"{self._name} could not answer before the deadline. Allow more time."))
+        if item.future.cancelled():
+            self._starts(item)
+        return item.future.done()
+
+    def _starts(self, item: "_Item[P, X, R]") -> bool:
+        """From here on an item can no longer be cancelled; False, counted and announced once, if it was already."""
+        try:
+            if item.future.set_running_or_notify_cancel():
+                return True
+            self._stats.count("cancelled")
+        except RuntimeError:  # given up by `close` this very moment
+            pass
+        return False
 
     def _fail(self, item: "_Item[P, X, R]", error: VitrineError) -> None:
         if not item.future.done():
             self._stats.count(type(error).__name__)
-            item.future.set_exception(error)
+            with contextlib.suppress(InvalidStateError):  # cancelled or given up this very moment
+                item.future.set_exception(error)

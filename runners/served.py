@@ -97,9 +97,11 @@ class ServedModel:
             self.state, self.detail, self.device = "checking", "replaying its goldens", self._backend.device
             self._replay()
         except Exception as error:
-            self.state, self.detail = "failed", str(error)
-            logger.error("%s: %s", self.name, error, exc_info=not isinstance(error, StoreError))
-            self.close(0.0)
+            said = isinstance(error, StoreError)
+            what = f"{self.stored.tag} on {OnnxBackend.__name__} failed while {self.detail} ({type(error).__name__})."
+            self.state, self.detail = "failed", str(error) if said else f"{what} The server's log says more."
+            logger.error("%s: %s", self.name, self.detail, exc_info=not said)
+            self.close(1.0)  # nothing is in flight
             return
         self.load_seconds = round(time.monotonic() - started, 3)
         if self.state == "checking":
@@ -113,6 +115,7 @@ class ServedModel:
         drained = self._runner.close(timeout_s) if self._runner else True
         if drained and self._backend is not None:
             self._backend.close()
+            self._backend = None
         return drained
 
     def _admit(self, data: bytes) -> Transformed:
@@ -142,17 +145,17 @@ class ServedModel:
         if self.stored is None or self._runner is None:
             raise RuntimeError("nothing is loaded")
         goldens, tolerance = read_goldens(self.stored.path)
-        futures = [self._runner.submit(golden.data) for golden in goldens]
-        alone = [future.result().value.logits for future in futures]
+        # One after the other: together they could share a batch, or be more than the queue takes.
+        alone = [self._runner.submit(golden.data).result().value.logits for golden in goldens]
         together = [item.logits for item in self._run([self._admit(golden.data) for golden in goldens])]
         for how, rows in (("alone", alone), ("in a batch", together)):
             for golden, row in zip(goldens, rows, strict=True):
                 away = float(np.abs(softmax(row) - softmax(golden.logits)).max())
                 if not away <= tolerance:
                     raise StoreError(
-                        f"{self.stored.tag} on {type(self._backend).__name__} ({self.device}): golden {golden.name}, {how}, "
-                        f"is {away:.2e} away from its reference in probability (tolerance {tolerance:g}). Do not use it: "
-                        f"`vitrine models verify {self.name}`, then import it again."
+                        f"{self.stored.tag} on {type(self._backend).__name__} ({self.device}): golden {golden.name}, "
+                        f"{how}, is {away:.2e} away from its reference in probability (tolerance {tolerance:g}). "
+                        f"Do not use it: `vitrine models verify {self.name}`, then import it again."
                     )
 
 
@@ -219,7 +222,8 @@ class ServedModels:
         deadline = time.monotonic() + timeout_s
         if self._loader.is_alive():
             self._loader.join(timeout_s)
-        return all([model.close(max(0.0, deadline - time.monotonic())) for model in self.models.values()])
+        # A list: every model is closed, also after one that was stuck.
+        return all([model.close(max(0.0, deadline - time.monotonic())) for model in self.models.values()])  # noqa: C419
 
     def _load(self) -> None:
         cv2.setNumThreads(1)  # lanes are the parallelism

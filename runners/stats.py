@@ -3,7 +3,6 @@
 import threading
 from collections import Counter as Tally
 from dataclasses import dataclass
-from functools import cache
 
 from prometheus_client import Counter, Histogram
 
@@ -38,10 +37,19 @@ class Metrics:
     batch: Histogram
 
 
-@cache
-def metrics() -> Metrics:
-    """The one set of metrics of this process."""
+_making = threading.Lock()
+_made: list[Metrics] = []
 
+
+def metrics() -> Metrics:
+    """The one set of metrics of this process; whoever comes first makes it (`functools.cache` would let two)."""
+    with _making:
+        if not _made:
+            _made.append(_make())
+    return _made[0]
+
+
+def _make() -> Metrics:
     def seconds(name: str, text: str) -> Histogram:
         return Histogram(f"vitrine_{name}_seconds", text, ["model"], buckets=_SECONDS)
 

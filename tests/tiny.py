@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import encode
 
-WEIGHT = np.array([[2.0, -2.0], [-1.0, 1.0], [0.5, -0.5]], np.float32)
+WEIGHT = np.array([[-2.0, 2.0], [1.0, -1.0], [-0.5, 0.5]], np.float32)
 CARD = """
 name = "{name}"
 title = "Tiny"

@@ -32,7 +32,8 @@ class Kidney:
 
     def at(self, x: float, y: float) -> Points:
         """The patient-frame point, shape (2,), of local fractions: (1, 0) is the hilum, (0, ±1) are the poles."""
-        return place(np.array([[x * self.rx, y * self.ry]]), self.centre, self.angle)[0]
+        point: Points = place(np.array([[x * self.rx, y * self.ry]]), self.centre, self.angle)[0]
+        return point
 
 
 @dataclass(frozen=True)

@@ -209,8 +209,11 @@ def _draw_scene(canvas: Canvas, rng: np.random.Generator, scene: Scene) -> tuple
     if scene.kidneys == "none":
         draw_confounder(canvas, rng, body, scene.confounder, [], axis)
         return [], []
-    kidneys = [sample_kidney(rng, (c[0], c[1]), s, coronal=scene.view == "coronal") for s, c in zip((-1, 1), centres)]
-    kidneys = [kidney for side, kidney in zip((-1, 1), kidneys) if side in sides]
+    kidneys = [
+        sample_kidney(rng, (c[0], c[1]), s, coronal=scene.view == "coronal")
+        for s, c in zip((-1, 1), centres, strict=True)
+    ]
+    kidneys = [kidney for side, kidney in zip((-1, 1), kidneys, strict=True) if side in sides]
     draw_confounder(canvas, rng, body, scene.confounder, kidneys, axis)
     sites: list[Points] = []
     for kidney in kidneys:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from models.architectures import EfficientNetB4Head
 from models.card import read_card
+from models.export import read_checkpoint
 from models.kidney_stone.data import TRAIN, VALIDATE, Phantoms, Sample
 
 HERE = Path(__file__).parent
@@ -41,7 +42,7 @@ class Trainee(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(N, 3, h, w) float32 → logits (N, 2) and one mask logit map (N, 1, h/s, w/s) a tap."""
-        backbone, maps = self.network.backbone, []
+        backbone, maps = self.network.backbone, list[Tensor]()
         features = backbone.bn1(backbone.conv_stem(image))
         for number, block in enumerate(backbone.blocks):
             features = block(features)
@@ -89,6 +90,9 @@ def best_device() -> str:
 @click.option("--workers", default=1, show_default=True, help="Processes that draw phantoms.")
 @click.option("--validate-every", default=200, show_default=True, help="Steps between checkpoints with a validation.")
 @click.option("--validate-on", default=320, show_default=True, help="Phantoms in a validation.")
+@click.option(
+    "--start-from", type=click.Path(path_type=Path, exists=True), help="Weights to begin with, not at random."
+)
 @click.option("--out", default=Path("runs/kidney-stone"), type=click.Path(path_type=Path), show_default=True)
 def train(
     steps: int,
@@ -100,6 +104,7 @@ def train(
     workers: int,
     validate_every: int,
     validate_on: int,
+    start_from: Path | None,
     out: Path,
 ) -> None:
     """Train from scratch; run it again after an interruption and it goes on from the last checkpoint."""
@@ -110,7 +115,10 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
 
-    trainee = Trainee().to(where, memory_format=torch.channels_last)
+    trainee = Trainee()
+    if start_from is not None:
+        trainee.network.load_state_dict(read_checkpoint(start_from))
+    trainee = trainee.to(where).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(trainee.parameters(), lr=rate, weight_decay=1e-2)
     done = 0
     if checkpoint.exists():
@@ -131,7 +139,8 @@ def train(
     with tqdm(total=steps, initial=done, desc="train", unit="step", dynamic_ncols=True) as bar:
         for step, items in enumerate(loader, done + 1):
             sample = Sample(*(item.to(where) for item in items))
-            loss = loss_of(*trainee(sample.image.contiguous(memory_format=torch.channels_last)), sample)
+            logits, maps = trainee(sample.image.contiguous(memory_format=torch.channels_last))
+            loss = loss_of(logits, maps, sample)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)

@@ -51,7 +51,7 @@ def test_a_card_cannot_be_changed() -> None:
 
 
 def test_a_missing_card_names_the_path(tmp_path: Path) -> None:
-    with pytest.raises(CardError, match="card.toml"):
+    with pytest.raises(CardError, match=r"card\.toml"):
         read_card(tmp_path / "card.toml")
 
 

@@ -142,7 +142,9 @@ def test_the_limits_of_a_card_are_named_in_the_message() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([JPEG, PNG, encode(PICTURE, "BMP"), encode(PICTURE, "WEBP"), encode(PICTURE, "TIFF")]), st.data())
+@given(
+    st.sampled_from([JPEG, PNG, encode(PICTURE, "BMP"), encode(PICTURE, "WEBP"), encode(PICTURE, "TIFF")]), st.data()
+)
 def test_damaged_bytes_give_a_picture_or_a_refusal_and_nothing_else(data: bytes, draw: st.DataObject) -> None:
     hurt = bytearray(data[: draw.draw(st.integers(1, len(data)))])
     for position in draw.draw(st.lists(st.integers(0, len(hurt) - 1), max_size=8)):
@@ -165,5 +167,7 @@ def test_the_same_bytes_decode_alike_from_many_threads(make: Callable[[], bytes]
 
 def test_preprocessing_needs_neither_bentoml_nor_fastapi_nor_settings() -> None:
     code = "import preprocessing.decode, preprocessing.transform, sys; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"bentoml", "fastapi", "settings", "torch"} & set(loaded)

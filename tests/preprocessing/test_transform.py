@@ -27,7 +27,12 @@ def image() -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize(
     ("kernel", "flag"),
-    [("nearest", cv2.INTER_NEAREST), ("linear", cv2.INTER_LINEAR), ("cubic", cv2.INTER_CUBIC), ("area", cv2.INTER_AREA)],
+    [
+        ("nearest", cv2.INTER_NEAREST),
+        ("linear", cv2.INTER_LINEAR),
+        ("cubic", cv2.INTER_CUBIC),
+        ("area", cv2.INTER_AREA),
+    ],
 )
 def test_opencv_kernels_are_opencvs(image: npt.NDArray[np.uint8], kernel: str, flag: int) -> None:
     assert np.array_equal(resize(image, spec(kernel=kernel)), cv2.resize(image, (32, 24), interpolation=flag))
@@ -39,7 +44,9 @@ def test_pillow_kernels_are_pillows(image: npt.NDArray[np.uint8], kernel: str) -
     assert np.array_equal(resize(image, spec(library="pillow", kernel=kernel)), np.asarray(reference))
 
 
-def test_the_two_libraries_linear_kernels_differ_so_the_kernel_is_part_of_the_model(image: npt.NDArray[np.uint8]) -> None:
+def test_the_two_libraries_linear_kernels_differ_so_the_kernel_is_part_of_the_model(
+    image: npt.NDArray[np.uint8],
+) -> None:
     pillow = resize(image, spec(library="pillow", kernel="bilinear"))
     assert np.abs(resize(image, spec()).astype(int) - pillow.astype(int)).mean() > 5
 

@@ -193,7 +193,7 @@ def test_close_gives_up_on_a_stuck_lane_and_tells_those_who_wait(gate: Gate) -> 
 
 
 def test_an_admit_that_breaks_fails_its_item_and_the_lane_lives_on(runners: list[Runner[int, int, int]]) -> None:
-    runner = Runner("m", lambda item: 10 // item, lambda batch: batch)
+    runner = Runner[int, int, int]("m", lambda item: 10 // item, lambda batch: batch)
     runners.append(runner)
     with pytest.raises(InferenceFailed):
         runner.submit(0).result(PATIENCE_S)

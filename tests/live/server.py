@@ -1,0 +1,101 @@
+"""A real `bentoml serve` with a store of its own, stopped by its process id."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from tests.conftest import ROOT
+
+START_S = 90.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: where it answers, its supervisor's process, and its log."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def wait_ready(self) -> None:
+        """Return once it is ready; fail with its log if it is not in time."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if requests.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+                    return
+            except requests.ConnectionError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not ready in {START_S} s:\n{self.log.read_text()}")
+
+    def wait_listening(self) -> None:
+        """Return once it answers anything."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                requests.get(f"{self.url}/livez", timeout=5)
+                return
+            except requests.ConnectionError:
+                time.sleep(0.02)
+        raise AssertionError(f"not listening in {START_S} s:\n{self.log.read_text()}")
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the supervisor."""
+        self.process.send_signal(signal.SIGTERM)
+
+
+def environment(home: Path, **settings: str) -> dict[str, str]:
+    """The environment of a server: its own store, nothing of the caller's settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("VITRINE_")}
+    return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"} | settings
+
+
+@contextmanager
+def serving(home: Path, log: Path, *what: str, cwd: Path = ROOT, **settings: str) -> Iterator[Server]:
+    """Run `bentoml serve WHAT` on a free port until the block ends."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        str(Path(sys.executable).with_name("bentoml")),
+        "serve",
+        *what,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment(home, **settings), stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        yield Server(f"http://127.0.0.1:{port}", process, log)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def install(package: Path, home: Path) -> str:
+    """Import a package into a store of its own; returns the tag."""
+    code = "import sys, pathlib, models.store as s; print(s.import_package(pathlib.Path(sys.argv[1]))[0].tag)"
+    command = [sys.executable, "-c", code, str(package)]
+    ran = subprocess.run(command, cwd=ROOT, env=environment(home), check=True, capture_output=True, text=True)
+    return ran.stdout.split()[-1]

@@ -1,0 +1,116 @@
+"""Starting, draining, stopping, building: with servers of their own."""
+
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from tests.conftest import ROOT
+from tests.live.server import environment, install, serving
+from tests.tiny import plain, tiny_package
+
+
+def test_while_starting_it_lives_and_says_503_with_what_it_is_doing(
+    home: Path, tmp_path: Path, pictures: list[bytes]
+) -> None:
+    with serving(home, tmp_path / "log") as server:
+        server.wait_listening()
+        seen = set()
+        while (ready := requests.get(f"{server.url}/readyz", timeout=10)).status_code != 200:
+            seen.add(ready.json()["detail"])
+            answer = requests.post(f"{server.url}/predict", data=pictures[0], timeout=30)
+            if answer.status_code != 200:
+                assert answer.status_code == 503
+                assert int(answer.headers["Retry-After"]) >= 1
+                assert answer.json()["detail"].startswith("kidney-stone is ")
+            assert requests.get(f"{server.url}/livez", timeout=10).status_code == 200
+        assert all(detail.startswith("kidney-stone: ") for detail in seen)
+        assert requests.post(f"{server.url}/predict", data=pictures[0], timeout=30).status_code == 200
+
+
+def test_sigterm_answers_what_is_in_flight_and_then_ends(home: Path, tmp_path: Path, pictures: list[bytes]) -> None:
+    with serving(home, tmp_path / "log") as server, ThreadPoolExecutor(16) as pool:
+        server.wait_ready()
+        files = [("files", (str(index), data)) for index, data in enumerate(pictures[:24])]
+        batches = [pool.submit(requests.post, f"{server.url}/predict/batch", files=files, timeout=60) for _ in range(3)]
+        while requests.get(f"{server.url}/health/stats", timeout=10).json()["running"] == 0:
+            time.sleep(0.005)
+        server.terminate()
+        for batch in batches:
+            answer = batch.result()
+            assert answer.status_code == 200
+            assert answer.json()["errors"] == 0
+        server.process.wait(30)
+
+
+def test_after_sigterm_it_ends_within_its_deadline_even_if_something_is_stuck(home: Path, tmp_path: Path) -> None:
+    with serving(home, tmp_path / "log", VITRINE_DRAIN_SECONDS="2") as server:
+        server.wait_ready()
+        place = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((place[0], int(place[1]))) as stuck:  # a request whose body never ends
+            stuck.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+            while requests.get(f"{server.url}/livez", timeout=10).status_code != 200:
+                pass
+            time.sleep(0.2)
+            server.terminate()
+            server.process.wait(30)
+        assert "Not drained after 2 s" in server.log.read_text()
+
+
+def test_a_damaged_model_stops_with_a_message_and_the_others_serve(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for name in ("tiny", "other"):
+        package = tiny_package(tmp_path / name, name)
+        install(package, home)
+    graph = next((home / "models" / "other").glob("*/predict.onnx"))
+    data = bytearray(graph.read_bytes())
+    data[30] ^= 1
+    graph.write_bytes(data)
+    with serving(home, tmp_path / "log", VITRINE_DEFAULT_MODEL="tiny") as server:
+        server.wait_ready()
+        assert requests.post(f"{server.url}/predict", data=plain(200), timeout=30).json()["prediction"] == "bright"
+        refused = requests.post(f"{server.url}/models/other/predict", data=plain(200), timeout=30)
+        assert refused.status_code == 503
+        assert "predict.onnx is damaged" in refused.json()["detail"]
+        health = requests.get(f"{server.url}/health", timeout=30).json()
+        assert (health["status"], health["models"]["kidney-stone"]["state"]) == ("degraded", "missing")
+
+
+def test_without_any_model_it_starts_and_says_how_to_get_one(tmp_path: Path) -> None:
+    with serving(tmp_path / "home", tmp_path / "log") as server:
+        server.wait_listening()
+        answer = requests.post(f"{server.url}/predict", data=b"x", timeout=30)
+        assert answer.status_code == 503
+        assert "vitrine models import kidney-stone" in answer.json()["detail"]
+
+
+@pytest.mark.slow
+def test_a_built_bento_serves_from_another_folder_exactly_the_version_it_packed(tmp_path: Path) -> None:
+    home, package = tmp_path / "home", tiny_package(tmp_path / "tiny")
+    packed = install(package, home)
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    built = subprocess.run(
+        [bentoml, "build", "-o", "tag"], env=environment(home), cwd=ROOT, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    tag = built.stdout.strip().removeprefix("__tag__:").splitlines()[-1].removeprefix("__tag__:")
+    description = home / "bentos" / tag.replace(":", "/") / "bento.yaml"
+    assert [model["tag"] for model in yaml.safe_load(description.read_text())["services"][0]["models"]] == [packed]
+    source = description.parent / "src"
+    assert {path.name for path in source.iterdir()} >= {"service.py", "settings.py", "api", "models", "requirements"}
+    assert not list(source.rglob("*.safetensors")) + list(source.rglob("tests"))
+    (package / "weights.safetensors").write_bytes(b"newer")
+    assert install(package, home) != packed
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with serving(home, tmp_path / "log", tag, cwd=elsewhere, VITRINE_DEFAULT_MODEL="tiny") as server:
+        server.wait_ready()
+        body = requests.post(f"{server.url}/predict", data=plain(200), timeout=30).json()
+        assert f"tiny:{body['version']}" == packed
+        assert body["prediction"] == "bright"

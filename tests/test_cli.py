@@ -1,0 +1,91 @@
+"""The command line, as a person types it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.live.server import environment, install
+from tests.tiny import tiny_package
+
+
+def vitrine(*arguments: str, home: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).with_name("vitrine")), *arguments]
+    return subprocess.run(
+        command, env=environment(home, **settings), cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_help_is_a_page_that_names_the_first_steps(tmp_path: Path) -> None:
+    page = vitrine("--help", home=tmp_path).stdout
+    for words in ("vitrine serve", "vitrine models list", "VITRINE_", "models", "serve"):
+        assert words in page
+    listed = vitrine("models", "--help", home=tmp_path).stdout
+    for command in ("list", "show", "import", "verify", "remove"):
+        assert command in listed
+
+
+def test_help_loads_neither_bentoml_nor_onnx_runtime() -> None:
+    code = (
+        "import sys, cli; from click.testing import CliRunner; "
+        "assert CliRunner().invoke(cli.main, ['--help']).exit_code == 0; print(*sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"bentoml", "onnxruntime", "fastapi", "torch"} & set(ran.stdout.split())
+
+
+def test_a_busy_port_is_one_sentence_with_the_cure(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = vitrine("serve", home=tmp_path, VITRINE_PORT=str(port))
+    assert ran.returncode == 1
+    assert ran.stderr.strip() == (
+        f"Error: Port {port} is taken: stop what listens there, or choose another with VITRINE_PORT={port + 1}."
+    )
+
+
+def test_a_bad_setting_is_named_without_a_traceback(tmp_path: Path) -> None:
+    ran = vitrine("serve", home=tmp_path, VITRINE_PORT="high", VITRINE_PROFILE="prod")
+    assert ran.returncode == 1
+    assert "VITRINE_PORT='high'" in ran.stderr
+    assert "VITRINE_PROFILE='prod'" in ran.stderr
+    assert "'development' or 'production'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_model_is_listed_shown_verified_and_removed(tmp_path: Path) -> None:
+    home, package = tmp_path / "home", tiny_package(tmp_path / "tiny")
+    tag = install(package, home)
+    listed = vitrine("models", "list", home=home).stdout
+    assert tag.split(":")[1] in listed
+    assert "not installed" in listed
+    assert tag in vitrine("models", "show", "tiny", home=home, COLUMNS="200").stdout
+    assert "as imported" in vitrine("models", "verify", tag, home=home).stdout
+    stored = next((home / "models" / "tiny").glob("*/predict.onnx"))
+    stored.write_bytes(stored.read_bytes()[:-1])
+    damaged = vitrine("models", "verify", "tiny", home=home)
+    assert damaged.returncode == 1
+    assert "predict.onnx is damaged" in damaged.stderr
+    assert vitrine("models", "remove", "tiny", home=home).stdout.strip() == f"Removed {tag}"
+    assert vitrine("models", "verify", "tiny", home=home).returncode == 1
+
+
+def test_an_unknown_model_lists_the_bundled(tmp_path: Path) -> None:
+    ran = vitrine("models", "import", "kidney", home=tmp_path)
+    assert ran.returncode == 1
+    assert "Known: kidney-stone" in ran.stderr
+
+
+def test_no_tracked_file_names_a_setting_that_does_not_exist() -> None:
+    from settings import Settings
+
+    known = {f"VITRINE_{name.upper()}" for name in Settings.model_fields}
+    named = {
+        line.lstrip("# ").split("=")[0] for line in (ROOT / ".env.example").read_text().splitlines() if "=" in line
+    }
+    assert {name for name in named if name.startswith("VITRINE_")} == known
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
