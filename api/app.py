@@ -20,7 +20,7 @@ from runners.served import ServedModels
 from settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-_PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'"
+_PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 
 
 def build_app(

@@ -66,11 +66,24 @@ class Predictor:
         for path, shown in (("/models/{name}/predict", True), ("/predict", True), ("/infer", False)):
             endpoint = self.named if "{name}" in path else self.default
             router.add_api_route(
-                path, endpoint, methods=["POST"], response_model=Prediction, openapi_extra=one, include_in_schema=shown
+                path,
+                endpoint,
+                methods=["POST"],
+                response_model=Prediction,
+                openapi_extra=one,
+                include_in_schema=shown,
+                summary="Predict one picture",
             )
         for path in ("/models/{name}/predict/batch", "/predict/batch"):
             endpoint = self.named_batch if "{name}" in path else self.default_batch
-            router.add_api_route(path, endpoint, methods=["POST"], response_model=BatchAnswer, openapi_extra=many)
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=["POST"],
+                response_model=BatchAnswer,
+                openapi_extra=many,
+                summary="Predict several pictures",
+            )
         return router
 
     async def named(self, request: Request, name: str) -> Response:

@@ -164,9 +164,12 @@ def _traced(network: nn.Module, card: ModelCard) -> onnx.ModelProto:
         for node in part.node:
             node.doc_string = ""
             del node.metadata_props[:]
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+    del model.graph.value_info[:]  # 1,227 shapes that ONNX Runtime works out itself
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
         value.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return model
 
 

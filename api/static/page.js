@@ -3,10 +3,12 @@
 const at = (id) => document.getElementById(id);
 const drop = at("drop");
 let shown = 0;
+let positive = null; // the label that the threshold is about
 
 async function describe() {
   const response = await fetch("/model-info");
   const card = await response.json();
+  positive = card.positive_label ?? null;
   at("model").textContent = response.ok
     ? `${card.title}, version ${card.version ?? "not installed"}, ${card.state}${card.detail ? `: ${card.detail}` : ""}`
     : card.detail;
@@ -22,10 +24,13 @@ function list(texts) {
 }
 
 function show(answer) {
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => `${(100 * share).toFixed(1)}%`;
+  const [what, share] = positive === null
+    ? [answer.prediction, answer.confidence]
+    : [positive, answer.probabilities[positive]];
   at("label").textContent = answer.prediction;
-  at("fill").style.width = percent(answer.confidence);
-  at("bar").setAttribute("aria-label", `${answer.prediction}: ${percent(answer.confidence)}`);
+  at("fill").style.width = percent(share);
+  at("bar").setAttribute("aria-label", `${what}: ${percent(share)}`);
   at("mark").hidden = answer.threshold === null;
   at("mark").style.left = percent(answer.threshold ?? 0);
   at("numbers").textContent = Object.entries(answer.probabilities)

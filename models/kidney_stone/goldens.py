@@ -1,4 +1,4 @@
-"""Draw the model's golden inputs, once: `python -m models.kidney_stone.goldens`. `models.export` adds the references."""
+"""Draw the model's golden inputs: `python -m models.kidney_stone.goldens`; `models.export` adds the references."""
 
 from collections.abc import Iterator
 from itertools import count

@@ -79,6 +79,8 @@ def test_the_documentation_loads_nothing_from_elsewhere(server: Server) -> None:
     for path in ("/docs", "/redoc"):
         page = get(server, path)
         assert page.status_code == 200
+        assert page.headers["content-security-policy"].startswith("default-src 'self' ")
+        assert "http" not in page.headers["content-security-policy"]
         links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
         assert links
         for link in links:

@@ -137,3 +137,108 @@ def test_in_a_built_bento_exactly_what_it_packed_is_served(home: Path, package: 
     (tmp_path / "bento" / "src").mkdir(parents=True)
     (tmp_path / "bento" / "bento.yaml").write_text("models: []\nservices:\n- models:\n  - tag: tiny:0123456789abcdef\n")
     assert store.served_versions(tmp_path / "bento" / "src") == {"tiny": "0123456789abcdef"}
+
+
+def test_importing_again_repairs_what_was_damaged(home: Path, package: Path) -> None:
+    stored, _ = store.import_package(package)
+    for damaged in ("predict.onnx", "card.toml", "manifest.json", "model.yaml"):
+        (stored.path / damaged).write_bytes(b"\x00")
+        again, fresh = store.import_package(package)
+        assert fresh and again.tag == stored.tag
+        verify(again)
+        assert [each.tag for each in store.installed()] == [stored.tag]
+        assert bentoml.models.get(stored.tag).info.labels["app"] == "vitrine"
+
+
+def test_a_damaged_model_can_be_removed(home: Path, package: Path) -> None:
+    stored, _ = store.import_package(package)
+    (stored.path / "model.yaml").unlink()
+    (stored.path / "card.toml").write_text("name =")
+    assert store.installed() == []
+    assert store.remove("tiny") == [stored.tag]
+    assert not (home / "models" / "tiny").exists()
+    assert bentoml.models.list() == []
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "*", "tiny/..", "../bentos"])
+def test_remove_touches_nothing_but_models(home: Path, package: Path, name: str) -> None:
+    stored, _ = store.import_package(package)
+    (home / "bentos" / "mine").mkdir()
+    with pytest.raises(StoreError, match="not installed"):
+        store.remove(name)
+    verify(store.find("tiny", stored.version))
+    assert (home / "bentos" / "mine").exists()
+
+
+def test_models_of_other_tools_are_neither_listed_nor_removed(home: Path, package: Path) -> None:
+    with bentoml.models.create("tiny:v1") as theirs:
+        (Path(theirs.path) / "file").write_text("theirs")
+    stored, _ = store.import_package(package)
+    assert [each.tag for each in store.installed()] == [stored.tag]
+    assert store.remove("tiny") == [stored.tag]
+    assert (Path(bentoml.models.get("tiny:v1").path) / "file").read_text() == "theirs"
+
+
+def test_the_beginning_of_several_versions_removes_none(home: Path, package: Path) -> None:
+    first, _ = store.import_package(package)
+    begins = first.version[0]
+    while True:  # on average 16 more
+        with (package / "weights.safetensors").open("ab") as file:
+            file.write(b"\n")
+        second, _ = store.import_package(package)
+        if second.version[0] == begins:
+            break
+    before = len(store.installed())
+    with pytest.raises(StoreError, match=rf"matches several versions: .*{second.version}"):
+        store.remove("tiny", begins)
+    assert len(store.installed()) == before
+
+
+def test_a_package_whose_goldens_cannot_be_read_is_refused(home: Path, package: Path) -> None:
+    (package / "goldens" / "10.png").unlink()
+    with pytest.raises(StoreError, match="the goldens cannot be read"):
+        store.import_package(package)
+    assert store.installed() == []
+
+
+def test_a_store_that_cannot_be_written_to_says_so(home: Path, package: Path) -> None:
+    (home / "vitrine").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match=r"tiny:.* could not be written to the store: .*Nothing was installed"):
+        store.import_package(package)
+    assert store.installed() == []
+
+
+def test_a_lock_that_is_damaged_serves_nothing_until_the_next_import(home: Path, package: Path) -> None:
+    stored, _ = store.import_package(package)
+    for text in ("[]", "{", ""):
+        (home / "vitrine" / "models.lock").write_text(text)
+        assert store.served_versions() == {}
+    store.import_package(package)
+    assert store.served_versions() == {"tiny": stored.version}
+
+
+def test_a_model_deleted_by_bentoml_is_no_longer_served(home: Path, package: Path) -> None:
+    stored, _ = store.import_package(package)
+    bentoml.models.delete(stored.tag)
+    assert store.read_lock() == {"tiny": stored.version} and store.served_versions() == {}
+
+
+def test_an_interrupt_in_the_middle_of_the_copy_leaves_nothing(
+    home: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = []
+
+    def copyfile(source: Path, target: Path) -> None:
+        copied.append(target.write_bytes(source.read_bytes()))
+        if len(copied) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.store.shutil.copyfile", copyfile)
+        with pytest.raises(KeyboardInterrupt):
+            store.import_package(package)
+    assert store.installed() == [] and bentoml.models.list() == []
+    assert [path.name for path in (home / "vitrine").iterdir()] == [".import"]
+    stored, fresh = store.import_package(package)
+    assert fresh
+    verify(stored)
