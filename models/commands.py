@@ -1,9 +1,11 @@
 """`vitrine models …`: what is in the store, and what goes in and out of it."""
 
+import sys
 import tempfile
 from pathlib import Path
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -24,20 +26,27 @@ def list_() -> None:
     """List the bundled models and every installed version."""
     from models import store
 
-    console, lock = Console(), store.read_lock()
-    table = Table("model", "version", "state", "architecture", "AUC", title="Models", title_justify="left")
-    installed = store.installed()
+    lock, installed = store.read_lock(), store.installed()
+    table = _table("Models", "model", "version", "state", "architecture", "AUC")
     for stored in installed:
         state = "served" if lock.get(stored.card.name) == stored.version else "installed"
         auc = stored.report().get("metrics", {}).get("auc", "")
         table.add_row(stored.card.name, stored.version, state, stored.card.architecture, str(auc))
+    notes = []
+    for name, version in lock.items():
+        if (name, version) not in {(stored.card.name, stored.version) for stored in installed}:
+            table.add_row(name, version, "damaged", "", "")
+            notes.append(f"Repair {name} with: {registry.how_to_import(name)}")
     for name, card in registry.bundled().items():
         if isinstance(card, CardError):
             table.add_row(name, "", "card not valid", "", "")
-        elif name not in {stored.card.name for stored in installed}:
+            notes.append(str(card))
+        elif name not in lock and name not in {stored.card.name for stored in installed}:
             table.add_row(name, "", "not installed", card.architecture, "")
-            table.caption = f"Install with: {registry.how_to_import(name)}"
-    console.print(table)
+            notes.append(f"Install {name} with: {registry.how_to_import(name)}")
+    _print(table)
+    for note in notes:
+        click.echo(note, err=True)
 
 
 @models.command()
@@ -47,25 +56,22 @@ def show(name: str) -> None:
     from models import store
 
     stored = _find(name)
-    console = Console()
-    card = Table(title=f"{stored.card.title} ({stored.tag})", show_header=False, title_justify="left")
+    card = _table(f"{stored.card.title} ({stored.tag})")
     for key, value in stored.card.model_dump().items():
-        card.add_row(
-            key, "\n".join(f"{k} = {v}" for k, v in value.items()) if isinstance(value, dict) else _plain(value)
-        )
-    console.print(card)
+        card.add_row(key, _plain(value))
+    _print(card)
     if metrics := stored.report().get("metrics"):
-        quality = Table("figure", "value", "95 % interval", title="Measured quality", title_justify="left")
+        quality = _table("Measured quality", "figure", "value", "95 % interval")
         for key, value in metrics.items():
             if not key.endswith("_ci95"):
                 low_high = metrics.get(f"{key}_ci95")
                 quality.add_row(key, str(value), f"{low_high[0]} to {low_high[1]}" if low_high else "")
-        console.print(quality)
-    files = Table("file", "bytes", "sha256", title=str(stored.path), title_justify="left")
+        _print(quality)
+    files = _table(str(stored.path), "file", "bytes", "sha256")
     for name_, digest in stored.manifest().items():
         files.add_row(name_, f"{(stored.path / name_).stat().st_size:,}", digest[:16] + "…")
-    console.print(files)
-    console.print(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
+    _print(files)
+    click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
 
 
 @models.command(name="import")
@@ -147,4 +153,20 @@ def _find(name: str) -> StoredModel:
 
 
 def _plain(value: object) -> str:
-    return "\n".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, dict):
+        return "\n".join(f"{key} = {part}" for key, part in value.items())
+    if isinstance(value, tuple):
+        return "\n".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table with a frame in a terminal, bare columns in a pipe."""
+    frame = box.ROUNDED if sys.stdout.isatty() else None
+    return Table(*columns, title=title, title_justify="left", show_header=bool(columns), box=frame)
+
+
+def _print(table: Table) -> None:
+    # Names and texts come from cards: no markup in them. A pipe has no width to wrap at.
+    width = None if sys.stdout.isatty() else 1000
+    Console(markup=False, emoji=False, highlight=False, width=width).print(table)

@@ -60,14 +60,22 @@ def read_checkpoint(path: Path) -> Weights:
 
 
 def rounded(weights: Weights) -> Weights:
-    """Float tensors of two and more dimensions as fp16, everything else as it is (floats as fp32)."""
+    """Float tensors of two and more dimensions as fp16, everything else as it is (floats as fp32).
+
+    Raises:
+        StoreError: a value is not finite, or too large for fp16.
+    """
 
     def one(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
         return tensor.to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
 
-    return {name: one(weights[name]) for name in sorted(weights)}
+    kept = {name: one(weights[name]) for name in sorted(weights)}
+    for name, tensor in kept.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise StoreError(f"{name}: holds values that are not finite once rounded (fp16 ends at 65,504).")
+    return kept
 
 
 def load_network(card: ModelCard, weights: Weights) -> nn.Module:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from models.package import MANIFEST, REPORT, StoredModel, files_of, open_stored,
 
 SOURCE = Path(__file__).resolve().parent.parent
 VERSION = re.compile("[0-9a-f]{16}")
+
+logger = logging.getLogger("vitrine")
 
 
 def import_package(package: Path) -> tuple[StoredModel, bool]:
@@ -77,7 +80,7 @@ def find(name: str, version: str | None = None) -> StoredModel:
     known = ", ".join(stored.tag for stored in installed()) or "none"
     what = f"{name}:{version}" if version else name
     how = "matches several versions" if matching else "is not installed"
-    raise StoreError(f"{what} {how}. Installed: {known}. `vitrine models import {name}` brings a shipped model.")
+    raise StoreError(f"{what} {how}. Installed: {known}. `vitrine models list` shows what else could be.")
 
 
 def remove(name: str, version: str | None = None) -> list[str]:
@@ -127,29 +130,41 @@ def served_versions(source: Path = SOURCE) -> dict[str, str]:
     """Name → version of what a service whose code lies in `source` serves.
 
     In a built Bento (the code is its `src` folder) exactly the models that it packed; else what the store's lock
-    names and the store still has. An unknown tag would keep `bentoml serve` from starting.
+    names and the store still has. An unknown or unreadable tag would keep `bentoml serve` from starting.
     """
     description = source.parent / "bento.yaml"
     if source.name == "src" and description.exists():
         bento = yaml.safe_load(description.read_text("utf-8"))
         packed = [model for part in (bento, *bento.get("services", ())) for model in part.get("models") or ()]
         return {name: version for name, _, version in (str(model["tag"]).partition(":") for model in packed)}
-    return {name: version for name, version in read_lock().items() if (_store_path() / name / version).is_dir()}
+    locked = {name: version for name, version in read_lock().items() if (_store_path() / name / version).is_dir()}
+    return {name: version for name, version in locked.items() if _opens(f"{name}:{version}")}
 
 
 def _intact(stored: StoredModel, files: dict[str, str]) -> bool:
     """Whether the store has this very content, every byte of it; BentoML's own description as well."""
     try:
         verify(stored)
-        bentoml.models.get(stored.tag)
-        return stored.manifest() == files
-    except Exception:  # what a damaged model.yaml makes BentoML raise is anything
+        return stored.manifest() == files and _opens(stored.tag)
+    except StoreError:
         return False
+
+
+def _opens(tag: str) -> bool:
+    """Whether BentoML can open a model; one that it cannot would keep the whole service from starting."""
+    try:
+        bentoml.models.get(tag)
+    except Exception as error:  # a damaged model.yaml makes it raise anything
+        reason, name = str(error).partition("\n")[0], tag.partition(":")[0]
+        logger.error("%s: damaged (model.yaml: %s). Run `vitrine models import %s`.", tag, reason, name)
+        return False
+    return True
 
 
 def _write(home: Path, package: Path, stored: StoredModel, files: dict[str, str]) -> None:
     card, version, target = stored.card, stored.version, stored.path
     staging = Path(tempfile.mkdtemp(dir=home, prefix="staging-"))
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # creating a model is an event that BentoML reports
     try:
         metrics = _read_metrics(package)
         labels = {"app": "vitrine", "task": card.task, "architecture": card.architecture}

@@ -242,3 +242,26 @@ def test_an_interrupt_in_the_middle_of_the_copy_leaves_nothing(
     stored, fresh = store.import_package(package)
     assert fresh
     verify(stored)
+
+
+@pytest.mark.parametrize("text", ["", "\x00{", "[1]", None])
+def test_a_model_that_bentoml_cannot_open_stops_only_itself(
+    home: Path, package: Path, tmp_path: Path, text: str | None
+) -> None:
+    damaged, _ = store.import_package(package)
+    other, _ = store.import_package(tiny_package(tmp_path / "other", "other"))
+    path = damaged.path / "model.yaml"
+    path.unlink() if text is None else path.write_text(text)
+    assert store.served_versions() == {"other": other.version}
+    store.import_package(package)
+    assert store.served_versions() == {"other": other.version, "tiny": damaged.version}
+
+
+def test_an_import_reports_nothing_to_anyone(home: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BENTOML_DO_NOT_TRACK")
+    code = (
+        f"import httpx; from pathlib import Path; from models.store import import_package; "
+        f"httpx.post = lambda *args, **kwargs: print('sent'); import_package(Path({str(package)!r})); print('done')"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["done"]
