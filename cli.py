@@ -1,5 +1,6 @@
 """The `vitrine` command: wiring only. Each room brings its own group of commands, loaded when it is asked for."""
 
+import errno
 import importlib
 import os
 import socket
@@ -64,11 +65,8 @@ def serve() -> None:
         raise click.ClickException(str(error)) from error
     for warning in warnings_of(settings):
         click.echo(f"Warning: {warning}", err=True)
-    if _taken(settings.host, settings.port):
-        raise click.ClickException(
-            f"Port {settings.port} is taken: stop what listens there, or choose another with "
-            f"VITRINE_PORT={settings.port + 1}."
-        )
+    if obstacle := _obstacle(settings.host, settings.port):
+        raise click.ClickException(obstacle)
     _import_shipped()
     click.echo(f"Starting on http://{settings.host}:{settings.port}/ (Ctrl-C stops it)")
     sys.stdout.flush()
@@ -76,15 +74,21 @@ def serve() -> None:
     os.execv(bentoml, [bentoml, "serve", "--host", settings.host, "--port", str(settings.port)])
 
 
-def _taken(host: str, port: int) -> bool:
+def _obstacle(host: str, port: int) -> str | None:
+    """Why nothing can listen there, and the cure; None where all is well."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    other = port + 1 if 1024 <= port < 65_535 else 3000
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return True
-    return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"Port {port} is taken: stop what listens there, or choose another with VITRINE_PORT={other}."
+            if error.errno == errno.EACCES:
+                return f"You may not listen on port {port}: choose another with VITRINE_PORT={other}."
+            return f"VITRINE_HOST={host} is no address of this machine ({error.strerror})."
+    return None
 
 
 def _import_shipped() -> None:

@@ -48,6 +48,13 @@ def test_a_busy_port_is_one_sentence_with_the_cure(tmp_path: Path) -> None:
     )
 
 
+def test_a_host_that_is_not_ours_is_not_called_a_busy_port(tmp_path: Path) -> None:
+    ran = vitrine("serve", home=tmp_path, VITRINE_HOST="192.0.2.1")
+    assert ran.returncode == 1
+    assert "VITRINE_HOST=192.0.2.1 is no address of this machine" in ran.stderr
+    assert "taken" not in ran.stderr
+
+
 def test_a_bad_setting_is_named_without_a_traceback(tmp_path: Path) -> None:
     ran = vitrine("serve", home=tmp_path, VITRINE_PORT="high", VITRINE_PROFILE="prod")
     assert ran.returncode == 1
