@@ -4,7 +4,7 @@ ARGS ?=
 SERVE := .venv/.complete
 DEV := .venv-dev/.complete
 
-.PHONY: help serve test lint train report bench lock clean
+.PHONY: help serve test lint train report bench bench-explain explain-quality lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -30,6 +30,13 @@ report: $(DEV)  ## Measure the shipped kidney-stone weights on held-out phantoms
 bench: $(DEV)  ## Images a second, start-up and memory, beside the raw loop in the same run
 	.venv-dev/bin/vitrine models import kidney-stone
 	.venv-dev/bin/python -m loadtests.bench $(ARGS)
+
+bench-explain: $(DEV)  ## What an explanation costs beside a prediction
+	.venv-dev/bin/vitrine models import kidney-stone
+	.venv-dev/bin/python -m loadtests.explain $(ARGS)
+
+explain-quality: $(DEV)  ## Pointing game, curves and random weights of the explanations; writes them beside the card
+	.venv-dev/bin/vitrine explain quality kidney-stone $(ARGS)
 
 lock: $(DEV)  ## Pin the requirements anew
 	.venv-dev/bin/uv pip compile $(LOCK) --extra dev -o requirements/dev.txt pyproject.toml requirements/torch.in

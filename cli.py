@@ -11,7 +11,10 @@ from pathlib import Path
 import click
 
 HERE = Path(__file__).resolve().parent
-GROUPS = {"models": ("models.commands", "models", "List, import, verify and remove models.")}
+GROUPS = {
+    "models": ("models.commands", "models", "List, import, verify and remove models."),
+    "explain": ("explain.commands", "explain", "Measure explanations against a known truth."),
+}
 
 
 class Rooms(click.Group):
@@ -54,7 +57,7 @@ def main() -> None:
 
 @main.command()
 def serve() -> None:
-    """Import the shipped models if need be, then start the server; Ctrl-C stops it."""
+    """Import the shipped models unless you brought other weights, then start the server; Ctrl-C stops it."""
     from settings import SettingsError, load_settings, warnings_of
 
     os.chdir(HERE)
@@ -96,13 +99,15 @@ def _import_shipped() -> None:
     from models import registry, store
 
     for name in registry.bundled():
-        if registry.has_weights(name) and name not in store.served_versions():
+        if registry.has_weights(name) and store.shipped_is_wanted(name):
+            before = store.served_versions().get(name)
             try:
                 stored, _ = store.import_package(registry.package_of(name))
             except VitrineError as error:
                 click.echo(f"Warning: {name} was not imported: {error}", err=True)
             else:
-                click.echo(f"Imported {stored.tag}")
+                if stored.version != before:
+                    click.echo(f"Imported {stored.tag}" + (f", in place of {before}" if before else ""))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     VitrineError
     ├── InvalidInput            400  one item or request is wrong              (preprocessing, api)
+    │   ├── NoExplanation       400  this model has no explanations             (api)
     │   ├── InvalidImage        400  not an image, corrupt, too small          (preprocessing.decode)
     │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
     ├── NotFound                404  no such model or version                  (api)
@@ -30,6 +31,10 @@ class InvalidImage(InvalidInput):
 
 class TooLarge(InvalidInput):
     """More bytes or more pixels than the limits allow."""
+
+
+class NoExplanation(InvalidInput):
+    """The model cannot be explained; the message says why."""
 
 
 class NotFound(VitrineError):

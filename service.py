@@ -9,6 +9,9 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Awaitable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,15 +24,20 @@ from starlette.types import ASGIApp
 
 from api.app import build_app
 from api.predict import Predictor
-from errors import CardError, StoreError
+from errors import CardError, StoreError, VitrineError
 from models import registry
 from models.package import StoredModel, open_stored
 from models.store import served_versions
+from runners.explained import Ask, Explained, ExplainedModels
+from runners.remote import RemoteExplainer, reply_of
+from runners.runner import Answer
 from runners.served import RunnerOptions, ServedModels
 from settings import load_settings, warnings_of
 
 VERSION = "0.1.0"
 SETTINGS = load_settings()
+NICE = 10
+"""How far explanations step back: a prediction that wants the same core gets nine tenths of it."""
 PACKED = {name: BentoModel(f"{name}:{version}") for name, version in served_versions().items()}
 """The versions that are served; as attributes of the service class they are what a build packs."""
 
@@ -38,26 +46,25 @@ logger = logging.getLogger("vitrine")
 
 def load_served() -> ServedModels:
     """What this process serves: the packed models that VITRINE_MODELS lets through, and what could be installed."""
-    chosen, stored = SETTINGS.chosen_models, list[StoredModel]()
-    for name, model in PACKED.items():
-        if not chosen or name in chosen:
-            try:
-                stored.append(open_stored(Path(model.resolve().path)))
-            except StoreError as error:
-                logger.error("%s", error)
+    chosen = SETTINGS.chosen_models
     missing = {
         name: (card, registry.how_to_import(name))
         for name, card in registry.bundled().items()
         if not isinstance(card, CardError) and (not chosen or name in chosen)
     }
-    options = RunnerOptions(SETTINGS.queue_size, SETTINGS.max_batch, SETTINGS.linger_ms)
-    return ServedModels(stored, missing, SETTINGS.default_model, options)
+    return ServedModels(installed(), missing, SETTINGS.default_model, options())
+
+
+def options() -> RunnerOptions:
+    """What the settings say of every Runner."""
+    return RunnerOptions(SETTINGS.queue_size, SETTINGS.max_batch, SETTINGS.linger_ms)
 
 
 class Process:
     """What one worker process owns; filled by `Front.to_asgi`, in the worker only."""
 
     served: ServedModels
+    explainer: RemoteExplainer | None = None
 
 
 class Front(bentoml.Service[Any]):
@@ -66,31 +73,104 @@ class Front(bentoml.Service[Any]):
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Our app, with BentoML's behind it."""
         Process.served = load_served()
+        if SETTINGS.explain:
+            Process.explainer = RemoteExplainer(SETTINGS.explain_timeout_ms)
         theirs: ASGIApp = super().to_asgi(*args, **kwargs)
-        return build_app(Process.served, SETTINGS, VERSION, theirs, ("/schema.json", "/metrics"))
+        return build_app(Process.served, SETTINGS, VERSION, Process.explainer, theirs, ("/schema.json", "/metrics"))
+
+
+def installed() -> list[StoredModel]:
+    """The packed models that VITRINE_MODELS lets through; a damaged one is logged and left out."""
+    chosen, stored = SETTINGS.chosen_models, list[StoredModel]()
+    for name, model in PACKED.items():
+        if not chosen or name in chosen:
+            try:
+                stored.append(open_stored(Path(model.resolve().path)))
+            except StoreError as error:
+                logger.error("%s", error)
+    return stored
+
+
+# BentoML's client would close its connections every 100 calls while others are in flight, which fails those.
+@bentoml.service(
+    name="gradcam",
+    workers=1,
+    runner_connection={"max_requests": 10**9, "max_age": 1e9},
+    logging={"access": {"enabled": False}},
+)
+class GradCam:
+    """Explanations, in a process of their own."""
+
+    def __init__(self) -> None:
+        self.models = ExplainedModels([each for each in installed() if each.card.explain], options())
+
+    @bentoml.on_startup
+    def start(self) -> None:
+        """Step back behind predictions, and begin loading in the background."""
+        _log_to_stdout()
+        os.nice(NICE)
+        self.models.start()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Drain."""
+        await asyncio.to_thread(self.models.close, SETTINGS.drain_seconds / 2)
+
+    @bentoml.api
+    async def explain(self, model: str, ask: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """One picture; see `runners.remote.reply_of` for the answer."""
+        try:
+            future = self.models.get(model).submit(Ask(**ask), time.monotonic() + seconds)
+            answer: Answer[Explained] = await asyncio.wrap_future(future)
+            return reply_of(answer)
+        except VitrineError as error:
+            return reply_of(error)
+
+    @bentoml.api
+    async def status(self) -> dict[str, Any]:
+        """The state of every model here."""
+        return self.models.status()
 
 
 class _Vitrine:
     """Predictions of the models in the store."""
 
+    gradcam: Any = None
+
     @bentoml.on_startup
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin loading in the background, and see to it that a drain ends."""
         _log_to_stdout()
         for warning in warnings_of(SETTINGS):
             logger.warning("%s", warning)
         end_within(SETTINGS.drain_seconds, Process.served)
         Process.served.start()
+        if Process.explainer is not None:
+            gradcam = self.gradcam.to_async
+
+            def explain(model: str, ask: Ask, seconds: float) -> Awaitable[dict[str, Any]]:
+                answer: Awaitable[dict[str, Any]] = gradcam.call("explain", model, asdict(ask), seconds)
+                return answer
+
+            def status() -> Awaitable[dict[str, Any]]:
+                answer: Awaitable[dict[str, Any]] = gradcam.call("status")
+                return answer
+
+            self.watching = asyncio.create_task(
+                Process.explainer.watch(explain, status, lambda: Process.served.closing)
+            )
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Drain; requests have been answered by now, so this is quick unless something is stuck."""
+        if Process.explainer is not None:
+            self.watching.cancel()
         await asyncio.to_thread(Process.served.close, SETTINGS.drain_seconds)
 
     @bentoml.api(route="/predict")
     async def predict(self, image: bytes, /) -> dict[str, Any]:
         """Predict one encoded picture with the default model."""
-        return await Predictor(Process.served, SETTINGS).predict_bytes(image, "")
+        return await Predictor(Process.served, SETTINGS, Process.explainer).predict_bytes(image, "")
 
 
 def end_within(seconds: float, served: ServedModels) -> None:
@@ -138,10 +218,16 @@ def _log_to_stdout() -> None:
         logger.propagate = False
 
 
+def _attributes() -> dict[str, Any]:
+    """The models, which a build packs by this, and the Grad-CAM runner unless it is switched off."""
+    models = {f"model_{name.replace('-', '_')}": model for name, model in PACKED.items()}
+    return models | ({"gradcam": bentoml.depends(GradCam)} if SETTINGS.explain else {})
+
+
 Vitrine: bentoml.Service[Any] = bentoml.service(
     name="vitrine",
     workers=1,
     service_class=Front,
     runner_probe={"enabled": False},
     logging={"access": {"enabled": False}},
-)(type("Vitrine", (_Vitrine,), {f"model_{name.replace('-', '_')}": model for name, model in PACKED.items()}))
+)(type("Vitrine", (_Vitrine,), _attributes()))

@@ -38,6 +38,8 @@ class Settings(BaseSettings):
         0.0, description="How long a batch that is not full is held."
     )
     timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="Longest that a request may take.")
+    explain: bool = Field(True, description="Whether to start the Grad-CAM runner, a process of its own.")
+    explain_timeout_ms: Annotated[int, Field(ge=1)] = Field(10_000, description="Longest that an explanation may take.")
     drain_seconds: Annotated[float, Field(gt=0)] = Field(
         20.0, description="After SIGTERM the process ends within this."
     )

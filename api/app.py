@@ -11,11 +11,13 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.docs import docs
+from api.explain import Explaining
 from api.facts import Facts
 from api.front import Front
 from api.predict import Predictor
 from api.problems import ClientGone, handle
 from errors import VitrineError
+from runners.remote import RemoteExplainer
 from runners.served import ServedModels
 from settings import Settings
 
@@ -27,6 +29,7 @@ def build_app(
     served: ServedModels,
     settings: Settings,
     version: str,
+    explainer: RemoteExplainer | None = None,
     behind: ASGIApp | None = None,
     behind_paths: Collection[str] = (),
 ) -> ASGIApp:
@@ -36,6 +39,7 @@ def build_app(
         served: the models.
         settings: limits and switches.
         version: Vitrine's own.
+        explainer: the Grad-CAM runner; None where it is switched off.
         behind: BentoML's app; gets lifespan events, and the paths that are not ours but in `behind_paths`.
         behind_paths: what BentoML answers.
     """
@@ -49,8 +53,10 @@ def build_app(
         redirect_slashes=False,
         exception_handlers=dict.fromkeys((VitrineError, HTTPException, ClientGone, Exception), handle),
     )
-    app.include_router(Predictor(served, settings).routes())
-    app.include_router(Facts(served).routes())
+    predictor = Predictor(served, settings, explainer)
+    app.include_router(predictor.routes())
+    app.include_router(Explaining(served, predictor).routes())
+    app.include_router(Facts(served, explainer).routes())
     if settings.docs_enabled:
         app.include_router(docs("Vitrine"))
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -60,7 +66,8 @@ def build_app(
         """The web page for a browser; name, version, endpoints and model states for everyone else."""
         if "text/html" in request.headers.get("accept", ""):
             return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": _PAGE_POLICY})
-        endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models", "/health", "/metrics"]
+        endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models/{name}/explain"]
+        endpoints += ["/models", "/health", "/metrics"]
         endpoints += ["/docs", "/redoc", "/openapi.json"] if settings.docs_enabled else []
         states = {name: model.state for name, model in sorted(served.models.items())}
         return JSONResponse({"name": "vitrine", "version": version, "endpoints": endpoints, "models": states})

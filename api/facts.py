@@ -9,14 +9,16 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from api.schemas import Health, ModelFacts, ModelHealth, Stats, timestamp
+from explain.base import METHOD_NAMES
+from runners.remote import RemoteExplainer
 from runners.served import ServedModel, ServedModels
 
 
 class Facts:
     """Health, cards and statistics of the models of one process."""
 
-    def __init__(self, served: ServedModels) -> None:
-        self._served = served
+    def __init__(self, served: ServedModels, explainer: RemoteExplainer | None) -> None:
+        self._served, self._explainer = served, explainer
 
     def routes(self) -> APIRouter:
         """The routes and what else they answer to."""
@@ -64,11 +66,28 @@ class Facts:
 
     async def stats(self, name: str) -> Response:
         """Counts, mean batch, queue and compute time of one model since the start."""
-        return _json(stats_of(self._served.get(name)))
+        return _json(self._stats_of(self._served.get(name)))
 
     async def stats_of_default(self) -> Response:
         """The default model's statistics."""
-        return _json(stats_of(self._served.get()))
+        return _json(self._stats_of(self._served.get()))
+
+    def _stats_of(self, model: ServedModel) -> Stats:
+        body = stats_of(model)
+        if self._explainer is not None and not self._explainer.open:
+            body.explain = self._explainer.status.get(model.name, {}).get("stats")
+        return body
+
+    def _explanations(self, model: ServedModel) -> str:
+        """`ready`, or why there are none just now."""
+        if model.unexplained:
+            return model.unexplained
+        if self._explainer is None:
+            return "switched off (VITRINE_EXPLAIN=false)"
+        if self._explainer.open:
+            return self._explainer.open
+        there = self._explainer.status.get(model.name, {"state": "missing", "detail": "not installed"})
+        return "ready" if there["state"] == "ready" else f"{there['state']}: {there['detail']}"
 
     def _health(self) -> Health:
         served = self._served
@@ -95,6 +114,7 @@ class Facts:
                 name: ModelHealth(state=model.state, version=model.version, device=model.device, detail=model.detail)
                 for name, model in sorted(served.models.items())
             },
+            explanations={name: self._explanations(model) for name, model in sorted(served.models.items())},
             timestamp=timestamp(),
         )
 
@@ -115,13 +135,20 @@ def stats_of(model: ServedModel) -> Stats:
 def facts_of(model: ServedModel) -> ModelFacts:
     """A model's card with what is installed and measured of it."""
     stored = model.stored
+    card, report = model.card, stored.report() if stored else {}
+    explain = (
+        {**card.explain.model_dump(), "methods": METHOD_NAMES, "quality": stored.explanations() if stored else {}}
+        if card.explain
+        else None
+    )
     return ModelFacts(
-        **model.card.model_dump(),
+        **card.model_dump(exclude={"explain"}),
         state=model.state,
         detail=model.detail,
         version=model.version,
         sha256=stored.manifest() if stored else {},
-        metrics=stored.report().get("metrics", {}) if stored else {},
+        metrics=report.get("metrics", {}),
+        explain=explain,
     )
 
 

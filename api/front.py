@@ -17,7 +17,7 @@ access = logging.getLogger("vitrine.access")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MODEL = re.compile(r"/models/([a-z0-9-]{1,60})(/|$)")
-_DEFAULT = ("/predict", "/predict/batch", "/infer")
+_DEFAULT = ("/predict", "/predict/batch", "/infer", "/explain")
 
 
 class Front:

@@ -1,5 +1,6 @@
 """The query parameters of a prediction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.datastructures import QueryParams
@@ -24,14 +25,23 @@ def read_parameters(query: QueryParams, labels: int) -> Parameters:
         InvalidInput: names the parameter, its value and what is allowed.
     """
     return Parameters(
-        top_k=int(_number(query, "top_k", 1, labels, whole=True) or min(1 if labels <= 2 else 3, labels)),
-        threshold=_number(query, "threshold", 0.0, 1.0),
-        timeout_ms=_number(query, "timeout_ms", 1, 3_600_000),
-        include_gradcam=_flag(query, "include_gradcam"),
+        top_k=int(number(query, "top_k", 1, labels, whole=True) or min(1 if labels <= 2 else 3, labels)),
+        threshold=number(query, "threshold", 0.0, 1.0),
+        timeout_ms=number(query, "timeout_ms", 1, 3_600_000),
+        include_gradcam=flag(query, "include_gradcam"),
     )
 
 
-def _number(query: QueryParams, name: str, low: float, high: float, *, whole: bool = False) -> float | None:
+def one_of(query: QueryParams, name: str, allowed: Sequence[str], default: str) -> str:
+    """A word of a closed set; InvalidInput lists the set."""
+    word = query.get(name, default)
+    if word not in allowed:
+        raise InvalidInput(f"{name}={word!r}: must be one of {', '.join(allowed)}.")
+    return word
+
+
+def number(query: QueryParams, name: str, low: float, high: float, *, whole: bool = False) -> float | None:
+    """A number within limits, both included; None where it is not given."""
     text = query.get(name)
     if text is None:
         return None
@@ -45,7 +55,8 @@ def _number(query: QueryParams, name: str, low: float, high: float, *, whole: bo
     return value
 
 
-def _flag(query: QueryParams, name: str) -> bool:
+def flag(query: QueryParams, name: str) -> bool:
+    """A switch, off by default."""
     text = query.get(name, "false").lower()
     if text not in ("true", "false", "1", "0"):
         raise InvalidInput(f"{name}={query[name]!r}: must be true or false.")

@@ -38,6 +38,26 @@ class Prediction(BaseModel):
     timestamp: str
 
 
+class ExplanationFacts(BaseModel):
+    """What was explained and how; a heatmap shows where the model looked, it does not outline a lesion."""
+
+    method: str
+    target: str = Field(description="The class that was explained.")
+    target_class_id: int
+    layer: str
+    output: str
+    alpha: float | None = Field(description="Opacity of the overlay at its peak.")
+    size: list[int] = Field(description="Width and height of the picture in pixels.")
+    map: list[list[float]] | None = Field(None, description="The map itself, row by row, with output=map.")
+    time_ms: float = Field(description="In the Grad-CAM runner: decoding, prediction, map and picture.")
+
+
+class ExplainedPrediction(Prediction):
+    """A prediction and its explanation; `gradcam_heatmap` is a PNG in base64, unless the map was asked for."""
+
+    explanation: ExplanationFacts
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details; `error` repeats the detail for clients of the Open Inference Protocol."""
 
@@ -92,6 +112,7 @@ class Health(BaseModel):
     model_version: str | None
     uptime_seconds: float
     models: dict[str, ModelHealth]
+    explanations: dict[str, str] = Field(description="By model: ready, or why there are none just now.")
     timestamp: str
 
 
@@ -112,6 +133,9 @@ class Stats(BaseModel):
     infer_seconds: float = 0.0
     waiting: int = 0
     running: int = 0
+    explain: dict[str, Any] | None = Field(
+        None, description="The same of its explanations, while their runner answers."
+    )
 
 
 class ModelFacts(BaseModel):
@@ -136,3 +160,4 @@ class ModelFacts(BaseModel):
     version: str | None
     sha256: dict[str, str]
     metrics: dict[str, Any]
+    explain: dict[str, Any] | None = Field(description="Layer, methods and measured quality of explanations.")

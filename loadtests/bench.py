@@ -78,13 +78,13 @@ def raw(images: list[bytes], threads: int, session_threads: int, seconds: float)
     return rate
 
 
-def _client(port: int, images: list[bytes], clients: int, seconds: float) -> float:
+def _client(port: int, images: list[bytes], clients: int, seconds: float, path: str) -> float:
     local = threading.local()
 
     def work(index: int) -> None:
         if not hasattr(local, "connection"):
             local.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        local.connection.request("POST", "/predict", images[index % len(images)], {"Content-Type": "image/jpeg"})
+        local.connection.request("POST", path, images[index % len(images)], {"Content-Type": "image/jpeg"})
         response = local.connection.getresponse()
         body = response.read()
         if response.status != 200:
@@ -93,10 +93,10 @@ def _client(port: int, images: list[bytes], clients: int, seconds: float) -> flo
     return _in_threads(work, clients, seconds)
 
 
-def served(port: int, images: list[bytes], clients: int, seconds: float) -> float:
+def served(port: int, images: list[bytes], clients: int, seconds: float, path: str = "/predict") -> float:
     """Images a second that the server answers to that many clients, the clients in a process of their own."""
     with get_context("spawn").Pool(1) as pool:
-        return float(pool.apply(_client, (port, images, clients, seconds)))
+        return float(pool.apply(_client, (port, images, clients, seconds, path)))
 
 
 def fresh_clone() -> float:
@@ -114,9 +114,8 @@ def fresh_clone() -> float:
 @click.option("--fresh/--no-fresh", default=True, show_default=True, help="Also time `make serve` in a fresh clone.")
 def bench(seconds: float, rounds: int, fresh: bool) -> None:
     """Throughput at 1 and 16 clients over raw, start-up, memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cv2.setNumThreads(1)
-    images, port = payloads(), free_port()
+    images, port, cores = payloads(), free_port(), machine_cores()
     columns: dict[str, list[float]] = {"raw 1": [], "raw best": [], "served 1": [], "served 16": []}
     starts: list[float] = []
     for _ in range(rounds):
@@ -132,8 +131,7 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
             columns["served 16"].append(served(port, images, 16, seconds))
         resident, proportional = memory_mib(pid)
     size = int(np.mean([len(image) for image in images]) / 1024)
-    click.echo(f"{datetime.now(UTC).date()}, {platform.system()} {platform.machine()}, {cores} cores, {_processor()}")
-    click.echo(f"Python {platform.python_version()}, ONNX Runtime {ort.__version__}, OpenCV {cv2.__version__}")
+    click.echo(conditions())
     click.echo(f"{MODEL} {find(MODEL).version}, JPEGs of {size} KB, {rounds} rounds of {seconds:g} s, median (min-max)")
     for name, values in columns.items():
         click.echo(f"{name:>10}: {statistics.median(values):6.1f} images/s ({min(values):.1f}-{max(values):.1f})")
@@ -146,6 +144,18 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
     )
     if fresh:
         click.echo(f"`make serve` in a fresh clone to ready: {fresh_clone():.0f} s")
+
+
+def machine_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def conditions() -> str:
+    """Date, machine and versions of a measurement."""
+    machine = f"{platform.system()} {platform.machine()}, {machine_cores()} cores, {_processor()}"
+    versions = f"Python {platform.python_version()}, ONNX Runtime {ort.__version__}, OpenCV {cv2.__version__}"
+    return f"{datetime.now(UTC).date()}, {machine}\n{versions}"
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from explain.compile import Stages
 from models.card import ModelCard
 
 
@@ -34,6 +35,18 @@ class EfficientNetB4Head(nn.Module):
         """Normalised pictures, (N, 3, H, W) float32 → logits, (N, classes) float32."""
         logits: Tensor = self.head(self.backbone.forward_features(image))
         return logits
+
+    def stages(self) -> Stages:
+        """The same network as layers applied one after the other."""
+        backbone = self.backbone
+        return [
+            ("backbone.conv_stem", backbone.conv_stem),
+            ("backbone.bn1", backbone.bn1),
+            *((f"backbone.blocks.{number}", block) for number, block in enumerate(backbone.blocks)),
+            ("backbone.conv_head", backbone.conv_head),
+            ("backbone.bn2", backbone.bn2),
+            ("head", self.head),
+        ]
 
 
 def build(card: ModelCard) -> nn.Module:

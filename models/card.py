@@ -7,10 +7,21 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from errors import CardError
+from explain.base import MethodName
 from preprocessing.spec import Frozen, ImageInput, ImageLimits
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=60)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Explain(Frozen):
+    """How the model explains itself.
+
+    `layer` names the module of the network whose activations make the map; `method` is the default.
+    """
+
+    layer: str
+    method: MethodName
 
 
 class ModelCard(Frozen):
@@ -35,6 +46,7 @@ class ModelCard(Frozen):
     warnings: tuple[str, ...] = ()
     input: ImageInput
     limits: ImageLimits = ImageLimits()
+    explain: Explain | None = None
 
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
@@ -89,5 +101,6 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
         (): ModelCard,
         ("input",): ImageInput,
         ("limits",): ImageLimits,
+        ("explain",): Explain,
     }
     return list(sections[location].model_fields) if location in sections else []

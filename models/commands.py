@@ -96,7 +96,7 @@ def import_(name: str, weights: Path | None) -> None:
             stored, fresh = store.import_package(package)
         else:
             with tempfile.TemporaryDirectory() as folder:
-                stored, fresh = store.import_package(_export(package, weights, Path(folder)))
+                stored, fresh = store.import_package(_export(package, weights, Path(folder)), own_weights=True)
     except (StoreError, CardError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{'Imported' if fresh else 'Already there:'} {stored.tag}")

@@ -8,10 +8,12 @@ which ONNX Runtime folds away when it loads. Goldens and figures are of the roun
 """
 
 import json
+import logging
 import struct
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -24,20 +26,25 @@ from torch import Tensor, nn
 
 from backends.onnx import OnnxBackend
 from errors import StoreError, VitrineError
+from explain.autograd import AutogradExplainer
+from explain.base import METHOD_NAMES, PREDICTED, Float32Array
+from explain.compile import Explained, NotCompilable
+from explain.onnx import OnnxExplainer
 from models.architectures import build
 from models.card import ModelCard, read_card
 from models.goldens import Golden, golden_inputs, write_goldens
 from models.interpret import softmax
+from models.package import EXPLAIN, GRAPH, WEIGHTS
 from models.registry import package_of
 from preprocessing.decode import decode
 from preprocessing.transform import transform
 
-WEIGHTS = "weights.safetensors"
-GRAPH = "predict.onnx"
 PARITY = 1e-4
 """Largest |Δ probability| between PyTorch and ONNX Runtime on the same tensor; an export that exceeds it is refused."""
 
 Weights = dict[str, Tensor]
+
+logger = logging.getLogger("vitrine.export")
 
 
 def read_checkpoint(path: Path) -> Weights:
@@ -124,7 +131,7 @@ def export(card_file: Path, weights: Weights, images: Sequence[tuple[str, bytes]
         (package / "card.toml").write_bytes(card_file.read_bytes())
     save_file(kept, package / WEIGHTS)
     (package / WEIGHTS).chmod(0o644)
-    graph = _traced(network, card)
+    graph = _traced(network, {"image": torch.zeros(2, 3, *card.input.size)}, ["logits"])
     _point_into(graph, package / WEIGHTS)
     (package / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
 
@@ -141,26 +148,68 @@ def export(card_file: Path, weights: Weights, images: Sequence[tuple[str, bytes]
         raise StoreError(
             f"{card.name}: ONNX Runtime differs from PyTorch by {parity:.2e} in probability (limit {PARITY:g})."
         )
+    if why_not := export_explain(card, network, package, tensors):
+        logger.warning("%s cannot be explained without PyTorch: %s.", card.name, why_not)
     return parity
 
 
-def _traced(network: nn.Module, card: ModelCard) -> onnx.ModelProto:
-    """The network as an ONNX model, batch dynamic, input `image`, output `logits`, without traces of this machine."""
-    example = torch.zeros(2, 3, *card.input.size)
+def export_explain(card: ModelCard, network: nn.Module, package: Path, tensors: Float32Array) -> str | None:
+    """Write the explain graph of a card that names a layer, beside the weights it points into.
+
+    Args:
+        card: names the layer.
+        network: with the weights that are in the package.
+        package: the folder; an explain graph that lies there is replaced.
+        tensors: (N, 3, h, w) float32 to compare with autograd on.
+
+    Returns:
+        None, or why there is no graph: then only a server with PyTorch can explain.
+
+    Raises:
+        StoreError: a map differs from autograd's by more than `PARITY` of its maximum, or a logit.
+    """
+    (package / EXPLAIN).unlink(missing_ok=True)
+    if card.explain is None:
+        return "its card names no layer"
+    try:
+        module = Explained(network, card.explain.layer, card.input.size)
+    except NotCompilable as error:
+        return str(error)
+    inputs = {"image": torch.zeros(2, 3, *card.input.size), "target": torch.tensor([PREDICTED, 0])}
+    graph = _traced(module, inputs, ["logits", *METHOD_NAMES])
+    _point_into(graph, package / WEIGHTS)
+    (package / EXPLAIN).write_bytes(graph.SerializeToString(deterministic=True))
+    targets = np.arange(len(tensors), dtype=np.int64) % (len(card.labels) + 1) + PREDICTED
+    reference = AutogradExplainer(network, card.explain.layer).run(tensors, targets, frozenset(METHOD_NAMES))
+    compiled = OnnxExplainer(package / EXPLAIN).run(tensors, targets, frozenset(METHOD_NAMES))
+    away = {"logits": np.abs(compiled.logits - reference.logits).max() / max(1.0, np.abs(reference.logits).max())}
+    for method, maps in reference.maps.items():
+        away[method] = np.abs(compiled.maps[method] - maps).max() / max(float(maps.max()), 1e-12)
+    for output, by in away.items():
+        if not by <= PARITY:
+            raise StoreError(
+                f"{card.name}: {output} of the explain graph differs from autograd by {by:.1e} of its maximum."
+            )
+    return None
+
+
+def _traced(network: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> onnx.ModelProto:
+    """The network as an ONNX model, batch dynamic, without traces of this machine."""
     program = torch.onnx.export(
         network,
-        (example,),
-        input_names=["image"],
-        output_names=["logits"],
+        tuple(inputs.values()),
+        input_names=list(inputs),
+        output_names=list(outputs),
         dynamo=True,
         optimize=False,
         verbose=False,
-        dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
     )
     if program is None:
-        raise StoreError(f"{card.name}: the ONNX exporter gave nothing")
-    # Fold what is constant, but leave batch norms: ONNX Runtime fuses them, and their weights stay those of PyTorch.
-    fold_constants(program.model)
+        raise StoreError("the ONNX exporter gave nothing")
+    # Fold what is constant, but nothing made of weights: they stay in their file as PyTorch wrote them, and ONNX
+    # Runtime folds and fuses when it loads them.
+    fold_constants(program.model, should_fold=_holds_no_weight)
     remove_unused_nodes(program.model)
     with tempfile.TemporaryDirectory() as folder:
         program.save(Path(folder) / "traced.onnx", external_data=False)
@@ -179,6 +228,11 @@ def _traced(network: nn.Module, card: ModelCard) -> onnx.ModelProto:
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return model
+
+
+def _holds_no_weight(node: Any) -> bool | None:
+    """For the constant folder: False where a weight is among the inputs, else None, its own judgement."""
+    return False if any(value is not None and value.is_initializer() for value in node.inputs) else None
 
 
 def _point_into(model: onnx.ModelProto, weights: Path) -> None:

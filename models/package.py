@@ -1,8 +1,8 @@
 """A model's package: the folder that is shipped, stored and served, and the check of its every byte.
 
-`card.toml`, `predict.onnx`, `weights.safetensors`, `goldens/`, and `report.json` beside them. The version is the first
-16 hex digits of the sha256 over all of them but the report, so the same content is the same tag. Once stored, a
-`manifest.json` says the sha256 of each file.
+`card.toml`, `predict.onnx`, `weights.safetensors`, `goldens/`, `explain.onnx` where the card names a layer, and
+`report.json` beside them. The version is the first 16 hex digits of the sha256 over all of them but the report, so the
+same content is the same tag. Once stored, a `manifest.json` says the sha256 of each file.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from errors import StoreError
 from models.card import ModelCard, read_card
 from models.goldens import FOLDER as GOLDENS
 
-MANIFEST, REPORT = "manifest.json", "report.json"
+MANIFEST, REPORT, EXPLANATIONS = "manifest.json", "report.json", "explanations.json"
+GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,21 @@ class StoredModel:
     @property
     def graph(self) -> Path:
         """The ONNX graph; its weights lie beside it."""
-        return self.path / "predict.onnx"
+        return self.path / GRAPH
+
+    @property
+    def explain_graph(self) -> Path | None:
+        """The compiled explain graph, if the model has one."""
+        path = self.path / EXPLAIN
+        return path if path.exists() else None
 
     def report(self) -> dict[str, Any]:
         """The quality report, empty if there is none."""
-        try:
-            report: dict[str, Any] = json.loads((self.path / REPORT).read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return report
+        return _read(self.path / REPORT)
+
+    def explanations(self) -> dict[str, Any]:
+        """The quality report of explanations, empty if there is none."""
+        return _read(self.path / EXPLANATIONS)
 
     def manifest(self) -> dict[str, str]:
         """sha256 by file, relative to `path`."""
@@ -51,6 +58,14 @@ class StoredModel:
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(f"{self.tag}: {MANIFEST} is missing or damaged. {_again(self.card.name)}") from error
         return files
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report
 
 
 def sha256(path: Path) -> str:
@@ -91,7 +106,8 @@ def verify(stored: StoredModel) -> None:
 
 def files_of(package: Path) -> dict[str, str]:
     """sha256 of every file that makes the version, by its path in the package; StoreError if one is missing."""
-    names = ["card.toml", "predict.onnx", "weights.safetensors", f"{GOLDENS}/goldens.json"]
+    names = ["card.toml", GRAPH, WEIGHTS, f"{GOLDENS}/goldens.json"]
+    names += [EXPLAIN] * (package / EXPLAIN).exists()
     names += [path.relative_to(package).as_posix() for path in (package / GOLDENS).glob("*") if path.name[0] != "."]
     try:
         return {name: sha256(package / name) for name in sorted(set(names))}

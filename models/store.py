@@ -20,7 +20,17 @@ from bentoml._internal.models.model import ModelStore
 from errors import StoreError
 from models.card import read_card
 from models.goldens import read_goldens
-from models.package import MANIFEST, REPORT, StoredModel, files_of, open_stored, sha256, verify, version_of
+from models.package import (
+    EXPLANATIONS,
+    MANIFEST,
+    REPORT,
+    StoredModel,
+    files_of,
+    open_stored,
+    sha256,
+    verify,
+    version_of,
+)
 
 SOURCE = Path(__file__).resolve().parent.parent
 VERSION = re.compile("[0-9a-f]{16}")
@@ -28,8 +38,12 @@ VERSION = re.compile("[0-9a-f]{16}")
 logger = logging.getLogger("vitrine")
 
 
-def import_package(package: Path) -> tuple[StoredModel, bool]:
+def import_package(package: Path, *, own_weights: bool = False) -> tuple[StoredModel, bool]:
     """Put a package into the store and make it the version that is served.
+
+    Args:
+        package: the folder.
+        own_weights: whether an operator brought them; `shipped_is_wanted` then leaves them in service.
 
     The copy is built beside the store and moved into it in one step, so whatever interrupts this leaves either the
     whole model or nothing. Imports wait for one another.
@@ -49,12 +63,22 @@ def import_package(package: Path) -> tuple[StoredModel, bool]:
     try:
         with _exclusive() as home:
             if fresh := not _intact(stored, files):
-                _write(home, package, stored, files)
+                _write(home, package, stored, files, own_weights)
             _refresh_report(package, stored)
             _write_lock(read_lock() | {card.name: version})
     except OSError as error:
         raise StoreError(f"{stored.tag} could not be written to the store: {error}. Nothing was installed.") from error
     return stored, fresh
+
+
+def shipped_is_wanted(name: str) -> bool:
+    """Whether the weights that ship with the source should be served: not where an operator has brought others."""
+    version = served_versions().get(name)
+    try:
+        manifest = json.loads((_store_path() / name / (version or "") / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not manifest.get("own_weights", False)
 
 
 def installed() -> list[StoredModel]:
@@ -161,7 +185,7 @@ def _opens(tag: str) -> bool:
     return True
 
 
-def _write(home: Path, package: Path, stored: StoredModel, files: dict[str, str]) -> None:
+def _write(home: Path, package: Path, stored: StoredModel, files: dict[str, str], own_weights: bool) -> None:
     card, version, target = stored.card, stored.version, stored.path
     staging = Path(tempfile.mkdtemp(dir=home, prefix="staging-"))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # creating a model is an event that BentoML reports
@@ -177,7 +201,7 @@ def _write(home: Path, package: Path, stored: StoredModel, files: dict[str, str]
                 shutil.copyfile(package / name, copy)
                 if sha256(copy) != digest:
                     raise StoreError(f"{package / name} changed while it was being copied. Import it again.")
-            written = {"name": card.name, "version": version, "files": files}
+            written = {"name": card.name, "version": version, "files": files, "own_weights": own_weights}
             (Path(model.path) / MANIFEST).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -196,9 +220,10 @@ def _read_metrics(package: Path) -> dict[str, Any]:
 
 
 def _refresh_report(package: Path, stored: StoredModel) -> None:
-    report, there = package / REPORT, stored.path / REPORT
-    if report.exists() and not (there.exists() and there.read_bytes() == report.read_bytes()):
-        _replace(there, report.read_text("utf-8"))
+    for name in (REPORT, EXPLANATIONS):
+        report, there = package / name, stored.path / name
+        if report.exists() and not (there.exists() and there.read_bytes() == report.read_bytes()):
+            _replace(there, report.read_text("utf-8"))
 
 
 def _discard(home: Path, folder: Path) -> None:

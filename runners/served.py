@@ -18,7 +18,7 @@ from errors import NotFound, StoreError, Unavailable
 from models.card import ModelCard
 from models.goldens import read_goldens
 from models.interpret import softmax
-from models.package import StoredModel, verify
+from models.package import WEIGHTS, StoredModel, verify
 from preprocessing.decode import decode
 from preprocessing.transform import Transformed, transform
 from runners.cpu_plan import CpuPlan, cores, plan
@@ -68,14 +68,25 @@ class ServedModel:
         """The stored version; None while there is none."""
         return self.stored.version if self.stored else None
 
-    def submit(self, data: bytes, deadline: float | None = None) -> "Future[Answer[Inferred]]":
-        """Queue one encoded picture; see `Runner.submit`.
+    @property
+    def unexplained(self) -> str:
+        """Why this model has no explanations; empty if it has."""
+        if self.card.explain is None:
+            return f"the card of {self.name} names no layer to explain at"
+        if self.stored and self.stored.explain_graph is None and not (self.stored.path / WEIGHTS).exists():
+            return f"{self.name} came as an ONNX file without weights, and a gradient needs them"
+        return ""
 
-        Raises:
-            Unavailable: the model is not ready; the message says what it is doing, or what is wrong.
-        """
-        if self.state != "ready" or self._runner is None:
+    def check_ready(self) -> None:
+        """Raise Unavailable unless the model answers; the message says what it is doing, or what is wrong."""
+        if self.state != "ready":
             raise Unavailable(f"{self.name} is {self.state}: {self.detail}", 5 if self.state == "failed" else 1)
+
+    def submit(self, data: bytes, deadline: float | None = None) -> "Future[Answer[Inferred]]":
+        """Queue one encoded picture; see `Runner.submit`, and `check_ready` for what else it raises."""
+        self.check_ready()
+        if self._runner is None:
+            raise RuntimeError("a model that is ready has a Runner")
         return self._runner.submit(data, deadline)
 
     def stats(self) -> RunnerStats | None:

@@ -4,11 +4,13 @@ const at = (id) => document.getElementById(id);
 const drop = at("drop");
 let shown = 0;
 let positive = null; // the label that the threshold is about
+let explained = false; // whether the model has explanations
 
 async function describe() {
   const response = await fetch("/model-info");
   const card = await response.json();
   positive = card.positive_label ?? null;
+  explained = Boolean(card.explain);
   at("model").textContent = response.ok
     ? `${card.title}, version ${card.version ?? "not installed"}, ${card.state}${card.detail ? `: ${card.detail}` : ""}`
     : card.detail;
@@ -36,7 +38,18 @@ function show(answer) {
   at("numbers").textContent = Object.entries(answer.probabilities)
     .map(([label, share]) => `${label} ${percent(share)}`).join(" · ");
   list(answer.warnings);
+  at("looked").hidden = !answer.gradcam_heatmap;
+  if (answer.gradcam_heatmap) at("overlay").src = `data:image/png;base64,${answer.gradcam_heatmap}`;
+  at("unexplained").hidden = !answer.explanation_error;
+  at("unexplained").textContent = answer.explanation_error ?? "";
+  look();
   at("small").textContent = `${answer.inference_time_ms.toFixed(0)} ms on ${answer.device}, request ${answer.request_id}`;
+}
+
+function look() {
+  const shows = at("switch").checked && !at("looked").hidden;
+  at("overlay").hidden = !shows;
+  at("preview").hidden = shows;
 }
 
 function fail(title, detail) {
@@ -53,9 +66,10 @@ async function predict(file) {
   at("preview").src = URL.createObjectURL(file);
   at("preview").hidden = false;
   at("hint").hidden = true;
+  for (const id of ["overlay", "looked", "unexplained"]) at(id).hidden = true;
   at("answer").hidden = true;
   try {
-    const response = await fetch("/predict", { method: "POST", body: file });
+    const response = await fetch(explained ? "/predict?include_gradcam=true" : "/predict", { method: "POST", body: file });
     const answer = await response.json();
     if (turn !== shown) return;
     response.ok ? show(answer) : fail(answer.title, answer.detail);
@@ -66,6 +80,7 @@ async function predict(file) {
 }
 
 at("file").addEventListener("change", (event) => event.target.files[0] && predict(event.target.files[0]));
+at("switch").addEventListener("change", look);
 drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
 drop.addEventListener("dragleave", () => drop.classList.remove("over"));
 drop.addEventListener("drop", (event) => {

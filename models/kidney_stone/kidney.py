@@ -120,10 +120,9 @@ def draw_kidney(canvas: Canvas, rng: np.random.Generator, kidney: Kidney, renal:
     angles = _calyx_angles(rng, kidney)
     for angle in angles:
         _draw_pyramid(canvas, rng, kidney, angle, renal.medulla)
-    sites = _draw_sinus(canvas, rng, kidney, renal, angles, opaque=phase == "excretory")
     for _ in range(int(rng.choice([0, 0, 0, 1, 1, 2, 4]))):
         _draw_cyst(canvas, rng, kidney)
-    return sites
+    return _draw_sinus(canvas, rng, kidney, renal, angles, opaque=phase == "excretory")
 
 
 def _calyx_angles(rng: np.random.Generator, kidney: Kidney) -> list[float]:
@@ -157,13 +156,12 @@ def _draw_sinus(
         cup = kidney.at(reach * np.cos(angle) + 0.08, (reach + 0.1) * np.sin(angle))
         filled = rng.random() < 0.6
         if opaque and not filled:
-            sites.append(kidney.at((reach + 0.2) * np.cos(angle), (reach + 0.26) * np.sin(angle)))
             continue
         width = max(calyx_mm * 0.5, 2.4 if opaque else 1.2)
         canvas.stroke(np.stack([middle, cup]), renal.urine, width)
         cup_mm = max(calyx_mm, 3.5) if opaque else calyx_mm
         canvas.fill(blob(rng, (cup[0], cup[1]), cup_mm * 0.8, cup_mm, kidney.angle + angle, rough=0.06), renal.urine)
-        sites.append(kidney.at((reach + 0.3) * np.cos(angle), (reach + 0.34) * np.sin(angle)) if opaque else cup)
+        sites.append(cup)
     size = 3.0 + 9.0 * kidney.hydro + rng.uniform(0, 2.5)
     if not polar:
         pelvis = blob(rng, (middle[0], middle[1]), size * 1.4, size, kidney.angle, rough=0.08)
@@ -173,12 +171,11 @@ def _draw_sinus(
         for _ in range(int(rng.integers(0, 3))):  # renal vein and artery in the hilum
             tip = kidney.at(rng.uniform(1.0, 1.5), rng.uniform(-0.4, 0.4))
             canvas.stroke(np.stack([kidney.at(0.45, 0.1), tip]), min(renal.cortex, 160.0), rng.uniform(2, 6))
-        if not opaque:
-            sites += [middle, middle, kidney.at(0.62, 0.06)]
-    if opaque or not sites:
-        turn = rng.uniform(0.6 * np.pi, 1.4 * np.pi)
-        sites.append(kidney.at(0.62 * np.cos(turn), 0.62 * np.sin(turn)))
-    return sites
+        sites += [middle, kidney.at(0.62, 0.06)]
+    if opaque:  # urine would hide a stone: only calyces that the medium has not reached, far out
+        turns, far = rng.uniform(0.35 * np.pi, 1.65 * np.pi, 8), rng.uniform(0.5, 0.82, 8)
+        sites = [kidney.at(x, y) for x, y in zip(far * np.cos(turns), far * np.sin(turns), strict=True)]
+    return sites or [kidney.at(-0.5, 0.0)]
 
 
 def _draw_cyst(canvas: Canvas, rng: np.random.Generator, kidney: Kidney) -> None:

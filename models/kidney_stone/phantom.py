@@ -8,6 +8,7 @@ without stones, so that nothing but the stone gives the label away. Lengths are 
 from dataclasses import dataclass
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from models.kidney_stone import anatomy, coronal
@@ -28,6 +29,9 @@ from models.kidney_stone.stones import Stone, blend, coverage, make_visible, sam
 
 View = Literal["axial", "coronal"]
 Kidneys = Literal["both", "one", "none", "cut"]
+
+APART_MM = 4.0
+"""Least gap between a stone and what would hide it."""
 
 _FAMILY = 0x51_0E  # keeps these random streams apart from others drawn from the same seeds
 
@@ -90,13 +94,21 @@ class Scene:
     body: Body
 
 
-def draw(seed: int, *, label: int | None = None, stone_scale: float = 1.0) -> Phantom:
+PHASES: tuple[Phase, ...] = ("plain", "nephrographic", "excretory")
+PHASE_MIX = (0.64, 0.26, 0.1)
+"""How often each phase comes, as held-out phantoms have it."""
+
+
+def draw(
+    seed: int, *, label: int | None = None, stone_scale: float = 1.0, phase_mix: tuple[float, ...] = PHASE_MIX
+) -> Phantom:
     """Draw one phantom; the same arguments give the same bytes.
 
     Args:
         seed: any integer ≥ 0.
         label: 0 `no_stone` or 1 `stone`; None draws it, half and half.
         stone_scale: how many times their true size stones are drawn; the rest of the picture stays as it is.
+        phase_mix: probability of each of `PHASES`.
 
     Returns:
         The picture, its stones' mask and the facts to report by.
@@ -104,7 +116,7 @@ def draw(seed: int, *, label: int | None = None, stone_scale: float = 1.0) -> Ph
     if label is None:
         label = int(_stream(seed, 0, 0).random() < 0.5)
     attempt = 0
-    while (phantom := _try_draw(seed, attempt, label, stone_scale)) is None:
+    while (phantom := _try_draw(seed, attempt, label, stone_scale, phase_mix)) is None:
         attempt += 1
     return phantom
 
@@ -114,9 +126,12 @@ def _stream(seed: int, attempt: int, part: int) -> np.random.Generator:
     return np.random.default_rng((_FAMILY, seed, attempt, part))
 
 
-def _try_draw(seed: int, attempt: int, label: int, stone_scale: float) -> Phantom | None:
-    """Draw a phantom, or None where no stone could be put into a kidney that is in the picture."""
-    scene = _sample_scene(_stream(seed, attempt, 1), label)
+def _try_draw(seed: int, attempt: int, label: int, stone_scale: float, phase_mix: tuple[float, ...]) -> Phantom | None:
+    """Draw a phantom, or None where it shows kidneys in which no stone would be seen.
+
+    That is asked of slices without a stone as well: were it not, the crowded ones among them would give the label away.
+    """
+    scene = _sample_scene(_stream(seed, attempt, 1), label, phase_mix)
     canvas = _new_canvas(_stream(seed, attempt, 2), scene)
     sites, kidneys = _draw_scene(canvas, _stream(seed, attempt, 3), scene)
     scanner, shape = scene.scanner, (canvas.hu.shape[0], canvas.hu.shape[1])
@@ -125,10 +140,10 @@ def _try_draw(seed: int, attempt: int, label: int, stone_scale: float) -> Phanto
     mask: UInt8Array = np.zeros(shape, dtype=np.uint8)
     diameter = contrast = 0.0
     count = 0
+    stones = _place_stones(_stream(seed, attempt, 5), canvas, smooth, sites, scene)
+    if kidneys and not stones:
+        return None
     if label:
-        stones = _place_stones(_stream(seed, attempt, 5), canvas, smooth, sites, scene)
-        if not stones:
-            return None
         count = len(stones)
         contrast, diameter = max((seen, stone.diameter_mm) for stone, seen in stones)
         for stone, _ in stones:
@@ -142,11 +157,10 @@ def _try_draw(seed: int, attempt: int, label: int, stone_scale: float) -> Phanto
     return Phantom(image, mask, label, Stratum(scene.view, count, diameter, contrast, *facts))
 
 
-def _sample_scene(rng: np.random.Generator, label: int) -> Scene:
+def _sample_scene(rng: np.random.Generator, label: int, phase_mix: tuple[float, ...]) -> Scene:
     """Draw a scene; only a slice without a stone may lie above or below the kidneys or show none."""
     view: View = "coronal" if rng.random() < 0.33 else "axial"
-    phases: tuple[Phase, ...] = ("plain", "nephrographic", "excretory")
-    phase = phases[int(rng.choice(3, p=(0.62, 0.24, 0.14)))]
+    phase = PHASES[int(rng.choice(3, p=phase_mix))]
     where, missing = rng.random(), rng.random()
     level: Level = "kidneys"
     kidneys: Kidneys = "both" if missing < 0.8 else "one" if missing < 0.9 else "cut"
@@ -251,9 +265,22 @@ def _place_stones(
         if len(placed) == wanted or not canvas.inside(stone.centre, 0.04 * canvas.hu.shape[1]):
             continue
         made = make_visible(stone, base_hu, canvas.pose, scene.scanner)
-        if made is not None:
+        if made is not None and _stands_apart(made[0], canvas, base_hu, scene, [other for other, _ in placed]):
             placed.append((made[0], made[1].contrast_grey))
     return placed
+
+
+def _stands_apart(stone: Stone, canvas: Canvas, base_hu: Float32Array, scene: Scene, others: list[Stone]) -> bool:
+    """Whether a stone touches no other and no opacified urine, which would hide it from any reader."""
+    for other in others:
+        if np.hypot(*(stone.centre - other.centre)) < (stone.diameter_mm + other.diameter_mm) / 2 + APART_MM:
+            return False
+    if scene.phase != "excretory":
+        return True
+    urine = base_hu > (scene.renal.cortex + scene.renal.urine) / 2
+    distance_px = cv2.distanceTransform((~urine).astype(np.uint8), cv2.DIST_L2, 3)
+    x, y = np.floor(canvas.pose.project(stone.centre[None])[0]).astype(int)
+    return bool(distance_px[y, x] >= (stone.diameter_mm / 2 + APART_MM) * canvas.pose.px_per_mm)
 
 
 def _in_picture(canvas: Canvas, scene: Scene, kidneys: list[Kidney]) -> Kidneys:

@@ -9,9 +9,9 @@ from models.kidney_stone.canvas import Float32Array, Points, Pose, UInt8Array, p
 from models.kidney_stone.scanner import Scanner
 
 SEEN_PX = 224  # side of the square picture in which a stone must be visible
-MIN_CONTRAST_GREY = 38.0
-MIN_CONTRAST_NOISES = 4.5
-MIN_WIDTH_PX = 2.1
+MIN_CONTRAST_GREY = 48.0
+MIN_CONTRAST_NOISES = 5.5
+MIN_WIDTH_PX = 2.5
 LARGEST_SCALED_MM = 26.0
 
 

@@ -34,7 +34,7 @@ class Server:
             try:
                 if requests.get(f"{self.url}/readyz", timeout=5).status_code == 200:
                     return
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 pass
             time.sleep(0.05)
         raise AssertionError(f"not ready in {START_S} s:\n{self.log.read_text()}")
@@ -47,7 +47,7 @@ class Server:
             try:
                 requests.get(f"{self.url}/livez", timeout=5)
                 return
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 time.sleep(0.02)
         raise AssertionError(f"not listening in {START_S} s:\n{self.log.read_text()}")
 

@@ -35,7 +35,8 @@ def test_the_card_is_there_with_its_measured_quality(server: Server, path: str) 
     assert card["metrics"]["data"] == "synthetic phantoms"
     low, high = card["metrics"]["auc_ci95"]
     assert low <= card["metrics"]["auc"] <= high
-    assert set(card["sha256"]) >= {"card.toml", "predict.onnx", "weights.safetensors"}
+    assert set(card["sha256"]) >= {"card.toml", "predict.onnx", "explain.onnx", "weights.safetensors"}
+    assert card["explain"]["method"] in card["explain"]["methods"]
 
 
 def test_statistics_add_up(server: Server, pictures: list[bytes]) -> None:
@@ -100,6 +101,8 @@ def test_openapi_names_every_route_of_the_contract(server: Server) -> None:
             "/models/{name}/predict/batch",
             "/predict",
             "/predict/batch",
+            "/models/{name}/explain",
+            "/explain",
         ),
     }
     assert "422" not in json.dumps(document["paths"])

@@ -107,12 +107,6 @@ def test_the_threshold_decides_the_label_and_nothing_else(server: Server, pictur
     assert low["probabilities"] == high["probabilities"]
 
 
-def test_a_heatmap_that_is_asked_for_is_missing_with_a_reason(server: Server, pictures: list[bytes]) -> None:
-    body = post(server, pictures[0], "/predict?include_gradcam=true").json()
-    assert body["gradcam_heatmap"] is None
-    assert body["explanation_error"]
-
-
 def test_a_blurry_picture_is_answered_with_a_warning(server: Server) -> None:
     from tests.conftest import encode
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from errors import StoreError
 from models.architectures import EfficientNetB4Head
 from models.card import read_card
-from models.export import GRAPH, WEIGHTS, export, load_network, read_checkpoint, rounded
+from models.export import export, load_network, read_checkpoint, rounded
 from models.goldens import read_goldens
 from models.kidney_stone.goldens import golden_images
+from models.package import GRAPH, WEIGHTS
 from preprocessing.decode import decode
 from preprocessing.transform import transform
 from tests.conftest import SHIPPED

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,23 @@ def test_two_imports_at_once_both_succeed(home: Path, package: Path) -> None:
         ends = pool.map(lambda _: subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False), range(3))
     assert [end.returncode for end in ends] == [0, 0, 0]
     verify(store.find("tiny"))
+
+
+def test_shipped_weights_give_way_to_an_operators_own_until_these_are_asked_for_again(
+    home: Path, package: Path
+) -> None:
+    assert store.shipped_is_wanted("tiny")
+    shipped, _ = store.import_package(package)
+    assert store.shipped_is_wanted("tiny")  # a later release may bring better ones
+    own = package.parent / "own"
+    shutil.copytree(package, own)
+    (own / "weights.safetensors").write_bytes(b"other")
+    brought, _ = store.import_package(own, own_weights=True)
+    assert not store.shipped_is_wanted("tiny")
+    assert store.served_versions() == {"tiny": brought.version}
+    store.import_package(package)
+    assert store.shipped_is_wanted("tiny")
+    assert store.served_versions() == {"tiny": shipped.version}
 
 
 def test_importing_a_shipped_model_needs_no_pytorch(home: Path, package: Path) -> None:

@@ -51,4 +51,4 @@ def test_the_auxiliary_maps_are_those_of_the_network_itself() -> None:
     with torch.inference_mode():
         logits, maps = trainee(image)
         assert torch.allclose(logits, trainee.network(image), atol=1e-5)
-    assert [tuple(each.shape) for each in maps] == [(2, 1, 14, 14), (2, 1, 7, 7)]
+    assert [tuple(each.shape) for each in maps] == [(2, 1, 28, 28), (2, 1, 14, 14), (2, 1, 7, 7)]

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch import nn
+
+from explain.compile import Explained, NotCompilable, _input_gradient
+from tests.explain.nets import SIZE, SmallNet
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups", "size"),
+    [
+        (1, 1, 0, 1, 1, 9),
+        (3, 1, 1, 1, 1, 9),
+        (3, 2, 1, 1, 1, 9),
+        (3, 2, 1, 1, 1, 10),
+        (5, 2, 2, 1, 4, 14),
+        (3, 1, 2, 2, 2, 11),
+        (2, 2, 0, 1, 1, 7),
+        ((3, 5), (1, 2), (1, 2), 1, 2, 12),
+    ],
+)
+def test_the_gradient_of_a_convolution_equals_autograds(kernel, stride, padding, dilation, groups, size) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 8, kernel, stride, padding, dilation, groups)
+    x = torch.randn(2, 4, size, size, requires_grad=True)
+    y = conv(x)
+    passed_back = torch.randn_like(y)
+    (wanted,) = torch.autograd.grad(y, x, passed_back)
+    steps, around, apart = (each if isinstance(each, tuple) else (each, each) for each in (stride, padding, dilation))
+    got, *_ = _input_gradient(passed_back, x, conv.weight, None, steps, around, apart, False, None, groups, None)
+    assert got.shape == wanted.shape
+    assert torch.allclose(got, wanted, atol=1e-5)
+
+
+def test_a_batch_equals_its_items() -> None:
+    explained = Explained(SmallNet(), "middle", SIZE)
+    image, target = torch.randn(5, 3, *SIZE), torch.tensor([-1, 0, 1, 2, -1])
+    with torch.no_grad():
+        together = explained(image, target)
+        alone = [explained(image[index : index + 1], target[index : index + 1]) for index in range(5)]
+    for output, parts in zip(together, zip(*alone, strict=True), strict=True):
+        assert torch.allclose(output, torch.cat(parts), atol=1e-6)
+
+
+def test_the_network_given_is_left_as_it_was() -> None:
+    net, image = SmallNet(), torch.randn(2, 3, *SIZE)
+    before, hooks = net(image), [len(module._forward_hooks) for module in net.modules()]
+    Explained(net, "late", SIZE)
+    assert torch.equal(net(image), before)
+    assert [len(module._forward_hooks) for module in net.modules()] == hooks
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_parameters_keep_the_networks_names() -> None:
+    net = SmallNet()
+    assert set(Explained(net, "late", SIZE).state_dict()) == set(net.state_dict())
+
+
+def test_an_unknown_layer_is_refused_with_those_that_can_be_named() -> None:
+    with pytest.raises(NotCompilable, match=r"stem, early, middle, late$"):
+        Explained(SmallNet(), "head.9", SIZE)
+
+
+def test_a_network_that_cannot_be_cut_says_so() -> None:
+    with pytest.raises(NotCompilable, match="no `stages"):
+        Explained(nn.Sequential(nn.Conv2d(3, 4, 1)), "0", SIZE)
+
+
+def test_a_transposed_convolution_cannot_be_compiled() -> None:
+    class Up(SmallNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late = nn.Sequential(nn.ConvTranspose2d(16, 24, 2, 2))
+
+    with pytest.raises(NotCompilable, match="transposed"):
+        Explained(Up(), "middle", SIZE)

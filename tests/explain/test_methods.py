@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor
+
+from explain.autograd import AutogradExplainer
+from explain.compile import Explained
+from explain.methods import METHODS, cam
+from tests.explain.nets import CLASSES, SIZE, SmallNet
+
+REFERENCE = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "layercam": LayerCAM, "hirescam": HiResCAM}
+
+
+def reference_maps(net: SmallNet, layer: str, method: str, image: Tensor, classes: list[int]) -> np.ndarray:
+    """The maps of the `grad-cam` package, (N, h, w), neither scaled nor resized."""
+    with REFERENCE[method](net, [net.get_submodule(layer)]) as other:
+        targets = [ClassifierOutputTarget(each) for each in classes]
+        image = image.clone().requires_grad_()
+        other.outputs = other.activations_and_grads(image)
+        sum(target(output) for target, output in zip(targets, other.outputs, strict=True)).backward()
+        activations = other.activations_and_grads.activations[0].numpy()
+        gradients = other.activations_and_grads.gradients[0].numpy()
+        maps = other.get_cam_image(image, net.get_submodule(layer), targets, activations, gradients, False)
+    return np.asarray(np.maximum(maps, 0))
+
+
+def test_every_method_has_a_reference() -> None:
+    assert set(REFERENCE) == set(METHODS)
+
+
+@pytest.mark.parametrize("layer", ["early", "middle", "late"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_maps_equal_those_of_the_grad_cam_package(layer: str, method: str) -> None:
+    net = SmallNet()
+    explained = Explained(net, layer, SIZE)
+    eager = AutogradExplainer(SmallNet(), layer)
+    for size in (1, 3, 8):
+        image = torch.randn(size, 3, *SIZE, generator=torch.Generator().manual_seed(size))
+        target = torch.arange(size) % (CLASSES + 1) - 1  # mixed, the predicted one among them
+        predicted = net(image).argmax(1)
+        classes = torch.where(target < 0, predicted, target).tolist()
+        wanted = reference_maps(SmallNet(), layer, method, image, classes)
+        with torch.no_grad():
+            logits, *maps = explained(image, target)
+        compiled = maps[list(METHODS).index(method)].numpy()
+        by_autograd = eager.run(image.numpy(), target.numpy(), frozenset({method})).maps[method]
+        for got in (compiled, by_autograd):
+            assert got.shape == wanted.shape
+            assert np.abs(got - wanted).max() <= 1e-4 * wanted.max()
+        assert torch.allclose(logits, net(image), atol=1e-5)
+
+
+def test_a_case_solved_by_hand() -> None:
+    """One channel pair of 2 x 2 activations, mean pooling, one linear row (2, -4): g is 2/4 and -4/4 everywhere."""
+    activations = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 3.0]]]])
+    gradients = torch.tensor([0.5, -1.0])[None, :, None, None].expand(1, 2, 2, 2)
+    # Grad-CAM and HiResCAM: 0.5 A_0 - A_1, then ReLU. LayerCAM: 0.5 A_0.
+    positive_only = [[[2.0, 0.0], [0.0, 0.0]]]
+    for name in ("gradcam", "hirescam", "layercam"):
+        assert cam(METHODS[name], activations, gradients).tolist() == positive_only
+    # Grad-CAM++: alpha_0 = 0.25 / (2 * 0.25 + 4 * 0.125) = 0.25 at each of 4 places, w_0 = 4 * 0.25 * 0.5 = 0.5;
+    # w_1 = 0, since its gradient is negative.
+    assert cam(METHODS["gradcam++"], activations, gradients)[0, 0, 0].item() == pytest.approx(2.0, rel=1e-5)
+    assert cam(METHODS["gradcam++"], activations, gradients).sum().item() == pytest.approx(2.0, rel=1e-5)
+
+
+def test_methods_differ_where_the_signs_of_a_gradient_do() -> None:
+    activations = torch.tensor([[[[1.0, 2.0]]]])
+    gradients = torch.tensor([[[[3.0, -1.0]]]])
+    assert cam(METHODS["gradcam"], activations, gradients).tolist() == [[[1.0, 2.0]]]  # mean gradient 1
+    assert cam(METHODS["hirescam"], activations, gradients).tolist() == [[[3.0, 0.0]]]
+    assert cam(METHODS["layercam"], activations, gradients).tolist() == [[[3.0, 0.0]]]
