@@ -4,11 +4,11 @@ ARGS ?=
 SERVE := .venv/.complete
 DEV := .venv-dev/.complete
 
-.PHONY: help serve test lint train report bench bench-explain explain-quality lock clean
+.PHONY: help serve test lint train demo-weights report bench bench-explain explain-quality lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(SERVE)  ## Install, import the shipped models and serve on http://127.0.0.1:3000
 	@exec .venv/bin/vitrine serve
@@ -23,6 +23,10 @@ lint: $(DEV)  ## Check style and types
 
 train: $(DEV)  ## Train kidney-stone from scratch, or go on where it was interrupted (hours on a CPU)
 	.venv-dev/bin/python -m models.kidney_stone.train $(ARGS)
+
+demo-weights: $(DEV)  ## Train a stand-in for cifar10 on procedural pictures and install it (minutes)
+	.venv-dev/bin/python -m models.cifar10.demo $(ARGS)
+	.venv-dev/bin/vitrine models import cifar10 --weights runs/cifar10-demo/best_model.pth --card runs/cifar10-demo/card.toml
 
 report: $(DEV)  ## Measure the shipped kidney-stone weights on held-out phantoms
 	.venv-dev/bin/python -m models.kidney_stone.report $(ARGS)

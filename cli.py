@@ -100,7 +100,7 @@ def _import_shipped() -> None:
 
     for name in registry.bundled():
         if registry.has_weights(name) and store.shipped_is_wanted(name):
-            before = store.served_versions().get(name)
+            before = dict(store.served_tags()).get(name)
             try:
                 stored, _ = store.import_package(registry.package_of(name))
             except VitrineError as error:

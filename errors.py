@@ -11,7 +11,8 @@
     ├── DeadlineExceeded        504  the caller's deadline passed              (runners)
     ├── InferenceFailed         500  the backend failed on this very item      (runners)
     ├── CardError                    a card.toml that cannot be read           (models.card)
-    └── StoreError                   a stored model missing, damaged, refused  (models.store)
+    ├── StoreError                   a stored model missing, damaged, refused  (models.store)
+    └── DeviceMissing                no such device, or no PyTorch for it      (backends.devices)
 
 Messages are written for the person who has to act on them: what was wrong, and what to do instead.
 """
@@ -71,3 +72,7 @@ class CardError(VitrineError):
 
 class StoreError(VitrineError):
     """A stored model is missing, damaged or was refused at import."""
+
+
+class DeviceMissing(VitrineError):
+    """The device that was asked for cannot be used here."""

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -23,11 +24,11 @@ from bentoml.models import BentoModel
 from starlette.types import ASGIApp
 
 from api.app import build_app
-from api.predict import Predictor
-from errors import CardError, StoreError, VitrineError
+from errors import CardError, DeadlineExceeded, StoreError, VitrineError
 from models import registry
+from models.card import ImageCard
 from models.package import StoredModel, open_stored
-from models.store import served_versions
+from models.store import served_tags
 from runners.explained import Ask, Explained, ExplainedModels
 from runners.remote import RemoteExplainer, reply_of
 from runners.runner import Answer
@@ -38,15 +39,15 @@ VERSION = "0.1.0"
 SETTINGS = load_settings()
 NICE = 10
 """How far explanations step back: a prediction that wants the same core gets nine tenths of it."""
-PACKED = {name: BentoModel(f"{name}:{version}") for name, version in served_versions().items()}
-"""The versions that are served; as attributes of the service class they are what a build packs."""
+PACKED = {tag: BentoModel(":".join(tag)) for tag in served_tags(SETTINGS.chosen_models)}
+"""The versions that are served, by name and version; as attributes of the service class they are what a build packs."""
 
 logger = logging.getLogger("vitrine")
 
 
 def load_served() -> ServedModels:
     """What this process serves: the packed models that VITRINE_MODELS lets through, and what could be installed."""
-    chosen = SETTINGS.chosen_models
+    chosen = [name for name, _ in SETTINGS.chosen_models]
     missing = {
         name: (card, registry.how_to_import(name))
         for name, card in registry.bundled().items()
@@ -57,7 +58,7 @@ def load_served() -> ServedModels:
 
 def options() -> RunnerOptions:
     """What the settings say of every Runner."""
-    return RunnerOptions(SETTINGS.queue_size, SETTINGS.max_batch, SETTINGS.linger_ms)
+    return RunnerOptions(SETTINGS.queue_size, SETTINGS.max_batch, SETTINGS.linger_ms, SETTINGS.device)
 
 
 class Process:
@@ -80,14 +81,13 @@ class Front(bentoml.Service[Any]):
 
 
 def installed() -> list[StoredModel]:
-    """The packed models that VITRINE_MODELS lets through; a damaged one is logged and left out."""
-    chosen, stored = SETTINGS.chosen_models, list[StoredModel]()
-    for name, model in PACKED.items():
-        if not chosen or name in chosen:
-            try:
-                stored.append(open_stored(Path(model.resolve().path)))
-            except StoreError as error:
-                logger.error("%s", error)
+    """The models that are served; a damaged one is logged and left out."""
+    stored = list[StoredModel]()
+    for model in PACKED.values():
+        try:
+            stored.append(open_stored(Path(model.resolve().path)))
+        except StoreError as error:
+            logger.error("%s", error)
     return stored
 
 
@@ -102,7 +102,10 @@ class GradCam:
     """Explanations, in a process of their own."""
 
     def __init__(self) -> None:
-        self.models = ExplainedModels([each for each in installed() if each.card.explain], options())
+        self.models = ExplainedModels(
+            [each for each in installed() if isinstance(each.card, ImageCard) and each.card.explain], options()
+        )
+        self.calls: dict[str, Future[Answer[Explained]]] = {}
 
     @bentoml.on_startup
     def start(self) -> None:
@@ -117,19 +120,53 @@ class GradCam:
         await asyncio.to_thread(self.models.close, SETTINGS.drain_seconds / 2)
 
     @bentoml.api
-    async def explain(self, model: str, ask: dict[str, Any], seconds: float) -> dict[str, Any]:
+    async def explain(self, model: str, ask: dict[str, Any], seconds: float, call: str) -> dict[str, Any]:
         """One picture; see `runners.remote.reply_of` for the answer."""
+        until = time.monotonic() + seconds
         try:
-            future = self.models.get(model).submit(Ask(**ask), time.monotonic() + seconds)
+            future = self.models.get(model).submit(Ask(**ask), until)
+            self.calls[call] = future
             answer: Answer[Explained] = await asyncio.wrap_future(future)
             return reply_of(answer)
+        except asyncio.CancelledError:
+            return reply_of(DeadlineExceeded("Nobody waits for this any more."))
         except VitrineError as error:
             return reply_of(error)
+        finally:
+            self.calls.pop(call, None)
+
+    @bentoml.api
+    async def cancel(self, call: str) -> None:
+        """Forget a call that nobody waits for."""
+        if call in self.calls:
+            self.calls[call].cancel()
 
     @bentoml.api
     async def status(self) -> dict[str, Any]:
         """The state of every model here."""
         return self.models.status()
+
+
+class GradCamProcess:
+    """Calls into the Grad-CAM process through BentoML's client."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def explain(self, model: str, ask: Ask, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
+        """See `runners.remote.Process`."""
+        answer: Awaitable[dict[str, Any]] = self._client.call("explain", model, asdict(ask), seconds, call)
+        return answer
+
+    def cancel(self, call: str) -> Awaitable[object]:
+        """See `runners.remote.Process`."""
+        done: Awaitable[object] = self._client.call("cancel", call)
+        return done
+
+    def status(self) -> Awaitable[dict[str, Any]]:
+        """See `runners.remote.Process`."""
+        states: Awaitable[dict[str, Any]] = self._client.call("status")
+        return states
 
 
 class _Vitrine:
@@ -146,19 +183,8 @@ class _Vitrine:
         end_within(SETTINGS.drain_seconds, Process.served)
         Process.served.start()
         if Process.explainer is not None:
-            gradcam = self.gradcam.to_async
-
-            def explain(model: str, ask: Ask, seconds: float) -> Awaitable[dict[str, Any]]:
-                answer: Awaitable[dict[str, Any]] = gradcam.call("explain", model, asdict(ask), seconds)
-                return answer
-
-            def status() -> Awaitable[dict[str, Any]]:
-                answer: Awaitable[dict[str, Any]] = gradcam.call("status")
-                return answer
-
-            self.watching = asyncio.create_task(
-                Process.explainer.watch(explain, status, lambda: Process.served.closing)
-            )
+            process = GradCamProcess(self.gradcam.to_async)
+            self.watching = asyncio.create_task(Process.explainer.watch(process, lambda: Process.served.closing))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -169,8 +195,8 @@ class _Vitrine:
 
     @bentoml.api(route="/predict")
     async def predict(self, image: bytes, /) -> dict[str, Any]:
-        """Predict one encoded picture with the default model."""
-        return await Predictor(Process.served, SETTINGS, Process.explainer).predict_bytes(image, "")
+        """Predict one encoded picture with the default model; here for the schema, since our own route answers it."""
+        raise NotImplementedError
 
 
 def end_within(seconds: float, served: ServedModels) -> None:
@@ -220,7 +246,7 @@ def _log_to_stdout() -> None:
 
 def _attributes() -> dict[str, Any]:
     """The models, which a build packs by this, and the Grad-CAM runner unless it is switched off."""
-    models = {f"model_{name.replace('-', '_')}": model for name, model in PACKED.items()}
+    models = {f"model_{name.replace('-', '_')}_{version}": model for (name, version), model in PACKED.items()}
     return models | ({"gradcam": bentoml.depends(GradCam)} if SETTINGS.explain else {})
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backends.devices import parse
 from errors import VitrineError
 
 PREFIX = "VITRINE_"
@@ -31,7 +32,12 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 3000
     default_model: str = "kidney-stone"
-    models: Annotated[str, NoDecode] = Field("", description="Comma-separated names to serve; empty: all installed.")
+    models: Annotated[str, NoDecode] = Field(
+        "", description="What to serve, NAME or NAME:VERSION by commas; empty: all that are installed."
+    )
+    device: Annotated[str, AfterValidator(parse)] = Field(
+        "auto", description="auto, cpu (ONNX Runtime), or by PyTorch cuda, cuda:1, …, mps, torch-cpu."
+    )
     queue_size: Annotated[int, Field(ge=1)] = Field(256, description="Items that may wait, a model.")
     max_batch: Annotated[int, Field(ge=1)] | None = Field(None, description="Items a run; empty: as the CPU plan says.")
     linger_ms: Annotated[float, Field(ge=0, le=1000)] = Field(
@@ -54,9 +60,10 @@ class Settings(BaseSettings):
         return self.profile == "development" if self.docs is None else self.docs
 
     @property
-    def chosen_models(self) -> frozenset[str]:
-        """Names to serve; empty means all that are installed."""
-        return frozenset(name.strip() for name in self.models.split(",") if name.strip())
+    def chosen_models(self) -> tuple[tuple[str, str], ...]:
+        """Name and beginning of a version (empty: the one in service) of what to serve; nothing means all."""
+        named = (each.strip().partition(":") for each in self.models.split(",") if each.strip())
+        return tuple((name, version) for name, _, version in named)
 
 
 @cache

@@ -11,7 +11,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.docs import docs
-from api.explain import Explaining
 from api.facts import Facts
 from api.front import Front
 from api.predict import Predictor
@@ -53,9 +52,7 @@ def build_app(
         redirect_slashes=False,
         exception_handlers=dict.fromkeys((VitrineError, HTTPException, ClientGone, Exception), handle),
     )
-    predictor = Predictor(served, settings, explainer)
-    app.include_router(predictor.routes())
-    app.include_router(Explaining(served, predictor).routes())
+    app.include_router(Predictor(served, settings, explainer).routes())
     app.include_router(Facts(served, explainer).routes())
     if settings.docs_enabled:
         app.include_router(docs("Vitrine"))

@@ -1,6 +1,7 @@
-"""Request → encoded pictures: the raw body, or the files of a form, as sent. `api.front` limits the bytes."""
+"""Request → what to predict: encoded pictures as a raw body or a form, rows as JSON. `api.front` limits the bytes."""
 
-from typing import NamedTuple
+import json
+from typing import Any, NamedTuple
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -8,7 +9,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from api.problems import ClientGone
-from errors import InvalidInput
+from errors import InvalidInput, TooLarge
 
 ONE, MANY = ("file", "image"), ("files", "file", "image")
 
@@ -43,11 +44,33 @@ async def read_many(request: Request, max_items: int) -> list[Upload]:
     return await _files(request, MANY, limit=max_items)
 
 
-async def _raw(request: Request) -> bytes:
+async def read_json(request: Request, max_bytes: int) -> Any:
+    """The JSON of a request, whatever content type it names; `api.rows` says what has to be in it.
+
+    Raises:
+        InvalidInput: a form, nothing, or no JSON.
+        TooLarge: more than `max_bytes`.
+    """
+    if _is_form(request):
+        raise InvalidInput("This model takes rows of numbers: send JSON, not a form with files.")
+    data = await _body(request)
+    if len(data) > max_bytes:
+        raise TooLarge(f"The body has {len(data):,} bytes; this model takes at most {max_bytes:,}.")
     try:
-        data = await request.body()
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"The body is not JSON ({error}).") from error
+
+
+async def _body(request: Request) -> bytes:
+    try:
+        return await request.body()
     except ClientDisconnect as error:
         raise ClientGone from error
+
+
+async def _raw(request: Request) -> bytes:
+    data = await _body(request)
     if not data:
         raise InvalidInput("The body is empty. Send the encoded picture as the body, or a form with one `file`.")
     if _media_type(request) == "application/json" and data.lstrip()[:1] in (b"{", b"["):

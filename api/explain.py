@@ -1,26 +1,28 @@
-"""The explain routes: a prediction and where the model looked, from one pass of the Grad-CAM runner."""
+"""Explanations: a prediction and where the model looked, from one pass of the Grad-CAM runner."""
 
 import base64
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from api.body import read_one
+from api.describe import QUERY, QueryRow
 from api.parameters import number, one_of, read_parameters
-from api.predict import ALPHA, ERRORS, FORM, QUERY, Predictor, body_of, prediction, race, timing_of
+from api.pictures import ALPHA, Pictures, prediction
+from api.race import race, timing_of
 from api.schemas import ExplainedPrediction, ExplanationFacts
 from errors import InvalidInput, NoExplanation
 from explain.base import METHOD_NAMES, PREDICTED
 from explain.overlay import OUTPUTS, Output
-from models.card import ModelCard
+from models.card import ImageCard
 from runners.explained import Ask, Explained
 from runners.runner import Answer
-from runners.served import ServedModel, ServedModels
+from runners.served import ServedModel
 
 FORMATS, SIZES = ("json", "png"), ("original", "input")
-_QUERY: list[tuple[str, dict[str, Any], str]] = [
+EXPLAIN_QUERY: list[QueryRow] = [
     ("format", {"type": "string", "enum": list(FORMATS)}, "json, or the picture itself."),
     (
         "output",
@@ -50,7 +52,7 @@ class Drawing(NamedTuple):
     at_input_size: bool
 
 
-def read_drawing(query: QueryParams, card: ModelCard) -> Drawing:
+def read_drawing(query: QueryParams, card: ImageCard) -> Drawing:
     """Read and check the query of an explanation.
 
     Raises:
@@ -76,71 +78,57 @@ def _target(text: str | None, labels: tuple[str, ...]) -> int:
         return PREDICTED
     if text in labels:
         return labels.index(text)
-    if text.isascii() and text.isdigit() and int(text) < len(labels):
-        return int(text)
+    indices = [str(index) for index in range(len(labels))]
+    if text in indices:
+        return indices.index(text)
     some = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
     raise InvalidInput(f"target={text!r}: must be a label ({some}) or its index, 0 to {len(labels) - 1}.")
 
 
-class Explaining:
-    """Explains with the models of one process."""
+async def explain_picture(pictures: Pictures, model: ServedModel, request: Request) -> Response:
+    """Answer with a prediction and where the model looked.
 
-    def __init__(self, served: ServedModels, predictor: Predictor) -> None:
-        self._served, self._predictor = served, predictor
-
-    def routes(self) -> APIRouter:
-        """The routes with and without a model's name."""
-        router = APIRouter(tags=["explain"], responses=ERRORS)
-        for path, endpoint in (("/models/{name}/explain", self.named), ("/explain", self.default)):
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=["POST"],
-                response_model=ExplainedPrediction,
-                openapi_extra=body_of(FORM, _QUERY, raw=True),
-                summary="Predict one picture and show where the model looked",
-            )
-        return router
-
-    async def named(self, request: Request, name: str) -> Response:
-        """A prediction and its heatmap: model attention, not a lesion's outline."""
-        return await self._explain(request, name)
-
-    async def default(self, request: Request) -> Response:
-        """A prediction and its heatmap with the default model."""
-        return await self._explain(request, None)
-
-    async def _explain(self, request: Request, name: str | None) -> Response:
-        model = self._served.get(name)
-        if model.unexplained:
-            raise NoExplanation(f"There is no explanation: {model.unexplained}.")
-        parameters = read_parameters(request.query_params, len(model.card.labels))
-        drawing = read_drawing(request.query_params, model.card)
-        deadline = self._predictor.deadline(parameters)
-        upload = await read_one(request)
-        ask = Ask(upload.data, drawing.target, drawing.method, drawing.output, drawing.alpha, drawing.at_input_size)
-        answer = await race(self._predictor.explain(model, ask, deadline), request, deadline)
-        headers = timing_of([answer])
-        if drawing.format == "png":
-            return Response(answer.value.picture, 200, headers, "image/png")
-        said = prediction(model, answer, parameters, request.state.request_id)
-        picture = answer.value.picture
-        said.gradcam_heatmap = base64.b64encode(picture).decode() if picture else None
-        body = ExplainedPrediction(
-            **said.model_dump(exclude={"explanation_error"}), explanation=facts_of(model, answer, drawing)
-        )
-        return Response(body.model_dump_json(exclude={"explanation_error"}), 200, headers, "application/json")
+    Raises:
+        NoExplanation: the model has none; the message says why.
+    """
+    card = model.card
+    if model.unexplained or not isinstance(card, ImageCard):
+        raise NoExplanation(f"There is no explanation: {model.unexplained}.")
+    parameters = read_parameters(request.query_params, card)
+    drawing = read_drawing(request.query_params, card)
+    deadline = pictures.deadline(parameters)
+    upload = await read_one(request)
+    ask = Ask(
+        upload.data,
+        drawing.target,
+        drawing.method,
+        drawing.output,
+        drawing.alpha,
+        drawing.at_input_size,
+        parameters.threshold,
+    )
+    answer = await race(pictures.explain(model, ask, deadline), request, deadline)
+    headers = timing_of([answer])
+    if drawing.format == "png":
+        return Response(answer.value.picture, 200, headers, "image/png")
+    said = prediction(model, card, answer, parameters, request.state.request_id)
+    picture = answer.value.picture
+    said.gradcam_heatmap = base64.b64encode(picture).decode() if picture else None
+    body = ExplainedPrediction(
+        **said.model_dump(exclude={"explanation_error"}), explanation=facts_of(card, answer, drawing)
+    )
+    return Response(body.model_dump_json(exclude={"explanation_error"}), 200, headers, "application/json")
 
 
-def facts_of(model: ServedModel, answer: Answer[Explained], drawing: Drawing) -> ExplanationFacts:
+def facts_of(card: ImageCard, answer: Answer[Explained], drawing: Drawing) -> ExplanationFacts:
     """What was explained, and how."""
     explained = answer.value
     rows = [[float(f"{value:.6g}") for value in row] for row in explained.map] if drawing.output == "map" else None
     return ExplanationFacts(
         method=drawing.method,
-        target=model.card.labels[explained.target],
+        target=card.labels[explained.target],
         target_class_id=explained.target,
-        layer=model.card.explain.layer if model.card.explain else "",
+        layer=card.explain.layer if card.explain else "",
         output=drawing.output,
         alpha=drawing.alpha if drawing.output == "overlay" else None,
         size=list(explained.size),

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from api.schemas import Health, ModelFacts, ModelHealth, Stats, timestamp
 from explain.base import METHOD_NAMES
+from models.card import ImageCard
 from runners.remote import RemoteExplainer
 from runners.served import ServedModel, ServedModels
 
@@ -30,8 +31,9 @@ class Facts:
             (self.stats_of_default, Stats, "health", ("/health/stats",)),
             (self.models, None, "models", ("/models",)),
             (self.model, ModelFacts, "models", ("/models/{name}",)),
+            (self.model, ModelFacts, "models", ("/models/{name}/versions/{version}",)),
             (self.default_model, ModelFacts, "models", ("/model-info", "/model/info", "/predict/info")),
-            (self.stats, Stats, "models", ("/models/{name}/stats",)),
+            (self.stats, Stats, "models", ("/models/{name}/stats", "/models/{name}/versions/{version}/stats")),
         )
         for endpoint, model, tag, paths in tables:
             for index, path in enumerate(paths):
@@ -56,17 +58,19 @@ class Facts:
         facts = [facts_of(model).model_dump() for _, model in sorted(self._served.models.items())]
         return JSONResponse({"default": self._served.default, "models": facts})
 
-    async def model(self, name: str) -> Response:
+    async def model(self, name: str, version: str | None = None) -> Response:
         """One model's card, version, files and measured quality."""
-        return _json(facts_of(self._served.get(name)))
+        facts = facts_of(self._served.get(name, version))
+        facts.versions = list(self._served.versions.get(name, ()))
+        return _json(facts)
 
     async def default_model(self) -> Response:
         """The default model's card."""
         return _json(facts_of(self._served.get()))
 
-    async def stats(self, name: str) -> Response:
+    async def stats(self, name: str, version: str | None = None) -> Response:
         """Counts, mean batch, queue and compute time of one model since the start."""
-        return _json(self._stats_of(self._served.get(name)))
+        return _json(self._stats_of(self._served.get(name, version)))
 
     async def stats_of_default(self) -> Response:
         """The default model's statistics."""
@@ -75,7 +79,7 @@ class Facts:
     def _stats_of(self, model: ServedModel) -> Stats:
         body = stats_of(model)
         if self._explainer is not None and not self._explainer.open:
-            body.explain = self._explainer.status.get(model.name, {}).get("stats")
+            body.explain = self._explainer.status.get(model.tag, {}).get("stats")
         return body
 
     def _explanations(self, model: ServedModel) -> str:
@@ -86,7 +90,7 @@ class Facts:
             return "switched off (VITRINE_EXPLAIN=false)"
         if self._explainer.open:
             return self._explainer.open
-        there = self._explainer.status.get(model.name, {"state": "missing", "detail": "not installed"})
+        there = self._explainer.status.get(model.tag, {"state": "missing", "detail": "not installed"})
         return "ready" if there["state"] == "ready" else f"{there['state']}: {there['detail']}"
 
     def _health(self) -> Health:
@@ -138,7 +142,7 @@ def facts_of(model: ServedModel) -> ModelFacts:
     card, report = model.card, stored.report() if stored else {}
     explain = (
         {**card.explain.model_dump(), "methods": METHOD_NAMES, "quality": stored.explanations() if stored else {}}
-        if card.explain
+        if isinstance(card, ImageCard) and card.explain
         else None
     )
     return ModelFacts(
@@ -148,6 +152,7 @@ def facts_of(model: ServedModel) -> ModelFacts:
         version=model.version,
         sha256=stored.manifest() if stored else {},
         metrics=report.get("metrics", {}),
+        parity=stored.parity() if stored else {},
         explain=explain,
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from starlette.datastructures import QueryParams
 
 from errors import InvalidInput
+from models.card import ModelCard, RowCard
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,16 @@ class Parameters:
     include_gradcam: bool
 
 
-def read_parameters(query: QueryParams, labels: int) -> Parameters:
-    """Read and check the query; unknown names are ignored.
+def read_parameters(query: QueryParams, card: ModelCard) -> Parameters:
+    """Read and check the query as the card allows; unknown names are ignored.
 
     Raises:
         InvalidInput: names the parameter, its value and what is allowed.
     """
+    labels, detector = len(card.labels), isinstance(card, RowCard) and card.task == "anomaly-detection"
     return Parameters(
         top_k=int(number(query, "top_k", 1, labels, whole=True) or min(1 if labels <= 2 else 3, labels)),
-        threshold=number(query, "threshold", 0.0, 1.0),
+        threshold=number(query, "threshold", 1e-9 if detector else 0.0, 1e9 if detector else 1.0),
         timeout_ms=number(query, "timeout_ms", 1, 3_600_000),
         include_gradcam=flag(query, "include_gradcam"),
     )
@@ -34,7 +36,7 @@ def read_parameters(query: QueryParams, labels: int) -> Parameters:
 
 def one_of(query: QueryParams, name: str, allowed: Sequence[str], default: str) -> str:
     """A word of a closed set; InvalidInput lists the set."""
-    word = query.get(name, default)
+    word = query.get(name, default).replace(" ", "+")  # what a URL makes of a plus that was not quoted
     if word not in allowed:
         raise InvalidInput(f"{name}={word!r}: must be one of {', '.join(allowed)}.")
     return word

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 def timestamp() -> str:
@@ -93,6 +93,60 @@ class BatchAnswer(BaseModel):
     predictions: list[BatchPrediction | BatchError]
 
 
+class RowPrediction(BaseModel):
+    """What a classifier of rows answers; `confidence` is the probability of the label given."""
+
+    model: str
+    version: str
+    prediction: str
+    predicted_class_id: int
+    confidence: float
+    probabilities: dict[str, float] = Field(description="By label, in label-index order.")
+    top: list[TopLabel]
+    threshold: float | None = None
+    warnings: list[str]
+    device: str
+    inference_time_ms: float
+    request_id: str
+    timestamp: str
+
+
+class AnomalyPrediction(BaseModel):
+    """What a detector answers; what identifies the row (`machine_id`, `timestamp`) is repeated as it was sent."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    version: str
+    is_anomaly: bool
+    anomaly_score: float = Field(description="Mean of the squared reconstruction errors.")
+    threshold: float
+    confidence: float = Field(description="min(|score - threshold| / threshold, 1)")
+    contributions: dict[str, float] = Field(description="The squared error of each feature, in scaled units.")
+    warnings: list[str]
+    device: str
+    inference_time_ms: float
+    request_id: str
+
+
+class RowError(BaseModel):
+    """One row of a batch that got no prediction."""
+
+    error: Problem
+
+
+class RowBatchAnswer(BaseModel):
+    """An answer a row, in the order sent; `errors` counts those that were wrong."""
+
+    model: str
+    version: str
+    batch_size: int
+    total_samples: int
+    errors: int
+    inference_time_ms: float
+    predictions: list[RowPrediction | AnomalyPrediction | RowError]
+
+
 class ModelHealth(BaseModel):
     """One model's state: missing, loading, checking, ready, failed or draining; and why."""
 
@@ -146,7 +200,7 @@ class ModelFacts(BaseModel):
     description: str
     task: str
     architecture: str
-    parameters: int
+    parameters: int | None
     labels: list[str]
     positive_label: str | None
     threshold: float | None
@@ -158,6 +212,8 @@ class ModelFacts(BaseModel):
     state: str
     detail: str
     version: str | None
+    versions: list[str] = Field([], description="Those served, the one that the name alone means first.")
     sha256: dict[str, str]
     metrics: dict[str, Any]
+    parity: dict[str, Any] = Field(description="What import measured of the served graph against its reference.")
     explain: dict[str, Any] | None = Field(description="Layer, methods and measured quality of explanations.")

@@ -41,7 +41,7 @@ class AutogradExplainer:
         def cut(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
             """Only what comes after the layer is differentiated."""
             seen.append(output.detach().requires_grad_())
-            return seen[0]
+            return seen[0].clone()  # what follows may write into its input
 
         with self._one_at_a_time, torch.enable_grad():
             hook = self._layer.register_forward_hook(cut)

@@ -23,7 +23,7 @@ from explain.overlay import heatmap, overlay
 if TYPE_CHECKING:
     from torch import nn
 
-    from models.card import ModelCard
+    from models.card import ImageCard
 
 TOLERANCE_PX = 15
 ALL = frozenset(METHOD_NAMES)
@@ -47,8 +47,8 @@ def quality_(name: str, count: int, curves_on: int, compare_on: int, plot_to: Pa
         import torch
 
         from models import registry
-        from models.card import read_card
-        from models.export import load_network, read_checkpoint
+        from models.card import read_image_card
+        from models.checkpoint import load_network, read_checkpoint
         from models.package import EXPLAIN, EXPLANATIONS, WEIGHTS
     except ImportError as error:
         raise click.ClickException(
@@ -57,7 +57,7 @@ def quality_(name: str, count: int, curves_on: int, compare_on: int, plot_to: Pa
     package = registry.package_of(name)
     if not (package / EXPLAIN).exists():
         raise click.ClickException(f"{name} has no explain graph in {package}.")
-    card = read_card(package / "card.toml")
+    card = read_image_card(package / "card.toml")
     if card.explain is None or card.positive_label is None:
         raise click.ClickException(f"{name}: its card names no layer, or no label to look for.")
     target = card.labels.index(card.positive_label)
@@ -70,7 +70,7 @@ def quality_(name: str, count: int, curves_on: int, compare_on: int, plot_to: Pa
     explainer = OnnxExplainer(package / EXPLAIN, torch.get_num_threads())
     heats = _heats(explainer, cases, target, "explain")
     figures = _figures(cases, heats, card.explain.method)
-    network = load_network(card, read_checkpoint(package / WEIGHTS))
+    network = load_network(card, read_checkpoint(package / WEIGHTS).weights)
     curves = _curves(network, cases[:curves_on], heats[card.explain.method][:curves_on], target)
     figures |= {f"{kind}_auc": round(quality.area(curve), 4) for kind, curve in curves.items()}
     figures["randomised"] = _randomised(card, network, cases[:compare_on], heats[card.explain.method], target)
@@ -165,7 +165,7 @@ def _curves(
 
 
 def _randomised(
-    card: "ModelCard", network: "nn.Module", cases: Sequence[quality.Case], heats: Float32Array, target: int
+    card: "ImageCard", network: "nn.Module", cases: Sequence[quality.Case], heats: Float32Array, target: int
 ) -> dict[str, Any]:
     """The parameter-randomisation check (Adebayo et al. 2018): with random weights, a map must change and miss."""
     import torch
@@ -240,7 +240,7 @@ def _plot(
     heats: Float32Array,
     figures: dict[str, Any],
     curves: dict[str, npt.NDArray[np.float64]],
-    card: "ModelCard",
+    card: "ImageCard",
     path: Path,
 ) -> None:
     """Pointing game beside its baselines, the curves, and six pictures with their heatmaps and true outlines."""

@@ -106,7 +106,7 @@ def _logits_and_maps(
     tail: nn.Module, names: list[str], activations: Tensor, target: Tensor, tensors: list[Tensor]
 ) -> tuple[Tensor, ...]:
     def score(acts: Tensor) -> tuple[Tensor, Tensor]:
-        logits = functional_call(tail, dict(zip(names, tensors, strict=True)), (acts,))
+        logits = functional_call(tail, dict(zip(names, tensors, strict=True)), (acts.clone(),))
         chosen = torch.where(target < 0, logits.argmax(1), target)
         # A sum over the batch: items do not mix, so the gradient of each is that of its own score.
         return (logits * F.one_hot(chosen, logits.shape[1]).to(logits.dtype)).sum(), logits

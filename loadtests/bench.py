@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from backends.onnx import OnnxBackend
 from loadtests.server import ROOT, bentoml_serve, free_port, memory_mib, running
+from models.card import read_image_card
 from models.kidney_stone.data import CALIBRATE
 from models.kidney_stone.phantom import draw
 from models.store import find
@@ -66,11 +67,12 @@ def _in_threads(work: Callable[[int], None], threads: int, seconds: float) -> fl
 def raw(images: list[bytes], threads: int, session_threads: int, seconds: float) -> float:
     """Images a second of the plain loop: `threads` loops over one session of `session_threads`."""
     stored = find(MODEL)
+    card = read_image_card(stored.path / "card.toml")
     backend = OnnxBackend(stored.graph, threads=session_threads)
 
     def work(index: int) -> None:
-        image = decode(images[index % len(images)], stored.card.limits)
-        backend.run(transform(image, stored.card.input).tensor[None])
+        image = decode(images[index % len(images)], card.limits)
+        backend.run(transform(image, card.input).tensor[None])
 
     work(0)
     rate = _in_threads(work, threads, seconds)

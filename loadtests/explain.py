@@ -25,8 +25,9 @@ from explain.base import Explainer, Float32Array
 from explain.onnx import OnnxExplainer
 from loadtests.bench import MODEL, conditions, payloads, served
 from loadtests.server import ROOT, bentoml_serve, free_port, running
-from models.card import Explain
-from models.export import export_explain, load_network, read_checkpoint
+from models.card import Explain, ImageCard, read_image_card
+from models.checkpoint import load_network, read_checkpoint
+from models.export import export_explain
 from models.package import WEIGHTS, StoredModel
 from models.store import find
 from preprocessing.decode import decode
@@ -38,10 +39,10 @@ LAST = "backbone.blocks.6"
 def graphs(stored: StoredModel, tensors: Float32Array, rounds: int) -> list[str]:
     """Lines: time of an explanation over that of a prediction, single-threaded, taking turns."""
     card = stored.card
-    if card.explain is None:
+    if not isinstance(card, ImageCard) or card.explain is None:
         raise click.ClickException(f"{stored.tag} has no explanations")
     torch.set_num_threads(1)
-    network = load_network(card, read_checkpoint(stored.path / WEIGHTS))
+    network = load_network(card, read_checkpoint(stored.path / WEIGHTS).weights)
     predict = OnnxBackend(stored.graph)
     method = frozenset({card.explain.method})
     lines = []
@@ -109,7 +110,8 @@ def bench(seconds: float, rounds: int, turns: int) -> None:
     """Explanations over predictions: the graph's time, the service's rate, the latency of predictions in a flood."""
     cv2.setNumThreads(1)
     images, port, stored = payloads(), free_port(), find(MODEL)
-    tensors = np.stack([transform(decode(data, stored.card.limits), stored.card.input).tensor for data in images])
+    card = read_image_card(stored.path / "card.toml")
+    tensors = np.stack([transform(decode(data, card.limits), card.input).tensor for data in images])
     lines = graphs(stored, tensors, turns)
     rates: dict[str, list[float]] = {"/predict": [], "/explain": []}
     alone, flooded = list[float](), list[float]()

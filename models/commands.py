@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from errors import CardError, StoreError
-from models import registry
-from models.goldens import golden_inputs
+from models import bring, registry
+from models.card import read_card
 from models.package import StoredModel
 from models.package import verify as verify_files
+from models.parity import Parity
 
 
 @click.group(name="models")
@@ -67,6 +68,11 @@ def show(name: str) -> None:
                 low_high = metrics.get(f"{key}_ci95")
                 quality.add_row(key, str(value), f"{low_high[0]} to {low_high[1]}" if low_high else "")
         _print(quality)
+    if parity := stored.parity():
+        gate = _table("Parity gate")
+        for key, value in parity.items():
+            gate.add_row(key, _plain(value))
+        _print(gate)
     files = _table(str(stored.path), "file", "bytes", "sha256")
     for name_, digest in stored.manifest().items():
         files.add_row(name_, f"{(stored.path / name_).stat().st_size:,}", digest[:16] + "…")
@@ -74,13 +80,28 @@ def show(name: str) -> None:
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
 
 
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
 @models.command(name="import")
 @click.argument("name")
-@click.option(
-    "--weights", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A .pth or .safetensors state_dict."
-)
-def import_(name: str, weights: Path | None) -> None:
-    """Install a bundled model, with the shipped weights or your own of the same architecture."""
+@click.option("--weights", type=FILE, help="Your checkpoint of the card's architecture, .pth or .safetensors.")
+@click.option("--card", "card_file", type=FILE, help="Your own card of that name, such as one without CLAHE.")
+@click.option("--onnx", "graph", type=FILE, help="Your graph as it is, for a card whose architecture is `onnx`.")
+@click.option("--timm", "timm_name", help="A model that timm fetches from its hub, likewise.")
+@click.option("--labels", type=FILE, help="Its labels in the order of the outputs, one a line or a JSON list.")
+def import_(
+    name: str,
+    weights: Path | None,
+    card_file: Path | None,
+    graph: Path | None,
+    timm_name: str | None,
+    labels: Path | None,
+) -> None:
+    """Install a bundled model: as it ships, or with your own weights or graph.
+
+    Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised.
+    """
     from models import store
 
     card = registry.bundled().get(name)
@@ -89,31 +110,62 @@ def import_(name: str, weights: Path | None) -> None:
     if isinstance(card, CardError):
         raise click.ClickException(str(card))
     package = registry.package_of(name)
-    if weights is None and not registry.has_weights(name):
+    own = [each for each in (weights, graph, timm_name) if each is not None]
+    if len(own) > 1:
+        raise click.ClickException("--weights, --onnx and --timm are three ways in: give one.")
+    if not own and not registry.has_weights(name):
         raise click.ClickException(f"{name} ships without weights. Bring yours: {registry.how_to_import(name)}")
+    if not own and (card_file or labels):
+        raise click.ClickException("--card and --labels go with your own weights or graph.")
     try:
-        if weights is None:
-            stored, fresh = store.import_package(package)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                stored, fresh = store.import_package(_export(package, weights, Path(folder)), own_weights=True)
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder)
+            if not own:
+                made = package
+            else:
+                found = _bring(package, made, card_file, weights, graph, timm_name, labels)
+                click.echo(
+                    f"Largest difference from {found.reference}: {found.largest_difference:.1e}, "
+                    f"{found.label_flips} of {found.inputs} labels another"
+                )
+            stored, fresh = store.import_package(made, own_weights=bool(own))
     except (StoreError, CardError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{'Imported' if fresh else 'Already there:'} {stored.tag}")
 
 
-def _export(package: Path, weights: Path, folder: Path) -> Path:
+def _bring(
+    package: Path,
+    made: Path,
+    card_file: Path | None,
+    weights: Path | None,
+    graph: Path | None,
+    timm_name: str | None,
+    labels: Path | None,
+) -> Parity:
+    """Make a package of what an operator brought."""
+    name, own_card = package.name.replace("_", "-"), card_file or package / "card.toml"
+    card = read_card(own_card)
+    if card.name != name:
+        raise CardError(f"{own_card}: the card's name is {card.name!r}, but {name!r} is to be imported")
+    if (weights is not None) == (card.architecture == "onnx"):
+        way = "--onnx FILE --labels FILE, or --timm NAME" if card.architecture == "onnx" else "--weights CHECKPOINT"
+        raise StoreError(f"{name} is {card.architecture}: bring {way}.")
+    click.echo("Comparing what would be served with its reference …")
     try:
-        from models.export import export, read_checkpoint
+        if weights is not None:
+            return bring.from_checkpoint(own_card, weights, package, made)
+        listed = bring.read_labels(labels) if labels else None
+        if graph is None:
+            return bring.from_timm(own_card.read_text("utf-8"), timm_name or "", listed, package, made, click.echo)
+        if listed is None:
+            raise StoreError("A graph does not know its labels: bring --labels FILE.")
+        return bring.from_onnx(own_card.read_text("utf-8"), graph, listed, package, made, click.echo)
     except ImportError as error:
-        raise click.ClickException(
-            f"Importing a checkpoint needs PyTorch ({error.name} is missing here). Use the environment of `make test`: "
-            f".venv-dev/bin/vitrine models import {package.name.replace('_', '-')} --weights {weights}"
+        raise StoreError(
+            f"This needs PyTorch ({error.name} is missing here). Use the environment of `make test`: "
+            f".venv-dev/bin/vitrine models import {name} …"
         ) from error
-    click.echo("Exporting to ONNX and comparing with PyTorch …")
-    parity = export(package / "card.toml", read_checkpoint(weights), golden_inputs(package), folder)
-    click.echo(f"Largest difference from PyTorch: {parity:.1e} in probability, one by one and as a batch")
-    return folder
 
 
 @models.command()
@@ -157,7 +209,7 @@ def _plain(value: object) -> str:
         return "\n".join(f"{key} = {part}" for key, part in value.items())
     if isinstance(value, tuple):
         return "\n".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _table(title: str, *columns: str) -> Table:

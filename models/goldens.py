@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from errors import StoreError
 
-FOLDER = "goldens"
+FOLDER, INDEX = "goldens", "goldens.json"
 TOLERANCE = 1e-3
-"""Largest |Δ probability| between a golden and its replay from encoded bytes on any machine and backend."""
+"""Largest |Δ| in probability (of a detector: in squared error) of a golden from its replay, on any machine."""
 
 
 class Golden(NamedTuple):
@@ -34,7 +34,7 @@ def write_goldens(package: Path, goldens: Sequence[Golden], reference: str) -> N
         (folder / golden.name).write_bytes(golden.data)
         rows.append({"file": golden.name, "logits": [float(np.float32(value)) for value in golden.logits]})
     written = {"reference": reference, "tolerance": TOLERANCE, "goldens": rows}
-    (folder / "goldens.json").write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+    (folder / INDEX).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 
 def golden_inputs(package: Path) -> list[tuple[str, bytes]]:
@@ -43,9 +43,11 @@ def golden_inputs(package: Path) -> list[tuple[str, bytes]]:
     Raises:
         StoreError: the folder has none.
     """
-    files = [path for path in sorted((package / FOLDER).glob("*")) if path.name[0] != "." and path.suffix != ".json"]
+    files = [path for path in sorted((package / FOLDER).glob("*")) if path.name[0] != "." and path.name != INDEX]
     if not files:
-        raise StoreError(f"{package / FOLDER}: there are no golden inputs. Put a few encoded pictures there first.")
+        raise StoreError(
+            f"{package / FOLDER}: there are no golden inputs. Put a few there, as a client would send them."
+        )
     return [(path.name, path.read_bytes()) for path in files]
 
 
@@ -57,7 +59,7 @@ def read_goldens(package: Path) -> tuple[tuple[Golden, ...], float]:
     """
     folder = package / FOLDER
     try:
-        written = json.loads((folder / "goldens.json").read_text("utf-8"))
+        written = json.loads((folder / INDEX).read_text("utf-8"))
         goldens = tuple(
             Golden(row["file"], (folder / row["file"]).read_bytes(), np.array(row["logits"], np.float32))
             for row in written["goldens"]

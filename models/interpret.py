@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.card import ModelCard
+from models.card import Card, ModelCard, RowCard
 
 FEW_LABELS = 20
 """Up to this many labels an answer holds every probability; beyond, only the `top_k`."""
@@ -33,6 +33,35 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Probabilities along the last axis, float64; shifted by the maximum, so that large logits do not overflow."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+
+
+def comparable(outputs: npt.NDArray[np.float32], card: Card) -> npt.NDArray[np.float64]:
+    """What parity is measured on, (…, K): probabilities; of a detector, the squared errors as they are."""
+    if isinstance(card, RowCard) and card.task == "anomaly-detection":
+        return outputs.astype(np.float64)
+    return softmax(outputs)
+
+
+class Anomaly(NamedTuple):
+    """What one row of squared errors says.
+
+    score: their mean, ≥ 0. confidence: how far the score is from the threshold, in thresholds, at most 1.
+    contributions: the squared error of each feature, in the card's order; they add up to score × features.
+    """
+
+    is_anomaly: bool
+    score: float
+    threshold: float
+    confidence: float
+    contributions: dict[str, float]
+
+
+def interpret_anomaly(errors: npt.NDArray[np.float32], card: RowCard, *, threshold: float | None = None) -> Anomaly:
+    """Read one row of squared errors, shape (features,) float32, as the card says; or by another threshold, > 0."""
+    limit = threshold or card.threshold or 0.0
+    score = float(errors.astype(np.float64).mean())
+    by_feature = {feature.name: float(error) for feature, error in zip(card.input.features, errors, strict=True)}
+    return Anomaly(score > limit, score, limit, min(abs(score - limit) / limit, 1.0), by_feature)
 
 
 def interpret(

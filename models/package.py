@@ -1,8 +1,8 @@
 """A model's package: the folder that is shipped, stored and served, and the check of its every byte.
 
-`card.toml`, `predict.onnx`, `weights.safetensors`, `goldens/`, `explain.onnx` where the card names a layer, and
-`report.json` beside them. The version is the first 16 hex digits of the sha256 over all of them but the report, so the
-same content is the same tag. Once stored, a `manifest.json` says the sha256 of each file.
+`card.toml`, `predict.onnx`, `weights.safetensors` (unless it came as a graph), `goldens/`, `explain.onnx` where the
+card names a layer, and the reports beside them. The version is the first 16 hex digits of the sha256 over all of them
+but the reports, so the same content is the same tag. Once stored, a `manifest.json` says the sha256 of each file.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from errors import StoreError
-from models.card import ModelCard, read_card
+from models.card import Card, read_card
 from models.goldens import FOLDER as GOLDENS
 
-MANIFEST, REPORT, EXPLANATIONS = "manifest.json", "report.json", "explanations.json"
+MANIFEST, REPORT, EXPLANATIONS, PARITY = "manifest.json", "report.json", "explanations.json", "parity.json"
 GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"
 
 
@@ -23,7 +23,7 @@ GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"
 class StoredModel:
     """One version of one model in the store."""
 
-    card: ModelCard
+    card: Card
     version: str
     path: Path
 
@@ -50,6 +50,10 @@ class StoredModel:
     def explanations(self) -> dict[str, Any]:
         """The quality report of explanations, empty if there is none."""
         return _read(self.path / EXPLANATIONS)
+
+    def parity(self) -> dict[str, Any]:
+        """What the parity gate measured at import, empty if nobody did."""
+        return _read(self.path / PARITY)
 
     def manifest(self) -> dict[str, str]:
         """sha256 by file, relative to `path`."""
@@ -106,8 +110,10 @@ def verify(stored: StoredModel) -> None:
 
 def files_of(package: Path) -> dict[str, str]:
     """sha256 of every file that makes the version, by its path in the package; StoreError if one is missing."""
-    names = ["card.toml", GRAPH, WEIGHTS, f"{GOLDENS}/goldens.json"]
+    names = ["card.toml", GRAPH, f"{GOLDENS}/goldens.json"]
     names += [EXPLAIN] * (package / EXPLAIN).exists()
+    came_as_graph = read_card(package / "card.toml").architecture == "onnx"
+    names += [WEIGHTS] * (not came_as_graph or (package / WEIGHTS).exists())
     names += [path.relative_to(package).as_posix() for path in (package / GOLDENS).glob("*") if path.name[0] != "."]
     try:
         return {name: sha256(package / name) for name in sorted(set(names))}

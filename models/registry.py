@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from errors import CardError
-from models.card import ModelCard, read_card
+from models.card import Card, read_card
+from models.package import GRAPH
 
 FOLDER = Path(__file__).resolve().parent
 
 
-def bundled(folder: Path = FOLDER) -> dict[str, ModelCard | CardError]:
+def bundled(folder: Path = FOLDER) -> dict[str, Card | CardError]:
     """Name → card of every bundled model; where a card is not valid, the error instead, and the others are as ever."""
-    found: dict[str, ModelCard | CardError] = {}
+    found: dict[str, Card | CardError] = {}
     for path in sorted(folder.glob("*/card.toml")):
         name = path.parent.name.replace("_", "-")
         try:
@@ -29,10 +30,13 @@ def package_of(name: str, folder: Path = FOLDER) -> Path:
 
 
 def has_weights(name: str, folder: Path = FOLDER) -> bool:
-    """Whether the model's weights ship with the source."""
-    return (package_of(name, folder) / "weights.safetensors").exists()
+    """Whether the model ships with the source, ready to be installed."""
+    return (package_of(name, folder) / GRAPH).exists()
 
 
 def how_to_import(name: str, folder: Path = FOLDER) -> str:
     """The command that installs a bundled model."""
-    return f"vitrine models import {name}" + ("" if has_weights(name, folder) else " --weights CHECKPOINT")
+    if has_weights(name, folder):
+        return f"vitrine models import {name}"
+    graph = read_card(package_of(name, folder) / "card.toml").architecture == "onnx"
+    return f"vitrine models import {name} " + ("--onnx GRAPH --labels LABELS" if graph else "--weights CHECKPOINT")

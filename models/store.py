@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from models.goldens import read_goldens
 from models.package import (
     EXPLANATIONS,
     MANIFEST,
+    PARITY,
     REPORT,
     StoredModel,
     files_of,
@@ -56,6 +57,8 @@ def import_package(package: Path, *, own_weights: bool = False) -> tuple[StoredM
         StoreError: a file of the package is missing, or the store cannot be written to.
     """
     card = read_card(package / "card.toml")
+    if not card.labels:
+        raise StoreError(f"{card.name}: the card has no labels yet; import the model with a file of them.")
     read_goldens(package)
     files = files_of(package)
     version = version_of(files)
@@ -73,7 +76,7 @@ def import_package(package: Path, *, own_weights: bool = False) -> tuple[StoredM
 
 def shipped_is_wanted(name: str) -> bool:
     """Whether the weights that ship with the source should be served: not where an operator has brought others."""
-    version = served_versions().get(name)
+    version = dict(served_tags()).get(name)
     try:
         manifest = json.loads((_store_path() / name / (version or "") / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError):
@@ -150,19 +153,50 @@ def read_lock() -> dict[str, str]:
     return lock if isinstance(lock, dict) else {}
 
 
-def served_versions(source: Path = SOURCE) -> dict[str, str]:
-    """Name → version of what a service whose code lies in `source` serves.
+def served_tags(chosen: Sequence[tuple[str, str]] = (), source: Path = SOURCE) -> list[tuple[str, str]]:
+    """Name and version of what a service whose code lies in `source` serves.
 
-    In a built Bento (the code is its `src` folder) exactly the models that it packed; else what the store's lock
-    names and the store still has. An unknown or unreadable tag would keep `bentoml serve` from starting.
+    In a built Bento (the code is its `src` folder) only what it packed; else what the store's lock names, or any
+    version in the store that is asked for. An unknown or unreadable tag would keep `bentoml serve` from starting, so
+    such are logged and left out.
+
+    Args:
+        chosen: name and beginning of a version (empty: the one in service) of what is wanted; nothing means all in
+            service. Of several versions of a model the first is the one that its name alone means.
+        source: the folder of the code.
     """
     description = source.parent / "bento.yaml"
     if source.name == "src" and description.exists():
         bento = yaml.safe_load(description.read_text("utf-8"))
-        packed = [model for part in (bento, *bento.get("services", ())) for model in part.get("models") or ()]
-        return {name: version for name, _, version in (str(model["tag"]).partition(":") for model in packed)}
-    locked = {name: version for name, version in read_lock().items() if (_store_path() / name / version).is_dir()}
-    return {name: version for name, version in locked.items() if _opens(f"{name}:{version}")}
+        listed = [model for part in (bento, *bento.get("services", ())) for model in part.get("models") or ()]
+        packed = list(dict.fromkeys(_split(str(model["tag"])) for model in listed))
+        default = dict(reversed(packed))
+        return _chosen(chosen, packed, default) if chosen else packed
+    there = [(path.parent.name, path.name) for path in _store_path().glob("*/*") if VERSION.fullmatch(path.name)]
+    locked = {name: version for name, version in read_lock().items() if (name, version) in there}
+    wanted = _chosen(chosen, there, locked) if chosen else list(locked.items())
+    return [(name, version) for name, version in wanted if _opens(f"{name}:{version}")]
+
+
+def _split(tag: str) -> tuple[str, str]:
+    name, _, version = tag.partition(":")
+    return name, version
+
+
+def _chosen(
+    chosen: Sequence[tuple[str, str]], there: Sequence[tuple[str, str]], default: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    found = []
+    for name, beginning in chosen:
+        wanted = beginning or default.get(name, "")
+        matching = [tag for tag in there if tag[0] == name and wanted and tag[1].startswith(wanted)]
+        if len(matching) == 1:
+            found += matching
+        elif beginning:
+            known = ", ".join(sorted(version for each, version in there if each == name)) or "none"
+            how = "means several versions" if matching else "is not there"
+            logger.error("VITRINE_MODELS: %s:%s %s. Versions there: %s.", name, beginning, how, known)
+    return list(dict.fromkeys(found))
 
 
 def _intact(stored: StoredModel, files: dict[str, str]) -> bool:
@@ -192,7 +226,8 @@ def _write(home: Path, package: Path, stored: StoredModel, files: dict[str, str]
     try:
         metrics = _read_metrics(package)
         labels = {"app": "vitrine", "task": card.task, "architecture": card.architecture}
-        facts = {"title": card.title, "parameters": card.parameters, "data": card.data, "sha256": files} | metrics
+        facts = {"title": card.title, "data": card.data, "sha256": files} | metrics
+        facts |= {"parameters": card.parameters} if card.parameters else {}
         tag = f"{card.name}:{version}"
         with bentoml.models.create(tag, labels=labels, metadata=facts, _model_store=ModelStore(staging)) as model:
             for name, digest in files.items():
@@ -220,7 +255,7 @@ def _read_metrics(package: Path) -> dict[str, Any]:
 
 
 def _refresh_report(package: Path, stored: StoredModel) -> None:
-    for name in (REPORT, EXPLANATIONS):
+    for name in (REPORT, EXPLANATIONS, PARITY):
         report, there = package / name, stored.path / name
         if report.exists() and not (there.exists() and there.read_bytes() == report.read_bytes()):
             _replace(there, report.read_text("utf-8"))

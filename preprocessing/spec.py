@@ -65,3 +65,89 @@ class ImageLimits(Frozen):
     min_side: Annotated[int, Field(ge=1)] = 8
     max_side: PositiveInt | None = None
     max_items: PositiveInt = 64
+
+
+class Log1p(Frozen):
+    """ln(1 + x)."""
+
+    kind: Literal["log1p"]
+
+
+class Clip(Frozen):
+    """The nearest value in [low, high]."""
+
+    kind: Literal["clip"]
+    low: float
+    high: float
+
+
+class Standardise(Frozen):
+    """(x - mean) / std."""
+
+    kind: Literal["standardise"]
+    mean: float
+    std: PositiveFloat
+
+
+Step = Annotated[Log1p | Clip | Standardise, Field(discriminator="kind")]
+Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+
+
+class Feature(Frozen):
+    """One number of a row: refused outside [low, high], then taken through `steps` in order."""
+
+    name: Key
+    unit: str = ""
+    description: str = ""
+    low: float
+    high: float
+    example: float
+    steps: tuple[Step, ...] = ()
+
+    @model_validator(mode="after")
+    def _range_holds(self) -> Self:
+        if not self.low <= self.example <= self.high:
+            raise ValueError(f"example {self.example:g} is not from low {self.low:g} to high {self.high:g}")
+        if self.low <= -1 and self.steps and self.steps[0].kind == "log1p":
+            raise ValueError(f"log1p wants values above -1, but low is {self.low:g}")
+        return self
+
+
+class Identifier(Frozen):
+    """What says which row this is; checked and repeated in the answer, never seen by the network.
+
+    `text` has 1 to `max_length` characters; a `past-time` is ISO 8601, UTC where it names no zone, not in the future.
+    """
+
+    name: Key
+    kind: Literal["text", "past-time"]
+    description: str = ""
+    max_length: PositiveInt = 50
+    example: str
+
+
+class RowInput(Frozen):
+    """How a row of named values becomes the model's tensor, in the order of `features`."""
+
+    kind: Literal["row"]
+    features: Annotated[tuple[Feature, ...], Field(min_length=1)]
+    identifiers: tuple[Identifier, ...] = ()
+
+    @property
+    def entries(self) -> tuple[Feature | Identifier, ...]:
+        """All that a row holds."""
+        return (*self.features, *self.identifiers)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [each.name for each in self.entries]
+        if len(set(names)) != len(names):
+            raise ValueError("features and identifiers: each name may stand only once")
+        return self
+
+
+class RowLimits(Frozen):
+    """What is refused before any work is spent on it."""
+
+    max_bytes: PositiveInt = 2 * 2**20
+    max_items: PositiveInt = 1000

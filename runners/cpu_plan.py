@@ -5,26 +5,35 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from models.card import ModelCard
+from models.card import Card, ImageCard
 
 
 @dataclass(frozen=True)
 class CpuPlan:
-    """lanes: threads that each carry an item all the way; threads: of a session's run; max_batch: items a run.
+    """lanes: threads that each carry an item all the way; threads: of a session's run; max_batch: items a run;
+    decoders: threads that decode the items of one batch side by side, 0 for the lane's own.
 
     One single-threaded run a core is what a convolutional net likes best on a CPU, and batches do not help it
-    (`make bench` prints the raw loop for comparison), so an image model gets a lane a core and batches of one.
+    (`make bench` prints the raw loop for comparison), so an image model gets a lane a core and batches of one. A
+    network of rows takes microseconds, most of them Python's: one lane, and all that waits in one run.
     """
 
     lanes: int
     threads: int
     max_batch: int
+    decoders: int = 0
 
 
-def plan(card: ModelCard, available: int, max_batch: int | None = None) -> CpuPlan:
-    """The plan of one model on `available` cores; `max_batch` overrides the default."""
-    default = {"image": 1}[card.input.kind]
-    return CpuPlan(lanes=max(1, available), threads=1, max_batch=max_batch or default)
+def plan(card: Card, available: int, max_batch: int | None = None, device: str = "cpu") -> CpuPlan:
+    """The plan of one model on `available` cores; `max_batch` overrides the default.
+
+    An accelerator wants large batches and one at a time: of two lanes one decodes, by a pool, while the other infers.
+    """
+    if device != "cpu":
+        return CpuPlan(lanes=2, threads=1, max_batch=max_batch or 32, decoders=max(1, available))
+    if isinstance(card, ImageCard):
+        return CpuPlan(lanes=max(1, available), threads=1, max_batch=max_batch or 1)
+    return CpuPlan(lanes=1, threads=1, max_batch=max_batch or 64)
 
 
 def cores(root: Path = Path("/")) -> int:

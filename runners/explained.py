@@ -2,8 +2,6 @@
 
 import dataclasses
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -15,21 +13,26 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from errors import NotFound, StoreError, Unavailable
+from errors import DeviceMissing, NoExplanation, NotFound, StoreError, Unavailable
 from explain.base import Explainer
 from explain.onnx import OnnxExplainer
 from explain.overlay import Output, grey, heatmap, overlay, png
+from models.card import ImageCard
 from models.goldens import read_goldens
-from models.interpret import softmax
+from models.interpret import interpret, softmax
 from models.package import StoredModel, verify
 from preprocessing.decode import decode
 from preprocessing.transform import resize, transform
+from runners.backend import device_of
 from runners.cpu_plan import cores, plan
 from runners.runner import Answer, Runner
 from runners.served import RunnerOptions, State
 from runners.stats import RunnerStats
 
 logger = logging.getLogger("vitrine.explain")
+
+DRAWN_PIXELS, DRAWN_SIDE = 16_000_000, 65_535
+"""What is drawn on at its own size; a PNG of noise of 50 megapixels takes 14 s and a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Ask:
         output: what to draw, or `map` for the numbers.
         alpha: opacity of an overlay, in [0, 1].
         at_input_size: draw at the card's input size, not at the upload's own.
+        threshold: instead of the card's, where it decides what is predicted.
     """
 
     data: bytes
@@ -51,6 +55,7 @@ class Ask:
     output: Output
     alpha: float
     at_input_size: bool
+    threshold: float | None = None
 
 
 class Explained(NamedTuple):
@@ -80,6 +85,8 @@ class ExplainedModel:
     """One model's explain graph and its Runner."""
 
     def __init__(self, stored: StoredModel) -> None:
+        if not isinstance(stored.card, ImageCard):
+            raise ValueError(f"{stored.tag} takes no pictures")
         self.card, self.stored = stored.card, stored
         self.state: State = "loading"
         self.detail = "waiting to be loaded"
@@ -107,7 +114,7 @@ class ExplainedModel:
             verify(self.stored)
             self.detail = "loading the explain graph"
             layout = plan(self.card, available, options.max_batch)
-            self._explainer, lanes = new_explainer(self.stored, layout.lanes)
+            self._explainer, lanes = new_explainer(self.stored, layout.lanes, options.device)
             self.state, self.detail = "checking", "replaying its goldens"
             self._replay(self._explainer)
             self._runner = Runner(
@@ -121,7 +128,7 @@ class ExplainedModel:
             self.state, self.detail = "ready", ""
             logger.info("%s explains on %s", self.stored.tag, self._explainer.device)
         except Exception as error:
-            said = isinstance(error, StoreError)
+            said = isinstance(error, StoreError | DeviceMissing)
             what = f"failed while {self.detail} ({type(error).__name__}); the server's log says more"
             self.state, self.detail = "failed", str(error) if said else what
             logger.error("%s: %s", self.stored.tag, self.detail, exc_info=not said)
@@ -138,6 +145,13 @@ class ExplainedModel:
 
     def _admit(self, ask: Ask) -> _Ready:
         image = decode(ask.data, self.card.limits)
+        height, width = image.shape[:2]
+        drawn_on = not ask.at_input_size and ask.output != "map"
+        if drawn_on and (height * width > DRAWN_PIXELS or max(height, width) > DRAWN_SIDE):
+            raise NoExplanation(
+                f"{width}×{height} pixels are too many to draw on (at most {DRAWN_PIXELS:,}, and "
+                f"{DRAWN_SIDE:,} on a side). Ask /explain for size=input."
+            )
         return _Ready(ask, image, *transform(image, self.card.input))
 
     def _run(self, items: Sequence[_Ready]) -> list[Explained]:
@@ -145,14 +159,27 @@ class ExplainedModel:
             raise RuntimeError("the explainer is not loaded")
         targets = np.array([item.ask.target for item in items], np.int64)
         methods = frozenset(item.ask.method for item in items)
-        logits, maps = self._explainer.run(np.stack([item.tensor for item in items]), targets, methods)
-        if not np.isfinite(logits).all() or not all(np.isfinite(each).all() for each in maps.values()):
+        batch = np.stack([item.tensor for item in items])
+        logits, maps = self._explainer.run(batch, targets, methods)
+        said = [self._target(item.ask, row) for item, row in zip(items, logits, strict=True)]
+        cams = [maps[item.ask.method][index] for index, item in enumerate(items)]
+        # The graph takes the most probable class; where a threshold decides otherwise, that one is explained instead.
+        others = [index for index, row in enumerate(logits) if targets[index] < 0 and said[index] != row.argmax()]
+        if others:
+            again = self._explainer.run(batch[others], np.array([said[index] for index in others]), methods)
+            for place, index in enumerate(others):
+                cams[index] = again.maps[items[index].ask.method][place]
+        if not np.isfinite(logits).all() or not all(np.isfinite(each).all() for each in cams):
             raise RuntimeError("the explainer gave values that are not finite")
-        return [self._finish(item, logits[index], maps[item.ask.method][index]) for index, item in enumerate(items)]
+        return [self._finish(*each) for each in zip(items, logits, said, cams, strict=True)]
 
-    def _finish(self, item: _Ready, logits: npt.NDArray[np.float32], cam: npt.NDArray[np.float32]) -> Explained:
+    def _target(self, ask: Ask, logits: npt.NDArray[np.float32]) -> int:
+        return interpret(logits, self.card, threshold=ask.threshold).class_id if ask.target < 0 else ask.target
+
+    def _finish(
+        self, item: _Ready, logits: npt.NDArray[np.float32], target: int, cam: npt.NDArray[np.float32]
+    ) -> Explained:
         ask = item.ask
-        target = int(logits.argmax()) if ask.target < 0 else ask.target
         image = resize(item.image, self.card.input) if ask.at_input_size else item.image
         height, width = image.shape[:2]
         picture = None
@@ -174,40 +201,29 @@ class ExplainedModel:
                 )
 
 
-def new_explainer(stored: StoredModel, lanes: int) -> tuple[Explainer, int]:
-    """The explainer of a model on the best device there is, and how many lanes may share it.
+def new_explainer(stored: StoredModel, lanes: int, wanted: str = "cpu") -> tuple[Explainer, int]:
+    """The explainer of a model, and how many lanes may share it.
 
-    PyTorch on CUDA or MPS where it is installed and finds one; else the compiled graph; else, where there is none,
-    PyTorch's autograd on the CPU.
+    PyTorch's autograd where the model runs on PyTorch (`wanted`: see `backends.devices.choose`); else the compiled
+    graph; else, where there is none, autograd on the CPU.
     """
-    accelerator = _accelerator()
-    if accelerator is None and stored.explain_graph is not None:
+    device = device_of(stored, wanted)
+    if device == "cpu" and stored.explain_graph is not None:
         return OnnxExplainer(stored.explain_graph), lanes
-    from explain.autograd import AutogradExplainer
-    from models.export import load_network, read_checkpoint
-
-    if stored.card.explain is None:
-        raise StoreError(f"{stored.tag}: its card names no layer to explain at.")
-    network = load_network(stored.card, read_checkpoint(stored.path / "weights.safetensors"))
-    if accelerator is None:
-        logger.warning("%s has no compiled explain graph: autograd explains it, at three times the price.", stored.tag)
-    return AutogradExplainer(network, stored.card.explain.layer, accelerator or "cpu"), 1
-
-
-def _accelerator() -> str | None:
-    """`cuda:0` or `mps` where PyTorch can use it; it is not even imported, for 600 MB, where no driver is."""
-    if sys.platform != "darwin" and not any(map(os.path.exists, _NVIDIA)):
-        return None
     try:
-        import torch
-    except ImportError:
-        return None
-    if torch.cuda.is_available():
-        return "cuda:0"
-    return "mps" if torch.backends.mps.is_available() else None
-
-
-_NVIDIA = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
+        from explain.autograd import AutogradExplainer
+        from models.checkpoint import load_network, read_checkpoint
+    except ImportError as error:
+        raise StoreError(
+            f"{stored.tag} has no compiled explain graph, and PyTorch, which could do without, is not installed: "
+            "install the `torch` extra."
+        ) from error
+    if not isinstance(stored.card, ImageCard) or stored.card.explain is None:
+        raise StoreError(f"{stored.tag}: its card names no layer to explain at.")
+    network = load_network(stored.card, read_checkpoint(stored.path / "weights.safetensors").weights)
+    if device == "cpu":
+        logger.warning("%s has no compiled explain graph: autograd explains it, at three times the price.", stored.tag)
+    return AutogradExplainer(network, stored.card.explain.layer, device.removeprefix("torch-")), 1
 
 
 class ExplainedModels:
@@ -215,28 +231,28 @@ class ExplainedModels:
 
     def __init__(self, stored: Iterable[StoredModel], options: RunnerOptions) -> None:
         self._options = options
-        self.models = {each.card.name: ExplainedModel(each) for each in stored}
+        self.models = {each.tag: ExplainedModel(each) for each in stored}
         self._loader = threading.Thread(target=self._load, name="load-explainers", daemon=True)
 
     def start(self) -> None:
         """Begin loading; returns at once."""
         self._loader.start()
 
-    def get(self, name: str) -> ExplainedModel:
-        """A model by name; NotFound if it is none of these."""
-        if name not in self.models:
-            raise NotFound(f"{name} has no explanations.")
-        return self.models[name]
+    def get(self, tag: str) -> ExplainedModel:
+        """A model by `name:version`; NotFound if it is none of these."""
+        if tag not in self.models:
+            raise NotFound(f"{tag} has no explanations.")
+        return self.models[tag]
 
     def status(self) -> dict[str, dict[str, object]]:
-        """By model: `state`, `detail` and, once it runs, `stats`."""
+        """By tag: `state`, `detail` and, once it runs, `stats`."""
         return {
-            name: {
+            tag: {
                 "state": model.state,
                 "detail": model.detail,
                 "stats": dataclasses.asdict(stats) if (stats := model.stats()) else None,
             }
-            for name, model in self.models.items()
+            for tag, model in self.models.items()
         }
 
     def close(self, timeout_s: float) -> bool:

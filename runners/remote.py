@@ -4,30 +4,48 @@ import asyncio
 import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import errors
-from errors import DeadlineExceeded, InferenceFailed, Unavailable, VitrineError
+from errors import DeadlineExceeded, InferenceFailed, QueueFull, Unavailable, VitrineError
 from runners.explained import Ask, Explained
 from runners.runner import Answer
 
 logger = logging.getLogger("vitrine.explain")
 
-T = TypeVar("T")
-Call = Callable[[str, Ask, float], Awaitable[dict[str, Any]]]
-"""(model, ask, seconds it may take) → what `reply_of` made of the answer."""
-
 BEAT_S, SILENCE_S = 0.5, 3.0
 """How often the process is asked for its state, and how long it may take to say it."""
 FAILURES = 3
-"""Calls in a row that may fail before no more are made until the process has answered for its state."""
+"""Calls in a row that may run out of their time, or lose the connection, before no more are made."""
+COOL_DOWN_S = 5.0
+"""After calls ran out of time in a row, one is tried again every so often."""
+IN_FLIGHT = 64
+"""Calls at once; BentoML's client has 100 connections and lets what is beyond them wait without a bound."""
+
+
+class Process(Protocol):
+    """The Grad-CAM process, as its calls."""
+
+    def explain(self, model: str, ask: Ask, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
+        """Explain one picture within `seconds`; what `reply_of` made of the answer. `call` names it for `cancel`."""
+        ...
+
+    def cancel(self, call: str) -> Awaitable[object]:
+        """Nobody waits for this call any more."""
+        ...
+
+    def status(self) -> Awaitable[dict[str, Any]]:
+        """The state of every model; see `ExplainedModels.status`."""
+        ...
 
 
 def reply_of(answer: "Answer[Explained] | VitrineError") -> dict[str, Any]:
     """What crosses between the processes: an answer, or the name and text of an error."""
     if isinstance(answer, VitrineError):
-        return {"error": type(answer).__name__, "detail": str(answer)}
+        retry_after = {"retry_after_s": answer.retry_after_s} if isinstance(answer, QueueFull | Unavailable) else {}
+        return {"error": type(answer).__name__, "detail": str(answer), **retry_after}
     return {"answer": answer._replace(value=answer.value._asdict())._asdict()}  # type: ignore[arg-type]
 
 
@@ -37,15 +55,18 @@ def answer_of(reply: dict[str, Any]) -> "Answer[Explained]":
         fields = dict(reply["answer"])
         return Answer(**{**fields, "value": Explained(**fields["value"])})
     kind = getattr(errors, str(reply.get("error")), InferenceFailed)
-    raise kind(str(reply.get("detail")))
+    rest = [reply["retry_after_s"]] if "retry_after_s" in reply else []
+    raise kind(str(reply.get("detail")), *rest)
 
 
 class RemoteExplainer:
     """Calls the Grad-CAM process so that nothing it does, or fails to do, reaches a prediction.
 
-    A call that fails is made once more. A call that takes longer than it may is given up. After `FAILURES` in a
-    row, or when the process falls silent, the circuit is open: calls are refused at once, those under way are given
-    up, and the process is asked for its state until it answers again.
+    A call whose connection breaks is made once more. A call that takes longer than it may is given up, here and there;
+    so is one whose client has gone. The circuit opens, and calls are refused at once, in two cases: the process falls
+    silent or its connections break, until it says its state again, and what is under way is given up too; or it says
+    its state, but several calls in a row ran out of the runner's own time while none succeeded, until a trial call
+    every `COOL_DOWN_S` comes back. A client's own short deadline counts for nothing.
 
     Args:
         timeout_ms: the longest that an explanation may take.
@@ -53,101 +74,133 @@ class RemoteExplainer:
 
     def __init__(self, timeout_ms: float) -> None:
         self._timeout_s = timeout_ms / 1000
-        self._call: Call | None = None
-        self._failures = 0
-        self._why_open = "it is starting"
-        self._opened: asyncio.Event | None = None
+        self._process: Process | None = None
+        self._gone, self._stuck = "it is starting", ""
+        self._trial_at = 0.0
+        self._broken = self._late = 0
+        self._answered_at = 0.0
+        self._under_way: set[asyncio.Task[dict[str, Any]]] = set()
+        self._cancelling: set[asyncio.Task[None]] = set()
         self.status: dict[str, Any] = {}
 
     @property
     def open(self) -> str:
         """Why no calls are made just now; empty while they are."""
-        return self._why_open
+        return self._gone or self._stuck
 
     async def explain(self, model: str, ask: Ask, deadline: float) -> "Answer[Explained]":
         """Explain one picture by a `time.monotonic()` deadline.
 
         Raises:
-            Unavailable: the process is not there, or silent.
+            Unavailable: the process is not there, silent or stuck.
+            QueueFull: `IN_FLIGHT` calls are under way, or the Runner there has its queue full.
             DeadlineExceeded: there was not enough time.
             VitrineError: whatever the Runner there says of this item.
         """
-        if self._why_open or self._call is None:
-            raise Unavailable(f"The Grad-CAM runner is not available: {self._why_open}. Predictions are.", 2)
-        now = time.monotonic()
-        ends = min(deadline, now + self._timeout_s)
+        self._admit()
+        started = time.monotonic()
+        ends = min(deadline, started + self._timeout_s)
         for attempt in (1, 2):
             try:
-                reply = await self._unless_opened(self._call(model, ask, ends - now), ends)
+                reply = await self._call(model, ask, ends)
             except TimeoutError as error:
-                self._failed("it does not answer in time")
                 if ends == deadline:
                     raise DeadlineExceeded(
                         "The explanation was not there before the deadline. Allow more time."
                     ) from error
+                self._ran_late(started)
                 raise Unavailable(
                     f"The Grad-CAM runner took more than {self._timeout_s:g} s. Retry later.", 2
                 ) from error
-            except VitrineError:
-                raise
+            except _GivenUp as error:
+                raise self._refusal() from error
             except Exception as error:
-                self._failed("its process is gone or restarting")
-                if attempt == 2 or self._why_open:
+                self._broken += 1
+                if self._broken >= FAILURES:
+                    self._lose("its process is gone or restarting")
+                if attempt == 2 or self._gone:
                     logger.warning("the Grad-CAM runner cannot be reached: %r", error)
                     raise Unavailable("The Grad-CAM runner cannot be reached. Retry in a few seconds.", 2) from error
             else:
-                self._failures = 0
+                self._broken = self._late = 0
+                self._stuck, self._answered_at = "", time.monotonic()
                 return answer_of(reply)
         raise AssertionError("unreachable")
 
-    async def watch(
-        self, call: Call, status: Callable[[], Awaitable[dict[str, Any]]], closing: Callable[[], bool]
-    ) -> None:
-        """Ask for the state for ever; opens the circuit when there is no answer, and closes it when there is.
+    async def watch(self, process: Process, closing: Callable[[], bool]) -> None:
+        """Ask for the state until the server drains; what is under way then is left to the process.
 
         Args:
-            call: makes one call.
-            status: asks for the state of every model; see `ExplainedModels.status`.
-            closing: whether the server drains: then the process may go, and what is under way is left to it.
+            process: whom to call.
+            closing: whether the server drains.
         """
-        self._call = call
+        self._process = process
         while not closing():
             try:
-                self.status = await asyncio.wait_for(status(), SILENCE_S)
+                self.status = await asyncio.wait_for(process.status(), SILENCE_S)
             except Exception:
                 if not closing():
-                    self._open("its process does not answer")
+                    self._lose("its process does not answer")
             else:
-                self._failures, self._why_open = 0, ""
+                self._broken, self._gone = 0, ""
             await asyncio.sleep(BEAT_S)
 
-    def _failed(self, why: str) -> None:
-        self._failures += 1
-        if self._failures >= FAILURES:
-            self._open(why)
+    def _admit(self) -> None:
+        """Raise unless a call may be made now."""
+        now = time.monotonic()
+        if self._gone or (self._stuck and now < self._trial_at):
+            raise self._refusal()
+        if len(self._under_way) >= IN_FLIGHT:
+            raise QueueFull(f"The Grad-CAM runner has {IN_FLIGHT} explanations under way, as many as it takes.", 2)
+        self._trial_at = now + COOL_DOWN_S  # where it is stuck, the next trial
 
-    def _open(self, why: str) -> None:
-        if not self._why_open:
+    def _refusal(self) -> Unavailable:
+        return Unavailable(f"The Grad-CAM runner is not available: {self.open}. Predictions are.", 2)
+
+    def _ran_late(self, started: float) -> None:
+        if self._answered_at < started:
+            self._late += 1
+            if self._late >= FAILURES and not self._stuck:
+                self._stuck, self._trial_at = "it does not answer in time", time.monotonic() + COOL_DOWN_S
+                logger.warning("no more calls to the Grad-CAM runner: %s", self._stuck)
+
+    def _lose(self, why: str) -> None:
+        """The process is gone: make no more calls, and give up those under way."""
+        if not self._gone:
             logger.warning("no more calls to the Grad-CAM runner: %s", why)
-        self._why_open = why
-        if self._opened is not None:
-            self._opened.set()
-            self._opened = None
+            self._gone = why
+            for task in self._under_way:
+                task.cancel()
 
-    async def _unless_opened(self, call: Awaitable[T], ends: float) -> T:
-        """Await a call until it is done, its time is over (TimeoutError), or the circuit opens (ConnectionError)."""
-        if self._opened is None:
-            self._opened = asyncio.Event()
-        task = asyncio.ensure_future(call)
-        opened = asyncio.ensure_future(self._opened.wait())
+    async def _call(self, model: str, ask: Ask, ends: float) -> dict[str, Any]:
+        """One call; TimeoutError when its time is over, _GivenUp when the process was lost meanwhile."""
+        if self._process is None:
+            raise _GivenUp
+        name, seconds = uuid.uuid4().hex, max(0.0, ends - time.monotonic())
+        task = asyncio.ensure_future(self._process.explain(model, ask, seconds, name))
+        self._under_way.add(task)
         try:
-            await asyncio.wait({task, opened}, timeout=max(0.0, ends - time.monotonic()), return_when="FIRST_COMPLETED")
-            if task.done():
-                return task.result()
-            raise ConnectionError("the circuit opened") if opened.done() else TimeoutError
+            await asyncio.wait({task}, timeout=seconds)
+            if not task.done():
+                raise TimeoutError
+            if task.cancelled():
+                raise _GivenUp
+            return task.result()
         finally:
-            for each in (task, opened):
-                if not each.done():
-                    each.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, Exception):
-                        await each
+            self._under_way.discard(task)
+            if not task.done():
+                task.cancel()
+                self._cancelling.add(cancelling := asyncio.ensure_future(self._tell(name)))
+                cancelling.add_done_callback(self._cancelling.discard)
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    async def _tell(self, name: str) -> None:
+        """Have the process forget a call, if it can be told."""
+        if self._process is not None and not self._gone:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self._process.cancel(name), SILENCE_S)
+
+
+class _GivenUp(Exception):
+    """The process was lost while a call was under way."""

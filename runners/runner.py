@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Generic, NamedTuple, TypeVar
@@ -58,6 +58,7 @@ class Runner(Generic[P, X, R]):
         queue_size: items that may wait; more are refused with `QueueFull`.
         linger_ms: how long a lane holds back a batch that is not full; one told to linger takes all it may, not its
             share, since full batches are what was asked for.
+        decoders: threads that `admit` the items of one batch side by side; without, the lane does one after the other.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Runner(Generic[P, X, R]):
         max_batch: int = 1,
         queue_size: int = 256,
         linger_ms: float = 0.0,
+        decoders: int = 0,
     ) -> None:
         self._name, self._admit, self._run = name, admit, run
         self._max_batch, self._queue_size, self._linger_s = max_batch, queue_size, linger_ms / 1000
@@ -79,6 +81,7 @@ class Runner(Generic[P, X, R]):
         self._busy: set[_Item[P, X, R]] = set()
         self._closing = False
         self._stats = StatsKeeper(name)
+        self._pool = ThreadPoolExecutor(decoders, f"decode-{name}") if decoders else None
         self._lanes = [
             threading.Thread(target=self._lane, name=f"lane-{name}-{index}", daemon=True) for index in range(lanes)
         ]
@@ -127,6 +130,8 @@ class Runner(Generic[P, X, R]):
         with self._changed:
             waiting, running = list(self._queue), list(self._busy)
             self._queue.clear()
+        if self._pool is not None:
+            self._pool.shutdown(wait=not any(lane.is_alive() for lane in self._lanes), cancel_futures=True)
         for item in [*(each for each in waiting if not self._over(each)), *running]:
             self._fail(item, Unavailable(f"{self._name} was shut down before it got to this. Send it again."))
         return not any(lane.is_alive() for lane in self._lanes)
@@ -164,21 +169,26 @@ class Runner(Generic[P, X, R]):
             return items
 
     def _carry(self, items: "list[_Item[P, X, R]]") -> None:
-        admitted: list[tuple[_Item[P, X, R], X]] = []
-        for item in items:
-            item.taken_at = time.monotonic()
-            if not self._over(item):
-                try:
-                    admitted.append((item, self._admit(item.payload)))
-                except VitrineError as error:
-                    self._fail(item, error)
-                except Exception:
-                    logger.exception("%s: an item could not be transformed", self._name)
-                    self._fail(item, InferenceFailed("The prediction failed."))
-                item.admitted_at = time.monotonic()
-        admitted = [(item, ready) for item, ready in admitted if not self._over(item) and self._starts(item)]
+        one_by_one = self._pool is None or len(items) == 1
+        tried = map(self._admitted, items) if one_by_one else self._pool.map(self._admitted, items)  # type: ignore[union-attr]
+        admitted = [each for each in tried if each and not self._over(each[0]) and self._starts(each[0])]
         if admitted:
             self._infer(admitted)
+
+    def _admitted(self, item: "_Item[P, X, R]") -> "tuple[_Item[P, X, R], X] | None":
+        item.taken_at = time.monotonic()
+        if self._over(item):
+            return None
+        try:
+            return item, self._admit(item.payload)
+        except VitrineError as error:
+            self._fail(item, error)
+        except Exception:
+            logger.exception("%s: an item could not be transformed", self._name)
+            self._fail(item, InferenceFailed("The prediction failed."))
+        finally:
+            item.admitted_at = time.monotonic()
+        return None
 
     def _infer(self, admitted: "list[tuple[_Item[P, X, R], X]]") -> None:
         started = time.monotonic()

@@ -6,21 +6,20 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from backends.base import Backend
-from backends.onnx import OnnxBackend
-from errors import NotFound, StoreError, Unavailable
-from models.card import ModelCard
+from errors import DeviceMissing, NotFound, StoreError, Unavailable
+from models.card import Card, ImageCard
 from models.goldens import read_goldens
-from models.interpret import softmax
+from models.interpret import comparable
+from models.line import Inferred, InferredRows, line_of
 from models.package import WEIGHTS, StoredModel, verify
-from preprocessing.decode import decode
-from preprocessing.transform import Transformed, transform
+from preprocessing.rows import Row
+from runners.backend import device_of, new_backend
 from runners.cpu_plan import CpuPlan, cores, plan
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats
@@ -30,13 +29,6 @@ logger = logging.getLogger("vitrine.models")
 State = Literal["missing", "loading", "checking", "ready", "failed", "draining"]
 
 
-class Inferred(NamedTuple):
-    """One item's logits, shape (K,) float32, and the sharpness of its picture where the card asks for it."""
-
-    logits: npt.NDArray[np.float32]
-    sharpness: float | None
-
-
 @dataclass(frozen=True)
 class RunnerOptions:
     """What an operator sets for every Runner; `max_batch` None leaves it to the CPU plan."""
@@ -44,24 +36,30 @@ class RunnerOptions:
     queue_size: int = 256
     max_batch: int | None = None
     linger_ms: float = 0.0
+    device: str = "auto"
 
 
 class ServedModel:
     """One model: its card, what state it is in, and its Runner once it is ready."""
 
-    def __init__(self, card: ModelCard, stored: StoredModel | None, missing: str = "") -> None:
-        self.card, self.stored = card, stored
+    def __init__(self, card: Card, stored: StoredModel | None, missing: str = "") -> None:
+        self.card, self.stored, self._line = card, stored, line_of(card)
         self.state: State = "loading" if stored else "missing"
         self.detail = "waiting to be loaded" if stored else missing
         self.device: str | None = None
         self.load_seconds: float | None = None
         self._backend: Backend | None = None
-        self._runner: Runner[bytes, Transformed, Inferred] | None = None
+        self._runner: Runner[Any, Any, Any] | None = None
 
     @property
     def name(self) -> str:
         """The card's name."""
         return self.card.name
+
+    @property
+    def tag(self) -> str:
+        """`name:version`; the name alone while there is no version."""
+        return self.stored.tag if self.stored else self.name
 
     @property
     def version(self) -> str | None:
@@ -71,11 +69,18 @@ class ServedModel:
     @property
     def unexplained(self) -> str:
         """Why this model has no explanations; empty if it has."""
+        if not isinstance(self.card, ImageCard):
+            return f"{self.name} is a model of rows, which have no picture to draw on{self._instead}"
         if self.card.explain is None:
             return f"the card of {self.name} names no layer to explain at"
         if self.stored and self.stored.explain_graph is None and not (self.stored.path / WEIGHTS).exists():
             return f"{self.name} came as an ONNX file without weights, and a gradient needs them"
         return ""
+
+    @property
+    def _instead(self) -> str:
+        detector = self.card.task == "anomaly-detection"
+        return "; `contributions` in its answer say how much each feature counted" if detector else ""
 
     def check_ready(self) -> None:
         """Raise Unavailable unless the model answers; the message says what it is doing, or what is wrong."""
@@ -84,10 +89,17 @@ class ServedModel:
 
     def submit(self, data: bytes, deadline: float | None = None) -> "Future[Answer[Inferred]]":
         """Queue one encoded picture; see `Runner.submit`, and `check_ready` for what else it raises."""
+        return self._ready_runner().submit(data, deadline)
+
+    def submit_rows(self, rows: Sequence[Row], deadline: float | None = None) -> "Future[Answer[InferredRows]]":
+        """Queue the rows of one request; see `submit`."""
+        return self._ready_runner().submit(rows, deadline)
+
+    def _ready_runner(self) -> Runner[Any, Any, Any]:
         self.check_ready()
         if self._runner is None:
             raise RuntimeError("a model that is ready has a Runner")
-        return self._runner.submit(data, deadline)
+        return self._runner
 
     def stats(self) -> RunnerStats | None:
         """The Runner's counts; None before it runs."""
@@ -102,14 +114,15 @@ class ServedModel:
             self.detail = "checking its files"
             verify(self.stored)
             self.detail = "loading the graph"
-            layout = plan(self.card, available, options.max_batch)
-            self._backend = OnnxBackend(self.stored.graph, layout.threads)
+            device = device_of(self.stored, options.device)
+            layout = plan(self.card, available, options.max_batch, device)
+            self._backend = new_backend(self.stored, device, layout)
             self._runner = self._new_runner(layout, options)
             self.state, self.detail, self.device = "checking", "replaying its goldens", self._backend.device
             self._replay()
         except Exception as error:
-            said = isinstance(error, StoreError)
-            what = f"{self.stored.tag} on {OnnxBackend.__name__} failed while {self.detail} ({type(error).__name__})."
+            said = isinstance(error, StoreError | DeviceMissing)
+            what = f"{self.stored.tag} failed while {self.detail} ({type(error).__name__})."
             self.state, self.detail = "failed", str(error) if said else f"{what} The server's log says more."
             logger.error("%s: %s", self.name, self.detail, exc_info=not said)
             self.close(1.0)  # nothing is in flight
@@ -129,26 +142,21 @@ class ServedModel:
             self._backend = None
         return drained
 
-    def _admit(self, data: bytes) -> Transformed:
-        return transform(decode(data, self.card.limits), self.card.input)
-
-    def _run(self, items: Sequence[Transformed]) -> list[Inferred]:
+    def _run(self, items: Sequence[Any]) -> list[Any]:
         if self._backend is None:
             raise RuntimeError("the backend is not loaded")
-        logits = self._backend.run(np.stack([item.tensor for item in items]))
-        if logits.shape != (len(items), len(self.card.labels)) or not np.isfinite(logits).all():
-            raise RuntimeError(f"the backend gave logits of shape {logits.shape}, or some that are not finite")
-        return [Inferred(row, item.sharpness) for row, item in zip(logits, items, strict=True)]
+        return self._line.run(self._backend, items)
 
-    def _new_runner(self, layout: CpuPlan, options: RunnerOptions) -> Runner[bytes, Transformed, Inferred]:
+    def _new_runner(self, layout: CpuPlan, options: RunnerOptions) -> Runner[Any, Any, Any]:
         return Runner(
             self.name,
-            self._admit,
+            self._line.admit,
             self._run,
             lanes=layout.lanes,
             max_batch=layout.max_batch,
             queue_size=options.queue_size,
             linger_ms=options.linger_ms,
+            decoders=layout.decoders,
         )
 
     def _replay(self) -> None:
@@ -156,12 +164,13 @@ class ServedModel:
         if self.stored is None or self._runner is None:
             raise RuntimeError("nothing is loaded")
         goldens, tolerance = read_goldens(self.stored.path)
+        line, payloads = self._line, [self._line.golden(golden.data) for golden in goldens]
         # One after the other: together they could share a batch, or be more than the queue takes.
-        alone = [self._runner.submit(golden.data).result().value.logits for golden in goldens]
-        together = [item.logits for item in self._run([self._admit(golden.data) for golden in goldens])]
+        alone = [line.outputs(self._runner.submit(payload).result().value) for payload in payloads]
+        together = [line.outputs(each) for each in self._run([line.admit(payload) for payload in payloads])]
         for how, rows in (("alone", alone), ("in a batch", together)):
             for golden, row in zip(goldens, rows, strict=True):
-                away = float(np.abs(softmax(row) - softmax(golden.logits)).max())
+                away = float(np.abs(comparable(row, self.card) - comparable(golden.logits, self.card)).max())
                 if not away <= tolerance:
                     raise StoreError(
                         f"{self.stored.tag} on {type(self._backend).__name__} ({self.device}): golden {golden.name}, "
@@ -174,7 +183,7 @@ class ServedModels:
     """Every model of this process.
 
     Args:
-        stored: the versions to serve.
+        stored: the versions to serve; the first of a name is the one that the name alone means.
         missing: cards of bundled models that are not installed, each with the command that brings it.
         default: name of the model behind the routes that name none.
         options: for every Runner.
@@ -183,12 +192,17 @@ class ServedModels:
     def __init__(
         self,
         stored: Iterable[StoredModel],
-        missing: Mapping[str, tuple[ModelCard, str]],
+        missing: Mapping[str, tuple[Card, str]],
         default: str,
         options: RunnerOptions,
     ) -> None:
         self.default, self._options = default, options
-        self.models = {each.card.name: ServedModel(each.card, each) for each in stored}
+        self.models = dict[str, ServedModel]()
+        self.versions = dict[str, dict[str, ServedModel]]()
+        for each in stored:
+            model = ServedModel(each.card, each)
+            self.models.setdefault(model.name, model)
+            self.versions.setdefault(model.name, {})[each.version] = model
         for name, (card, how) in missing.items():
             self.models.setdefault(name, ServedModel(card, None, f"not installed; install it with `{how}`"))
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
@@ -199,22 +213,37 @@ class ServedModels:
         """Begin loading, the default model first; returns at once."""
         self._loader.start()
 
-    def get(self, name: str | None = None) -> ServedModel:
-        """A model by name; the default one without.
+    def get(self, name: str | None = None, version: str | None = None) -> ServedModel:
+        """A model by name, the default one without; of several versions by its beginning.
 
         Raises:
-            NotFound: no such model; the message lists the known.
+            NotFound: no such model or version; the message lists the known.
         """
         wanted = name or self.default
         if wanted not in self.models:
             known = ", ".join(sorted(self.models)) or "none"
             raise NotFound(f"There is no model {wanted!r} here. Known models: {known}.")
-        return self.models[wanted]
+        if version is None:
+            return self.models[wanted]
+        loaded = self.versions.get(wanted, {})
+        matching = [model for each, model in loaded.items() if version and each.startswith(version)]
+        if len(matching) != 1:
+            how = "means several versions" if matching else "is not served here"
+            raise NotFound(f"{wanted}:{version} {how}. Versions that are: {', '.join(loaded) or 'none'}.")
+        return matching[0]
+
+    @property
+    def every(self) -> list[ServedModel]:
+        """Every version of every model, the default one first, and those that are missing."""
+        loaded = [model for versions in self.versions.values() for model in versions.values()]
+        absent = [model for model in self.models.values() if model.stored is None]
+        default = self.models.get(self.default)
+        return sorted([*loaded, *absent], key=lambda model: model is not default)
 
     @property
     def ready(self) -> bool:
         """Whether the default model answers and no other is still on its way."""
-        settled = all(model.state in ("ready", "failed", "missing") for model in self.models.values())
+        settled = all(model.state in ("ready", "failed", "missing") for model in self.every)
         default = self.models.get(self.default)
         return settled and default is not None and default.state == "ready" and not self._closing
 
@@ -234,11 +263,11 @@ class ServedModels:
         if self._loader.is_alive():
             self._loader.join(timeout_s)
         # A list: every model is closed, also after one that was stuck.
-        return all([model.close(max(0.0, deadline - time.monotonic())) for model in self.models.values()])  # noqa: C419
+        return all([model.close(max(0.0, deadline - time.monotonic())) for model in self.every])  # noqa: C419
 
     def _load(self) -> None:
         cv2.setNumThreads(1)  # lanes are the parallelism
         available = cores()
-        for model in sorted(self.models.values(), key=lambda each: each.name != self.default):
+        for model in self.every:
             if not self._closing:
                 model.load(self._options, available)

@@ -35,6 +35,7 @@ class Metrics:
     decode: Histogram
     infer: Histogram
     batch: Histogram
+    out_of_memory: Counter
 
 
 _making = threading.Lock()
@@ -60,6 +61,9 @@ def _make() -> Metrics:
         decode=seconds("decode", "Seconds to decode and transform an item."),
         infer=seconds("infer", "Seconds of a batch in the backend."),
         batch=Histogram("vitrine_batch_size", "Items in a batch.", ["model"], buckets=_SIZES),
+        out_of_memory=Counter(
+            "vitrine_out_of_memory", "Batches that did not fit the device, and were halved.", ["model"]
+        ),
     )
 
 

@@ -84,7 +84,7 @@ def test_a_model_is_listed_shown_verified_and_removed(tmp_path: Path) -> None:
 def test_an_unknown_model_lists_the_bundled(tmp_path: Path) -> None:
     ran = vitrine("models", "import", "kidney", home=tmp_path)
     assert ran.returncode == 1
-    assert "Known: kidney-stone" in ran.stderr
+    assert "Known: churn, cifar10, imagenet, kidney-stone, machine-anomaly" in ran.stderr
 
 
 def test_no_tracked_file_names_a_setting_that_does_not_exist() -> None:

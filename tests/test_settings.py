@@ -29,9 +29,9 @@ def test_production_turns_the_docs_off_unless_told_otherwise(monkeypatch: pytest
 
 
 def test_chosen_models_are_a_list_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Settings().chosen_models == frozenset()
-    monkeypatch.setenv("VITRINE_MODELS", "kidney-stone, churn,")
-    assert Settings().chosen_models == {"kidney-stone", "churn"}
+    assert Settings().chosen_models == ()
+    monkeypatch.setenv("VITRINE_MODELS", "kidney-stone, churn:1a2b,")
+    assert Settings().chosen_models == (("kidney-stone", ""), ("churn", "1a2b"))
 
 
 @pytest.mark.parametrize(("name", "value"), [("PORT", "0"), ("QUEUE_SIZE", "many"), ("DRAIN_SECONDS", "-1")])

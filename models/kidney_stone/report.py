@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from backends.onnx import OnnxBackend
 from models import quality
-from models.card import read_card
+from models.card import read_image_card
 from models.interpret import softmax
 from models.kidney_stone.data import TEST
 from models.kidney_stone.phantom import Stratum, draw
@@ -52,7 +52,7 @@ def _one(task: tuple[int, ImageInput]) -> tuple[npt.NDArray[np.float32], int, St
 
 def score(package: Path, count: int, batch: int = 16) -> tuple[quality.Labels, quality.Scores, list[Stratum]]:
     """Labels, P(stone) and facts of `count` held-out phantoms, drawn in parallel and run through the served graph."""
-    spec, cores = read_card(package / "card.toml").input, len(os.sched_getaffinity(0))
+    spec, cores = read_image_card(package / "card.toml").input, len(os.sched_getaffinity(0))
     backend = OnnxBackend(package / "predict.onnx", threads=cores)
     labels: list[int] = []
     scores: list[float] = []

@@ -9,10 +9,10 @@ from api.explain import read_drawing
 from api.parameters import read_parameters
 from errors import InvalidInput
 from explain.base import METHOD_NAMES
-from models.card import read_card
+from models.card import read_image_card
 from tests.conftest import SHIPPED
 
-CARD = read_card(SHIPPED / "card.toml")
+CARD = read_image_card(SHIPPED / "card.toml")
 
 
 def test_nothing_asked_is_the_cards_own_drawing() -> None:
@@ -58,4 +58,4 @@ def test_alpha_is_a_number_from_0_to_1(alpha: float) -> None:
 def test_a_parameter_out_of_range_is_named_with_its_value(query: str) -> None:
     name, value = query.split("=")
     with pytest.raises(InvalidInput, match=rf"{name}='{value}': must be"):
-        read_parameters(QueryParams(query), len(CARD.labels))
+        read_parameters(QueryParams(query), CARD)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from models.card import read_card
-from models.export import _point_into, _traced, export_explain, rounded
+from models.card import read_image_card
+from models.checkpoint import rounded
+from models.export import _point_into, export_explain, traced
 from models.goldens import Golden, write_goldens
 from models.package import GRAPH, WEIGHTS
 from preprocessing.decode import decode
@@ -51,7 +52,7 @@ def coloured(seed: int) -> bytes:
 
 def tensor_of(data: bytes, folder: Path) -> np.ndarray:
     """The transformed picture, (1, 3, 32, 48) float32, as the package's card says."""
-    card = read_card(folder / "card.toml")
+    card = read_image_card(folder / "card.toml")
     return transform(decode(data, card.limits), card.input).tensor[None]
 
 
@@ -70,7 +71,7 @@ def small_package(folder: Path, *, explained: bool = True) -> Path:
     (folder / "card.toml").write_text(CARD)
     net = small_net()
     save_file(rounded(SmallNet().state_dict()), folder / WEIGHTS)
-    graph = _traced(net, {"image": torch.zeros(2, 3, *SIZE)}, ["logits"])
+    graph = traced(net, {"image": torch.zeros(2, 3, *SIZE)}, ["logits"])
     _point_into(graph, folder / WEIGHTS)
     (folder / GRAPH).write_bytes(graph.SerializeToString())
     images = {f"{seed}.png": coloured(seed) for seed in range(3)}
@@ -79,5 +80,5 @@ def small_package(folder: Path, *, explained: bool = True) -> Path:
     write_goldens(folder, [Golden(n, d, row) for (n, d), row in zip(images.items(), logits, strict=True)], "PyTorch")
     assert json.loads((folder / "goldens" / "goldens.json").read_text())["goldens"]
     if explained:
-        assert export_explain(read_card(folder / "card.toml"), net, folder, tensors) is None
+        assert export_explain(read_image_card(folder / "card.toml"), net, folder, tensors) is None
     return folder

@@ -17,7 +17,7 @@ from PIL import Image
 
 from explain.autograd import AutogradExplainer
 from explain.overlay import grey, heatmap, overlay
-from models.export import load_network, read_checkpoint
+from models.checkpoint import load_network, read_checkpoint
 from preprocessing.decode import decode
 from preprocessing.transform import transform
 from tests.conftest import SHIPPED, encode
@@ -66,7 +66,7 @@ def test_the_map_is_that_of_autograd_on_the_shipped_weights(
     shipped: Server, pictures: list[bytes], target: str, method: str
 ) -> None:
     assert CARD.explain
-    network = load_network(CARD, read_checkpoint(SHIPPED / "weights.safetensors"))
+    network = load_network(CARD, read_checkpoint(SHIPPED / "weights.safetensors").weights)
     explainer = AutogradExplainer(network, CARD.explain.layer)
     for data in pictures[:3]:
         body = post(shipped, data, f"/explain?output=map&target={target}&method={method.replace('+', '%2B')}").json()

@@ -10,14 +10,14 @@ import requests
 import torch
 from safetensors.torch import load_file
 
-from models.architectures import EfficientNetB4Head
-from models.card import read_card
+from models.architectures.efficientnet import EfficientNetB4Head
+from models.card import read_image_card
 from preprocessing.decode import decode
 from preprocessing.transform import transform
 from tests.conftest import SHIPPED
 from tests.live.server import Server
 
-CARD = read_card(SHIPPED / "card.toml")
+CARD = read_image_card(SHIPPED / "card.toml")
 
 
 @pytest.fixture(scope="module")

@@ -83,9 +83,10 @@ def test_without_pytorch_a_checkpoint_names_the_environment_that_can_import_it(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "weights.pth").write_text("")
-    monkeypatch.delitem(sys.modules, "models.export", raising=False)
+    for name in ("models.export", "models.checkpoint"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     result = models("import", "kidney-stone", "--weights", str(tmp_path / "weights.pth"))
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert "needs PyTorch (torch is missing here)" in result.output
-    assert ".venv-dev/bin/vitrine models import kidney-stone --weights" in result.output
+    assert ".venv-dev/bin/vitrine models import kidney-stone" in result.output

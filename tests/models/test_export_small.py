@@ -16,8 +16,9 @@ from backends.onnx import OnnxBackend
 from errors import StoreError
 from models import export as exporter
 from models.architectures import build
-from models.card import read_card
-from models.export import export, load_network, main, read_checkpoint
+from models.card import read_image_card
+from models.checkpoint import Checkpoint, load_network, read_checkpoint
+from models.export import export, main
 from models.goldens import read_goldens
 from models.interpret import softmax
 from preprocessing.decode import decode
@@ -53,7 +54,7 @@ def small() -> Small:
 @pytest.fixture(autouse=True)
 def small_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     """The card of these tests means the small network; the real one is exported in the files beside this one."""
-    monkeypatch.setattr(exporter, "build", lambda card: Small() if card.name == "tiny" else build(card))
+    monkeypatch.setattr("models.checkpoint.build", lambda card: Small() if card.name == "tiny" else build(card))
 
 
 @pytest.fixture
@@ -70,7 +71,12 @@ def images() -> list[tuple[str, bytes]]:
 
 @pytest.fixture
 def package(card_file: Path, images: list[tuple[str, bytes]], tmp_path: Path) -> Path:
-    assert export(card_file, small().state_dict(), images, tmp_path / "package") < 1e-6
+    assert (
+        export(
+            card_file, Checkpoint(small().state_dict(), {}), images, tmp_path / "package", halve=True
+        ).largest_difference
+        < 1e-6
+    )
     return tmp_path / "package"
 
 
@@ -81,7 +87,7 @@ def test_goldens_and_graph_are_a_plain_forward_of_the_rounded_weights(
     for parameter in network.parameters():
         if parameter.ndim >= 2:
             parameter.data = parameter.data.half().float()
-    card = read_card(package / "card.toml")
+    card = read_image_card(package / "card.toml")
     batch = np.stack([transform(decode(data, card.limits), card.input).tensor for _, data in images])
     with torch.inference_mode():
         expected = network(torch.from_numpy(batch)).numpy()
@@ -123,9 +129,9 @@ def test_every_weight_is_in_the_one_file_and_the_graph_points_at_its_bytes(packa
 def test_the_same_weights_make_the_same_bytes_and_name_no_machine(
     package: Path, card_file: Path, images: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:
-    export(card_file, small().state_dict(), images, tmp_path / "again")
+    export(card_file, Checkpoint(small().state_dict(), {}), images, tmp_path / "again", halve=True)
     files = sorted(path.relative_to(package) for path in package.rglob("*") if path.is_file())
-    assert len(files) == 3 + 1 + len(images)
+    assert len(files) == 4 + 1 + len(images)
     assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))
     for file in files:
         assert (package / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
@@ -148,7 +154,7 @@ def test_onnx_runtime_folds_the_casts_and_fuses_the_batch_norms(package: Path, t
 def test_exporting_again_leaves_no_golden_of_before(
     package: Path, card_file: Path, images: list[tuple[str, bytes]]
 ) -> None:
-    export(card_file, small().state_dict(), images[:1], package)
+    export(card_file, Checkpoint(small().state_dict(), {}), images[:1], package)
     assert sorted(path.name for path in (package / "goldens").iterdir()) == ["0.png", "goldens.json"]
 
 
@@ -159,7 +165,7 @@ def test_weights_that_fp16_cannot_hold_are_refused(
     weights = small().state_dict()
     weights["stem.0.weight"][0, 0, 0, 0] = value
     with pytest.raises(StoreError, match=r"stem\.0\.weight: holds values that are not finite"):
-        export(card_file, weights, images, tmp_path / "package")
+        export(card_file, Checkpoint(weights, {}), images, tmp_path / "package", halve=True)
 
 
 def test_a_training_state_is_not_taken_for_weights(tmp_path: Path) -> None:
@@ -180,12 +186,12 @@ def test_the_command_needs_golden_inputs(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "goldens" / "a.png").write_bytes(encode(np.zeros((9, 9, 3), np.uint8)))
     result = CliRunner().invoke(main, ["tiny", "--weights", str(tmp_path / "weights.pth")])
     assert result.exit_code == 0, result.output
-    assert "predict.onnx" in result.output and "Largest |Δ probability|" in result.output
+    assert "predict.onnx" in result.output and "Largest difference" in result.output
 
 
 def test_the_shipped_graph_answers_as_pytorch_does_with_the_shipped_weights() -> None:
-    card = read_card(SHIPPED / "card.toml")
-    network = load_network(card, read_checkpoint(SHIPPED / "weights.safetensors"))
+    card = read_image_card(SHIPPED / "card.toml")
+    network = load_network(card, read_checkpoint(SHIPPED / "weights.safetensors").weights)
     goldens, tolerance = read_goldens(SHIPPED)
     batch = np.stack([transform(decode(each.data, card.limits), card.input).tensor for each in goldens])
     with torch.inference_mode():

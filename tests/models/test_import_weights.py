@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from backends.onnx import OnnxBackend
 from cli import main
 from models import store
-from models.architectures import EfficientNetB4Head
+from models.architectures.efficientnet import EfficientNetB4Head
 from models.package import verify
 
 
@@ -23,7 +23,7 @@ def test_a_checkpoint_trained_elsewhere_is_exported_imported_and_served(home: Pa
     assert result.exit_code == 0, result.output
     stored = store.find("kidney-stone")
     verify(stored)
-    assert store.served_versions() == {"kidney-stone": stored.version}
+    assert dict(store.served_tags()) == {"kidney-stone": stored.version}
     assert stored.graph.stat().st_size < 1e6 and (stored.path / "weights.safetensors").stat().st_size < 39e6
     assert stored.report() == {}  # the shipped report is of the shipped weights
     assert CliRunner().invoke(main, ["models", "import", "kidney-stone"]).exit_code == 0

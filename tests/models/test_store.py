@@ -77,7 +77,7 @@ def test_a_package_without_one_of_its_files_is_refused(home: Path, package: Path
     (package / "predict.onnx").unlink()
     with pytest.raises(StoreError, match=r"predict\.onnx is missing"):
         store.import_package(package)
-    assert store.installed() == [] and store.served_versions() == {}
+    assert store.installed() == [] and dict(store.served_tags()) == {}
 
 
 def test_an_import_killed_at_any_moment_leaves_all_or_nothing(home: Path, package: Path) -> None:
@@ -117,10 +117,10 @@ def test_shipped_weights_give_way_to_an_operators_own_until_these_are_asked_for_
     (own / "weights.safetensors").write_bytes(b"other")
     brought, _ = store.import_package(own, own_weights=True)
     assert not store.shipped_is_wanted("tiny")
-    assert store.served_versions() == {"tiny": brought.version}
+    assert dict(store.served_tags()) == {"tiny": brought.version}
     store.import_package(package)
     assert store.shipped_is_wanted("tiny")
-    assert store.served_versions() == {"tiny": shipped.version}
+    assert dict(store.served_tags()) == {"tiny": shipped.version}
 
 
 def test_importing_a_shipped_model_needs_no_pytorch(home: Path, package: Path) -> None:
@@ -137,9 +137,9 @@ def test_removing_the_served_version_serves_the_newest_that_is_left(home: Path, 
     (package / "weights.safetensors").write_bytes(b"other")
     second, _ = store.import_package(package)
     assert store.remove("tiny", second.version) == [second.tag]
-    assert store.served_versions() == {"tiny": first.version}
+    assert dict(store.served_tags()) == {"tiny": first.version}
     store.remove("tiny")
-    assert store.served_versions() == {} and store.installed() == []
+    assert dict(store.served_tags()) == {} and store.installed() == []
     with pytest.raises(StoreError, match="not installed"):
         store.remove("tiny")
 
@@ -154,7 +154,7 @@ def test_in_a_built_bento_exactly_what_it_packed_is_served(home: Path, package: 
     store.import_package(package)
     (tmp_path / "bento" / "src").mkdir(parents=True)
     (tmp_path / "bento" / "bento.yaml").write_text("models: []\nservices:\n- models:\n  - tag: tiny:0123456789abcdef\n")
-    assert store.served_versions(tmp_path / "bento" / "src") == {"tiny": "0123456789abcdef"}
+    assert dict(store.served_tags((), tmp_path / "bento" / "src")) == {"tiny": "0123456789abcdef"}
 
 
 def test_importing_again_repairs_what_was_damaged(home: Path, package: Path) -> None:
@@ -230,15 +230,15 @@ def test_a_lock_that_is_damaged_serves_nothing_until_the_next_import(home: Path,
     stored, _ = store.import_package(package)
     for text in ("[]", "{", ""):
         (home / "vitrine" / "models.lock").write_text(text)
-        assert store.served_versions() == {}
+        assert dict(store.served_tags()) == {}
     store.import_package(package)
-    assert store.served_versions() == {"tiny": stored.version}
+    assert dict(store.served_tags()) == {"tiny": stored.version}
 
 
 def test_a_model_deleted_by_bentoml_is_no_longer_served(home: Path, package: Path) -> None:
     stored, _ = store.import_package(package)
     bentoml.models.delete(stored.tag)
-    assert store.read_lock() == {"tiny": stored.version} and store.served_versions() == {}
+    assert store.read_lock() == {"tiny": stored.version} and dict(store.served_tags()) == {}
 
 
 def test_an_interrupt_in_the_middle_of_the_copy_leaves_nothing(
@@ -270,9 +270,9 @@ def test_a_model_that_bentoml_cannot_open_stops_only_itself(
     other, _ = store.import_package(tiny_package(tmp_path / "other", "other"))
     path = damaged.path / "model.yaml"
     path.unlink() if text is None else path.write_text(text)
-    assert store.served_versions() == {"other": other.version}
+    assert dict(store.served_tags()) == {"other": other.version}
     store.import_package(package)
-    assert store.served_versions() == {"other": other.version, "tiny": damaged.version}
+    assert dict(store.served_tags()) == {"other": other.version, "tiny": damaged.version}
 
 
 def test_an_import_reports_nothing_to_anyone(home: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from models.card import read_card
+from models.card import read_image_card
 from preprocessing.spec import Clahe, ImageInput
 from preprocessing.transform import equalise, normalise, resize, sharpness, transform
 from tests.conftest import SHIPPED
@@ -87,7 +87,7 @@ def test_clahe_changes_the_lightness_and_leaves_the_colour() -> None:
 
 
 def test_the_whole_transform_equals_a_plain_one(image: npt.NDArray[np.uint8]) -> None:
-    card = read_card(SHIPPED / "card.toml")
+    card = read_image_card(SHIPPED / "card.toml")
     small = cv2.resize(image, (224, 224))
     lightness, a, b = cv2.split(cv2.cvtColor(small, cv2.COLOR_RGB2LAB))
     lightness = cv2.createCLAHE(2.0, (8, 8)).apply(lightness)

@@ -7,7 +7,7 @@ import pytest
 
 from models.card import read_card
 from runners.cpu_plan import cgroup_quota, cores, plan
-from tests.conftest import SHIPPED
+from tests.conftest import ROOT, SHIPPED
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -55,3 +55,10 @@ def test_an_image_model_gets_a_lane_a_core_and_batches_of_one_unless_told_otherw
     card = read_card(SHIPPED / "card.toml")
     assert (plan(card, 4).lanes, plan(card, 4).threads, plan(card, 4).max_batch) == (4, 1, 1)
     assert plan(card, 2, max_batch=8).max_batch == 8
+
+
+def test_rows_share_one_lane_and_an_accelerator_gets_large_batches_and_a_decoding_pool() -> None:
+    rows, pictures = (read_card(ROOT / "models" / name / "card.toml") for name in ("churn", "kidney_stone"))
+    assert plan(rows, 8).lanes == 1 and plan(rows, 8).max_batch > 1 and plan(rows, 8).decoders == 0
+    assert (plan(pictures, 8, None, "cuda:0").lanes, plan(pictures, 8, None, "cuda:0").decoders) == (2, 8)
+    assert plan(pictures, 8, 64, "cuda:0").max_batch == 64

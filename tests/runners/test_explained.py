@@ -9,16 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from errors import InvalidImage, Unavailable
+from errors import InvalidImage, NoExplanation, Unavailable
 from explain.autograd import AutogradExplainer
 from explain.onnx import OnnxExplainer
 from models.card import read_card
+from models.interpret import interpret
 from models.package import MANIFEST, StoredModel, files_of
 from runners.explained import Ask, ExplainedModel, ExplainedModels, new_explainer
 from runners.served import RunnerOptions
+from tests.conftest import encode
 from tests.explain.nets import SmallNet
 from tests.explain.package import coloured, small_net, small_package, tensor_of
+
+TAG = f"small:{'0' * 16}"
 
 
 def stored(package: Path) -> StoredModel:
@@ -47,12 +52,15 @@ def test_items_of_one_batch_keep_their_own_targets_and_methods(package: Path) ->
     ]
     futures = [model.submit(each, time.monotonic() + 30) for each in asks]
     reference = AutogradExplainer(small_net(), "middle")
+    batches = list[int]()
     for each, future in zip(asks, futures, strict=True):
+        batches.append(future.result(30).batch_size)
         got = future.result(30).value
         wanted = reference.run(tensor_of(each.data, package), np.array([each.target]), frozenset({each.method}))
         assert np.abs(got.map - wanted.maps[each.method][0]).max() <= 1e-4 * wanted.maps[each.method].max()
         assert np.allclose(got.logits, wanted.logits[0], atol=1e-4)
         assert got.target == (wanted.logits[0].argmax() if each.target < 0 else each.target)
+    assert max(batches) > 1
     with pytest.raises(InvalidImage):
         model.submit(ask(b"no picture"), None).result(30)
     assert model.close(5)
@@ -64,7 +72,7 @@ def test_items_of_one_batch_keep_their_own_targets_and_methods(package: Path) ->
 def test_the_compiled_graph_is_used_and_autograd_where_there_is_none(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.export.build", lambda card: SmallNet())
+    monkeypatch.setattr("models.checkpoint.build", lambda card: SmallNet())
     assert isinstance(new_explainer(stored(package), 4)[0], OnnxExplainer)
     without = stored(small_package(tmp_path / "small", explained=False))
     explainer, lanes = new_explainer(without, 4)
@@ -75,6 +83,37 @@ def test_the_compiled_graph_is_used_and_autograd_where_there_is_none(
         for each in (explainer, new_explainer(stored(package), 1)[0])
     )
     assert np.abs(a.maps["gradcam++"] - b.maps["gradcam++"]).max() <= 1e-4 * a.maps["gradcam++"].max()
+
+
+def test_where_a_threshold_decides_the_class_it_calls_is_explained(package: Path) -> None:
+    plain = stored(package)
+    green = plain.card.model_copy(update={"positive_label": "green", "threshold": 0.5})
+    model = ExplainedModel(replace(plain, card=green))
+    model.load(RunnerOptions(max_batch=8), 1)
+    reference, data = AutogradExplainer(small_net(), "middle"), coloured(3)
+    for threshold in (1e-9, 1.0, 0.5):
+        got = model.submit(ask(data, threshold=threshold), None).result(30).value
+        called = interpret(got.logits, model.card, threshold=threshold).class_id
+        assert got.target == called
+        wanted = reference.run(tensor_of(data, package), np.array([called]), frozenset({"layercam"})).maps["layercam"][
+            0
+        ]
+        assert np.abs(got.map - wanted).max() <= 1e-4 * wanted.max()
+    assert model.close(5)
+
+
+@pytest.mark.parametrize("size", [(70_000, 8), (4100, 4100)])
+def test_a_picture_too_large_to_draw_on_is_told_so_and_its_map_is_still_to_be_had(
+    package: Path, size: tuple[int, int]
+) -> None:
+    model = ExplainedModel(stored(package))
+    model.load(RunnerOptions(), 1)
+    data = encode(Image.new("RGB", size, (9, 99, 199)))
+    with pytest.raises(NoExplanation, match="size=input"):
+        model.submit(ask(data, output="overlay"), None).result(30)
+    assert model.submit(ask(data, output="overlay", at_input_size=True), None).result(30).value.picture
+    assert model.submit(ask(data), None).result(30).value.size == size
+    assert model.close(5)
 
 
 def test_a_damaged_explain_graph_fails_alone_and_says_so(package: Path, tmp_path: Path) -> None:
@@ -106,10 +145,10 @@ def test_the_status_tells_state_and_counts(package: Path) -> None:
     models = ExplainedModels([stored(package)], RunnerOptions())
     models.start()
     deadline = time.monotonic() + 30
-    while models.status()["small"]["state"] != "ready" and time.monotonic() < deadline:
+    while models.status()[TAG]["state"] != "ready" and time.monotonic() < deadline:
         time.sleep(0.02)
-    models.get("small").submit(ask(coloured(1)), None).result(30)
-    stats = models.status()["small"]["stats"]
+    models.get(TAG).submit(ask(coloured(1)), None).result(30)
+    stats = models.status()[TAG]["stats"]
     assert isinstance(stats, dict)
     assert stats["succeeded"] == 1
     assert models.close(5)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from errors import DeadlineExceeded, InvalidImage, QueueFull, Unavailable
+from runners import remote
 from runners.explained import Ask, Explained
-from runners.remote import FAILURES, RemoteExplainer, answer_of, reply_of
+from runners.remote import FAILURES, IN_FLIGHT, RemoteExplainer, answer_of, reply_of
 from runners.runner import Answer
 
 ASK = Ask(b"", -1, "layercam", "map", 0.5, at_input_size=False)
@@ -23,10 +24,11 @@ class Process:
     """The other side: answers unless told to be gone, or slow."""
 
     def __init__(self) -> None:
-        self.gone, self.delay, self.calls, self.cancelled, self.fail_next = False, 0.0, 0, 0, 0
+        self.gone, self.delay, self.calls, self.dropped, self.fail_next = False, 0.0, 0, 0, 0
+        self.told = list[str]()
         self.closing = False
 
-    async def explain(self, model: str, ask: Ask, seconds: float) -> dict[str, Any]:
+    async def explain(self, model: str, ask: Ask, seconds: float, call: str) -> dict[str, Any]:
         self.calls += 1
         if self.fail_next:
             self.fail_next -= 1
@@ -36,10 +38,13 @@ class Process:
                 await asyncio.sleep(0.01)
                 self._check()
         except asyncio.CancelledError:
-            self.cancelled += 1
+            self.dropped += 1
             raise
         self._check()
         return reply_of(ANSWER)
+
+    async def cancel(self, call: str) -> None:
+        self.told.append(call)
 
     async def status(self) -> dict[str, Any]:
         self._check()
@@ -56,7 +61,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 async def connected(process: Process, timeout_ms: float = 5000) -> tuple[RemoteExplainer, "asyncio.Task[None]"]:
     explainer = RemoteExplainer(timeout_ms)
-    watching = asyncio.create_task(explainer.watch(process.explain, process.status, lambda: process.closing))
+    watching = asyncio.create_task(explainer.watch(process, lambda: process.closing))
     while explainer.open:
         await asyncio.sleep(0.01)
     return explainer, watching
@@ -71,9 +76,10 @@ def test_an_answer_crosses_as_it_was_and_so_does_an_error() -> None:
     assert again[1:] == ANSWER[1:]
     assert np.array_equal(again.value.map, ANSWER.value.map)
     assert again.value._replace(logits=None, map=None) == ANSWER.value._replace(logits=None, map=None)  # type: ignore[arg-type]
-    for error in (InvalidImage("no picture"), QueueFull("full"), Unavailable("loading")):
-        with pytest.raises(type(error), match=str(error)):
+    for error in (InvalidImage("no picture"), QueueFull("full", 17), Unavailable("loading", 9)):
+        with pytest.raises(type(error), match=str(error)) as raised:
             answer_of(reply_of(error))
+        assert vars(raised.value) == vars(error)
 
 
 def test_before_the_process_has_said_anything_calls_are_refused() -> None:
@@ -129,24 +135,123 @@ def test_a_call_that_takes_too_long_is_given_up_and_cancelled() -> None:
             await explainer.explain("small", ASK, soon())
         with pytest.raises(DeadlineExceeded):
             await explainer.explain("small", ASK, soon(0.1))
-        assert process.cancelled == 2
+        await asyncio.sleep(0.05)
+        assert process.dropped == 2 and len(set(process.told)) == 2
         watching.cancel()
 
     run(work())
 
 
-def test_after_some_failures_in_a_row_no_more_calls_are_made() -> None:
+def test_after_connections_broke_in_a_row_no_more_calls_are_made_until_the_process_says_its_state() -> None:
     async def work() -> None:
         process = Process()
         explainer, watching = await connected(process)
-        watching.cancel()  # nothing closes the circuit again
+        watching.cancel()
         process.fail_next = 100
         for _ in range(FAILURES):
             with pytest.raises(Unavailable):
                 await explainer.explain("small", ASK, soon())
-        made = process.calls
-        with pytest.raises(Unavailable):
+        made, process.fail_next = process.calls, 0
+        with pytest.raises(Unavailable, match="gone or restarting"):
             await explainer.explain("small", ASK, soon())
         assert process.calls == made <= FAILURES + 1
+        watching = asyncio.create_task(explainer.watch(process, lambda: False))
+        while explainer.open:
+            await asyncio.sleep(0.01)
+        assert (await explainer.explain("small", ASK, soon())).infer_ms == 3.0
+        watching.cancel()
+
+    run(work())
+
+
+def test_a_process_that_says_its_state_but_explains_nothing_is_tried_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "COOL_DOWN_S", 0.7)
+
+    async def work() -> None:
+        process = Process()
+        process.delay = 60.0
+        explainer, watching = await connected(process, 100)
+        for _ in range(FAILURES):
+            with pytest.raises(Unavailable, match="more than"):
+                await explainer.explain("small", ASK, soon())
+        await asyncio.sleep(0.6)  # more than a beat: its state alone closes nothing
+        with pytest.raises(Unavailable, match="does not answer in time"):
+            await explainer.explain("small", ASK, soon())
+        assert process.calls == FAILURES
+        await asyncio.sleep(0.2)
+        process.delay = 0.0
+        first, second = await asyncio.gather(
+            *(explainer.explain("small", ASK, soon()) for _ in range(2)), return_exceptions=True
+        )
+        assert isinstance(first, Answer) and isinstance(second, Unavailable)  # one is the trial
+        assert not explainer.open
+        watching.cancel()
+
+    run(work())
+
+
+def test_clients_with_short_deadlines_close_nothing_to_others() -> None:
+    async def work() -> None:
+        process = Process()
+        process.delay = 0.5
+        explainer, watching = await connected(process)
+        patient = asyncio.create_task(explainer.explain("small", ASK, soon()))
+        for _ in range(3 * FAILURES):
+            with pytest.raises(DeadlineExceeded):
+                await explainer.explain("small", ASK, soon(0.02))
+        assert not explainer.open
+        assert (await patient).value.target == 1
+        watching.cancel()
+
+    run(work())
+
+
+def test_time_outs_beside_answers_are_load_and_not_failure() -> None:
+    async def work() -> None:
+        process = Process()
+        explainer, watching = await connected(process, 200)
+        for _ in range(2 * FAILURES):
+            process.delay = 5.0
+            late = asyncio.create_task(explainer.explain("small", ASK, soon()))
+            await asyncio.sleep(0.05)
+            process.delay = 0.0
+            await explainer.explain("small", ASK, soon())
+            with pytest.raises(Unavailable):
+                await late
+        assert not explainer.open
+        watching.cancel()
+
+    run(work())
+
+
+def test_more_calls_than_there_are_connections_are_refused_with_when_to_come_back() -> None:
+    async def work() -> None:
+        process = Process()
+        process.delay = 0.3
+        explainer, watching = await connected(process)
+        calls = [explainer.explain("small", ASK, soon()) for _ in range(IN_FLIGHT + 20)]
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(each, Answer) for each in done] == [True] * IN_FLIGHT + [False] * 20
+        assert all(isinstance(each, QueueFull) for each in done[IN_FLIGHT:])
+        watching.cancel()
+
+    run(work())
+
+
+def test_a_client_that_hangs_up_is_forgotten_there_too() -> None:
+    async def work() -> None:
+        process = Process()
+        process.delay = 5.0
+        explainer, watching = await connected(process)
+        call = asyncio.create_task(explainer.explain("small", ASK, soon()))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.sleep(0.05)
+        assert process.dropped == 1 and len(process.told) == 1
+        watching.cancel()
 
     run(work())

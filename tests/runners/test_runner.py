@@ -208,3 +208,28 @@ def test_the_times_of_an_answer_add_up_to_no_more_than_it_took(runners: list[Run
     elapsed_ms = (time.monotonic() - started) * 1e3
     assert 0 <= answer.queue_ms + answer.decode_ms + answer.infer_ms <= elapsed_ms
     assert answer.batch_size == 1
+
+
+def test_decoders_admit_the_items_of_a_batch_side_by_side_and_in_order() -> None:
+    together = threading.Barrier(4)
+
+    def slowly(item: int) -> int:
+        if item < 0:
+            raise InvalidInput(f"{item} is negative")
+        together.wait(PATIENCE_S)  # passes only when four are in here at once
+        return item
+
+    seen = list[list[int]]()
+
+    def run(batch: list[int]) -> list[int]:
+        seen.append(list(batch))
+        return [item * 10 for item in batch]
+
+    runner = Runner("pooled", slowly, run, lanes=1, max_batch=8, linger_ms=500, decoders=4)
+    futures = [runner.submit(item) for item in (3, 1, -1, 4, 2)]
+    assert [value(each) for each in futures if each is not futures[2]] == [30, 10, 40, 20]
+    with pytest.raises(InvalidInput, match="-1 is negative"):
+        futures[2].result(PATIENCE_S)
+    assert seen == [[3, 1, 4, 2]]
+    assert runner.close(PATIENCE_S)
+    assert not [thread for thread in threading.enumerate() if "pooled" in thread.name]

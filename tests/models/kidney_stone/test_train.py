@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.architectures import EfficientNetB4Head
+from models.architectures.efficientnet import EfficientNetB4Head
 from models.kidney_stone.train import Trainee
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,4 +1,4 @@
-"""The networks that cards name in `architecture`. Needs PyTorch; serving on a CPU never imports this module."""
+"""`efficientnet-b4-head`."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import timm
 from torch import Tensor, nn
 
 from explain.compile import Stages
-from models.card import ModelCard
 
 
 class EfficientNetB4Head(nn.Module):
@@ -47,8 +46,3 @@ class EfficientNetB4Head(nn.Module):
             ("backbone.bn2", backbone.bn2),
             ("head", self.head),
         ]
-
-
-def build(card: ModelCard) -> nn.Module:
-    """The untrained network of a card, in training mode."""
-    return EfficientNetB4Head(len(card.labels))

@@ -1,0 +1,49 @@
+"""Waiting for an answer: until it is there, the deadline passes or the client hangs up."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from api.problems import ClientGone
+from errors import DeadlineExceeded
+from runners.runner import Answer
+
+T = TypeVar("T")
+
+
+async def race(work: Awaitable[T], request: Request, deadline: float) -> T:
+    """Await work until it is done; a client that hangs up, or the deadline, cancels it.
+
+    Raises:
+        ClientGone: nobody is there to answer.
+        DeadlineExceeded: the deadline passed.
+    """
+    done, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    try:
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.wait({done, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            return done.result()
+        if gone.done():
+            raise ClientGone
+        raise DeadlineExceeded(
+            "The answer was not there before the deadline. Allow more time with timeout_ms, or retry."
+        )
+    finally:
+        gone.cancel()
+        done.cancel()
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def timing_of(answers: Sequence[Answer[Any]]) -> dict[str, str]:
+    """The Server-Timing header: the longest wait, and the sums of decoding and inference."""
+    queue = max((each.queue_ms for each in answers), default=0.0)
+    decode, infer = sum(each.decode_ms for each in answers), sum(each.infer_ms for each in answers)
+    return {"Server-Timing": f"queue;dur={queue:.2f}, decode;dur={decode:.2f}, infer;dur={infer:.2f}"}

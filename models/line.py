@@ -1,0 +1,130 @@
+"""The line from payload to outputs, one for pictures and one for rows: what a lane does with its items."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from backends.base import Backend, Batch, Logits
+from errors import InvalidInput, StoreError
+from models.card import Card, ImageCard, RowCard
+from preprocessing.decode import decode
+from preprocessing.rows import CheckedRows, Row, check_rows
+from preprocessing.transform import Transformed, transform
+
+P = TypeVar("P", contravariant=True)  # what is submitted
+X = TypeVar("X")  # what `admit` makes of it
+R = TypeVar("R")  # what comes back
+
+
+class Inferred(NamedTuple):
+    """One picture's logits, shape (K,) float32, and its sharpness where the card asks for it."""
+
+    logits: npt.NDArray[np.float32]
+    sharpness: float | None
+
+
+class InferredRows(NamedTuple):
+    """The outputs of the rows that were right, (n, K) float32 in order, and what is wrong with the others, by place."""
+
+    outputs: npt.NDArray[np.float32]
+    problems: dict[int, InvalidInput]
+
+
+class Line(Protocol[P, X, R]):
+    """How items of one model get ready, are run together, and come apart again."""
+
+    def admit(self, payload: P) -> X:
+        """Decode, check and transform one payload; InvalidInput is its answer."""
+        ...
+
+    def run(self, backend: Backend, items: Sequence[X]) -> list[R]:
+        """Infer what was admitted, as one batch; one result an item."""
+        ...
+
+    def golden(self, data: bytes) -> Any:
+        """A golden input as the payload that `admit` takes."""
+        ...
+
+    def batch(self, items: Sequence[X]) -> Batch:
+        """The tensor of what was admitted."""
+        ...
+
+    def outputs(self, result: R) -> Logits:
+        """What the network gave for one golden, shape (K,)."""
+        ...
+
+
+class PictureLine:
+    """Encoded picture → (3, h, w) → logits."""
+
+    def __init__(self, card: ImageCard) -> None:
+        self._card = card
+
+    def admit(self, payload: bytes) -> Transformed:
+        """See `Line`."""
+        return transform(decode(payload, self._card.limits), self._card.input)
+
+    def batch(self, items: Sequence[Transformed]) -> Batch:
+        """See `Line`."""
+        return np.stack([item.tensor for item in items])
+
+    def run(self, backend: Backend, items: Sequence[Transformed]) -> list[Inferred]:
+        """See `Line`."""
+        logits = _checked(backend.run(self.batch(items)), len(items), len(self._card.labels))
+        return [Inferred(row, item.sharpness) for row, item in zip(logits, items, strict=True)]
+
+    def golden(self, data: bytes) -> bytes:
+        """See `Line`."""
+        return data
+
+    def outputs(self, result: Inferred) -> Logits:
+        """See `Line`."""
+        return result.logits
+
+
+class RowLine:
+    """A request's rows, one or a thousand, are one item: (n, features) → outputs."""
+
+    def __init__(self, card: RowCard) -> None:
+        self._card = card
+        self._outputs = len(card.labels) if card.task == "tabular-classification" else len(card.input.features)
+
+    def admit(self, payload: Sequence[Row]) -> CheckedRows:
+        """See `Line`; a wrong row is a problem of the result, not of its neighbours."""
+        return check_rows(payload, self._card.input)
+
+    def batch(self, items: Sequence[CheckedRows]) -> Batch:
+        """See `Line`."""
+        return np.concatenate([item.tensor for item in items])
+
+    def run(self, backend: Backend, items: Sequence[CheckedRows]) -> list[InferredRows]:
+        """See `Line`."""
+        batch = self.batch(items)
+        outputs = _checked(backend.run(batch), len(batch), self._outputs) if len(batch) else batch
+        ends = np.cumsum([len(item.tensor) for item in items])
+        parts = np.split(outputs, ends[:-1])
+        return [InferredRows(part, item.problems) for part, item in zip(parts, items, strict=True)]
+
+    def golden(self, data: bytes) -> list[Row]:
+        """See `Line`."""
+        return [json.loads(data)]
+
+    def outputs(self, result: InferredRows) -> Logits:
+        """See `Line`."""
+        if result.problems:
+            raise StoreError(f"a golden row is not right: {result.problems[0]}")
+        return np.asarray(result.outputs[0], np.float32)
+
+
+def line_of(card: Card) -> Line[Any, Any, Any]:
+    """The line of a card's kind of input."""
+    return PictureLine(card) if isinstance(card, ImageCard) else RowLine(card)
+
+
+def _checked(outputs: Logits, rows: int, columns: int) -> Logits:
+    if outputs.shape != (rows, columns) or not np.isfinite(outputs).all():
+        raise RuntimeError(f"the backend gave outputs of shape {outputs.shape}, or some that are not finite")
+    return outputs

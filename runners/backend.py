@@ -1,0 +1,83 @@
+"""Which backend a stored model runs on: ONNX Runtime on the CPU, PyTorch on an accelerator."""
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backends.base import Backend
+from backends.devices import choose
+from backends.onnx import OnnxBackend
+from errors import StoreError
+from models.card import ImageCard
+from models.goldens import read_goldens
+from models.interpret import comparable
+from models.package import WEIGHTS, StoredModel
+from models.parity import golden_batch
+from runners.cpu_plan import CpuPlan
+from runners.stats import metrics
+
+if TYPE_CHECKING:
+    from backends.torch import Precision, TorchBackend
+
+logger = logging.getLogger("vitrine.models")
+
+
+def device_of(stored: StoredModel, wanted: str) -> str:
+    """Where a model runs.
+
+    A network of rows stays on the CPU, which answers before an accelerator has been handed the batch; so does a model
+    that came as a graph, since PyTorch has no network of it.
+
+    Raises:
+        DeviceMissing: see `backends.devices.choose`.
+    """
+    device = choose(wanted)
+    on_torch = isinstance(stored.card, ImageCard) and stored.card.architecture != "onnx"
+    return device if on_torch else "cpu"
+
+
+def new_backend(stored: StoredModel, device: str, layout: CpuPlan) -> Backend:
+    """The loaded backend of a model on a device that `device_of` named.
+
+    On CUDA it computes in fp16, else bf16, where the goldens come out within their tolerance and no label flips; fp32
+    else. Warmed up for the batches it will see.
+
+    Raises:
+        StoreError: the device needs PyTorch, which is not installed.
+    """
+    if device == "cpu":
+        return OnnxBackend(stored.graph, layout.threads)
+    try:
+        from backends.torch import TorchBackend
+        from models.checkpoint import load_network, read_checkpoint
+    except ImportError as error:
+        raise StoreError(
+            f"{stored.tag} on {device} needs PyTorch ({error.name} is missing): install the `torch` extra, "
+            "or set VITRINE_DEVICE=cpu."
+        ) from error
+    network = load_network(stored.card, read_checkpoint(stored.path / WEIGHTS).weights)
+
+    def at(precision: "Precision") -> "TorchBackend":
+        failed = metrics().out_of_memory.labels(stored.card.name)
+        return TorchBackend(
+            network, device.removeprefix("torch-"), precision, layout.max_batch, lambda size: failed.inc()
+        )
+
+    candidates: tuple[Precision, ...] = ("fp16", "bf16") if device.startswith("cuda") else ()
+    backend = next((found for each in candidates if _passes(found := at(each), stored)), None) or at("fp32")
+    if isinstance(stored.card, ImageCard):
+        backend.warm_up((3, *stored.card.input.size))
+    return backend
+
+
+def _passes(backend: "TorchBackend", stored: StoredModel) -> bool:
+    goldens, tolerance = read_goldens(stored.path)
+    batch = golden_batch(stored.card, [(golden.name, golden.data) for golden in goldens])
+    wanted = np.stack([golden.logits for golden in goldens])
+    got = backend.run(batch)
+    away = float(np.abs(comparable(got, stored.card) - comparable(wanted, stored.card)).max())
+    passed = away <= tolerance and bool((got.argmax(axis=1) == wanted.argmax(axis=1)).all())
+    verdict = "used" if passed else "refused"
+    logger.info("%s at %s: %.1e from its goldens: %s", stored.tag, backend.precision, away, verdict)
+    return passed

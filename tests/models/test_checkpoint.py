@@ -1,0 +1,84 @@
+"""Checkpoints as people save them, and what is said of those that do not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from errors import StoreError
+from models.architectures import build
+from models.architectures.pyramidnet import PyramidNet
+from models.card import read_card
+from models.checkpoint import check_facts, load_network, read_checkpoint
+from tests.conftest import ROOT
+
+CHURN = read_card(ROOT / "models" / "churn" / "card.toml")
+CIFAR10 = read_card(ROOT / "models" / "cifar10" / "card.toml")
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return build(CHURN).state_dict()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("nested", ["", "model_state_dict", "state_dict"])
+def test_every_usual_form_gives_the_same_weights(
+    weights: dict[str, torch.Tensor], prefix: str, nested: str, tmp_path: Path
+) -> None:
+    named = {prefix + name: tensor for name, tensor in weights.items()}
+    facts = {"epoch": 12, "best_val_acc": 93.5, "version": "1.2"}
+    torch.save({nested: named, **facts, "optimiser": {"lr": 1}} if nested else named, tmp_path / "w.pth")
+    read = read_checkpoint(tmp_path / "w.pth")
+    assert read.facts == (facts if nested else {})
+    assert set(read.weights) == set(weights)
+    rows = torch.randn(5, 6)
+    network = build(CHURN)
+    network.load_state_dict(weights)
+    assert torch.equal(load_network(CHURN, read.weights)(rows), network.eval()(rows))
+
+
+def test_safetensors_and_half_precision_are_read(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file({name: tensor.half() for name, tensor in weights.items()}, tmp_path / "w.safetensors")
+    network = load_network(CHURN, read_checkpoint(tmp_path / "w.safetensors").weights)
+    assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
+
+
+def test_strangers_and_the_missing_are_listed_with_the_nearest_name(weights: dict[str, torch.Tensor]) -> None:
+    renamed = dict(weights)
+    renamed["networks.0.weight"] = renamed.pop("network.0.weight")
+    renamed["network.6.bias"] = torch.zeros(7)
+    with pytest.raises(StoreError) as raised:
+        load_network(CHURN, renamed)
+    said = str(raised.value)
+    assert "missing: network.0.weight (nearest: networks.0.weight)" in said
+    assert "unknown: networks.0.weight (nearest: network.0.weight)" in said
+    assert "network.6.bias: shape (7,), expected (2,)" in said
+
+
+def test_a_checkpoint_of_other_dimensions_is_told_by_its_own_word() -> None:
+    check_facts(CHURN, {"input_dim": 6, "hidden_dim": 64, "output_dim": 2, "version": "v1"})
+    with pytest.raises(StoreError, match="input_dim = 7, the card of churn 6"):
+        check_facts(CHURN, {"input_dim": 7})
+
+
+def test_values_that_are_not_finite_are_refused(weights: dict[str, torch.Tensor]) -> None:
+    weights["network.3.bias"][5] = float("nan")
+    with pytest.raises(StoreError, match=r"network\.3\.bias: holds values that are not finite"):
+        load_network(CHURN, weights)
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 1}, {"model_state_dict": {"a": 1}}, [1], {"model_state_dict": {}}])
+def test_a_file_without_weights_says_what_to_save(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(StoreError, match="model_state_dict or state_dict"):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+def test_the_networks_of_the_cards_are_built() -> None:
+    assert isinstance(build(CIFAR10), PyramidNet)
+    assert sum(each.numel() for each in build(CIFAR10).parameters()) == CIFAR10.parameters == 1_772_706
+    with pytest.raises(StoreError, match="came as an ONNX graph"):
+        build(read_card(ROOT / "models" / "imagenet" / "card.toml"))
