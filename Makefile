@@ -32,7 +32,7 @@ report: $(DEV)  ## Measure the shipped kidney-stone weights on held-out phantoms
 	.venv-dev/bin/python -m models.kidney_stone.report $(ARGS)
 
 bench: $(DEV)  ## Images a second, start-up and memory, beside the raw loop in the same run
-	.venv-dev/bin/vitrine models import kidney-stone
+	for name in kidney-stone churn machine-anomaly; do .venv-dev/bin/vitrine models import $$name; done
 	.venv-dev/bin/python -m loadtests.bench $(ARGS)
 
 bench-explain: $(DEV)  ## What an explanation costs beside a prediction

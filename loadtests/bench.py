@@ -28,7 +28,7 @@ from loadtests.server import ROOT, bentoml_serve, free_port, memory_mib, running
 from models.card import read_image_card
 from models.kidney_stone.data import CALIBRATE
 from models.kidney_stone.phantom import draw
-from models.store import find
+from models.store import find, installed
 from preprocessing.decode import decode
 from preprocessing.transform import transform
 
@@ -110,6 +110,18 @@ def fresh_clone() -> float:
             return seconds
 
 
+def by_model(port: int) -> dict[str, tuple[float, float]]:
+    """Seconds to ready and proportional MiB of the process tree, serving each installed model alone, and all."""
+    names = sorted({stored.card.name for stored in installed()})
+    found = {}
+    for name in tqdm([*names, "all"], desc="by model"):
+        settings = {} if name == "all" else {"VITRINE_MODELS": name, "VITRINE_DEFAULT_MODEL": name}
+        with running(bentoml_serve(port), ROOT, port, 120, settings) as (pid, took):
+            time.sleep(8)  # the Grad-CAM runner loads after the service is ready
+            found[name] = (took, memory_mib(pid)[1])
+    return found
+
+
 @click.command()
 @click.option("--seconds", default=8.0, show_default=True, help="Length of one measurement.")
 @click.option("--rounds", default=3, show_default=True, help="Rounds; medians are printed.")
@@ -131,7 +143,7 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
             columns["served 1"].append(served(port, images, 1, seconds))
             columns["raw best"].append(raw(images, cores, 1, seconds))
             columns["served 16"].append(served(port, images, 16, seconds))
-        resident, proportional = memory_mib(pid)
+        resident, shared_once = memory_mib(pid)
     size = int(np.mean([len(image) for image in images]) / 1024)
     click.echo(conditions())
     click.echo(f"{MODEL} {find(MODEL).version}, JPEGs of {size} KB, {rounds} rounds of {seconds:g} s, median (min-max)")
@@ -142,8 +154,11 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
         click.echo(f"{ours} / {theirs}: {ratio:.2f}")
     click.echo(f"`bentoml serve` to ready: {statistics.median(starts):.1f} s ({min(starts):.1f}-{max(starts):.1f})")
     click.echo(
-        f"memory of the process tree after load: {resident:.0f} MiB resident, {proportional:.0f} MiB proportional"
+        f"memory of the process tree after load: {resident:.0f} MiB resident, {shared_once:.0f} MiB proportional"
     )
+    for name, (took, proportional) in by_model(port).items():
+        what = "all models" if name == "all" else f"{name} alone"
+        click.echo(f"{what}: ready in {took:.1f} s, {proportional:.0f} MiB proportional")
     if fresh:
         click.echo(f"`make serve` in a fresh clone to ready: {fresh_clone():.0f} s")
 

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,12 +40,23 @@ def wait_ready(port: int, process: subprocess.Popen[bytes], timeout_s: float) ->
 
 
 @contextmanager
-def running(command: list[str], cwd: Path, port: int, timeout_s: float) -> Iterator[tuple[int, float]]:
-    """Run a server command until the block ends; gives its process id and the seconds it took to be ready."""
+def running(
+    command: list[str], cwd: Path, port: int, timeout_s: float, settings: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, float]]:
+    """Run a server command until the block ends; gives its process id and the seconds it took to be ready.
+
+    Args:
+        command: the server.
+        cwd: where to run it.
+        port: where it listens.
+        timeout_s: how long it may take to be ready.
+        settings: `VITRINE_*` variables beside those of this measurement.
+    """
     environment = os.environ | {
         "VITRINE_PORT": str(port),
         "BENTOML_DO_NOT_TRACK": "True",
         "VITRINE_ACCESS_LOG": "false",
+        **(settings or {}),
     }
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
