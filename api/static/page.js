@@ -3,18 +3,23 @@
 const at = (id) => document.getElementById(id);
 const drop = at("drop");
 let shown = 0;
-let positive = null; // the label that the threshold is about
-let explained = false; // whether the model has explanations
+let card = null; // of the model that pictures go to
 
 async function describe() {
-  const response = await fetch("/model-info");
-  const card = await response.json();
-  positive = card.positive_label ?? null;
-  explained = Boolean(card.explain);
-  at("model").textContent = response.ok
-    ? `${card.title}, version ${card.version ?? "not installed"}, ${card.state}${card.detail ? `: ${card.detail}` : ""}`
-    : card.detail;
-  if (["loading", "checking"].includes(card.state)) setTimeout(describe, 500);
+  const response = await fetch("/models");
+  const { default: name, models } = await response.json();
+  const takers = models.filter((each) => each.task === "image-classification" && each.state !== "missing");
+  const wanted = at("chooser").value || name;
+  card = takers.find((each) => each.name === wanted) ?? takers[0] ?? models.find((each) => each.name === name) ?? null;
+  const pictures = takers.length > 0;
+  at("chooser").replaceChildren(...takers.map((each) => new Option(each.title, each.name, false, each === card)));
+  at("choice").hidden = takers.length < 2;
+  drop.hidden = !pictures;
+  at("model").textContent = card === null
+    ? `There is no model ${name} here.`
+    : `${card.title}, version ${card.version ?? "not installed"}, ${card.state}${card.detail ? `: ${card.detail}` : ""}`
+      + (pictures ? "" : ". This page is for pictures; the models here take rows, which the API's page has examples of.");
+  if (models.some((each) => ["loading", "checking"].includes(each.state))) setTimeout(describe, 500);
 }
 
 function list(texts) {
@@ -27,6 +32,7 @@ function list(texts) {
 
 function show(answer) {
   const percent = (share) => `${(100 * share).toFixed(1)}%`;
+  const positive = card.positive_label ?? null; // the label that the threshold is about
   const [what, share] = positive === null
     ? [answer.prediction, answer.confidence]
     : [positive, answer.probabilities[positive]];
@@ -69,7 +75,8 @@ async function predict(file) {
   for (const id of ["overlay", "looked", "unexplained"]) at(id).hidden = true;
   at("answer").hidden = true;
   try {
-    const response = await fetch(explained ? "/predict?include_gradcam=true" : "/predict", { method: "POST", body: file });
+    const query = card.explain ? "?include_gradcam=true" : "";
+    const response = await fetch(`/models/${card.name}/predict${query}`, { method: "POST", body: file });
     const answer = await response.json();
     if (turn !== shown) return;
     response.ok ? show(answer) : fail(answer.title, answer.detail);
@@ -79,6 +86,11 @@ async function predict(file) {
   at("answer").hidden = false;
 }
 
+at("chooser").addEventListener("change", () => {
+  shown += 1;
+  for (const id of ["overlay", "looked", "unexplained", "answer"]) at(id).hidden = true;
+  describe().then(() => at("file").files[0] && predict(at("file").files[0]));
+});
 at("file").addEventListener("change", (event) => event.target.files[0] && predict(event.target.files[0]));
 at("switch").addEventListener("change", look);
 drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
