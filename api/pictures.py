@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
+from api.answers import about, classified
 from api.body import read_many, read_one
 from api.parameters import Parameters, read_parameters
 from api.problems import problem_of
 from api.race import race, timing_of
-from api.schemas import BatchAnswer, BatchError, BatchPrediction, Prediction, TopLabel, timestamp
+from api.schemas import BatchAnswer, BatchError, BatchPrediction, Prediction, timestamp
 from errors import InvalidInput, NoExplanation, QueueFull, Unavailable, VitrineError
 from explain.base import PREDICTED
 from models.card import ImageCard
@@ -154,18 +155,4 @@ def prediction(
         warnings.append(
             f"The picture is blurry (sharpness {inferred.sharpness:.0f}, under {limit:.0f}): trust this less."
         )
-    return Prediction(
-        model=model.name,
-        version=model.version or "",
-        prediction=said.label,
-        predicted_class_id=said.class_id,
-        confidence=said.confidence,
-        probabilities=said.probabilities,
-        top=[TopLabel(label=each.label, probability=each.probability) for each in said.top],
-        threshold=said.threshold,
-        warnings=warnings,
-        device=model.device or "",
-        inference_time_ms=round(answer.decode_ms + answer.infer_ms, 3),
-        request_id=request_id,
-        timestamp=timestamp(),
-    )
+    return Prediction(**classified(said), **about(model, answer, warnings, request_id), timestamp=timestamp())

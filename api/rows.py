@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import Response
 
+from api.answers import about, classified
 from api.body import read_json
 from api.parameters import Parameters, read_parameters
 from api.problems import problem_of
 from api.race import race, timing_of
-from api.schemas import AnomalyPrediction, RowBatchAnswer, RowError, RowPrediction, TopLabel, timestamp
+from api.schemas import AnomalyPrediction, RowBatchAnswer, RowError, RowPrediction, timestamp
 from errors import InvalidInput
 from models.card import RowCard
 from models.interpret import interpret, interpret_anomaly
@@ -100,43 +101,15 @@ def _said(
     request_id: str,
 ) -> list[RowPrediction | AnomalyPrediction | RowError]:
     outputs, said = iter(answer.value.outputs), list[RowPrediction | AnomalyPrediction | RowError]()
-    common: dict[str, Any] = {
-        "model": model.name,
-        "version": model.version or "",
-        "warnings": list(card.warnings),
-        "device": model.device or "",
-        "inference_time_ms": round(answer.decode_ms + answer.infer_ms, 3),
-        "request_id": request_id,
-    }
-    now = timestamp()
+    common, now = about(model, answer, card.warnings, request_id), timestamp()
     for place, row in enumerate(rows):
         if problem := answer.value.problems.get(place):
             said.append(RowError(error=problem_of(problem, request_id)))
         elif card.task == "anomaly-detection":
             found = interpret_anomaly(next(outputs), card, threshold=parameters.threshold)
-            said.append(
-                AnomalyPrediction(
-                    is_anomaly=found.is_anomaly,
-                    anomaly_score=found.score,
-                    threshold=found.threshold,
-                    confidence=found.confidence,
-                    contributions=found.contributions,
-                    **common,
-                    **{each.name: row[each.name] for each in card.input.identifiers},
-                )
-            )
+            identifiers = {each.name: row[each.name] for each in card.input.identifiers}
+            said.append(AnomalyPrediction(**found._asdict(), **common, **identifiers))
         else:
             read = interpret(next(outputs), card, threshold=parameters.threshold, top_k=parameters.top_k)
-            said.append(
-                RowPrediction(
-                    prediction=read.label,
-                    predicted_class_id=read.class_id,
-                    confidence=read.confidence,
-                    probabilities=read.probabilities,
-                    top=[TopLabel(label=each.label, probability=each.probability) for each in read.top],
-                    threshold=read.threshold,
-                    timestamp=now,
-                    **common,
-                )
-            )
+            said.append(RowPrediction(**classified(read), **common, timestamp=now))
     return said

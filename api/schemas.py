@@ -18,8 +18,8 @@ class TopLabel(BaseModel):
     probability: float
 
 
-class Prediction(BaseModel):
-    """What an image classifier answers; `confidence` is the probability of the label given."""
+class RowPrediction(BaseModel):
+    """What a classifier of rows answers; `confidence` is the probability of the label given."""
 
     model: str
     version: str
@@ -29,13 +29,18 @@ class Prediction(BaseModel):
     probabilities: dict[str, float] = Field(description="By label, in label-index order.")
     top: list[TopLabel]
     threshold: float | None = None
-    gradcam_heatmap: str | None = None
-    explanation_error: str | None = Field(None, description="Why there is no heatmap though one was asked for.")
     warnings: list[str]
     device: str
     inference_time_ms: float
     request_id: str
     timestamp: str
+
+
+class Prediction(RowPrediction):
+    """What an image classifier answers."""
+
+    gradcam_heatmap: str | None = None
+    explanation_error: str | None = Field(None, description="Why there is no heatmap though one was asked for.")
 
 
 class ExplanationFacts(BaseModel):
@@ -91,24 +96,6 @@ class BatchAnswer(BaseModel):
     errors: int
     inference_time_ms: float
     predictions: list[BatchPrediction | BatchError]
-
-
-class RowPrediction(BaseModel):
-    """What a classifier of rows answers; `confidence` is the probability of the label given."""
-
-    model: str
-    version: str
-    prediction: str
-    predicted_class_id: int
-    confidence: float
-    probabilities: dict[str, float] = Field(description="By label, in label-index order.")
-    top: list[TopLabel]
-    threshold: float | None = None
-    warnings: list[str]
-    device: str
-    inference_time_ms: float
-    request_id: str
-    timestamp: str
 
 
 class AnomalyPrediction(BaseModel):

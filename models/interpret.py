@@ -45,12 +45,12 @@ def comparable(outputs: npt.NDArray[np.float32], card: Card) -> npt.NDArray[np.f
 class Anomaly(NamedTuple):
     """What one row of squared errors says.
 
-    score: their mean, ≥ 0. confidence: how far the score is from the threshold, in thresholds, at most 1.
+    anomaly_score: their mean, ≥ 0. confidence: how far the score is from the threshold, in thresholds, at most 1.
     contributions: the squared error of each feature, in the card's order; they add up to score × features.
     """
 
     is_anomaly: bool
-    score: float
+    anomaly_score: float
     threshold: float
     confidence: float
     contributions: dict[str, float]

@@ -7,10 +7,8 @@ ROC and calibration plots into docs/.
 import itertools
 import json
 import os
-import platform
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import click
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from tqdm import tqdm
 
 from backends.onnx import OnnxBackend
@@ -27,6 +24,7 @@ from models.card import read_image_card
 from models.interpret import softmax
 from models.kidney_stone.data import TEST
 from models.kidney_stone.phantom import Stratum, draw
+from models.report import conditions, write_report
 from preprocessing.spec import ImageInput
 from preprocessing.transform import transform
 
@@ -129,7 +127,9 @@ def plot(labels: quality.Labels, scores: quality.Scores, figures: dict[str, Any]
 @click.command()
 @click.option("--package", default=HERE, type=click.Path(path_type=Path, exists=True), help="Folder of the model.")
 @click.option("--count", default=4000, show_default=True, help="Held-out phantoms.")
-@click.option("--out", default=None, type=click.Path(path_type=Path), help="report.json; beside the card by default.")
+@click.option(
+    "--out", default=None, type=click.Path(path_type=Path), help="Folder of report.json; the package by default."
+)
 @click.option("--plot-to", default=Path("docs/kidney-stone-quality.png"), type=click.Path(path_type=Path))
 def report(package: Path, count: int, out: Path | None, plot_to: Path) -> None:
     """Score held-out phantoms and write the figures and plots."""
@@ -139,17 +139,8 @@ def report(package: Path, count: int, out: Path | None, plot_to: Path) -> None:
         figures[name] = round(figure(labels, scores), 4)
         figures[f"{name}_ci95"] = quality.interval(figure, labels, scores)
     figures |= {"n": count, "positives": int(labels.sum()), "threshold": 0.5, "data": "synthetic phantoms"}
-    written = {
-        "metrics": figures,
-        "strata": by_stratum(labels, scores, strata),
-        "conditions": {
-            "command": f"python -m models.kidney_stone.report --count {count}",
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-            "versions": {"onnxruntime": ort.__version__, "opencv": cv2.__version__, "numpy": np.__version__},
-        },
-    }
-    (out or package / "report.json").write_text(json.dumps(written, indent=2) + "\n", "utf-8")
+    measured = conditions(f"python -m models.kidney_stone.report --count {count}")
+    written = write_report(out or package, figures, measured, strata=by_stratum(labels, scores, strata))
     plot(labels, scores, figures, plot_to)
     click.echo(json.dumps(written, indent=2))
 

@@ -10,12 +10,15 @@ and with them, so that nothing else tells the two apart. Optimiser: AdamW (Loshc
 
 import csv
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
@@ -24,12 +27,11 @@ from tqdm import tqdm
 from models.architectures.efficientnet import EfficientNetB4Head
 from models.card import read_image_card
 from models.checkpoint import read_checkpoint
-from models.kidney_stone.data import TRAIN, VALIDATE, Phantoms, Sample
+from models.kidney_stone.data import CALIBRATE, TRAIN, VALIDATE, Phantoms, Sample
 
 HERE = Path(__file__).parent
 CALIBRATION = 9_000_000
 """First of the training split's seeds that only the batch norms' statistics are taken from."""
-CALIBRATE_ON = 512
 TAPS = {2: 56, 4: 160, 6: 448}
 """Blocks with an auxiliary mask predictor, and their channels."""
 
@@ -93,6 +95,26 @@ def recalibrate(network: nn.Module, loader: DataLoader[Sample], device: torch.de
     network.eval()
 
 
+@torch.inference_mode()
+def calibrate(network: nn.Module, loader: Iterable[Sample], device: torch.device) -> tuple[float, float]:
+    """Scale and shift the last layer so that P(stone) is a rate (Platt 1999); it changes no ranking.
+
+    Returns:
+        The scale of the logits, and the shift of P(stone)'s.
+    """
+    apart, labels = list[float](), list[int]()
+    for image, _, label in tqdm(loader, desc="calibrate", unit="batch"):
+        logits = network(image.to(device))
+        apart += (logits[:, 1] - logits[:, 0]).tolist()
+        labels += label.tolist()
+    fitted = LogisticRegression(C=1e6).fit(np.array(apart)[:, None], labels)
+    scale, shift = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    last: Any = network.get_submodule("head.7")
+    last.weight.mul_(scale)
+    last.bias.mul_(scale).add_(torch.tensor([-shift / 2, shift / 2], device=device))
+    return scale, shift
+
+
 def learn(trainee: nn.Module, *, freeze_norms: bool) -> None:
     """Training mode, but for batch norms that are to keep their statistics."""
     trainee.train()
@@ -119,6 +141,7 @@ def best_device() -> str:
 @click.option("--workers", default=1, show_default=True, help="Processes that draw phantoms.")
 @click.option("--validate-every", default=200, show_default=True, help="Steps between checkpoints with a validation.")
 @click.option("--validate-on", default=320, show_default=True, help="Phantoms in a validation.")
+@click.option("--calibrate-on", default=512, show_default=True, help="Phantoms for batch norms, and for calibration.")
 @click.option(
     "--start-from", type=click.Path(path_type=Path, exists=True), help="Weights to begin with, not at random."
 )
@@ -135,6 +158,7 @@ def train(
     workers: int,
     validate_every: int,
     validate_on: int,
+    calibrate_on: int,
     start_from: Path | None,
     freeze_norms: bool,
     out: Path,
@@ -173,7 +197,7 @@ def train(
         Subset(phantoms, range(done * batch, steps * batch)), batch, num_workers=workers, drop_last=True
     )
     held_out = DataLoader(Phantoms(spec, VALIDATE, validate_on), batch, num_workers=workers)
-    natural = DataLoader(Phantoms(spec, TRAIN + CALIBRATION, CALIBRATE_ON), batch, num_workers=workers)
+    natural = DataLoader(Phantoms(spec, TRAIN + CALIBRATION, calibrate_on), batch, num_workers=workers)
     if freeze_norms and done == 0:
         recalibrate(trainee.network, natural, where)
     learn(trainee, freeze_norms=freeze_norms)
@@ -203,6 +227,10 @@ def train(
                 checkpoint.with_suffix(".part").replace(checkpoint)
     if not freeze_norms:
         recalibrate(trainee.network, natural, where)
+    trainee.network.eval()
+    apart = DataLoader(Phantoms(spec, CALIBRATE, calibrate_on), batch, num_workers=workers)
+    scale, shift = calibrate(trainee.network, apart, where)
+    click.echo(f"Calibrated: logits times {scale:.3f}, shifted by {shift:+.3f}")
     click.echo(f"Validation AUC {validate(trainee.network, held_out, where):.4f}")
     torch.save(trainee.network.state_dict(), out / "best_model.pth")
     click.echo(f"Weights: {out / 'best_model.pth'}")

@@ -67,9 +67,9 @@ def test_the_anomaly_score_is_the_mean_squared_error_of_the_reconstruction() -> 
     assert np.allclose(errors, (rows - again) ** 2, atol=1e-4)
     for row, error in zip(errors, (rows - again) ** 2, strict=True):
         said = interpret_anomaly(row, card)
-        assert said.score == pytest.approx(error.mean(), abs=1e-4)
-        assert said.is_anomaly == (said.score > 0.011)
-        assert sum(said.contributions.values()) == pytest.approx(4 * said.score)
+        assert said.anomaly_score == pytest.approx(error.mean(), abs=1e-4)
+        assert said.is_anomaly == (said.anomaly_score > 0.011)
+        assert sum(said.contributions.values()) == pytest.approx(4 * said.anomaly_score)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_score_is_read_by_the_threshold(
 ) -> None:
     said = interpret_anomaly(np.array(errors, np.float32), card_of(ANOMALY), threshold=threshold)
     assert said.is_anomaly == wanted[0]
-    assert [said.score, said.confidence] == pytest.approx(wanted[1:], abs=1e-6)
+    assert [said.anomaly_score, said.confidence] == pytest.approx(wanted[1:], abs=1e-6)
 
 
 def report(package: Path) -> dict[str, Any]:

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from models.architectures.efficientnet import EfficientNetB4Head
-from models.kidney_stone.train import Trainee
+from models.kidney_stone.data import Sample
+from models.kidney_stone.train import Trainee, calibrate
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def command(out: Path) -> list[str]:
-    options = "--steps 3 --batch 2 --threads 2 --workers 0 --device cpu --validate-every 1 --validate-on 8"
+    options = (
+        "--steps 3 --batch 2 --threads 2 --workers 0 --device cpu --validate-every 1 --validate-on 8 --calibrate-on 8"
+    )
     return [sys.executable, "-m", "models.kidney_stone.train", *options.split(), "--out", str(out)]
 
 
@@ -37,6 +41,32 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path: Path
     first, second = weights(whole), weights(broken)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_calibration_makes_rates_of_scores_and_changes_no_ranking() -> None:
+    class Score(nn.Module):
+        """Twice its input, and too high: as sure of itself as a logit must not be."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Sequential(*(nn.Identity() for _ in range(7)), nn.Linear(1, 2))
+            self.head[7].weight.data, self.head[7].bias.data = torch.tensor([[-1.0], [1.0]]), torch.tensor([0.0, 3.0])
+
+        def forward(self, score: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(score)
+            return logits
+
+    torch.manual_seed(5)
+    truth = torch.randn(4000, 1)
+    label = (torch.rand(4000) < torch.sigmoid(truth[:, 0])).long()  # so the score itself is the log odds
+    batches = [Sample(truth[at : at + 500], torch.zeros(0), label[at : at + 500]) for at in range(0, 4000, 500)]
+    network = Score()
+    before = network(truth).softmax(1)[:, 1]
+    scale, shift = calibrate(network, batches, torch.device("cpu"))
+    assert scale == pytest.approx(0.5, abs=0.05) and shift == pytest.approx(-1.5, abs=0.2)
+    after = network(truth).softmax(1)[:, 1]
+    assert torch.allclose(after, torch.sigmoid(truth[:, 0]), atol=0.05)
+    assert (after[before.argsort()].diff() >= -1e-6).all()
 
 
 def test_what_is_shipped_holds_no_auxiliary_part() -> None:
