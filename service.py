@@ -47,9 +47,11 @@ logger = logging.getLogger("vitrine")
 
 def load_served() -> ServedModels:
     """What this process serves: the packed models that VITRINE_MODELS lets through, and what could be installed."""
-    chosen = [name for name, _ in SETTINGS.chosen_models]
+    chosen = dict(SETTINGS.chosen_models)
     missing = {
-        name: (card, registry.how_to_import(name))
+        name: (card, f"not installed; install it with `{registry.how_to_import(name)}`")
+        if not chosen.get(name)
+        else (card, f"VITRINE_MODELS asks for version {chosen[name]}, which is not installed")
         for name, card in registry.bundled().items()
         if not isinstance(card, CardError) and (not chosen or name in chosen)
     }

@@ -1,5 +1,6 @@
 """Request → what to predict: encoded pictures as a raw body or a form, rows as JSON. `api.front` limits the bytes."""
 
+import asyncio
 import json
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from starlette.requests import ClientDisconnect, Request
 from api.problems import ClientGone
 from errors import InvalidInput, TooLarge
 
+LARGE = 32 * 1024
+"""Bytes of JSON from which on a thread reads it."""
 ONE, MANY = ("file", "image"), ("files", "file", "image")
 
 
@@ -57,7 +60,7 @@ async def read_json(request: Request, max_bytes: int) -> Any:
     if len(data) > max_bytes:
         raise TooLarge(f"The body has {len(data):,} bytes; this model takes at most {max_bytes:,}.")
     try:
-        return json.loads(data)
+        return json.loads(data) if len(data) < LARGE else await asyncio.to_thread(json.loads, data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"The body is not JSON ({error}).") from error
 

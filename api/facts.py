@@ -96,15 +96,15 @@ class Facts:
     def _health(self) -> Health:
         served = self._served
         default = served.models.get(served.default)
-        states = {model.state for model in served.models.values()}
+        states = {model.state for model in served.every}
         if served.closing:
             status, detail = "draining", "finishing what is in flight; send nothing new"
         elif default is None or default.state in ("missing", "failed"):
             status = "degraded"
             detail = f"{served.default}: {default.detail}" if default else f"there is no model {served.default!r}"
         elif not served.ready:
-            busy = next(model for model in served.models.values() if model.state in ("loading", "checking"))
-            status, detail = "starting", f"{busy.name}: {busy.detail}"
+            busy = [model for model in served.every if model.state in ("loading", "checking")]
+            status, detail = "starting", "; ".join(f"{model.tag}: {model.detail}" for model in busy)
         else:
             status, detail = ("degraded", "a model failed") if "failed" in states else ("ok", "")
         return Health(

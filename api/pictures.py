@@ -43,6 +43,7 @@ class Pictures:
 
     async def one(self, model: ServedModel, card: ImageCard, request: Request) -> Response:
         """Answer a request of one picture."""
+        model.check_ready()
         parameters = read_parameters(request.query_params, card)
         deadline = self.deadline(parameters)
         upload = await read_one(request)

@@ -34,9 +34,11 @@ class Predictor:
         default = self._served.models.get(self._served.default)
         if default is not None:
             self._add(router, "", None, default.card, "default model")
-            router.add_api_route("/infer", self._to(self.one, None), methods=["POST"], include_in_schema=False)
-        for action, answer in (("predict", self.one), ("predict/batch", self.many), ("explain", self.explain)):
-            for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+        actions = (("predict", self.one), ("predict/batch", self.many), ("explain", self.explain), ("infer", self.one))
+        for action, answer in actions:
+            # After those above, and for what they leave: unknown names, versions, a default model that is not there.
+            paths = ["", *(["/models/{name}", "/models/{name}/versions/{version}"] if action != "infer" else [])]
+            for path in paths:
                 router.add_api_route(
                     f"{path}/{action}", self._to(answer, None), methods=["POST"], include_in_schema=False
                 )

@@ -17,10 +17,10 @@ import onnxruntime as ort
 from backends.base import Batch, Logits
 from backends.onnx import OnnxBackend
 from errors import StoreError
-from models.card import ImageCard, parse_card
+from models.card import ImageCard, RowCard, parse_card, read_card
 from models.goldens import Golden, golden_inputs, write_goldens
 from models.package import GRAPH
-from models.parity import Parity, check, golden_batch, random_inputs, write
+from models.parity import BATCHES, Parity, check, golden_batch, random_inputs, write
 
 Said = Callable[[str], None]
 """Takes a line for the operator: what was found, what was changed."""
@@ -38,7 +38,20 @@ def from_checkpoint(card_file: Path, weights: Path, inputs: Path, package: Path)
     from models.checkpoint import read_checkpoint
     from models.export import export
 
-    return export(card_file, read_checkpoint(weights), golden_inputs(inputs), package)
+    card = read_card(card_file)
+    goldens = golden_inputs(inputs)
+    if isinstance(card, RowCard):
+        try:
+            golden_batch(card, goldens)
+        except StoreError:  # an operator's own card with other features: its own example stands in
+            row = {each.name: each.example for each in card.input.entries}
+            goldens = [("example.json", json.dumps(row).encode())]
+    return export(card_file, read_checkpoint(weights), goldens, package)
+
+
+def own_card(card_text: str, weights: Path) -> str:
+    """A bundled card for weights that are not the bundled ones: without what it says of those."""
+    return _with(_with(card_text, "data", json.dumps(f"your own weights ({weights.name})")), "warnings", "[]")
 
 
 def read_labels(path: Path) -> list[str]:
@@ -59,6 +72,8 @@ def read_labels(path: Path) -> list[str]:
     labels = [row.strip() for row in rows]
     while labels and not labels[-1]:
         labels.pop()
+    if any("\ud800" <= character <= "\udfff" for character in "".join(labels)):
+        raise StoreError(f"{path}: a label holds half of a surrogate pair, which is no text.")
     if len(labels) < 2 or not all(labels):
         raise StoreError(f"{path}: there must be two labels or more, one a line and no line empty.")
     return [label if labels.count(label) == 1 else f"{label} ({index})" for index, label in enumerate(labels)]
@@ -105,9 +120,19 @@ def from_onnx(
         raise StoreError(f"{graph}: cannot be run on {batch.shape[1:]} ({_first_line(error)}).") from error
     if wanted.shape != (len(batch), len(labels)):
         raise StoreError(_counts(graph, len(labels), wanted.shape[1:]))
-    rows = [Golden(name, data, row) for (name, data), row in zip(golden_inputs(inputs), wanted, strict=False)]
-    write_goldens(package, rows, named)
-    found = check(card, batch, wanted, OnnxBackend(package / GRAPH), named=named)
+    if (wanted >= 0).all() and np.allclose(wanted.sum(axis=1), 1.0, atol=1e-3):
+        raise StoreError(f"{graph}: gives probabilities; softmax would be taken twice. Export it without its softmax.")
+    pairs = zip(golden_inputs(inputs), wanted[: len(goldens)], strict=True)
+    write_goldens(package, [Golden(name, data, row) for (name, data), row in pairs], named)
+    try:
+        found = check(card, batch, wanted, OnnxBackend(package / GRAPH), named=named, goldens=len(goldens))
+    except StoreError:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"{graph}: cannot be run in batches of {max(BATCHES)} ({_first_line(error)}). Export it with a batch that "
+            "is dynamic throughout, or fixed at 1."
+        ) from error
     write(found, package)
     return found
 
@@ -165,6 +190,8 @@ def with_labels(card_text: str, labels: list[str]) -> str:
 
 
 def _with(card_text: str, key: str, value: str) -> str:
+    if key == "warnings" and not re.search("(?m)^warnings = ", card_text):
+        return card_text
     changed, count = re.subn(
         rf"(?m)^{key} = \[[^\]]*\]$|^{key} = .*$", lambda _: f"{key} = {value}", card_text, count=1
     )
@@ -199,6 +226,10 @@ def _check_signature(session: ort.InferenceSession, card: ImageCard, graph: Path
         if batch != 1:
             raise StoreError(f"{graph}: its batch is fixed at {batch}. Export it with a dynamic batch, or with 1.")
         say(f"{graph}: its batch is fixed at 1, so it is served without batching.")
+    if len(outputs) > 1 and "logits" not in [each.name for each in outputs]:
+        raise StoreError(
+            f"{graph}: has outputs {', '.join(each.name for each in outputs)}; name the one to use `logits`."
+        )
     chosen = next((each for each in outputs if each.name == "logits"), outputs[0])
     if len(chosen.shape) != 2:
         raise StoreError(f"{graph}: its output {chosen.name} must be of rank 2, N×K; it is {chosen.shape}.")

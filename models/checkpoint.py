@@ -1,6 +1,7 @@
 """Checkpoints trained elsewhere: read without running code, fitted to a card's network. Needs PyTorch."""
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ NESTED = ("model_state_dict", "state_dict")
 WRAPPERS = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""
 LISTED = 20
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Checkpoint(NamedTuple):
@@ -44,13 +46,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     outer: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     inner: Any = next((outer[name] for name in NESTED if isinstance(outer.get(name), dict)), loaded)
-    if not isinstance(inner, dict) or not inner or not all(isinstance(value, Tensor) for value in inner.values()):
+    named = isinstance(inner, dict) and inner and all(isinstance(name, str) for name in inner)
+    if not named or not all(isinstance(value, Tensor) for value in inner.values()):
         raise StoreError(
             f"{path}: holds no state_dict, neither plain nor under {' or '.join(NESTED)}. "
             "Save `model.state_dict()` and import that."
         )
-    facts = {name: value for name, value in outer.items() if isinstance(value, str | int | float)}
-    return Checkpoint({name: tensor.contiguous() for name, tensor in _unwrapped(inner).items()}, facts)
+    facts = {str(name): value for name, value in outer.items() if _is_fact(value)}
+    return Checkpoint(_unwrapped(inner), facts)
+
+
+def _is_fact(value: object) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _unwrapped(weights: Weights) -> Weights:
@@ -81,6 +88,10 @@ def load_network(card: Card, weights: Weights) -> nn.Module:
         more = f"\n  … and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise StoreError(f"The weights do not fit {card.architecture}:\n{listed}{more}")
     for name, tensor in weights.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise StoreError(f"{name}: is a {tensor.layout} tensor on {tensor.device}; save plain ones from the CPU.")
+        if wanted[name].is_floating_point() and tensor.dtype not in FLOATS:
+            raise StoreError(f"{name}: holds {tensor.dtype}; weights must be one of {', '.join(map(str, FLOATS))}.")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise StoreError(f"{name}: holds values that are not finite.")
     network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()})
@@ -94,7 +105,9 @@ def check_facts(card: Card, facts: dict[str, str | int | float]) -> None:
         StoreError: one differs.
     """
     if isinstance(card, RowCard):
-        wanted = {"input_dim": len(card.input.features), "hidden_dim": card.hidden[0], "output_dim": len(card.labels)}
+        features, detector = len(card.input.features), card.task == "anomaly-detection"
+        outputs = features if detector else len(card.labels)
+        wanted = {"input_dim": features, "hidden_dim": card.hidden[0], "output_dim": outputs}
         for name, value in wanted.items():
             if name in facts and facts[name] != value:
                 raise StoreError(f"The checkpoint says {name} = {facts[name]}, the card of {card.name} {value}.")

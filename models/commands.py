@@ -154,6 +154,11 @@ def _bring(
     click.echo("Comparing what would be served with its reference …")
     try:
         if weights is not None:
+            if card_file is None:
+                own_card = made / "card.toml"
+                own_card.write_text(bring.own_card((package / "card.toml").read_text("utf-8"), weights), "utf-8")
+                if card.task == "anomaly-detection":
+                    click.echo(f"The threshold {card.threshold:g} is that of the bundled weights: --card brings yours.")
             return bring.from_checkpoint(own_card, weights, package, made)
         listed = bring.read_labels(labels) if labels else None
         if graph is None:

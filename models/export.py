@@ -67,8 +67,12 @@ def export(
     card = read_card(card_file)
     check_facts(card, checkpoint.facts)
     weights = {name: checkpoint.weights[name] for name in sorted(checkpoint.weights)}
+    network = load_network(card, weights)
+    if card.parameters is not None and card.parameters != (count := sum(each.numel() for each in network.parameters())):
+        raise StoreError(f"{card.name}: the card says {card.parameters:,} parameters, its network has {count:,}.")
     kept = rounded(weights) if halve else _fp32(weights)
-    network = load_network(card, kept)
+    if halve:
+        network = load_network(card, kept)
     package.mkdir(parents=True, exist_ok=True)
     if (package / "card.toml") != card_file:
         (package / "card.toml").write_bytes(card_file.read_bytes())
@@ -83,9 +87,9 @@ def export(
     with torch.inference_mode():
         reference = network(torch.from_numpy(inputs)).numpy()
     named = f"PyTorch {torch.__version__.split('+')[0]}, fp32, CPU" + (", weights as rounded" if halve else "")
-    rows = [Golden(name, data, row) for (name, data), row in zip(images, reference, strict=False)]
+    rows = [Golden(name, data, row) for (name, data), row in zip(images, reference[: len(images)], strict=True)]
     write_goldens(package, rows, named)
-    parity = check(card, inputs, reference, OnnxBackend(package / GRAPH), named=named)
+    parity = check(card, inputs, reference, OnnxBackend(package / GRAPH), named=named, goldens=len(goldens))
     write(replace(parity, checkpoint=checkpoint.facts or None), package)
     if isinstance(card, ImageCard) and (why_not := export_explain(card, network, package, goldens)):
         logger.warning("%s cannot be explained without PyTorch: %s.", card.name, why_not)
@@ -93,7 +97,9 @@ def export(
 
 
 def _fp32(weights: Weights) -> Weights:
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    """A copy of each, since a file cannot hold two that share their memory."""
+    floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    return {name: tensor.clone().contiguous() for name, tensor in floats.items()}
 
 
 def export_explain(card: ImageCard, network: nn.Module, package: Path, tensors: Float32Array) -> str | None:

@@ -42,6 +42,24 @@ def comparable(outputs: npt.NDArray[np.float32], card: Card) -> npt.NDArray[np.f
     return softmax(outputs)
 
 
+def difference(
+    outputs: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32], card: Card
+) -> npt.NDArray[np.float64]:
+    """How far outputs are from what they should be, (…, K): |Δ| in probability; of a detector, in squared error, as a
+    share of it where it is above 1. What is not finite is infinitely far.
+    """
+    got, right = comparable(outputs, card), comparable(wanted, card)
+    away = np.abs(got - right) / np.maximum(1.0, np.abs(right))
+    return np.where(np.isfinite(away), away, np.inf)
+
+
+def called(outputs: npt.NDArray[np.float32], card: Card) -> int | bool:
+    """What one row of outputs comes to, by the card's threshold: a label's index, or whether it is an anomaly."""
+    if isinstance(card, RowCard) and card.task == "anomaly-detection":
+        return interpret_anomaly(outputs, card).is_anomaly
+    return interpret(outputs, card).class_id
+
+
 class Anomaly(NamedTuple):
     """What one row of squared errors says.
 

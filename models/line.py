@@ -48,6 +48,10 @@ class Line(Protocol[P, X, R]):
         """A golden input as the payload that `admit` takes."""
         ...
 
+    def check(self, item: X) -> None:
+        """Raise the InvalidInput that what was admitted carries, if it does."""
+        ...
+
     def batch(self, items: Sequence[X]) -> Batch:
         """The tensor of what was admitted."""
         ...
@@ -66,6 +70,9 @@ class PictureLine:
     def admit(self, payload: bytes) -> Transformed:
         """See `Line`."""
         return transform(decode(payload, self._card.limits), self._card.input)
+
+    def check(self, item: Transformed) -> None:
+        """See `Line`; what is wrong with a picture is raised by `admit`."""
 
     def batch(self, items: Sequence[Transformed]) -> Batch:
         """See `Line`."""
@@ -95,6 +102,11 @@ class RowLine:
     def admit(self, payload: Sequence[Row]) -> CheckedRows:
         """See `Line`; a wrong row is a problem of the result, not of its neighbours."""
         return check_rows(payload, self._card.input)
+
+    def check(self, item: CheckedRows) -> None:
+        """See `Line`."""
+        if item.problems:
+            raise item.problems[0]
 
     def batch(self, items: Sequence[CheckedRows]) -> Batch:
         """See `Line`."""

@@ -192,10 +192,12 @@ def _chosen(
         matching = [tag for tag in there if tag[0] == name and wanted and tag[1].startswith(wanted)]
         if len(matching) == 1:
             found += matching
-        elif beginning:
+        else:
             known = ", ".join(sorted(version for each, version in there if each == name)) or "none"
             how = "means several versions" if matching else "is not there"
-            logger.error("VITRINE_MODELS: %s:%s %s. Versions there: %s.", name, beginning, how, known)
+            logger.error(
+                "VITRINE_MODELS: %s %s. Versions there: %s.", name + f":{beginning}" * bool(beginning), how, known
+            )
     return list(dict.fromkeys(found))
 
 

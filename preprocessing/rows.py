@@ -1,6 +1,7 @@
 """row → tensor: check the named values of a row, scale them. Training and serving both call `transform_rows`."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from preprocessing.spec import Clip, Feature, Identifier, Log1p, RowInput
 
 Row = Mapping[str, Any]
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
 AHEAD = timedelta(minutes=5)
 """How far a client's clock may be ahead of ours."""
 
@@ -104,16 +106,23 @@ def _number_problem(value: Any, feature: Feature) -> str:
 
 def _identifier_problem(value: Any, identifier: Identifier, now: datetime) -> str:
     if identifier.kind == "text":
-        if isinstance(value, str) and 1 <= len(value) <= identifier.max_length:
+        if isinstance(value, str) and 1 <= len(value) <= identifier.max_length and _is_unicode(value):
             return ""
         return f"{identifier.name} must be a text of 1 to {identifier.max_length} characters, not {_shown(value)}"
     try:
+        if not _TIME.fullmatch(value):
+            raise ValueError
         when = datetime.fromisoformat(value)
         when = when if when.tzinfo else when.replace(tzinfo=UTC)
         late = when > now + AHEAD
     except (TypeError, ValueError, OverflowError):
         return f"{identifier.name} must be a time such as {identifier.example!r}, not {_shown(value)}"
     return f"{identifier.name} is in the future ({_shown(value)})" if late else ""
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be sent back: JSON can name half of a surrogate pair, UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _expected(spec: RowInput) -> str:
@@ -124,5 +133,6 @@ def _shown(value: Any) -> str:
     """A client's value in a message, in short."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = repr(value) if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
+    text = ascii(value) if isinstance(value, str) and not _is_unicode(value) else repr(value)
+    text = text if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
     return text if len(text) <= 40 else text[:37] + "…"

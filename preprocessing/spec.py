@@ -22,7 +22,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
 class Frozen(BaseModel):
     """A section of a card: immutable, and a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Clahe(Frozen):
@@ -80,6 +80,12 @@ class Clip(Frozen):
     low: float
     high: float
 
+    @model_validator(mode="after")
+    def _range_holds(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        return self
+
 
 class Standardise(Frozen):
     """(x - mean) / std."""
@@ -126,6 +132,16 @@ class Identifier(Frozen):
     example: str
 
 
+RESERVED = frozenset(
+    (
+        *("features", "samples", "readings", "model", "version", "prediction", "predicted_class_id", "confidence"),
+        *("probabilities", "top", "threshold", "warnings", "device", "inference_time_ms", "request_id", "is_anomaly"),
+        *("anomaly_score", "contributions", "error"),
+    )
+)
+"""What neither a feature nor an identifier may be called."""
+
+
 class RowInput(Frozen):
     """How a row of named values becomes the model's tensor, in the order of `features`."""
 
@@ -143,6 +159,8 @@ class RowInput(Frozen):
         names = [each.name for each in self.entries]
         if len(set(names)) != len(names):
             raise ValueError("features and identifiers: each name may stand only once")
+        if taken := RESERVED.intersection(names):
+            raise ValueError(f"{', '.join(sorted(taken))}: names of fields of requests or answers; choose another")
         return self
 
 

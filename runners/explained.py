@@ -19,7 +19,7 @@ from explain.onnx import OnnxExplainer
 from explain.overlay import Output, grey, heatmap, overlay, png
 from models.card import ImageCard
 from models.goldens import read_goldens
-from models.interpret import interpret, softmax
+from models.interpret import difference, interpret
 from models.package import StoredModel, verify
 from preprocessing.decode import decode
 from preprocessing.transform import resize, transform
@@ -193,10 +193,10 @@ class ExplainedModel:
         for golden in goldens:
             tensor = transform(decode(golden.data, self.card.limits), self.card.input).tensor
             logits, _ = explainer.run(tensor[None], np.array([-1]), frozenset({"gradcam"}))
-            away = float(np.abs(softmax(logits[0]) - softmax(golden.logits)).max())
+            away = float(difference(logits[0], golden.logits, self.card).max())
             if not away <= tolerance:
                 raise StoreError(
-                    f"{self.stored.tag}: golden {golden.name} is {away:.2e} away from its reference in probability "
+                    f"{self.stored.tag}: golden {golden.name} is {away:.2e} away from its reference "
                     f"(tolerance {tolerance:g}) in the explain graph. Import the model again."
                 )
 

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import errors
@@ -21,6 +22,8 @@ FAILURES = 3
 """Calls in a row that may run out of their time, or lose the connection, before no more are made."""
 COOL_DOWN_S = 5.0
 """After calls ran out of time in a row, one is tried again every so often."""
+PATIENT_S = 2.0
+"""A call given less time than this, and less than the runner's own, says nothing of the runner when it runs out."""
 IN_FLIGHT = 64
 """Calls at once; BentoML's client has 100 connections and lets what is beyond them wait without a bound."""
 
@@ -64,9 +67,9 @@ class RemoteExplainer:
 
     A call whose connection breaks is made once more. A call that takes longer than it may is given up, here and there;
     so is one whose client has gone. The circuit opens, and calls are refused at once, in two cases: the process falls
-    silent or its connections break, until it says its state again, and what is under way is given up too; or it says
-    its state, but several calls in a row ran out of the runner's own time while none succeeded, until a trial call
-    every `COOL_DOWN_S` comes back. A client's own short deadline counts for nothing.
+    silent or its connections break, until it says its state again, and what is under way is given up too; or, for one
+    model, it says its state, but several calls in a row ran out of time while none succeeded, until a trial call every
+    `COOL_DOWN_S` comes back. A client's own short deadline counts for nothing.
 
     Args:
         timeout_ms: the longest that an explanation may take.
@@ -75,18 +78,16 @@ class RemoteExplainer:
     def __init__(self, timeout_ms: float) -> None:
         self._timeout_s = timeout_ms / 1000
         self._process: Process | None = None
-        self._gone, self._stuck = "it is starting", ""
-        self._trial_at = 0.0
-        self._broken = self._late = 0
-        self._answered_at = 0.0
+        self._gone, self._broken = "it is starting", 0
+        self._models: dict[str, _Pace] = {}
         self._under_way: set[asyncio.Task[dict[str, Any]]] = set()
         self._cancelling: set[asyncio.Task[None]] = set()
         self.status: dict[str, Any] = {}
 
     @property
     def open(self) -> str:
-        """Why no calls are made just now; empty while they are."""
-        return self._gone or self._stuck
+        """Why no calls are made just now, of any model; empty while they are."""
+        return self._gone
 
     async def explain(self, model: str, ask: Ask, deadline: float) -> "Answer[Explained]":
         """Explain one picture by a `time.monotonic()` deadline.
@@ -97,23 +98,25 @@ class RemoteExplainer:
             DeadlineExceeded: there was not enough time.
             VitrineError: whatever the Runner there says of this item.
         """
-        self._admit()
+        pace = self._models.setdefault(model, _Pace())
+        self._admit(pace)
         started = time.monotonic()
         ends = min(deadline, started + self._timeout_s)
         for attempt in (1, 2):
             try:
                 reply = await self._call(model, ask, ends)
             except TimeoutError as error:
+                if ends - started > 0.99 * min(self._timeout_s, PATIENT_S):  # not a client's own short deadline
+                    self._ran_late(pace, started)
                 if ends == deadline:
                     raise DeadlineExceeded(
                         "The explanation was not there before the deadline. Allow more time."
                     ) from error
-                self._ran_late(started)
                 raise Unavailable(
                     f"The Grad-CAM runner took more than {self._timeout_s:g} s. Retry later.", 2
                 ) from error
             except _GivenUp as error:
-                raise self._refusal() from error
+                raise self._refusal(pace) from error
             except Exception as error:
                 self._broken += 1
                 if self._broken >= FAILURES:
@@ -122,8 +125,8 @@ class RemoteExplainer:
                     logger.warning("the Grad-CAM runner cannot be reached: %r", error)
                     raise Unavailable("The Grad-CAM runner cannot be reached. Retry in a few seconds.", 2) from error
             else:
-                self._broken = self._late = 0
-                self._stuck, self._answered_at = "", time.monotonic()
+                self._broken = pace.late = 0
+                pace.stuck, pace.answered_at = "", time.monotonic()
                 return answer_of(reply)
         raise AssertionError("unreachable")
 
@@ -145,24 +148,25 @@ class RemoteExplainer:
                 self._broken, self._gone = 0, ""
             await asyncio.sleep(BEAT_S)
 
-    def _admit(self) -> None:
+    def _admit(self, pace: "_Pace") -> None:
         """Raise unless a call may be made now."""
         now = time.monotonic()
-        if self._gone or (self._stuck and now < self._trial_at):
-            raise self._refusal()
+        if self._gone or (pace.stuck and now < pace.trial_at):
+            raise self._refusal(pace)
         if len(self._under_way) >= IN_FLIGHT:
             raise QueueFull(f"The Grad-CAM runner has {IN_FLIGHT} explanations under way, as many as it takes.", 2)
-        self._trial_at = now + COOL_DOWN_S  # where it is stuck, the next trial
+        pace.trial_at = now + COOL_DOWN_S  # where it is stuck, the next trial
 
-    def _refusal(self) -> Unavailable:
-        return Unavailable(f"The Grad-CAM runner is not available: {self.open}. Predictions are.", 2)
+    def _refusal(self, pace: "_Pace") -> Unavailable:
+        why = self._gone or pace.stuck
+        return Unavailable(f"The Grad-CAM runner is not available: {why}. Predictions are.", 2)
 
-    def _ran_late(self, started: float) -> None:
-        if self._answered_at < started:
-            self._late += 1
-            if self._late >= FAILURES and not self._stuck:
-                self._stuck, self._trial_at = "it does not answer in time", time.monotonic() + COOL_DOWN_S
-                logger.warning("no more calls to the Grad-CAM runner: %s", self._stuck)
+    def _ran_late(self, pace: "_Pace", started: float) -> None:
+        if pace.answered_at < started:
+            pace.late += 1
+            if pace.late >= FAILURES and not pace.stuck:
+                pace.stuck, pace.trial_at = "it does not answer in time", time.monotonic() + COOL_DOWN_S
+                logger.warning("no more calls to the Grad-CAM runner: %s", pace.stuck)
 
     def _lose(self, why: str) -> None:
         """The process is gone: make no more calls, and give up those under way."""
@@ -200,6 +204,16 @@ class RemoteExplainer:
         if self._process is not None and not self._gone:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(self._process.cancel(name), SILENCE_S)
+
+
+@dataclass
+class _Pace:
+    """How explanations of one model go: late ones in a row, when one last came, why none are asked for."""
+
+    late: int = 0
+    answered_at: float = 0.0
+    stuck: str = ""
+    trial_at: float = 0.0
 
 
 class _GivenUp(Exception):

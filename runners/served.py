@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
-import numpy as np
 
 from backends.base import Backend
 from errors import DeviceMissing, NotFound, StoreError, Unavailable
 from models.card import Card, ImageCard
 from models.goldens import read_goldens
-from models.interpret import comparable
+from models.interpret import difference
 from models.line import Inferred, InferredRows, line_of
 from models.package import WEIGHTS, StoredModel, verify
 from preprocessing.rows import Row
@@ -109,12 +108,13 @@ class ServedModel:
         """Verify the files, load the backend, replay the goldens; ends in `ready` or `failed`, never raises."""
         if self.stored is None:
             return
-        started = time.monotonic()
+        started, on = time.monotonic(), options.device
         try:
             self.detail = "checking its files"
             verify(self.stored)
             self.detail = "loading the graph"
             device = device_of(self.stored, options.device)
+            on = "OnnxBackend" if device == "cpu" else f"TorchBackend ({device})"
             layout = plan(self.card, available, options.max_batch, device)
             self._backend = new_backend(self.stored, device, layout)
             self._runner = self._new_runner(layout, options)
@@ -122,7 +122,7 @@ class ServedModel:
             self._replay()
         except Exception as error:
             said = isinstance(error, StoreError | DeviceMissing)
-            what = f"{self.stored.tag} failed while {self.detail} ({type(error).__name__})."
+            what = f"{self.stored.tag} on {on} failed while {self.detail} ({type(error).__name__})."
             self.state, self.detail = "failed", str(error) if said else f"{what} The server's log says more."
             logger.error("%s: %s", self.name, self.detail, exc_info=not said)
             self.close(1.0)  # nothing is in flight
@@ -170,11 +170,11 @@ class ServedModel:
         together = [line.outputs(each) for each in self._run([line.admit(payload) for payload in payloads])]
         for how, rows in (("alone", alone), ("in a batch", together)):
             for golden, row in zip(goldens, rows, strict=True):
-                away = float(np.abs(comparable(row, self.card) - comparable(golden.logits, self.card)).max())
+                away = float(difference(row, golden.logits, self.card).max())
                 if not away <= tolerance:
                     raise StoreError(
                         f"{self.stored.tag} on {type(self._backend).__name__} ({self.device}): golden {golden.name}, "
-                        f"{how}, is {away:.2e} away from its reference in probability (tolerance {tolerance:g}). "
+                        f"{how}, is {away:.2e} away from its reference (tolerance {tolerance:g}). "
                         f"Do not use it: `vitrine models verify {self.name}`, then import it again."
                     )
 
@@ -184,7 +184,7 @@ class ServedModels:
 
     Args:
         stored: the versions to serve; the first of a name is the one that the name alone means.
-        missing: cards of bundled models that are not installed, each with the command that brings it.
+        missing: cards of bundled models that are not installed, each with why it is not there, and what to do.
         default: name of the model behind the routes that name none.
         options: for every Runner.
     """
@@ -203,8 +203,8 @@ class ServedModels:
             model = ServedModel(each.card, each)
             self.models.setdefault(model.name, model)
             self.versions.setdefault(model.name, {})[each.version] = model
-        for name, (card, how) in missing.items():
-            self.models.setdefault(name, ServedModel(card, None, f"not installed; install it with `{how}`"))
+        for name, (card, why) in missing.items():
+            self.models.setdefault(name, ServedModel(card, None, why))
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
         self._closing = False
         self.started_at = time.monotonic()

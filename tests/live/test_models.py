@@ -199,6 +199,7 @@ def test_cifar10_and_imagenet_answer_as_their_references(server: Server, pyramid
         ("/models/churn/predict", {"data": b"[" * 100_000}, "not JSON"),
         ("/models/churn/predict", {"json": [1]}, "must be a JSON object"),
         ("/models/churn/predict", {"files": {"file": b"x"}}, "not a form with files"),
+        ("/models/machine-anomaly/predict", {"json": READING | {"machine_id": "\ud800"}}, "machine_id must be a text"),
         ("/models/churn/predict/batch", {"json": {"rows": []}}, '"samples"'),
         ("/models/churn/predict/batch", {"json": {"samples": []}}, "one row or more"),
         ("/models/churn/predict", {"json": {"features": {**CUSTOMER, "agee": 4}}}, "'agee' is unknown"),

@@ -60,6 +60,7 @@ def test_strangers_and_the_missing_are_listed_with_the_nearest_name(weights: dic
 
 def test_a_checkpoint_of_other_dimensions_is_told_by_its_own_word() -> None:
     check_facts(CHURN, {"input_dim": 6, "hidden_dim": 64, "output_dim": 2, "version": "v1"})
+    check_facts(read_card(ROOT / "models" / "machine_anomaly" / "card.toml"), {"input_dim": 4, "output_dim": 4})
     with pytest.raises(StoreError, match="input_dim = 7, the card of churn 6"):
         check_facts(CHURN, {"input_dim": 7})
 
@@ -68,6 +69,29 @@ def test_values_that_are_not_finite_are_refused(weights: dict[str, torch.Tensor]
     weights["network.3.bias"][5] = float("nan")
     with pytest.raises(StoreError, match=r"network\.3\.bias: holds values that are not finite"):
         load_network(CHURN, weights)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "says"),
+    [
+        (torch.ones(2, dtype=torch.int8), "holds torch.int8"),
+        (torch.ones(2, dtype=torch.complex64), "holds torch.complex64"),
+        (torch.ones(2).to_sparse(), "sparse"),
+    ],
+)
+def test_what_is_no_plain_float_is_refused_and_not_cast(
+    weights: dict[str, torch.Tensor], tensor: torch.Tensor, says: str
+) -> None:
+    with pytest.raises(StoreError, match=rf"network\.6\.bias: .*{says}"):
+        load_network(CHURN, weights | {"network.6.bias": tensor})
+
+
+def test_facts_are_what_json_can_say(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({"model_state_dict": weights, "best": float("inf"), 3: "three", "epoch": 1}, tmp_path / "w.pth")
+    assert read_checkpoint(tmp_path / "w.pth").facts == {"3": "three", "epoch": 1}
+    torch.save({1: torch.zeros(2)}, tmp_path / "w.pth")
+    with pytest.raises(StoreError, match="holds no state_dict"):
+        read_checkpoint(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 1}, {"model_state_dict": {"a": 1}}, [1], {"model_state_dict": {}}])

@@ -59,7 +59,7 @@ def small_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def card_file(tmp_path: Path) -> Path:
-    (tmp_path / "card.toml").write_text(CARD.format(name="tiny"))
+    (tmp_path / "card.toml").write_text(CARD.format(name="tiny").replace("parameters = 6", "parameters = 294"))
     return tmp_path / "card.toml"
 
 
@@ -179,7 +179,7 @@ def test_the_command_needs_golden_inputs(tmp_path: Path, monkeypatch: pytest.Mon
 
     torch.save(small().state_dict(), tmp_path / "weights.pth")
     monkeypatch.setattr(exporter, "package_of", lambda name: tmp_path)
-    (tmp_path / "card.toml").write_text(CARD.format(name="tiny"))
+    (tmp_path / "card.toml").write_text(CARD.format(name="tiny").replace("parameters = 6", "parameters = 294"))
     result = CliRunner().invoke(main, ["tiny", "--weights", str(tmp_path / "weights.pth")])
     assert result.exit_code == 1 and "there are no golden inputs" in result.output
     (tmp_path / "goldens").mkdir()

@@ -24,15 +24,12 @@ def test_a_checkpoint_trained_elsewhere_is_exported_imported_and_served(home: Pa
     stored = store.find("kidney-stone")
     verify(stored)
     assert dict(store.served_tags()) == {"kidney-stone": stored.version}
-    assert stored.graph.stat().st_size < 1e6 and (stored.path / "weights.safetensors").stat().st_size < 39e6
+    assert stored.graph.stat().st_size < 1e6 and (stored.path / "weights.safetensors").stat().st_size < 75e6
     assert stored.report() == {}  # the shipped report is of the shipped weights
     assert CliRunner().invoke(main, ["models", "import", "kidney-stone"]).exit_code == 0
     assert len(store.installed()) == 2 and store.find("kidney-stone").version != stored.version
 
     image = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        for parameter in network.parameters():
-            if parameter.ndim >= 2:
-                parameter.copy_(parameter.half().float())
         expected = network(image).numpy()
     assert np.allclose(OnnxBackend(stored.graph, threads=2).run(image.numpy()), expected, atol=1e-4)

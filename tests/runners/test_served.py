@@ -82,7 +82,9 @@ def test_the_service_is_not_ready_while_its_default_model_is_not(tmp_path: Path)
 
 def test_a_model_that_is_not_installed_says_how_to_install_it(tmp_path: Path) -> None:
     one = stored(tmp_path / "a")
-    served = ServedModels([], {"tiny": (one.card, "vitrine models import tiny")}, "tiny", RunnerOptions())
+    served = ServedModels(
+        [], {"tiny": (one.card, "install it with `vitrine models import tiny`")}, "tiny", RunnerOptions()
+    )
     served.start()
     with pytest.raises(Unavailable, match="install it with `vitrine models import tiny`"):
         served.get().submit(b"")
