@@ -52,7 +52,7 @@ clean:  ## Remove both virtual environments and every cache (not the model store
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SERVE): requirements/serve.txt pyproject.toml
-	@$(call install,.venv,serve,Installing what serving needs into .venv: about 0.7 GB and a minute.)
+	@$(call install,.venv,serve,Installing what serving needs into .venv: about 0.5 GB and a minute.)
 
 $(DEV): requirements/dev.txt pyproject.toml
 	@$(call install,.venv-dev,dev,Installing what tests and training need into .venv-dev: about 6 GB and a few minutes.)
