@@ -4,10 +4,13 @@ Our ASGI app stands in front of BentoML's: it answers our routes at once and pas
 """
 
 import asyncio
+import atexit
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable
@@ -20,6 +23,7 @@ from typing import Any
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.models import BentoModel
 from starlette.types import ASGIApp
 
@@ -43,6 +47,12 @@ PACKED = {tag: BentoModel(":".join(tag)) for tag in served_tags(SETTINGS.chosen_
 """The versions that are served, by name and version; as attributes of the service class they are what a build packs."""
 
 logger = logging.getLogger("vitrine")
+
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # in the supervisor, whose processes inherit it
+    # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
+    METRICS = tempfile.mkdtemp(prefix="vitrine-metrics-")
+    atexit.register(shutil.rmtree, METRICS, ignore_errors=True)
+    BentoMLContainer.prometheus_multiproc_dir.set(METRICS)
 
 
 def load_served() -> ServedModels:

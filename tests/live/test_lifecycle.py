@@ -1,5 +1,6 @@
 """Starting, draining, stopping, building: with servers of their own."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import requests
 import yaml
 
 from tests.conftest import ROOT
-from tests.live.server import environment, install, serving
+from tests.live.server import Server, environment, install, serving
 from tests.tiny import plain, tiny_package
 
 
@@ -30,8 +31,25 @@ def test_while_starting_it_lives_and_says_503_with_what_it_is_doing(
                 assert int(answer.headers["Retry-After"]) >= 1
                 assert answer.json()["detail"].startswith("kidney-stone is ")
             assert requests.get(f"{server.url}/livez", timeout=10).status_code == 200
-        assert all(detail.startswith("kidney-stone: ") for detail in seen)
+        assert all(detail.startswith("kidney-stone:") for detail in seen)
         assert requests.post(f"{server.url}/predict", data=pictures[0], timeout=30).status_code == 200
+
+
+def test_a_second_server_of_the_same_store_leaves_the_firsts_metrics_alone(home: Path, tmp_path: Path) -> None:
+    def listed(server: Server) -> float:
+        text = requests.get(f"{server.url}/metrics", timeout=10).text
+        found = re.search(r'vitrine_requests_total\{model="kidney-stone",status="200"\} (\S+)', text)
+        return float(found[1]) if found else 0.0
+
+    with serving(home, tmp_path / "one", VITRINE_EXPLAIN="false") as one:
+        one.wait_ready()
+        with serving(home, tmp_path / "two", VITRINE_EXPLAIN="false") as two:
+            two.wait_ready()
+            requests.get(f"{one.url}/models/kidney-stone", timeout=10)
+            deadline = time.monotonic() + 20
+            while listed(one) < 1 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert (listed(one), listed(two)) == (1, 0)
 
 
 def test_sigterm_answers_what_is_in_flight_and_then_ends(home: Path, tmp_path: Path, pictures: list[bytes]) -> None:
