@@ -207,8 +207,8 @@ class _Vitrine:
 
     @bentoml.api(route="/predict")
     async def predict(self, image: bytes, /) -> dict[str, Any]:
-        """Predict one encoded picture with the default model; here for the schema, since our own route answers it."""
-        raise NotImplementedError
+        """Predict one encoded picture with the default model: the schema that BentoML's client reads its calls from."""
+        raise NotImplementedError("`api.predict` stands in front of BentoML and answers this route.")
 
 
 def end_within(seconds: float, served: ServedModels) -> None:

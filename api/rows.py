@@ -114,14 +114,17 @@ def _said(
 ) -> list[RowPrediction | AnomalyPrediction | RowError]:
     outputs, said = iter(answer.value.outputs), list[RowPrediction | AnomalyPrediction | RowError]()
     common, now = about(model, answer, card.warnings, request_id), timestamp()
+    if parameters.include_gradcam:
+        common |= {"gradcam_heatmap": None, "explanation_error": f"There is no explanation: {model.unexplained}."}
     for place, row in enumerate(rows):
         if problem := answer.value.problems.get(place):
             said.append(RowError(error=problem_of(problem, request_id)))
-        elif card.task == "anomaly-detection":
+            continue
+        identifiers = {each.name: row[each.name] for each in card.input.identifiers}
+        if card.task == "anomaly-detection":
             found = interpret_anomaly(next(outputs), card, threshold=parameters.threshold)
-            identifiers = {each.name: row[each.name] for each in card.input.identifiers}
             said.append(AnomalyPrediction(**found._asdict(), **common, **identifiers))
         else:
             read = interpret(next(outputs), card, threshold=parameters.threshold, top_k=parameters.top_k)
-            said.append(RowPrediction(**classified(read), **common, timestamp=now))
+            said.append(RowPrediction(**classified(read), **common, **{"timestamp": now, **identifiers}))
     return said

@@ -19,7 +19,12 @@ class TopLabel(BaseModel):
 
 
 class RowPrediction(BaseModel):
-    """What a classifier of rows answers; `confidence` is the probability of the label given."""
+    """What a classifier answers; `confidence` is the probability of the label given.
+
+    Of a row, what identifies it is repeated as it was sent.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     model: str
     version: str

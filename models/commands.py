@@ -68,6 +68,12 @@ def show(name: str) -> None:
                 low_high = metrics.get(f"{key}_ci95")
                 quality.add_row(key, str(value), f"{low_high[0]} to {low_high[1]}" if low_high else "")
         _print(quality)
+    if explanations := stored.explanations():
+        pointing = _table("Measured explanations")
+        for key, value in explanations.items():
+            if key != "compared":
+                pointing.add_row(key, _plain(value))
+        _print(pointing)
     if parity := stored.parity():
         gate = _table("Parity gate")
         for key, value in parity.items():

@@ -195,9 +195,8 @@ def _chosen(
         else:
             known = ", ".join(sorted(version for each, version in there if each == name)) or "none"
             how = "means several versions" if matching else "is not there"
-            logger.error(
-                "VITRINE_MODELS: %s %s. Versions there: %s.", name + f":{beginning}" * bool(beginning), how, known
-            )
+            tag = f"{name}:{beginning}" if beginning else name
+            logger.error("VITRINE_MODELS: %s %s. Versions there: %s.", tag, how, known)
     return list(dict.fromkeys(found))
 
 

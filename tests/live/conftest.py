@@ -1,23 +1,18 @@
 """One server with the shipped model for most live tests."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.live.server import Server, environment, serving
+from tests.live.server import Server, serving, vitrine
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BENTOML_HOME into which the command line has imported the shipped model."""
     folder = tmp_path_factory.mktemp("bentoml")
-    command = [str(Path(sys.executable).with_name("vitrine")), "models", "import", "kidney-stone"]
-    ran = subprocess.run(command, cwd=ROOT, env=environment(folder), capture_output=True, text=True, check=True)
-    assert "Imported kidney-stone:" in ran.stdout
+    assert "Imported kidney-stone:" in vitrine(folder, "models", "import", "kidney-stone")
     return folder
 
 

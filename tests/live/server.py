@@ -93,6 +93,14 @@ def serving(home: Path, log: Path, *what: str, cwd: Path = ROOT, **settings: str
                 process.wait()
 
 
+def vitrine(home: Path, *arguments: object) -> str:
+    """Run the command line on a store; gives what it printed."""
+    command = [str(Path(sys.executable).with_name("vitrine")), *map(str, arguments)]
+    ran = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
 def install(package: Path, home: Path) -> str:
     """Import a package into a store of its own; returns the tag."""
     code = "import sys, pathlib, models.store as s; print(s.import_package(pathlib.Path(sys.argv[1]))[0].tag)"

@@ -18,7 +18,7 @@ from models.architectures.pyramidnet import PyramidNet
 from models.interpret import softmax
 from models.machine_anomaly import data as sensors
 from tests.conftest import ROOT
-from tests.live.server import Server, environment, serving
+from tests.live.server import Server, environment, serving, vitrine
 from tests.models.test_bring import graph_file, labels_file
 
 BUNDLED = ROOT / "models"
@@ -39,13 +39,6 @@ READING = {
     "timestamp": "2026-01-15T08:30:00Z",
     "machine_id": "press-07",
 }
-
-
-def vitrine(home: Path, *arguments: object) -> str:
-    command = [str(Path(sys.executable).with_name("vitrine")), *map(str, arguments)]
-    ran = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +69,11 @@ def server(five: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     with serving(five, tmp_path_factory.mktemp("log") / "server.log") as running:
         running.wait_ready()
         yield running
+
+
+def served_version(home: Path, name: str) -> str:
+    lock: dict[str, str] = json.loads((home / "vitrine" / "models.lock").read_text())
+    return lock[name]
 
 
 def post(server: Server, path: str, **what: Any) -> dict[str, Any]:
@@ -166,6 +164,8 @@ def test_an_anomaly_says_which_sensor(server: Server) -> None:
     assert said["anomaly_score"] == pytest.approx(errors.mean(), abs=1e-4)
     assert said["is_anomaly"] == bool(errors.mean() > said["threshold"] == 0.011)
     assert (said["machine_id"], said["timestamp"]) == ("press-07", READING["timestamp"])
+    asked = post(server, "/models/machine-anomaly/predict?include_gradcam=true", json=READING)
+    assert asked["gradcam_heatmap"] is None and "contributions" in asked["explanation_error"]
     worn = [
         READING | dict(zip(list(READING)[:4], map(float, row), strict=True))
         for row in sensors.faulty(8, 5, "worn bearing")
@@ -257,11 +257,14 @@ def test_any_model_can_be_the_default(
 
 def test_two_versions_of_a_model_are_served_side_by_side(five: Path, tmp_path: Path) -> None:
     card = (BUNDLED / "churn" / "card.toml").read_text().replace("threshold = 0.5", "threshold = 0.01")
+    card = card.replace(
+        "[limits]", '[[input.identifiers]]\nname = "customer"\nkind = "text"\nexample = "c-1"\n\n[limits]'
+    )
     (tmp_path / "card.toml").write_text(card)
     weights = BUNDLED / "churn" / "weights.safetensors"
-    first = json.loads(vitrine_facts(five, "churn"))
+    first = served_version(five, "churn")
     vitrine(five, "models", "import", "churn", "--weights", weights, "--card", tmp_path / "card.toml")
-    second = json.loads(vitrine_facts(five, "churn"))
+    second = served_version(five, "churn")
     assert first != second
     chosen = f"churn:{first[:6]},churn:{second[:6]},churn:ffff"
     settings: dict[str, Any] = {"VITRINE_MODELS": chosen, "VITRINE_DEFAULT_MODEL": "churn", "VITRINE_EXPLAIN": "false"}
@@ -269,18 +272,15 @@ def test_two_versions_of_a_model_are_served_side_by_side(five: Path, tmp_path: P
         running.wait_ready()
         assert post(running, "/predict", json=CUSTOMER)["version"] == first
         for version, threshold in ((first, 0.5), (second, 0.01)):
-            said = post(running, f"/models/churn/versions/{version[:5]}/predict", json=CUSTOMER)
+            row = CUSTOMER if version == first else CUSTOMER | {"customer": "c-77"}
+            said = post(running, f"/models/churn/versions/{version[:5]}/predict", json=row)
             assert (said["version"], said["threshold"]) == (version, threshold)
+            assert said.get("customer") == row.get("customer")
             facts = requests.get(f"{running.url}/models/churn/versions/{version}", timeout=5).json()
             assert facts["version"] == version and facts["versions"] == [first, second]
         unknown = requests.post(f"{running.url}/models/churn/versions/0000/predict", json=CUSTOMER, timeout=5)
         assert unknown.status_code == 404 and first in unknown.json()["detail"]
         assert "churn:ffff is not there" in running.log.read_text()
-
-
-def vitrine_facts(home: Path, name: str) -> str:
-    lock: dict[str, str] = json.loads((home / "vitrine" / "models.lock").read_text())
-    return json.dumps(lock[name])
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
