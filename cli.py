@@ -68,8 +68,9 @@ def serve() -> None:
         raise click.ClickException(str(error)) from error
     for warning in warnings_of(settings):
         click.echo(f"Warning: {warning}", err=True)
-    if obstacle := _obstacle(settings.host, settings.port):
-        raise click.ClickException(obstacle)
+    for port, variable in ((settings.port, "VITRINE_PORT"), (settings.grpc_port, "VITRINE_GRPC_PORT")):
+        if port and (obstacle := _obstacle(settings.host, port, variable)):
+            raise click.ClickException(obstacle)
     _import_shipped()
     click.echo(f"Starting on http://{settings.host}:{settings.port}/ (Ctrl-C stops it)")
     sys.stdout.flush()
@@ -77,19 +78,19 @@ def serve() -> None:
     os.execv(bentoml, [bentoml, "serve", "--host", settings.host, "--port", str(settings.port)])
 
 
-def _obstacle(host: str, port: int) -> str | None:
+def _obstacle(host: str, port: int, variable: str) -> str | None:
     """Why nothing can listen there, and the cure; None where all is well."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    other = port + 1 if 1024 <= port < 65_535 else 3000
+    other = port + 1 if 1024 <= port < 65_535 else 3002
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return f"Port {port} is taken: stop what listens there, or choose another with VITRINE_PORT={other}."
+                return f"Port {port} is taken: stop what listens there, or choose another with {variable}={other}."
             if error.errno == errno.EACCES:
-                return f"You may not listen on port {port}: choose another with VITRINE_PORT={other}."
+                return f"You may not listen on port {port}: choose another with {variable}={other}."
             return f"VITRINE_HOST={host} is no address of this machine ({error.strerror})."
     return None
 

@@ -28,6 +28,9 @@ from bentoml.models import BentoModel
 from starlette.types import ASGIApp
 
 from api.app import build_app
+from api.oip.infer import Inference
+from api.oip.rpc import GrpcServer
+from api.pictures import Pictures
 from errors import CardError, DeadlineExceeded, StoreError, VitrineError
 from models import registry
 from models.card import ImageCard
@@ -78,6 +81,7 @@ class Process:
 
     served: ServedModels
     explainer: RemoteExplainer | None = None
+    grpc: GrpcServer | None = None
 
 
 class Front(bentoml.Service[Any]):
@@ -194,6 +198,10 @@ class _Vitrine:
             logger.warning("%s", warning)
         end_within(SETTINGS.drain_seconds, Process.served)
         Process.served.start()
+        if SETTINGS.grpc_port:
+            inference = Inference(Pictures(SETTINGS.timeout_ms, Process.explainer))
+            Process.grpc = GrpcServer(Process.served, inference, SETTINGS, VERSION)
+            await Process.grpc.start()
         if Process.explainer is not None:
             process = GradCamProcess(self.gradcam.to_async)
             self.watching = asyncio.create_task(Process.explainer.watch(process, lambda: Process.served.closing))
@@ -201,6 +209,8 @@ class _Vitrine:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Drain; requests have been answered by now, so this is quick unless something is stuck."""
+        if Process.grpc is not None:
+            await Process.grpc.stop(SETTINGS.drain_seconds / 2)
         if Process.explainer is not None:
             self.watching.cancel()
         await asyncio.to_thread(Process.served.close, SETTINGS.drain_seconds)

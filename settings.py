@@ -4,10 +4,10 @@ import difflib
 import os
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, FilePath, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backends.devices import parse
@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     profile: Literal["development", "production"] = "development"
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 3000
+    grpc_port: Annotated[int, Field(ge=0, le=65_535)] = Field(3001, description="0 turns gRPC off.")
+    grpc_tls_cert: FilePath | None = Field(None, description="PEM; with VITRINE_GRPC_TLS_KEY gRPC speaks TLS.")
+    grpc_tls_key: FilePath | None = Field(None, description="PEM, without a passphrase.")
     default_model: str = "kidney-stone"
     models: Annotated[str, NoDecode] = Field(
         "", description="What to serve, NAME or NAME:VERSION by commas; empty: all that are installed."
@@ -53,6 +56,14 @@ class Settings(BaseSettings):
     docs: bool | None = Field(None, description="/docs, /redoc, /openapi.json; empty: only in development.")
     access_log: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @model_validator(mode="after")
+    def _addresses_fit(self) -> Self:
+        if (self.grpc_tls_cert is None) != (self.grpc_tls_key is None):
+            raise ValueError("grpc_tls_cert and grpc_tls_key go together: give both or neither")
+        if self.grpc_port == self.port:
+            raise ValueError(f"grpc_port and port are both {self.port}: give gRPC another, or 0 to turn it off")
+        return self
 
     @property
     def docs_enabled(self) -> bool:
@@ -77,7 +88,10 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         reasons = [
-            f"{PREFIX}{str(detail['loc'][0]).upper()}={detail['input']!r}: {detail['msg']}" for detail in error.errors()
+            f"{PREFIX}{str(detail['loc'][0]).upper()}={detail['input']!r}: {detail['msg']}"
+            if detail["loc"]
+            else detail["msg"]
+            for detail in error.errors()
         ]
         raise SettingsError("\n".join(reasons)) from error
 

@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.docs import docs
 from api.facts import Facts
 from api.front import Front
+from api.oip.http import OpenInference
+from api.oip.infer import Inference
+from api.pictures import Pictures
 from api.predict import Predictor
 from api.problems import ClientGone, handle
 from errors import VitrineError
@@ -54,6 +57,8 @@ def build_app(
     )
     app.include_router(Predictor(served, settings, explainer).routes())
     app.include_router(Facts(served, explainer).routes())
+    inference = Inference(Pictures(settings.timeout_ms, explainer))
+    app.include_router(OpenInference(served, inference, version, settings.max_body_bytes).routes())
     if settings.docs_enabled:
         app.include_router(docs("Vitrine"))
     app.mount("/static", StaticFiles(directory=STATIC))
@@ -64,7 +69,7 @@ def build_app(
         if "text/html" in request.headers.get("accept", ""):
             return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": _PAGE_POLICY})
         endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models/{name}/explain"]
-        endpoints += ["/models", "/health", "/metrics"]
+        endpoints += ["/models", "/health", "/metrics", "/v2"]
         endpoints += ["/docs", "/redoc", "/openapi.json"] if settings.docs_enabled else []
         states = {name: model.state for name, model in sorted(served.models.items())}
         return JSONResponse({"name": "vitrine", "version": version, "endpoints": endpoints, "models": states})

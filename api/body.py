@@ -56,7 +56,7 @@ async def read_json(request: Request, max_bytes: int) -> Any:
     """
     if _is_form(request):
         raise InvalidInput("This model takes rows of numbers: send JSON, not a form with files.")
-    data = await _body(request)
+    data = await read_body(request)
     if len(data) > max_bytes:
         raise TooLarge(f"The body has {len(data):,} bytes; this model takes at most {max_bytes:,}.")
     try:
@@ -65,7 +65,8 @@ async def read_json(request: Request, max_bytes: int) -> Any:
         raise InvalidInput(f"The body is not JSON ({error}).") from error
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """The bytes of a request; ClientGone if it hangs up before their end."""
     try:
         return await request.body()
     except ClientDisconnect as error:
@@ -73,7 +74,7 @@ async def _body(request: Request) -> bytes:
 
 
 async def _raw(request: Request) -> bytes:
-    data = await _body(request)
+    data = await read_body(request)
     if not data:
         raise InvalidInput("The body is empty. Send the encoded picture as the body, or a form with one `file`.")
     if _media_type(request) == "application/json" and data.lstrip()[:1] in (b"{", b"["):

@@ -96,7 +96,7 @@ async def explain_picture(pictures: Pictures, model: ServedModel, request: Reque
         raise NoExplanation(f"There is no explanation: {model.unexplained}.")
     parameters = read_parameters(request.query_params, card)
     drawing = read_drawing(request.query_params, card)
-    deadline = pictures.deadline(parameters)
+    deadline = pictures.deadline(parameters.timeout_ms)
     upload = await read_one(request)
     ask = Ask(
         upload.data,

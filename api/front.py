@@ -15,8 +15,8 @@ from runners.stats import metrics
 
 access = logging.getLogger("vitrine.access")
 
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_MODEL = re.compile(r"/models/([a-z0-9-]{1,60})(/|$)")
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MODEL = re.compile(r"(?:/v2)?/models/([a-z0-9-]{1,60})(/|$)")
 _DEFAULT = ("/predict", "/predict/batch", "/infer", "/explain")
 
 
@@ -43,7 +43,7 @@ class Front:
             return
         started, headers = time.perf_counter(), Headers(scope=scope)
         wanted = headers.get("x-request-id", "")
-        request_id = wanted if _SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
+        request_id = wanted if SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
         status, size, received = 0, 0, 0
         scope = dict(
             scope, path=scope["path"].rstrip("/") or "/", state={**scope.get("state", {}), "request_id": request_id}

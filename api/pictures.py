@@ -16,6 +16,7 @@ from api.race import race, timing_of
 from api.schemas import BatchAnswer, BatchError, BatchPrediction, Prediction, timestamp
 from errors import InvalidInput, NoExplanation, QueueFull, Unavailable, VitrineError
 from explain.base import PREDICTED
+from explain.overlay import Output
 from models.card import ImageCard
 from models.interpret import interpret
 from models.line import Inferred
@@ -45,7 +46,7 @@ class Pictures:
         """Answer a request of one picture."""
         model.check_ready()
         parameters = read_parameters(request.query_params, card)
-        deadline = self.deadline(parameters)
+        deadline = self.deadline(parameters.timeout_ms)
         upload = await read_one(request)
         work = self.predict(model, card, upload.data, parameters, deadline, request.state.request_id)
         body, answer = await race(work, request, deadline)
@@ -56,7 +57,7 @@ class Pictures:
         """Answer a request of several pictures; one that is wrong fails alone."""
         started = time.monotonic()
         parameters = read_parameters(request.query_params, card)
-        deadline, request_id = self.deadline(parameters), request.state.request_id
+        deadline, request_id = self.deadline(parameters.timeout_ms), request.state.request_id
         uploads = await read_many(request, card.limits.max_items)
         model.check_ready()
         gate = asyncio.Semaphore(AT_ONCE if parameters.include_gradcam else len(uploads))
@@ -128,16 +129,24 @@ class Pictures:
             raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
         return await self._explainer.explain(model.tag, ask, deadline)
 
-    def deadline(self, parameters: Parameters) -> float:
+    def deadline(self, asked_ms: float | None) -> float:
         """When a request that begins now has to be answered, as `time.monotonic()` tells it."""
-        asked = parameters.timeout_ms or self._timeout_ms
+        asked = asked_ms or self._timeout_ms
         return time.monotonic() + min(asked, self._timeout_ms) / 1000
 
 
-def default_ask(card: ImageCard, data: bytes, threshold: float | None) -> Ask:
-    """The overlay that a card's own method draws of the predicted class, at the upload's size."""
+def default_ask(card: ImageCard, data: bytes, threshold: float | None, output: Output = "overlay") -> Ask:
+    """What a card's own method makes of the predicted class: an overlay at the upload's size, or the bare map."""
     method = card.explain.method if card.explain else ""
-    return Ask(data, PREDICTED, method, "overlay", ALPHA, at_input_size=False, threshold=threshold)
+    return Ask(data, PREDICTED, method, output, ALPHA, at_input_size=output == "map", threshold=threshold)
+
+
+def blurry(card: ImageCard, sharpness: float | None) -> str:
+    """A warning about a picture that is less sharp than the card asks for; empty where there is none to give."""
+    limit = card.input.blur_below
+    if limit is None or sharpness is None or sharpness >= limit:
+        return ""
+    return f"The picture is blurry (sharpness {sharpness:.0f}, under {limit:.0f}): trust this less."
 
 
 def prediction(
@@ -151,9 +160,6 @@ def prediction(
     inferred = answer.value
     said = interpret(inferred.logits, card, threshold=parameters.threshold, top_k=parameters.top_k)
     warnings = list(card.warnings)
-    limit = card.input.blur_below
-    if limit is not None and inferred.sharpness is not None and inferred.sharpness < limit:
-        warnings.append(
-            f"The picture is blurry (sharpness {inferred.sharpness:.0f}, under {limit:.0f}): trust this less."
-        )
+    if warning := blurry(card, inferred.sharpness):
+        warnings.append(warning)
     return Prediction(**classified(said), **about(model, answer, warnings, request_id), timestamp=timestamp())

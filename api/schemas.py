@@ -177,6 +177,8 @@ class Stats(BaseModel):
     queue_seconds: float = 0.0
     decode_seconds: float = 0.0
     infer_seconds: float = 0.0
+    batches: dict[int, tuple[int, float]] = Field({}, description="By batch size: how many, and their seconds in all.")
+    last_inference: float = Field(0.0, description="Unix time of the latest batch; 0 before the first.")
     waiting: int = 0
     running: int = 0
     explain: dict[str, Any] | None = Field(

@@ -56,6 +56,7 @@ def running(
         "VITRINE_PORT": str(port),
         "BENTOML_DO_NOT_TRACK": "True",
         "VITRINE_ACCESS_LOG": "false",
+        "VITRINE_GRPC_PORT": "0",
         **(settings or {}),
     }
     started = time.perf_counter()

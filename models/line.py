@@ -10,13 +10,38 @@ import numpy.typing as npt
 from backends.base import Backend, Batch, Logits
 from errors import InvalidInput, StoreError
 from models.card import Card, ImageCard, RowCard
-from preprocessing.decode import decode
-from preprocessing.rows import CheckedRows, Row, check_rows
+from preprocessing.decode import check_size, decode
+from preprocessing.rows import CheckedRows, Row, check_rows, check_values
+from preprocessing.spec import Float32Tensor, UInt8Image
 from preprocessing.transform import Transformed, transform
 
 P = TypeVar("P", contravariant=True)  # what is submitted
 X = TypeVar("X")  # what `admit` makes of it
 R = TypeVar("R")  # what comes back
+
+
+class Pixels(NamedTuple):
+    """A picture that is decoded already: RGB, (H, W, 3) uint8."""
+
+    image: UInt8Image
+
+
+class Ready(NamedTuple):
+    """A picture that is transformed already: (3, h, w) float32, as `transform` gives it."""
+
+    tensor: Float32Tensor
+
+
+Picture = bytes | Pixels | Ready
+"""What the lane of an image model takes; bytes are an encoded file."""
+FARTHEST = 1e3
+"""Largest magnitude in a tensor that a client transformed itself; an 8-bit picture's stay under about 20."""
+
+
+class Values(NamedTuple):
+    """Rows as numbers alone: (n, features) float64, in the order of the card's features."""
+
+    values: npt.NDArray[np.float64]
 
 
 class Inferred(NamedTuple):
@@ -62,14 +87,32 @@ class Line(Protocol[P, X, R]):
 
 
 class PictureLine:
-    """Encoded picture → (3, h, w) → logits."""
+    """Picture → (3, h, w) → logits."""
 
     def __init__(self, card: ImageCard) -> None:
         self._card = card
 
-    def admit(self, payload: bytes) -> Transformed:
+    def admit(self, payload: Picture) -> Transformed:
         """See `Line`."""
+        if isinstance(payload, Ready):
+            return Transformed(self._right(payload.tensor), None)
+        if isinstance(payload, Pixels):
+            height, width, _ = payload.image.shape
+            check_size(width, height, self._card.limits)
+            return transform(payload.image, self._card.input)
         return transform(decode(payload, self._card.limits), self._card.input)
+
+    def _right(self, tensor: Float32Tensor) -> Float32Tensor:
+        """A client's own tensor, if the network can be given it."""
+        wanted = (3, *self._card.input.size)
+        if tensor.shape != wanted:
+            raise InvalidInput(f"The tensor has shape {list(tensor.shape)}; {self._card.name} takes {list(wanted)}.")
+        if not (np.abs(tensor) <= FARTHEST).all():  # NaN is not
+            raise InvalidInput(
+                f"The tensor has values that are not finite, or beyond ±{FARTHEST:g}: transform the picture as the "
+                "card says, or send it as it is."
+            )
+        return tensor
 
     def check(self, item: Transformed) -> None:
         """See `Line`; what is wrong with a picture is raised by `admit`."""
@@ -99,8 +142,10 @@ class RowLine:
         self._card = card
         self._outputs = len(card.labels) if card.task == "tabular-classification" else len(card.input.features)
 
-    def admit(self, payload: Sequence[Row]) -> CheckedRows:
+    def admit(self, payload: Sequence[Row] | Values) -> CheckedRows:
         """See `Line`; a wrong row is a problem of the result, not of its neighbours."""
+        if isinstance(payload, Values):
+            return check_values(payload.values, self._card.input)
         return check_rows(payload, self._card.input)
 
     def check(self, item: CheckedRows) -> None:

@@ -62,8 +62,8 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
             ) from error
 
 
-def _check(opened: ImageFile.ImageFile, limits: ImageLimits) -> None:
-    width, height = opened.size
+def check_size(width: int, height: int, limits: ImageLimits) -> None:
+    """Raise TooLarge or InvalidImage, as `decode` does, where a picture of this size is not allowed."""
     if width * height > limits.max_pixels:
         raise TooLarge(
             f"The picture is {width:,} x {height:,} pixels, {width * height:,} in all; at most {limits.max_pixels:,} "
@@ -73,6 +73,10 @@ def _check(opened: ImageFile.ImageFile, limits: ImageLimits) -> None:
         raise InvalidImage(f"The picture is {width} x {height} pixels; each side needs at least {limits.min_side}.")
     if limits.max_side is not None and max(width, height) > limits.max_side:
         raise InvalidImage(f"The picture is {width} x {height} pixels; each side may have at most {limits.max_side}.")
+
+
+def _check(opened: ImageFile.ImageFile, limits: ImageLimits) -> None:
+    check_size(*opened.size, limits)
     frames = int(getattr(opened, "n_frames", 1))
     if frames > 1:
         raise InvalidImage(f"The file holds {frames} pictures (animated or multi-page). Send the one that is meant.")

@@ -42,6 +42,22 @@ def check_rows(rows: Sequence[Row], spec: RowInput) -> CheckedRows:
     return CheckedRows(transform_rows(values, spec), problems)
 
 
+def check_values(values: npt.NDArray[np.float64], spec: RowInput) -> CheckedRows:
+    """`check_rows` for rows that come as numbers alone.
+
+    Args:
+        values: (N, features) float64, in the order of the card's features, each in its unit.
+        spec: the card's input section; its identifiers are not asked for.
+    """
+    low, high = (np.array([getattr(each, end) for each in spec.features]) for end in ("low", "high"))
+    right = (values >= low) & (values <= high)  # NaN is in no range
+    problems = dict[int, InvalidInput]()
+    for place in np.flatnonzero(~right.all(axis=1)):
+        pairs = zip(values[place].tolist(), spec.features, strict=True)
+        problems[int(place)] = InvalidInput("; ".join(filter(None, (_number_problem(*pair) for pair in pairs))) + ".")
+    return CheckedRows(transform_rows(values[right.all(axis=1)], spec), problems)
+
+
 def check_row(row: Row, spec: RowInput, now: datetime) -> list[float]:
     """The values of one row in the order of the card's features.
 

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import cv2
 
 from backends.base import Backend
+from backends.onnx import OnnxBackend
 from errors import DeviceMissing, NotFound, StoreError, Unavailable
 from models.card import Card, ImageCard
 from models.goldens import read_goldens
 from models.interpret import difference
-from models.line import Inferred, InferredRows, line_of
+from models.line import Inferred, InferredRows, Picture, Values, line_of
 from models.package import WEIGHTS, StoredModel, verify
 from preprocessing.rows import Row
 from runners.backend import device_of, new_backend
@@ -66,6 +67,11 @@ class ServedModel:
         return self.stored.version if self.stored else None
 
     @property
+    def runtime(self) -> str:
+        """What computes it: `onnx` or `torch`; what would, where nothing does yet."""
+        return "onnx" if self._backend is None or isinstance(self._backend, OnnxBackend) else "torch"
+
+    @property
     def unexplained(self) -> str:
         """Why this model has no explanations; empty if it has."""
         if not isinstance(self.card, ImageCard):
@@ -86,11 +92,13 @@ class ServedModel:
         if self.state != "ready":
             raise Unavailable(f"{self.name} is {self.state}: {self.detail}", 5 if self.state == "failed" else 1)
 
-    def submit(self, data: bytes, deadline: float | None = None) -> "Future[Answer[Inferred]]":
-        """Queue one encoded picture; see `Runner.submit`, and `check_ready` for what else it raises."""
-        return self._ready_runner().submit(data, deadline)
+    def submit(self, picture: Picture, deadline: float | None = None) -> "Future[Answer[Inferred]]":
+        """Queue one picture; see `Runner.submit`, and `check_ready` for what else it raises."""
+        return self._ready_runner().submit(picture, deadline)
 
-    def submit_rows(self, rows: Sequence[Row], deadline: float | None = None) -> "Future[Answer[InferredRows]]":
+    def submit_rows(
+        self, rows: Sequence[Row] | Values, deadline: float | None = None
+    ) -> "Future[Answer[InferredRows]]":
         """Queue the rows of one request; see `submit`."""
         return self._ready_runner().submit(rows, deadline)
 

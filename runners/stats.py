@@ -1,6 +1,7 @@
 """What a Runner has done: its own counters, and the same to Prometheus."""
 
 import threading
+import time
 from collections import Counter as Tally
 from dataclasses import dataclass
 
@@ -12,7 +13,11 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class RunnerStats:
-    """Since the start: items by outcome, batches, seconds in all; and what is waiting and running now."""
+    """Since the start: items by outcome, batches, seconds in all; and what is waiting and running now.
+
+    batches: executions and their seconds in the backend, by size. last_inference: `time.time()` of the latest; 0.0
+    before the first.
+    """
 
     succeeded: int
     failed: dict[str, int]
@@ -21,6 +26,8 @@ class RunnerStats:
     queue_seconds: float
     decode_seconds: float
     infer_seconds: float
+    batches: dict[int, tuple[int, float]]
+    last_inference: float
     waiting: int
     running: int
 
@@ -74,8 +81,10 @@ class StatsKeeper:
         self._name = name
         self._lock = threading.Lock()
         self._failed: Tally[str] = Tally()
-        self._succeeded = self._executions = self._computed = 0
-        self._queue_s = self._decode_s = self._infer_s = 0.0
+        self._succeeded = 0
+        self._batches = dict[int, tuple[int, float]]()
+        self._last = 0.0
+        self._queue_s = self._decode_s = 0.0
 
     def count(self, outcome: str) -> None:
         """One item that was not answered: `cancelled`, `rejected` or the name of its error."""
@@ -87,9 +96,9 @@ class StatsKeeper:
         metrics().batch.labels(self._name).observe(size)
         metrics().infer.labels(self._name).observe(seconds)
         with self._lock:
-            self._executions += 1
-            self._computed += size
-            self._infer_s += seconds
+            times, before = self._batches.get(size, (0, 0.0))
+            self._batches[size] = (times + 1, before + seconds)
+            self._last = time.time()
 
     def answered(self, queue_s: float, decode_s: float) -> None:
         """One item got its result."""
@@ -103,11 +112,32 @@ class StatsKeeper:
     def seconds_an_item(self) -> float:
         """Mean seconds of decode and inference an item; 0 before the first."""
         with self._lock:
-            return (self._decode_s + self._infer_s) / self._computed if self._computed else 0.0
+            _, computed, infer_s = self._sums()
+            return (self._decode_s + infer_s) / computed if computed else 0.0
 
     def snapshot(self, waiting: int, running: int) -> RunnerStats:
         """The counters as they stand."""
         with self._lock:
-            mean = self._computed / self._executions if self._executions else 0.0
-            times = (round(self._queue_s, 6), round(self._decode_s, 6), round(self._infer_s, 6))
-            return RunnerStats(self._succeeded, dict(self._failed), self._executions, mean, *times, waiting, running)
+            executions, computed, infer_s = self._sums()
+            return RunnerStats(
+                succeeded=self._succeeded,
+                failed=dict(self._failed),
+                executions=executions,
+                mean_batch=computed / executions if executions else 0.0,
+                queue_seconds=round(self._queue_s, 6),
+                decode_seconds=round(self._decode_s, 6),
+                infer_seconds=round(infer_s, 6),
+                batches={size: (times, round(seconds, 6)) for size, (times, seconds) in sorted(self._batches.items())},
+                last_inference=self._last,
+                waiting=waiting,
+                running=running,
+            )
+
+    def _sums(self) -> tuple[int, int, float]:
+        """Executions, items in them, their seconds."""
+        each = self._batches.items()
+        return (
+            sum(times for _, (times, _) in each),
+            sum(size * times for size, (times, _) in each),
+            sum(seconds for _, (_, seconds) in each),
+        )

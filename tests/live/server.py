@@ -59,7 +59,8 @@ class Server:
 def environment(home: Path, **settings: str) -> dict[str, str]:
     """The environment of a server: its own store, nothing of the caller's settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("VITRINE_")}
-    return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"} | settings
+    own = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "VITRINE_GRPC_PORT": "0"}
+    return kept | own | settings
 
 
 @contextmanager

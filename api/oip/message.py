@@ -1,0 +1,181 @@
+"""Requests and answers of the Open Inference Protocol, and how HTTP carries them: JSON, binary tensors behind it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from api.oip.tensors import BYTES, DATATYPES, HEADER, Tensor, check_shape, from_binary, from_list, to_binary, to_list
+from errors import InvalidInput
+
+Parameters = Mapping[str, str | int | float | bool]
+
+
+class Wanted(NamedTuple):
+    """One output that is asked for; `classes` > 0 asks for that many of the most probable instead of the numbers."""
+
+    name: str
+    classes: int = 0
+    binary: bool = False
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """What is to be inferred; no `outputs` means the usual ones, `binary` what form they take over HTTP."""
+
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Wanted] = ()
+    id: str = ""
+    parameters: Parameters = field(default_factory=dict)
+    binary: bool = False
+
+
+@dataclass(frozen=True)
+class InferAnswer:
+    """What came of it."""
+
+    model: str
+    version: str
+    outputs: Sequence[Tensor]
+    parameters: Parameters = field(default_factory=dict)
+
+
+def read_request(body: bytes, header_length: str | None) -> InferRequest:
+    """A request as HTTP carries it: JSON, or `header_length` bytes of it and then the binary tensors, in order.
+
+    Raises:
+        InvalidInput: something is missing, left over, or of the wrong type; the message names it.
+    """
+    length = len(body) if header_length is None else _length(header_length, len(body))
+    try:
+        document = json.loads(body[:length])
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"The request is not JSON ({error}).") from error
+    request = _object(document, "The request")
+    parameters = read_parameters(request.get("parameters"), "parameters")
+    inputs, rest = list[Tensor](), body[length:]
+    for place, each in enumerate(_list(request.get("inputs"), "inputs")):
+        tensor, used = _input(each, place, rest)
+        inputs.append(tensor)
+        rest = rest[used:]
+    if rest:
+        raise InvalidInput(f"{len(rest):,} bytes are left over behind the binary tensors.")
+    binary = _flag(parameters, "binary_data_output", default=False)
+    outputs = [
+        _output(each, place, binary) for place, each in enumerate(_list(request.get("outputs", []), "outputs", 0))
+    ]
+    named = request.get("id", "")
+    if not isinstance(named, str):
+        raise InvalidInput(f"id must be a text, not {named!r:.40}.")
+    return InferRequest(inputs, outputs, named, parameters, binary)
+
+
+def write_answer(answer: InferAnswer, request: InferRequest) -> tuple[bytes, int | None]:
+    """An answer as HTTP carries it, and the length of the JSON before its binary tensors; None if there are none."""
+    binary = {each.name: each.binary for each in request.outputs}
+    outputs, behind = list[dict[str, Any]](), list[bytes]()
+    for tensor in answer.outputs:
+        said: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.data.shape)}
+        if binary.get(tensor.name, request.binary):
+            behind.append(to_binary(tensor))
+            said["parameters"] = {"binary_data_size": len(behind[-1])}
+        else:
+            said["data"] = to_list(tensor)
+        outputs.append(said)
+    document: dict[str, Any] = {"model_name": answer.model, "model_version": answer.version}
+    if request.id:
+        document["id"] = request.id
+    if answer.parameters:
+        document["parameters"] = dict(answer.parameters)
+    document["outputs"] = outputs
+    written = json.dumps(document, allow_nan=False).encode()
+    return b"".join([written, *behind]), len(written) if behind else None
+
+
+def read_parameters(found: object, what: str) -> dict[str, str | int | float | bool]:
+    """An object of texts, numbers and truth values; InvalidInput says what else it is."""
+    parameters = _object({} if found is None else found, what)
+    for name, value in parameters.items():
+        if not isinstance(value, str | int | float | bool):
+            raise InvalidInput(f"{what}: {name!r:.40} must be a text, a number, true or false.")
+    return parameters
+
+
+def check_names(names: Sequence[str], what: str) -> None:
+    """Raise InvalidInput if a name stands twice."""
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise InvalidInput(f"{what}: {name!r:.80} stands more than once.")
+
+
+def classes_of(parameters: Parameters, name: str) -> int:
+    """How many classes an output's `classification` asks for; 0 without."""
+    count = parameters.get("classification", 0)
+    if type(count) is not int or count < 0:
+        raise InvalidInput(f"{name}: classification must be a whole number, 0 or more, not {count!r}.")
+    return count
+
+
+def _length(text: str, available: int) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) > available:
+        raise InvalidInput(f"{HEADER}: {text!r:.40} is no length within a body of {available:,} bytes.")
+    return int(text)
+
+
+def _input(each: object, place: int, rest: bytes) -> tuple[Tensor, int]:
+    """An input, and how many of the binary bytes it took."""
+    said = _object(each, f"inputs[{place}]")
+    name = _name(said, f"inputs[{place}]")
+    datatype = said.get("datatype")
+    shape = check_shape(name, datatype, said.get("shape"))
+    parameters = read_parameters(said.get("parameters"), name)
+    if datatype not in DATATYPES:
+        raise TypeError(datatype)
+    size = parameters.get("binary_data_size")
+    if size is None:
+        if datatype == BYTES and parameters.get("content_type") != "base64":
+            raise InvalidInput(
+                f'{name}: BYTES in JSON are base64, and {{"content_type": "base64"}} in parameters says so.'
+            )
+        return Tensor(name, datatype, from_list(name, datatype, shape, said.get("data"))), 0
+    if "data" in said:
+        raise InvalidInput(f"{name}: has both data and binary_data_size; send one.")
+    if type(size) is not int or not 0 <= size <= len(rest):
+        raise InvalidInput(
+            f"{name}: binary_data_size {size!r:.40} is not within the {len(rest):,} bytes that are left."
+        )
+    return Tensor(name, datatype, from_binary(name, datatype, shape, rest[:size])), size
+
+
+def _output(each: object, place: int, binary: bool) -> Wanted:
+    said = _object(each, f"outputs[{place}]")
+    name = _name(said, f"outputs[{place}]")
+    parameters = read_parameters(said.get("parameters"), name)
+    return Wanted(name, classes_of(parameters, name), _flag(parameters, "binary_data", default=binary))
+
+
+def _flag(parameters: Parameters, name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name} must be true or false, not {value!r:.40}.")
+    return value
+
+
+def _object(found: object, what: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{what} must be a JSON object, not {type(found).__name__}.")
+    return found
+
+
+def _list(found: object, what: str, least: int = 1) -> list[Any]:
+    if not isinstance(found, list) or len(found) < least:
+        raise InvalidInput(f"{what} must be a list" + (" of one tensor or more." if least else "."))
+    return found
+
+
+def _name(said: dict[str, Any], what: str) -> str:
+    name = said.get("name")
+    if not isinstance(name, str) or not name:
+        raise InvalidInput(f"{what} has no name.")
+    return name
