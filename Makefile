@@ -1,8 +1,10 @@
-# Two virtual environments: .venv serves and holds no PyTorch, .venv-dev tests, trains and lints.
+# Virtual environments: .venv serves and holds no PyTorch, .venv-dev tests, trains and lints; .venv-kserve holds KServe's
+# client, whose gRPC stubs cannot be in one process with Triton's.
 PYTHON ?= python3
 ARGS ?=
 SERVE := .venv/.complete
 DEV := .venv-dev/.complete
+KSERVE := .venv-kserve/.complete
 
 .PHONY: help serve test lint train demo-weights report bench bench-explain explain-quality lock clean
 .DEFAULT_GOAL := help
@@ -13,7 +15,7 @@ help:  ## Show this list
 serve: $(SERVE)  ## Install, import the shipped models and serve on http://127.0.0.1:3000
 	@exec .venv/bin/vitrine serve
 
-test: $(DEV)  ## Install and run the whole suite (ARGS="-k name" for a part)
+test: $(DEV) $(KSERVE)  ## Install and run the whole suite (ARGS="-k name" for a part)
 	@.venv-dev/bin/python -m pytest $(ARGS)
 
 lint: $(DEV)  ## Check style and types
@@ -45,10 +47,11 @@ explain-quality: $(DEV)  ## Pointing game, curves and random weights of the expl
 lock: $(DEV)  ## Pin the requirements anew
 	.venv-dev/bin/uv pip compile $(LOCK) --extra dev -o requirements/dev.txt pyproject.toml requirements/torch.in
 	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
+	.venv-dev/bin/uv pip compile $(LOCK) -o requirements/kserve.txt requirements/kserve.in
 LOCK := -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-clean:  ## Remove both virtual environments and every cache (not the model store)
-	rm -rf .venv .venv-dev .mypy_cache .pytest_cache .ruff_cache *.egg-info
+clean:  ## Remove the virtual environments and every cache (not the model store)
+	rm -rf .venv .venv-dev .venv-kserve .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SERVE): requirements/serve.txt pyproject.toml
@@ -56,6 +59,9 @@ $(SERVE): requirements/serve.txt pyproject.toml
 
 $(DEV): requirements/dev.txt pyproject.toml
 	@$(call install,.venv-dev,dev,Installing what tests and training need into .venv-dev: about 6 GB and a few minutes.)
+
+$(KSERVE): requirements/kserve.txt
+	@$(call install,.venv-kserve,kserve,Installing KServe's client into .venv-kserve: about 0.4 GB.)
 
 # The stamp is written last, so that an install that was interrupted starts again from an empty environment.
 define install
@@ -65,6 +71,6 @@ $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no ve
 echo "$(3)"; \
 $(PYTHON) -m venv --clear $(1) && \
 $(1)/bin/python -m pip install -q --disable-pip-version-check --progress-bar on --require-hashes -r requirements/$(2).txt && \
-$(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e . && \
+{ [ $(1) = .venv-kserve ] || $(1)/bin/python -m pip install -q --disable-pip-version-check --no-deps -e .; } && \
 touch $(1)/.complete
 endef

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,6 +11,9 @@ from PIL import Image
 
 from models.kidney_stone.data import CALIBRATE
 from models.kidney_stone.phantom import draw
+
+hypothesis.settings.register_profile("vitrine", deadline=None)  # how fast this machine is just now is no property
+hypothesis.settings.load_profile("vitrine")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "models" / "kidney_stone"

@@ -22,3 +22,14 @@ def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     with serving(home, tmp_path_factory.mktemp("log") / "server.log") as running:
         running.wait_ready()
         yield running
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same with every model that ships with weights."""
+    folder = tmp_path_factory.mktemp("shipped")
+    for name in ("kidney-stone", "churn", "machine-anomaly"):
+        vitrine(folder, "models", "import", name)
+    with serving(folder, tmp_path_factory.mktemp("log") / "server.log") as running:
+        running.wait_ready()
+        yield running

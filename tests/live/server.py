@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,10 @@ START_S = 90.0
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: where it answers, its supervisor's process, and its log."""
+    """A running server: where it answers over HTTP and gRPC, its supervisor's process, and its log."""
 
     url: str
+    grpc: str
     process: "subprocess.Popen[bytes]"
     log: Path
 
@@ -59,16 +60,23 @@ class Server:
 def environment(home: Path, **settings: str) -> dict[str, str]:
     """The environment of a server: its own store, nothing of the caller's settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("VITRINE_")}
-    own = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "VITRINE_GRPC_PORT": "0"}
-    return kept | own | settings
+    return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"} | settings
+
+
+def free_ports(count: int) -> list[int]:
+    """TCP ports that nothing listens on just now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextmanager
 def serving(home: Path, log: Path, *what: str, cwd: Path = ROOT, **settings: str) -> Iterator[Server]:
-    """Run `bentoml serve WHAT` on a free port until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Run `bentoml serve WHAT` on free ports until the block ends."""
+    port, grpc_port = free_ports(2)
+    settings = {"VITRINE_GRPC_PORT": str(grpc_port)} | settings
     command = [
         str(Path(sys.executable).with_name("bentoml")),
         "serve",
@@ -83,7 +91,7 @@ def serving(home: Path, log: Path, *what: str, cwd: Path = ROOT, **settings: str
             command, cwd=cwd, env=environment(home, **settings), stdout=file, stderr=file, start_new_session=True
         )
     try:
-        yield Server(f"http://127.0.0.1:{port}", process, log)
+        yield Server(f"http://127.0.0.1:{port}", f"127.0.0.1:{settings['VITRINE_GRPC_PORT']}", process, log)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
