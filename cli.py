@@ -68,8 +68,11 @@ def serve() -> None:
         raise click.ClickException(str(error)) from error
     for warning in warnings_of(settings):
         click.echo(f"Warning: {warning}", err=True)
-    for port, variable in ((settings.port, "VITRINE_PORT"), (settings.grpc_port, "VITRINE_GRPC_PORT")):
-        if port and (obstacle := _obstacle(settings.host, port, variable)):
+    ports = {"VITRINE_PORT": settings.port, "VITRINE_GRPC_PORT": settings.grpc_port}
+    for variable, port in ports.items():
+        near = (port + 1, port + 2) if 1024 <= port < 65_533 else ()
+        other = next(each for each in (*near, 3002, 3003, 3004) if each not in ports.values())
+        if port and (obstacle := _obstacle(settings.host, port, variable, other)):
             raise click.ClickException(obstacle)
     _import_shipped()
     click.echo(f"Starting on http://{settings.host}:{settings.port}/ (Ctrl-C stops it)")
@@ -78,10 +81,9 @@ def serve() -> None:
     os.execv(bentoml, [bentoml, "serve", "--host", settings.host, "--port", str(settings.port)])
 
 
-def _obstacle(host: str, port: int, variable: str) -> str | None:
+def _obstacle(host: str, port: int, variable: str, other: int) -> str | None:
     """Why nothing can listen there, and the cure; None where all is well."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    other = port + 1 if 1024 <= port < 65_535 else 3002
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

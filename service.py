@@ -29,7 +29,7 @@ from starlette.types import ASGIApp
 
 from api.app import build_app
 from api.oip.infer import Inference
-from api.oip.rpc import GrpcServer
+from api.oip.rpc import GrpcServer, probe
 from api.pictures import Pictures
 from errors import CardError, DeadlineExceeded, StoreError, VitrineError
 from models import registry
@@ -53,6 +53,13 @@ logger = logging.getLogger("vitrine")
 
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # in the supervisor, whose processes inherit it
     # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
+    if SETTINGS.grpc_port and sys.argv[1:2] == ["serve"]:
+        try:
+            probe(SETTINGS.host, SETTINGS.grpc_port)
+        except OSError as error:
+            message = "gRPC is off: port %d of %s cannot be had (%s). Choose another with VITRINE_GRPC_PORT."
+            logger.error(message, SETTINGS.grpc_port, SETTINGS.host, error.strerror)
+            os.environ["VITRINE_GRPC_PORT"] = "0"
     METRICS = tempfile.mkdtemp(prefix="vitrine-metrics-")
     atexit.register(shutil.rmtree, METRICS, ignore_errors=True)
     BentoMLContainer.prometheus_multiproc_dir.set(METRICS)

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import ssl
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -60,9 +61,21 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _addresses_fit(self) -> Self:
         if (self.grpc_tls_cert is None) != (self.grpc_tls_key is None):
-            raise ValueError("grpc_tls_cert and grpc_tls_key go together: give both or neither")
+            raise ValueError("VITRINE_GRPC_TLS_CERT and VITRINE_GRPC_TLS_KEY go together: give both or neither")
+        if self.grpc_tls_cert and self.grpc_tls_key:
+            try:
+                # An encrypted key would ask for its passphrase at the terminal.
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self.grpc_tls_cert, self.grpc_tls_key, password=lambda: b"")
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"VITRINE_GRPC_TLS_CERT={self.grpc_tls_cert} and VITRINE_GRPC_TLS_KEY={self.grpc_tls_key} are no "
+                    f"pair of PEM files, the key without a passphrase ({error})"
+                ) from error
         if self.grpc_port == self.port:
-            raise ValueError(f"grpc_port and port are both {self.port}: give gRPC another, or 0 to turn it off")
+            raise ValueError(
+                f"VITRINE_PORT and VITRINE_GRPC_PORT are both {self.port}: give gRPC another, or 0 to turn it off"
+            )
         return self
 
     @property
@@ -90,7 +103,7 @@ def load_settings() -> Settings:
         reasons = [
             f"{PREFIX}{str(detail['loc'][0]).upper()}={detail['input']!r}: {detail['msg']}"
             if detail["loc"]
-            else detail["msg"]
+            else detail["msg"].removeprefix("Value error, ")
             for detail in error.errors()
         ]
         raise SettingsError("\n".join(reasons)) from error

@@ -25,13 +25,18 @@ def read_parameters(query: QueryParams, card: ModelCard) -> Parameters:
     Raises:
         InvalidInput: names the parameter, its value and what is allowed.
     """
-    labels, detector = len(card.labels), isinstance(card, RowCard) and card.task == "anomaly-detection"
+    labels = len(card.labels)
     return Parameters(
         top_k=int(number(query, "top_k", 1, labels, whole=True) or min(1 if labels <= 2 else 3, labels)),
-        threshold=number(query, "threshold", 1e-9 if detector else 0.0, 1e9 if detector else 1.0),
+        threshold=number(query, "threshold", *threshold_range(card)),
         timeout_ms=number(query, "timeout_ms", 1, 3_600_000),
         include_gradcam=flag(query, "include_gradcam"),
     )
+
+
+def threshold_range(card: ModelCard) -> tuple[float, float]:
+    """From where to where a threshold may lie: a probability, or a detector's score above 0."""
+    return (1e-9, 1e9) if isinstance(card, RowCard) and card.task == "anomaly-detection" else (0.0, 1.0)
 
 
 def one_of(query: QueryParams, name: str, allowed: Sequence[str], default: str) -> str:

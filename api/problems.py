@@ -38,6 +38,11 @@ class ClientGone(Exception):
     """The client hung up before its answer was there."""
 
 
+def printable(message: str, most: int = 2000) -> str:
+    """A message that can be sent whatever a client's text did to it: not too long, and nothing that UTF-8 has not."""
+    return message[:most].encode("utf-8", "backslashreplace").decode()
+
+
 def problem_of(error: BaseException, request_id: str) -> Problem:
     """The problem body of an error; what is not the client's or the load's fault gives no detail."""
     if isinstance(error, HTTPException):
@@ -45,6 +50,7 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
     else:
         status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
         detail = str(error) if status != 500 else f"Something failed on our side. The log has it under {request_id}."
+    detail = printable(detail)
     return Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, error=detail, request_id=request_id)
 
 

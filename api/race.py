@@ -14,8 +14,10 @@ from runners.runner import Answer
 T = TypeVar("T")
 
 
-async def race(work: Awaitable[T], request: Request, deadline: float) -> T:
+async def race(work: Awaitable[T], request: Request, deadline: float, parameter: str = "timeout_ms") -> T:
     """Await work until it is done; a client that hangs up, or the deadline, cancels it.
+
+    `parameter` is what the client can allow more time with.
 
     Raises:
         ClientGone: nobody is there to answer.
@@ -30,7 +32,7 @@ async def race(work: Awaitable[T], request: Request, deadline: float) -> T:
         if gone.done():
             raise ClientGone
         raise DeadlineExceeded(
-            "The answer was not there before the deadline. Allow more time with timeout_ms, or retry."
+            f"The answer was not there before the deadline. Allow more time with {parameter}, or retry."
         )
     finally:
         gone.cancel()

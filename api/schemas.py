@@ -177,6 +177,7 @@ class Stats(BaseModel):
     queue_seconds: float = 0.0
     decode_seconds: float = 0.0
     infer_seconds: float = 0.0
+    waited_seconds: float = Field(0.0, description="In batches, the whole time of its batch for each item.")
     batches: dict[int, tuple[int, float]] = Field({}, description="By batch size: how many, and their seconds in all.")
     last_inference: float = Field(0.0, description="Unix time of the latest batch; 0 before the first.")
     waiting: int = 0

@@ -76,7 +76,7 @@ class Anomaly(NamedTuple):
 
 def interpret_anomaly(errors: npt.NDArray[np.float32], card: RowCard, *, threshold: float | None = None) -> Anomaly:
     """Read one row of squared errors, shape (features,) float32, as the card says; or by another threshold, > 0."""
-    limit = threshold or card.threshold or 0.0
+    limit = (card.threshold or 0.0) if threshold is None else threshold
     score = float(errors.astype(np.float64).mean())
     by_feature = {feature.name: float(error) for feature, error in zip(card.input.features, errors, strict=True)}
     return Anomaly(score > limit, score, limit, min(abs(score - limit) / limit, 1.0), by_feature)

@@ -69,6 +69,10 @@ class Line(Protocol[P, X, R]):
         """Infer what was admitted, as one batch; one result an item."""
         ...
 
+    def weigh(self, item: X) -> int:
+        """How many inferences what was admitted asks for."""
+        ...
+
     def golden(self, data: bytes) -> Any:
         """A golden input as the payload that `admit` takes."""
         ...
@@ -126,6 +130,10 @@ class PictureLine:
         logits = _checked(backend.run(self.batch(items)), len(items), len(self._card.labels))
         return [Inferred(row, item.sharpness) for row, item in zip(logits, items, strict=True)]
 
+    def weigh(self, item: Transformed) -> int:
+        """See `Line`."""
+        return 1
+
     def golden(self, data: bytes) -> bytes:
         """See `Line`."""
         return data
@@ -164,6 +172,10 @@ class RowLine:
         ends = np.cumsum([len(item.tensor) for item in items])
         parts = np.split(outputs, ends[:-1])
         return [InferredRows(part, item.problems) for part, item in zip(parts, items, strict=True)]
+
+    def weigh(self, item: CheckedRows) -> int:
+        """See `Line`."""
+        return len(item.tensor)
 
     def golden(self, data: bytes) -> list[Row]:
         """See `Line`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Generic, NamedTuple, TypeVar
 
-from errors import DeadlineExceeded, InferenceFailed, QueueFull, Unavailable, VitrineError
+from errors import DeadlineExceeded, InferenceFailed, InvalidInput, QueueFull, Unavailable, VitrineError
 from runners.stats import RunnerStats, StatsKeeper
 
 logger = logging.getLogger("vitrine.runner")
@@ -58,6 +58,7 @@ class Runner(Generic[P, X, R]):
         queue_size: items that may wait; more are refused with `QueueFull`.
         linger_ms: how long a lane holds back a batch that is not full; one told to linger takes all it may, not its
             share, since full batches are what was asked for.
+        weigh: how many inferences there are in an item; none in one that was wrong throughout, as its result says.
         decoders: threads that `admit` the items of one batch side by side; without, the lane does one after the other.
     """
 
@@ -72,8 +73,10 @@ class Runner(Generic[P, X, R]):
         queue_size: int = 256,
         linger_ms: float = 0.0,
         decoders: int = 0,
+        weigh: Callable[[X], int] = lambda _: 1,
     ) -> None:
         self._name, self._admit, self._run = name, admit, run
+        self._weigh = weigh
         self._max_batch, self._queue_size, self._linger_s = max_batch, queue_size, linger_ms / 1000
         self._queue: deque[_Item[P, X, R]] = deque()
         self._changed = threading.Condition()
@@ -206,12 +209,17 @@ class Runner(Generic[P, X, R]):
                         self._infer([one])
             return
         infer_s = time.monotonic() - started
-        self._stats.executed(len(admitted), infer_s)
-        for (item, _), value in zip(admitted, values, strict=True):
+        weights = [self._weigh(ready) for _, ready in admitted]
+        if size := sum(weights):
+            self._stats.executed(size, infer_s)
+        for (item, _), weight, value in zip(admitted, weights, values, strict=True):
             if item.future.done():  # `close` gave up on it
                 continue
             queue_s, decode_s = item.taken_at - item.queued_at, item.admitted_at - item.taken_at
-            self._stats.answered(queue_s, decode_s)
+            if weight:
+                self._stats.answered(queue_s, decode_s, infer_s)
+            else:
+                self._stats.count(InvalidInput.__name__)
             answer = Answer(value, queue_s * 1e3, decode_s * 1e3, infer_s * 1e3, len(admitted))
             with contextlib.suppress(InvalidStateError):  # given up this very moment
                 item.future.set_result(answer)

@@ -50,6 +50,7 @@ class ServedModel:
         self.load_seconds: float | None = None
         self._backend: Backend | None = None
         self._runner: Runner[Any, Any, Any] | None = None
+        self._queue_size = RunnerOptions().queue_size
 
     @property
     def name(self) -> str:
@@ -65,6 +66,11 @@ class ServedModel:
     def version(self) -> str | None:
         """The stored version; None while there is none."""
         return self.stored.version if self.stored else None
+
+    @property
+    def queue_size(self) -> int:
+        """How many items may wait; more than that in one request could never be taken."""
+        return self._queue_size
 
     @property
     def runtime(self) -> str:
@@ -117,6 +123,7 @@ class ServedModel:
         if self.stored is None:
             return
         started, on = time.monotonic(), options.device
+        self._queue_size = options.queue_size
         try:
             self.detail = "checking its files"
             verify(self.stored)
@@ -165,6 +172,7 @@ class ServedModel:
             queue_size=options.queue_size,
             linger_ms=options.linger_ms,
             decoders=layout.decoders,
+            weigh=self._line.weigh,
         )
 
     def _replay(self) -> None:
@@ -230,14 +238,14 @@ class ServedModels:
         wanted = name or self.default
         if wanted not in self.models:
             known = ", ".join(sorted(self.models)) or "none"
-            raise NotFound(f"There is no model {wanted!r} here. Known models: {known}.")
+            raise NotFound(f"There is no model {wanted!r:.80} here. Known models: {known}.")
         if version is None:
             return self.models[wanted]
         loaded = self.versions.get(wanted, {})
         matching = [model for each, model in loaded.items() if version and each.startswith(version)]
         if len(matching) != 1:
             how = "means several versions" if matching else "is not served here"
-            raise NotFound(f"{wanted}:{version} {how}. Versions that are: {', '.join(loaded) or 'none'}.")
+            raise NotFound(f"{wanted}:{version:.80} {how}. Versions that are: {', '.join(loaded) or 'none'}.")
         return matching[0]
 
     @property

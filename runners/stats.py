@@ -15,7 +15,8 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class RunnerStats:
     """Since the start: items by outcome, batches, seconds in all; and what is waiting and running now.
 
-    batches: executions and their seconds in the backend, by size. last_inference: `time.time()` of the latest; 0.0
+    waited_seconds: in the backend, the whole time of its batch for each item. batches: executions and their seconds
+    in the backend, by size. last_inference: `time.time()` of the latest; 0.0
     before the first.
     """
 
@@ -26,6 +27,7 @@ class RunnerStats:
     queue_seconds: float
     decode_seconds: float
     infer_seconds: float
+    waited_seconds: float
     batches: dict[int, tuple[int, float]]
     last_inference: float
     waiting: int
@@ -84,7 +86,7 @@ class StatsKeeper:
         self._succeeded = 0
         self._batches = dict[int, tuple[int, float]]()
         self._last = 0.0
-        self._queue_s = self._decode_s = 0.0
+        self._queue_s = self._decode_s = self._waited_s = 0.0
 
     def count(self, outcome: str) -> None:
         """One item that was not answered: `cancelled`, `rejected` or the name of its error."""
@@ -100,7 +102,7 @@ class StatsKeeper:
             self._batches[size] = (times + 1, before + seconds)
             self._last = time.time()
 
-    def answered(self, queue_s: float, decode_s: float) -> None:
+    def answered(self, queue_s: float, decode_s: float, waited_s: float) -> None:
         """One item got its result."""
         metrics().queue.labels(self._name).observe(queue_s)
         metrics().decode.labels(self._name).observe(decode_s)
@@ -108,6 +110,7 @@ class StatsKeeper:
             self._succeeded += 1
             self._queue_s += queue_s
             self._decode_s += decode_s
+            self._waited_s += waited_s
 
     def seconds_an_item(self) -> float:
         """Mean seconds of decode and inference an item; 0 before the first."""
@@ -127,6 +130,7 @@ class StatsKeeper:
                 queue_seconds=round(self._queue_s, 6),
                 decode_seconds=round(self._decode_s, 6),
                 infer_seconds=round(infer_s, 6),
+                waited_seconds=round(self._waited_s, 6),
                 batches={size: (times, round(seconds, 6)) for size, (times, seconds) in sorted(self._batches.items())},
                 last_inference=self._last,
                 waiting=waiting,

@@ -5,8 +5,12 @@ from typing import Any
 from api.oip.signature import TensorSpec, inputs_of, outputs_of
 from api.oip.tensors import BYTES
 from runners.served import ServedModel, ServedModels
+from runners.stats import StatsKeeper
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
+LOADING = ("loading", "checking")
+NOTHING = StatsKeeper("").snapshot(0, 0)
+"""What a model has done that does not run."""
 PLATFORMS = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "torch": ("pytorch_libtorch", "pytorch")}
 
 
@@ -42,26 +46,27 @@ def model_config(model: ServedModel) -> dict[str, Any]:
 
 
 def model_statistics(model: ServedModel) -> dict[str, Any]:
-    """Triton's statistics from the Runner's counters: a picture or a request of rows is one inference.
+    """Triton's statistics from the Runner's counters; durations are in nanoseconds.
 
-    inference_count / execution_count is the mean batch. Durations are in nanoseconds; a batch's own counts once.
+    An inference is a picture or a row; inference_count / execution_count is the mean batch. What succeeds or fails is
+    what waits in the queue: a picture, or the rows of one request. Each has the whole time of its batch in
+    compute_infer, as with Triton; in batch_stats a batch's time counts once.
     """
-    stats = model.stats()
-    said: dict[str, Any] = {"name": model.name, "version": model.version or ""}
-    if stats is None:
-        return said
+    stats = model.stats() or NOTHING
     batches = [
         {"batch_size": size, "compute_infer": _duration(count, seconds)}
         for size, (count, seconds) in stats.batches.items()
     ]
     times = {
-        "success": _duration(stats.succeeded, stats.queue_seconds + stats.decode_seconds + stats.infer_seconds),
+        "success": _duration(stats.succeeded, stats.queue_seconds + stats.decode_seconds + stats.waited_seconds),
         "fail": _duration(sum(stats.failed.values()), 0.0),
         "queue": _duration(stats.succeeded, stats.queue_seconds),
         "compute_input": _duration(stats.succeeded, stats.decode_seconds),
-        "compute_infer": _duration(stats.executions, stats.infer_seconds),
+        "compute_infer": _duration(stats.succeeded, stats.waited_seconds),
     }
-    return said | {
+    return {
+        "name": model.name,
+        "version": model.version or "",
         "last_inference": int(stats.last_inference * 1e3),
         "inference_count": sum(size * count for size, (count, _) in stats.batches.items()),
         "execution_count": stats.executions,
@@ -88,9 +93,6 @@ def index_of(served: ServedModels, *, ready_only: bool = False) -> list[dict[str
         for each in served.every
     ]
     return [row for row in rows if row["state"] == "READY" or not ready_only]
-
-
-LOADING = ("loading", "checking")
 
 
 def _said(spec: TensorSpec) -> dict[str, Any]:

@@ -11,14 +11,17 @@ from starlette.responses import JSONResponse, Response
 from api.body import LARGE, read_body
 from api.oip.facts import index_of, model_config, model_facts, server_facts, statistics_of
 from api.oip.infer import Inference
-from api.oip.message import InferRequest, read_request, write_answer
+from api.oip.items import checker
+from api.oip.message import HEADER, InferRequest, json_length_of, read_request, write_answer
 from api.oip.signature import IMAGE, ROWS
-from api.oip.tensors import BYTES, HEADER, Tensor, as_bytes, from_binary
+from api.oip.tensors import BYTES, Declared, Tensor, as_bytes, from_binary
 from api.race import race, timing_of
 from errors import InvalidInput, TooLarge
 from models.card import ImageCard
 from runners.served import ServedModel, ServedModels
 
+SHORT = 1024
+"""Bytes that the body of `repository/index` may have."""
 WORTH_COMPRESSING = 1024
 """Bytes of an answer from which on it is compressed for a client that accepts it."""
 _WINDOW = {"gzip": 31, "deflate": 15}
@@ -101,8 +104,9 @@ class OpenInference:
 
     async def index(self, request: Request) -> Response:
         """Every version of every model with its state; `{"ready": true}` lists only those that answer."""
+        sent = await read_body(request)
         try:
-            body = json.loads(await read_body(request) or b"{}")
+            body = json.loads(sent or b"{}") if len(sent) <= SHORT else None
         except (ValueError, RecursionError) as error:
             raise InvalidInput(f"The body is not JSON ({error}).") from error
         ready_only = body.get("ready", False) if isinstance(body, dict) else None
@@ -118,43 +122,45 @@ class OpenInference:
         """Infer tensors: JSON, binary tensors behind JSON, or the one tensor alone as the body."""
         model = self._served.get(name, version)
         model.check_ready()
-        body = decompressed(await read_body(request), request.headers.get("content-encoding", ""), self._limit)
-        asked = await _read(body, request.headers.get(HEADER), model)
+        body, headers = await read_body(request), request.headers
+        coding, header = headers.get("content-encoding", ""), headers.get(HEADER)
+
+        def read() -> InferRequest:
+            return read_infer(decompressed(body, coding, self._limit), header, model)
+
+        # What is large takes its time, which no other request should wait for.
+        asked = await asyncio.to_thread(read) if coding or len(body) > LARGE else read()
         deadline = self._inference.deadline(asked)
-        found = await race(self._inference.infer(model, asked, deadline), request, deadline)
+        found = await race(self._inference.infer(model, asked, deadline), request, deadline, "timeout (microseconds)")
         written, json_length = write_answer(found.answer, asked)
-        headers = timing_of(found.timed)
+        said = timing_of(found.timed) | {"Vary": "Accept-Encoding"}
         if json_length is not None:
-            headers[HEADER] = str(json_length)
-        if coding := accepted_coding(request.headers.get("accept-encoding", ""), len(written)):
-            headers["Content-Encoding"] = coding
-            packer = zlib.compressobj(1, zlib.DEFLATED, _WINDOW[coding])
+            said[HEADER] = str(json_length)
+        if accepted := accepted_coding(headers.get("accept-encoding", ""), len(written)):
+            said["Content-Encoding"] = accepted
+            packer = zlib.compressobj(1, zlib.DEFLATED, _WINDOW[accepted])
             written = packer.compress(written) + packer.flush()
         kind = "application/json" if json_length is None else "application/octet-stream"
-        return Response(written, 200, headers, kind)
+        return Response(written, 200, said, kind)
 
 
-async def _read(body: bytes, header: str | None, model: ServedModel) -> InferRequest:
-    if header is not None and header.strip() == "0":
-        return raw_request(body, model)
-    length = int(header) if header and header.isdigit() and len(header) < 12 else len(body)
-    # The JSON of a large tensor takes its time, which no other request should wait for.
-    return await asyncio.to_thread(read_request, body, header) if length > LARGE else read_request(body, header)
-
-
-def raw_request(body: bytes, model: ServedModel) -> InferRequest:
-    """A body that is nothing but the one tensor: an encoded picture, or rows of float32, little-endian.
+def read_infer(body: bytes, header: str | None, model: ServedModel) -> InferRequest:
+    """A request's tensors: JSON, binary ones behind it, or one bare tensor as the whole body.
 
     Raises:
-        InvalidInput: nothing, or no whole rows.
+        InvalidInput: nothing of the kind; see `api.oip.message.read_request` and `api.oip.items.checker`.
     """
+    check, length = checker(model.card, model.queue_size), json_length_of(header, len(body))
+    if header is None or length:
+        return read_request(body, length, check)
     if not body:
         raise InvalidInput(f"{HEADER} is 0, so the body should be the tensor itself; it is empty.")
     if isinstance(model.card, ImageCard):
         return InferRequest([Tensor(IMAGE, BYTES, as_bytes(IMAGE, (1,), [body]))])
     width = len(model.card.input.features)
-    shape = (len(body) // (4 * width), width)
-    return InferRequest([Tensor(ROWS, "FP32", from_binary(ROWS, "FP32", shape, body))])
+    said = Declared(ROWS, "FP32", (len(body) // (4 * width), width))
+    check([said])
+    return InferRequest([Tensor(ROWS, "FP32", from_binary(said, body))])
 
 
 def decompressed(body: bytes, coding: str, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from api.oip.items import pictures_in, rows_in
 from api.oip.message import InferAnswer, InferRequest, Wanted, check_names
 from api.oip.signature import outputs_of
 from api.oip.tensors import BYTES, Array, Tensor, as_bytes, texts
+from api.parameters import threshold_range
 from api.pictures import AT_ONCE, Pictures, blurry, default_ask
 from errors import InvalidInput, VitrineError
 from models.card import Card, ImageCard, RowCard
@@ -60,13 +61,9 @@ class Inference:
             left_s: what the transport says is left.
         """
         asked = request.parameters.get("timeout", 0)
-        try:
-            micros = float(asked)
-        except ValueError:
-            micros = float("nan")
-        if not 0 <= micros < 1e15:
-            raise InvalidInput(f"timeout must be a number of microseconds, 0 or more, not {asked!r}.")
-        at = self._pictures.deadline(micros / 1e3 or None)
+        if isinstance(asked, str | bool) or not 0 <= asked < 1e15:
+            raise InvalidInput(f"timeout must be a number of microseconds, 0 or more, not {asked!r:.40}.")
+        at = self._pictures.deadline(asked / 1e3 or None)
         return at if left_s is None else min(at, time.monotonic() + left_s)
 
     async def infer(self, model: ServedModel, request: InferRequest, deadline: float) -> Inferred:
@@ -77,7 +74,6 @@ class Inference:
             VitrineError: what the Runner says.
         """
         model.check_ready()
-        check_names([each.name for each in request.inputs], "inputs")
         wanted = wanted_of(model, request)
         asked = _asked(request, model.card)
         if isinstance(model.card, ImageCard):
@@ -93,7 +89,7 @@ class Inference:
         asked: _Asked,
         deadline: float,
     ) -> Inferred:
-        name, items = pictures_in(request, card)
+        name, items = request.inputs[0].name, pictures_in(request.inputs[0])
         if any(each.name == MAP for each in wanted):
             done = await self._explained(model, card, items, asked, deadline)
         else:
@@ -152,7 +148,7 @@ async def _rows_of(
     asked: _Asked,
     deadline: float,
 ) -> Inferred:
-    values = rows_in(request, card)
+    values = rows_in(request.inputs, card)
     answer = await asyncio.wrap_future(model.submit_rows(values, deadline))
     problems = answer.value.problems
     if problems and (not asked.partial or len(problems) == len(values.values)):
@@ -242,10 +238,10 @@ def _answer(
 
 
 def _asked(request: InferRequest, card: Card) -> _Asked:
-    highest = 1e9 if isinstance(card, RowCard) and card.task == "anomaly-detection" else 1.0
+    low, high = threshold_range(card)
     threshold, partial = request.parameters.get("threshold"), request.parameters.get("partial", False)
-    if threshold is not None and (isinstance(threshold, bool | str) or not 0 <= threshold <= highest):
-        raise InvalidInput(f"threshold must be a number from 0 to {highest:g}, not {threshold!r:.40}.")
+    if threshold is not None and (isinstance(threshold, bool | str) or not low <= threshold <= high):
+        raise InvalidInput(f"threshold must be a number from {low:g} to {high:g}, not {threshold!r:.40}.")
     if not isinstance(partial, bool):
         raise InvalidInput(f"partial must be true or false, not {partial!r:.40}.")
     return _Asked(threshold, partial)

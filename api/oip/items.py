@@ -4,87 +4,83 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from api.oip.message import InferRequest
-from api.oip.signature import IMAGE, PIXELS, ROWS, TENSOR, inputs_of
-from api.oip.tensors import BYTES, Tensor
+from api.oip.message import Check, check_names
+from api.oip.signature import ANY, IMAGE, PIXELS, ROWS, TensorSpec, inputs_of
+from api.oip.tensors import Declared, Tensor
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
 from models.line import Picture, Pixels, Ready, Values
 
 
-def pictures_in(request: InferRequest, card: ImageCard) -> tuple[str, list[Picture]]:
-    """The name of the input and its items, which share nothing from here on.
+def checker(card: Card, queue_size: int) -> Check:
+    """What refuses the tensors that a model does not take, by what they are declared to be.
+
+    Args:
+        card: names the inputs.
+        queue_size: more items than that could never wait together.
+    """
+    return lambda tensors: _check(tensors, card, queue_size)
+
+
+def _check(tensors: Sequence[Declared], card: Card, queue_size: int) -> None:
+    """See `checker`.
 
     Raises:
-        InvalidInput: not exactly one of the card's inputs, another datatype or shape, none or too many items.
+        InvalidInput: an input is unknown, missing or there twice; another datatype or shape; none or too many items.
     """
-    tensor = _one_of(request, card)
-    data, shape = tensor.data, list(tensor.data.shape)
-    _check_datatype(tensor, {IMAGE: (BYTES,), PIXELS: ("UINT8",), TENSOR: ("FP32",)}[tensor.name])
-    if tensor.name == IMAGE:
-        if shape[1:] not in ([], [1]):
-            raise InvalidInput(f"image: shape must be [N] or [N, 1], a file an element, not {shape}.")
-        items: list[Picture] = list(data.ravel())
-    elif tensor.name == PIXELS:
-        if len(shape) != 4 or shape[3] != 3:
-            raise InvalidInput(f"pixels: shape must be [N, H, W, 3], RGB, not {shape}.")
-        items = [Pixels(np.ascontiguousarray(each)) for each in data]
-    else:
-        if shape[1:] != [3, *card.input.size]:
-            raise InvalidInput(
-                f"tensor: shape must be [N, 3, {card.input.size[0]}, {card.input.size[1]}], not {shape}."
-            )
-        items = [Ready(each.astype(np.float32, copy=False)) for each in data]
-    _check_count(len(items), card)
-    return tensor.name, items
-
-
-def rows_in(request: InferRequest, card: RowCard) -> Values:
-    """The rows of a request: of `rows`, or put together from a column a feature.
-
-    Raises:
-        InvalidInput: a feature is missing or unknown, another datatype or shape, none or too many rows.
-    """
-    features = [each.name for each in card.input.features]
-    columns = {each.name: each for each in request.inputs}
-    for tensor in request.inputs:
-        _check_datatype(tensor, ("FP32", "FP64"))
-    if ROWS in columns or not columns.keys() & set(features):
-        tensor = _one_of(request, card, only=ROWS)
-        if tensor.data.ndim != 2 or tensor.data.shape[1] != len(features):
-            raise InvalidInput(
-                f"rows: shape must be [N, {len(features)}] ({', '.join(features)}), not {list(tensor.data.shape)}."
-            )
-        values = tensor.data
-    else:
-        wrong = [f"{name} is missing" for name in features if name not in columns]
-        wrong += [f"{name!r:.80} is unknown" for name in columns if name not in features]
+    names = [each.name for each in tensors]
+    specs = {each.name: each for each in inputs_of(card)}
+    columns = [] if isinstance(card, ImageCard) else [each.name for each in card.input.features]
+    check_names(names, "inputs")
+    if set(names) & set(columns) and ROWS not in names:
+        wrong = [f"{name} is missing" for name in columns if name not in names]
+        wrong += [f"{name!r:.80} is unknown" for name in names if name not in columns]
         if wrong:
-            raise InvalidInput(f"{'; '.join(wrong)}. Expected: {', '.join(features)}; or `rows` with all of them.")
-        lengths = {name: columns[name].data.size for name in features}
-        flat = all(columns[name].data.shape in ((size,), (size, 1)) for name, size in lengths.items())
-        if len(set(lengths.values())) > 1 or not flat:
-            shapes = ", ".join(f"{name} {list(columns[name].data.shape)}" for name in features)
-            raise InvalidInput(f"Columns must all be of the same shape, [N] or [N, 1]; they are {shapes}.")
-        values = np.stack([columns[name].data.ravel() for name in features], axis=1)
-    _check_count(len(values), card)
-    return Values(values.astype(np.float64))
+            raise InvalidInput(
+                f"{'; '.join(wrong[:20])}. Expected: {', '.join(columns)}; or `{ROWS}` with all of them."
+            )
+    elif len(names) != 1 or names[0] not in specs or names[0] in columns:
+        ways = ", ".join(name for name in specs if name not in columns)
+        sent = ", ".join(names)
+        raise InvalidInput(f"Send {'' if columns else 'one of '}{ways} as the only input, not {sent:.200}.")
+    for name, datatype, shape in tensors:
+        spec = specs[name]
+        allowed = ("FP32", "FP64") if columns else (spec.datatype,)
+        if datatype not in allowed:
+            raise InvalidInput(f"{name}: datatype must be {' or '.join(allowed)}, not {datatype}.")
+        of_one = len(spec.shape) == 1 and shape[1:] == (1,)
+        fits = len(shape) == len(spec.shape) and all(
+            wanted in (ANY, size) for size, wanted in zip(shape, spec.shape, strict=True)
+        )
+        if not fits and not of_one:
+            raise InvalidInput(f"{name}: shape must be {_shape(spec)}, not {list(shape)}.")
+        most = min(card.limits.max_items, card.limits.max_items if columns else queue_size)
+        if not 1 <= shape[0] <= most:
+            raise InvalidInput(f"{card.name} takes 1 to {most:,} items in one request, not {shape[0]:,}.")
+    if len({each.shape[0] for each in tensors}) > 1:
+        shapes = ", ".join(f"{each.name} {list(each.shape)}" for each in tensors)
+        raise InvalidInput(f"Columns must all have the same number of rows; they are {shapes:.400}.")
 
 
-def _one_of(request: InferRequest, card: Card, only: str = "") -> Tensor:
-    known = [only] if only else [each.name for each in inputs_of(card)]
-    names = [each.name for each in request.inputs]
-    if len(names) != 1 or names[0] not in known:
-        ways = "one of " if len(known) > 1 else ""
-        raise InvalidInput(f"Send {ways}{', '.join(known)} as the only input, not {', '.join(names)[:200] or 'none'}.")
-    return request.inputs[0]
+def pictures_in(tensor: Tensor) -> list[Picture]:
+    """The items of a tensor that `checker` let pass; pixels and tensors are views of one buffer."""
+    if tensor.name == IMAGE:
+        return list(tensor.data.ravel())
+    if tensor.name == PIXELS:
+        return [Pixels(np.ascontiguousarray(each)) for each in tensor.data]
+    return [Ready(each.astype(np.float32, copy=False)) for each in tensor.data]
 
 
-def _check_datatype(tensor: Tensor, allowed: Sequence[str]) -> None:
-    if tensor.datatype not in allowed:
-        raise InvalidInput(f"{tensor.name[:80]}: datatype must be {' or '.join(allowed)}, not {tensor.datatype}.")
+def rows_in(tensors: Sequence[Tensor], card: RowCard) -> Values:
+    """The rows of tensors that `checker` let pass: of `rows`, or put together from a column a feature."""
+    columns = {each.name: each.data for each in tensors}
+    if ROWS in columns:
+        return Values(columns[ROWS].astype(np.float64))
+    return Values(np.stack([columns[each.name].ravel() for each in card.input.features], axis=1).astype(np.float64))
 
 
-def _check_count(count: int, card: ImageCard | RowCard) -> None:
-    if not 1 <= count <= card.limits.max_items:
-        raise InvalidInput(f"{card.name} takes 1 to {card.limits.max_items:,} items in one request, not {count:,}.")
+def _shape(spec: TensorSpec) -> str:
+    """A shape as the docs write it."""
+    letters = iter("NHW")
+    sizes = ", ".join(next(letters) if size == ANY else str(size) for size in spec.shape)
+    return f"[{sizes}]" + (" or [N, 1]" if len(spec.shape) == 1 else "")

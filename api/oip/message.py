@@ -2,13 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from api.oip.tensors import BYTES, DATATYPES, HEADER, Tensor, check_shape, from_binary, from_list, to_binary, to_list
+from api.oip.tensors import BYTES, Declared, Tensor, declared, from_binary, from_list, to_binary, to_list
 from errors import InvalidInput
 
+HEADER = "Inference-Header-Content-Length"
+MAX_NAME = 200
+MAX_JSON_VALUES = 1_000_000
+"""More in JSON would hold every other request up while they are read."""
+Check = Callable[[Sequence[Declared]], None]
+"""Raises InvalidInput for what a model does not take, before the values of any tensor are looked at."""
 Parameters = Mapping[str, str | int | float | bool]
 
 
@@ -41,34 +47,41 @@ class InferAnswer:
     parameters: Parameters = field(default_factory=dict)
 
 
-def read_request(body: bytes, header_length: str | None) -> InferRequest:
-    """A request as HTTP carries it: JSON, or `header_length` bytes of it and then the binary tensors, in order.
+def read_request(body: bytes, json_length: int, check: Check) -> InferRequest:
+    """A request as HTTP carries it: `json_length` bytes of JSON, and then the binary tensors in order.
 
     Raises:
         InvalidInput: something is missing, left over, or of the wrong type; the message names it.
     """
-    length = len(body) if header_length is None else _length(header_length, len(body))
+    values = sum(body.count(each, 0, json_length) for each in (b",", b"[", b"{"))
+    if values > MAX_JSON_VALUES:
+        raise InvalidInput(f"The JSON has more than {MAX_JSON_VALUES:,} values. Send large tensors as binary ones.")
     try:
-        document = json.loads(body[:length])
+        document = json.loads(body[:json_length])
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"The request is not JSON ({error}).") from error
     request = _object(document, "The request")
     parameters = read_parameters(request.get("parameters"), "parameters")
-    inputs, rest = list[Tensor](), body[length:]
-    for place, each in enumerate(_list(request.get("inputs"), "inputs")):
-        tensor, used = _input(each, place, rest)
-        inputs.append(tensor)
+    inputs = [_object(each, f"inputs[{at}]") for at, each in enumerate(_list(request.get("inputs"), "inputs"))]
+    known = [
+        declared(_name(each, f"inputs[{at}]"), each.get("datatype"), each.get("shape"))
+        for at, each in enumerate(inputs)
+    ]
+    check(known)
+    tensors, rest = list[Tensor](), memoryview(body)[json_length:]
+    for each, said in zip(inputs, known, strict=True):
+        tensor, used = _input(each, said, rest)
+        tensors.append(tensor)
         rest = rest[used:]
     if rest:
         raise InvalidInput(f"{len(rest):,} bytes are left over behind the binary tensors.")
     binary = _flag(parameters, "binary_data_output", default=False)
-    outputs = [
-        _output(each, place, binary) for place, each in enumerate(_list(request.get("outputs", []), "outputs", 0))
-    ]
-    named = request.get("id", "")
-    if not isinstance(named, str):
+    wanted = _list(request.get("outputs") or [], "outputs", 0)
+    outputs = [_output(each, place, binary) for place, each in enumerate(wanted)]
+    named = request.get("id") or ""
+    if not isinstance(named, str) or not is_unicode(named):
         raise InvalidInput(f"id must be a text, not {named!r:.40}.")
-    return InferRequest(inputs, outputs, named, parameters, binary)
+    return InferRequest(tensors, outputs, named, parameters, binary)
 
 
 def write_answer(answer: InferAnswer, request: InferRequest) -> tuple[bytes, int | None]:
@@ -95,7 +108,8 @@ def write_answer(answer: InferAnswer, request: InferRequest) -> tuple[bytes, int
 
 def read_parameters(found: object, what: str) -> dict[str, str | int | float | bool]:
     """An object of texts, numbers and truth values; InvalidInput says what else it is."""
-    parameters = _object({} if found is None else found, what)
+    given = _object({} if found is None else found, what)
+    parameters = {name: value for name, value in given.items() if value is not None}
     for name, value in parameters.items():
         if not isinstance(value, str | int | float | bool):
             raise InvalidInput(f"{what}: {name!r:.40} must be a text, a number, true or false.")
@@ -117,35 +131,43 @@ def classes_of(parameters: Parameters, name: str) -> int:
     return count
 
 
-def _length(text: str, available: int) -> int:
+def json_length_of(header: str | None, available: int) -> int:
+    """How many bytes of a body are JSON: all, unless the header says so; 0 means that it is one bare tensor.
+
+    Raises:
+        InvalidInput: no number, or more than there are.
+    """
+    if header is None:
+        return available
+    text = header.strip()
     if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) > available:
         raise InvalidInput(f"{HEADER}: {text!r:.40} is no length within a body of {available:,} bytes.")
     return int(text)
 
 
-def _input(each: object, place: int, rest: bytes) -> tuple[Tensor, int]:
+def is_unicode(text: str) -> bool:
+    """Whether it can be sent back: JSON can name half of a surrogate pair, UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _input(each: dict[str, Any], said: Declared, rest: memoryview) -> tuple[Tensor, int]:
     """An input, and how many of the binary bytes it took."""
-    said = _object(each, f"inputs[{place}]")
-    name = _name(said, f"inputs[{place}]")
-    datatype = said.get("datatype")
-    shape = check_shape(name, datatype, said.get("shape"))
-    parameters = read_parameters(said.get("parameters"), name)
-    if datatype not in DATATYPES:
-        raise TypeError(datatype)
+    name, datatype, _ = said
+    parameters = read_parameters(each.get("parameters"), name)
     size = parameters.get("binary_data_size")
     if size is None:
         if datatype == BYTES and parameters.get("content_type") != "base64":
             raise InvalidInput(
                 f'{name}: BYTES in JSON are base64, and {{"content_type": "base64"}} in parameters says so.'
             )
-        return Tensor(name, datatype, from_list(name, datatype, shape, said.get("data"))), 0
-    if "data" in said:
+        return Tensor(name, datatype, from_list(said, each.get("data"))), 0
+    if each.get("data") is not None:
         raise InvalidInput(f"{name}: has both data and binary_data_size; send one.")
     if type(size) is not int or not 0 <= size <= len(rest):
         raise InvalidInput(
             f"{name}: binary_data_size {size!r:.40} is not within the {len(rest):,} bytes that are left."
         )
-    return Tensor(name, datatype, from_binary(name, datatype, shape, rest[:size])), size
+    return Tensor(name, datatype, from_binary(said, rest[:size])), size
 
 
 def _output(each: object, place: int, binary: bool) -> Wanted:
@@ -176,6 +198,6 @@ def _list(found: object, what: str, least: int = 1) -> list[Any]:
 
 def _name(said: dict[str, Any], what: str) -> str:
     name = said.get("name")
-    if not isinstance(name, str) or not name:
-        raise InvalidInput(f"{what} has no name.")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not is_unicode(name):
+        raise InvalidInput(f"{what} has no name, or none that can be: {name!r:.40}.")
     return name

@@ -7,8 +7,9 @@ import logging
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -20,7 +21,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from api.front import SANE_ID
 from api.oip.facts import index_of, model_config, model_facts, server_facts, statistics_of
 from api.oip.infer import Inference
-from api.oip.proto import read_request, write_answer
+from api.oip.items import checker
+from api.oip.message import MAX_NAME
+from api.oip.proto import is_small, read_request, write_answer
+from api.problems import printable
 from errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -47,18 +51,22 @@ STATUS: tuple[tuple[type[VitrineError], grpc.StatusCode], ...] = (
 )
 """Everything else is ours: INTERNAL, without detail."""
 SERVICE = "inference.GRPCInferenceService"
+LONGEST = 1000
+"""Of a message, in characters: it travels in the metadata, which clients limit."""
 POLL_S = 0.25
 """How often the health service is told of a change."""
 
-T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers every call; what it does not have (shared memory, tracing) is UNIMPLEMENTED."""
+    """Answers every call; what it does not have (shared memory, tracing) is UNIMPLEMENTED. `closing` ends streams."""
 
-    def __init__(self, served: ServedModels, inference: Inference, version: str, *, log: bool) -> None:
-        self._served, self._inference, self._version, self._log = served, inference, version, log
+    def __init__(
+        self, served: ServedModels, inference: Inference, version: str, closing: asyncio.Event, *, log: bool
+    ) -> None:
+        self._served, self._inference, self._version = served, inference, version
+        self._closing, self._log = closing, log
 
     async def ServerLive(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Whether the process answers."""
@@ -69,10 +77,13 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return await self._simple(context, "", lambda: service_pb2.ServerReadyResponse(ready=self._served.ready))
 
     async def ModelReady(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """Whether a model answers."""
+        """Whether a model answers; one that is not known does not."""
 
         def said() -> Message:
-            model = self._served.get(request.name or None, request.version or None)
+            try:
+                model = self._served.get(request.name or None, request.version or None)
+            except NotFound:
+                return service_pb2.ModelReadyResponse(ready=False)
             return service_pb2.ModelReadyResponse(ready=model.state == "ready")
 
         return await self._simple(context, request.name, said)
@@ -122,22 +133,59 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return await self._guarded(context, request.model_name, self._infer(request, context.time_remaining()))
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message]:  # noqa: N802
-        """Infer one request of a stream after the other; an error is that one's answer and the stream goes on."""
-        request_id = _request_id(context)
-        async for request in requests:
+        """Infer one request of a stream after the other; an error is that one's answer, and the stream goes on.
+
+        A server that shuts down ends the stream after the answer that is under way.
+        """
+        closing = asyncio.ensure_future(self._closing.wait())
+        arriving = aiter(requests)
+        try:
+            while True:
+                coming = asyncio.ensure_future(anext(arriving, None))
+                await asyncio.wait({coming, closing}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    coming.cancel()
+                    return
+                if (request := coming.result()) is None:
+                    return
+                yield await self._streamed(request, context)
+        finally:
+            closing.cancel()
+
+    async def _streamed(self, request: Any, context: Context) -> Message:
+        with self._recorded(context, request.model_name) as call:
             try:
                 answer = await self._infer(request, context.time_remaining())
-                yield service_pb2.ModelStreamInferResponse(infer_response=answer)
+                return service_pb2.ModelStreamInferResponse(infer_response=answer)
             except Exception as error:
-                _, detail = _status_of(error, request_id)
-                failed = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
-                yield service_pb2.ModelStreamInferResponse(error_message=detail, infer_response=failed)
+                call.code, detail = _status_of(error, call.request_id)
+                failed = service_pb2.ModelInferResponse(model_name=request.model_name[:MAX_NAME], id=request.id)
+                return service_pb2.ModelStreamInferResponse(error_message=detail, infer_response=failed)
+
+    async def _loads(self, request: Any, context: Context) -> None:
+        """Models are not loaded or unloaded by clients."""
+        said = "Clients load no models here; `vitrine models import` does."
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, said)
+
+    async def _absent(self, request: Any, context: Context) -> None:
+        """What only Triton has."""
+        said = "There is no shared memory, tracing or log setting here; send tensors in the request."
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, said)
+
+    RepositoryModelLoad = RepositoryModelUnload = _loads
+    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _absent
+    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _absent
+    TraceSetting = LogSettings = _absent
 
     async def _infer(self, request: Any, left_s: float | None) -> Message:
         if self._served.closing:
             raise Unavailable("The server is shutting down. Send the request to another one, or later.")
         model = self._served.get(request.model_name, request.model_version or None)
-        asked = read_request(request)
+        model.check_ready()
+        check = checker(model.card, model.queue_size)
+        # What is large takes its time, which no other request should wait for.
+        small = is_small(request)
+        asked = read_request(request, check) if small else await asyncio.to_thread(read_request, request, check)
         deadline = self._inference.deadline(asked, left_s)
         work = self._inference.infer(model, asked, deadline)
         try:
@@ -161,35 +209,63 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _guarded(self, context: Context, model: str, work: Awaitable[Message]) -> Message:
         """Await an answer; errors become gRPC's, every call is counted and logged."""
-        started, request_id = time.perf_counter(), _request_id(context)
-        code, size, failed = grpc.StatusCode.OK, 0, ""
-        try:
-            answer = await work
-            size = answer.ByteSize() if self._log else 0
-            context.set_trailing_metadata((("x-request-id", request_id),))
-            return answer
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            raise
-        except Exception as error:
-            code, failed = _status_of(error, request_id)
-            retry = error.retry_after_s if isinstance(error, QueueFull | Unavailable) else None
-        finally:
-            self._record(context, model, code, size, time.perf_counter() - started, request_id)
-        trailing = (("x-request-id", request_id), *((("retry-after", str(retry)),) if retry else ()))
-        await context.abort(code, failed, trailing)
+        with self._recorded(context, model) as call:
+            trailing = [("x-request-id", call.request_id)]
+            try:
+                answer = await work
+                context.set_trailing_metadata(tuple(trailing))
+                return answer
+            except Exception as error:
+                call.code, detail = _status_of(error, call.request_id)
+                if isinstance(error, QueueFull | Unavailable):
+                    trailing.append(("retry-after", str(error.retry_after_s)))
+        await context.abort(call.code, detail, tuple(trailing))
         raise RuntimeError("abort raises")
 
-    def _record(
-        self, context: Context, model: str, code: grpc.StatusCode, size: int, seconds: float, request_id: str
-    ) -> None:
-        label = model if model in self._served.models or not model else "unknown"
-        metrics().requests.labels(label, code.name).inc()
-        metrics().request.labels(label).observe(seconds)
-        if self._log:
-            line = {"request_id": request_id, "method": "gRPC", "status": code.name, "bytes": size}
-            peer = {"ms": round(seconds * 1e3, 2), "model": model[:60], "client": context.peer()}
-            access.info(json.dumps(line | peer))
+    @contextlib.contextmanager
+    def _recorded(self, context: Context, model: str) -> "Iterator[_Call]":
+        """Count and log a call when it has ended."""
+        started, call = time.perf_counter(), _Call(_request_id(context))
+        try:
+            yield call
+        except asyncio.CancelledError:
+            call.code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            label = model if model in self._served.models or not model else "unknown"
+            metrics().requests.labels(label, call.code.name).inc()
+            metrics().request.labels(label).observe(seconds)
+            if self._log:
+                line = {"request_id": call.request_id, "method": "gRPC", "status": call.code.name}
+                peer = {"ms": round(seconds * 1e3, 2), "model": model[:60], "client": context.peer()}
+                access.info(json.dumps(line | peer))
+
+
+@dataclass
+class _Call:
+    """One call, as it will be recorded."""
+
+    request_id: str
+    code: grpc.StatusCode = grpc.StatusCode.OK
+
+
+class _Health(health.aio.HealthServicer):
+    """The standard health service, whose watchers do not hold up a shutdown."""
+
+    def __init__(self, closing: asyncio.Event) -> None:
+        super().__init__()
+        self._closing = closing
+
+    async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802
+        """Send the state and every change of it, until the server shuts down."""
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({watching, closing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closing.cancel()
+            watching.cancel()
 
 
 class GrpcServer:
@@ -215,18 +291,19 @@ class GrpcServer:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ]
         )
-        servicer = Servicer(served, inference, version, log=settings.access_log)
+        self._closing = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+        servicer = Servicer(served, inference, version, self._closing, log=settings.access_log)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
-        self._health = health.aio.HealthServicer()
+        self._health = _Health(self._closing)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
-    async def start(self) -> bool:
-        """Listen; False, with a line in the log, where that cannot be: HTTP goes on without it."""
+    async def start(self) -> None:
+        """Listen; where that cannot be, the log says so and HTTP goes on without it."""
         host, port = self._settings.host, self._settings.grpc_port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            probe(host, port)
             if self._settings.grpc_tls_cert and self._settings.grpc_tls_key:
                 pair = (self._settings.grpc_tls_key.read_bytes(), self._settings.grpc_tls_cert.read_bytes())
                 self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
@@ -234,18 +311,17 @@ class GrpcServer:
                 self._server.add_insecure_port(address)
             await self._server.start()
         except (OSError, RuntimeError) as error:
-            logger.error("gRPC does not listen on %s: %s. Choose another with VITRINE_GRPC_PORT.", address, error)
-            return False
+            logger.error("gRPC does not listen on %s: %s", address, error)
+            return
         logger.info("gRPC listens on %s", address)
         self._watching = asyncio.create_task(self._watch())
-        return True
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, and give those in flight `grace_s` to end."""
-        if hasattr(self, "_watching"):
+        """Refuse new calls, end streams, and give what is in flight `grace_s` to end."""
+        if self._watching is not None:
             self._watching.cancel()
-        with contextlib.suppress(Exception):
             await self._health.enter_graceful_shutdown()
+        self._closing.set()
         await self._server.stop(grace_s)
 
     async def _watch(self) -> None:
@@ -264,7 +340,10 @@ class GrpcServer:
 
 
 def probe(host: str, port: int) -> None:
-    """Raise OSError if the port is taken: gRPC's own servers share a port silently, also with a stranger's."""
+    """Raise OSError if the port is taken; to be asked before any worker listens.
+
+    The workers of one service share a port, and so would, silently, those of two.
+    """
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind) as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -281,6 +360,6 @@ def _status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, 
     """The code and a message; what is not the client's or the load's fault gives no detail."""
     for kind, code in STATUS:
         if isinstance(error, kind):
-            return code, str(error)
+            return code, printable(str(error), LONGEST)
     logger.error("request %s failed", request_id, exc_info=error)
     return grpc.StatusCode.INTERNAL, f"Something failed on our side. The log has it under {request_id}."

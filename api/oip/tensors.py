@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{f"FP{bits}": np.dtype(f"<f{bits // 8}") for bits in (16, 32, 64)},
 }
 DATATYPES = (*DTYPES, BYTES)
-MAX_RANK = 8
+MAX_RANK, MAX_VALUES = 8, 2**40
+"""Of a shape; what is really there is counted beside it."""
+_SPACE = re.compile(r"\s+")
 
 
 class Tensor(NamedTuple):
@@ -33,29 +36,44 @@ class Tensor(NamedTuple):
     data: Array
 
 
-def check_shape(name: str, datatype: object, shape: object) -> tuple[int, ...]:
-    """The shape that a client gave.
+class Declared(NamedTuple):
+    """What a client says a tensor is, before any of its values is looked at."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+def declared(name: str, datatype: object, shape: object) -> Declared:
+    """Check a tensor's datatype and shape.
 
     Raises:
-        InvalidInput: an unknown datatype, or no list of whole numbers ≥ 0.
+        InvalidInput: an unknown datatype, or no list of whole numbers that are 0 or more and not beyond all measure.
     """
-    if datatype not in DATATYPES:
-        raise InvalidInput(f"{name}: datatype {datatype!r} is not one of {', '.join(DATATYPES)}.")
-    sizes = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
-    if not sizes or len(sizes) > MAX_RANK or any(type(size) is not int or size < 0 for size in sizes):
-        raise InvalidInput(f"{name}: shape must be a list of 1 to {MAX_RANK} whole numbers, 0 or more, not {shape!r}.")
-    return sizes
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise InvalidInput(f"{name}: datatype {datatype!r:.80} is not one of {', '.join(DATATYPES)}.")
+    sizes = tuple(shape) if isinstance(shape, list) and len(shape) <= MAX_RANK else ()
+    if (
+        not sizes
+        or any(type(size) is not int or not 0 <= size <= MAX_VALUES for size in sizes)
+        or math.prod(size or 1 for size in sizes) > MAX_VALUES
+    ):
+        raise InvalidInput(
+            f"{name}: shape must be a list of 1 to {MAX_RANK} whole numbers, 0 or more, not {shape!r:.80}."
+        )
+    return Declared(name, datatype, sizes)
 
 
-def from_binary(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> Array:
+def from_binary(said: Declared, data: bytes | memoryview) -> Array:
     """A tensor from its bytes; an element of BYTES has its length before it, four bytes.
 
     Raises:
         InvalidInput: the bytes are not as many as datatype and shape ask for.
     """
+    name, datatype, shape = said
     count = math.prod(shape)
     if datatype == BYTES:
-        return as_bytes(name, shape, _elements(name, data))
+        return as_bytes(name, shape, _elements(name, data, count))
     dtype = DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
         wanted = f"{datatype} of shape {list(shape)} is {count * dtype.itemsize:,} bytes"
@@ -76,20 +94,15 @@ def as_bytes(name: str, shape: tuple[int, ...], elements: Sequence[bytes]) -> Ar
     return array.reshape(shape)
 
 
-def from_list(name: str, datatype: str, shape: tuple[int, ...], values: object) -> Array:
+def from_list(said: Declared, values: object) -> Array:
     """A tensor from JSON, flat or nested as its shape; BYTES are base64 there.
-
-    Args:
-        name: of the tensor, for messages.
-        datatype: one of `DATATYPES`.
-        shape: as `check_shape` gave it.
-        values: what JSON held.
 
     Raises:
         InvalidInput: another number of values, or a value of another type or out of its range.
     """
+    name, datatype, shape = said
     if not isinstance(values, list):
-        raise InvalidInput(f"{name}: data must be a list; beside binary data the request needs the header {HEADER}.")
+        raise InvalidInput(f"{name}: data must be a list; of a binary tensor, binary_data_size must say its bytes.")
     flat = _flat(name, shape, values)
     if len(flat) != math.prod(shape):
         raise InvalidInput(f"{name}: shape {list(shape)} says {math.prod(shape):,} values, data has {len(flat):,}.")
@@ -108,7 +121,21 @@ def from_list(name: str, datatype: str, shape: tuple[int, ...], values: object) 
         raise InvalidInput(f"{name}: a value is out of the range of {datatype}.") from error
 
 
-HEADER = "Inference-Header-Content-Length"
+def from_field(said: Declared, values: Sequence[Any]) -> Array:
+    """A tensor from one of gRPC's typed fields, whose numbers are of a kind already; elements of BYTES as they are.
+
+    Raises:
+        InvalidInput: another number of values, or one out of the range of a smaller type.
+    """
+    name, datatype, shape = said
+    if len(values) != math.prod(shape):
+        raise InvalidInput(f"{name}: shape {list(shape)} says {math.prod(shape):,} values, {len(values):,} came.")
+    if datatype == BYTES:
+        return as_bytes(name, shape, list(values))
+    try:
+        return np.fromiter(values, DTYPES[datatype], len(values)).reshape(shape)
+    except OverflowError as error:
+        raise InvalidInput(f"{name}: a value is out of the range of {datatype}.") from error
 
 
 def to_binary(tensor: Tensor) -> bytes:
@@ -131,9 +158,12 @@ def texts(name: str, values: Sequence[str]) -> Tensor:
     return Tensor(name, BYTES, as_bytes(name, (len(values),), [value.encode() for value in values]))
 
 
-def _elements(name: str, data: bytes) -> list[bytes]:
+def _elements(name: str, data: bytes | memoryview, count: int) -> list[bytes]:
+    """The elements of a BYTES tensor; not more of them are taken out than there should be."""
     found, at = list[bytes](), 0
     while at < len(data):
+        if len(found) == count:
+            raise InvalidInput(f"{name}: {len(data) - at:,} bytes are left over behind the {count:,} elements.")
         end = at + 4
         length = int.from_bytes(data[at:end], "little")
         if end > len(data) or end + length > len(data):
@@ -141,7 +171,7 @@ def _elements(name: str, data: bytes) -> list[bytes]:
                 f"{name}: element {len(found)} is cut short. Each BYTES element is its length, four bytes "
                 "little-endian, and then its bytes."
             )
-        found.append(data[end : end + length])
+        found.append(bytes(data[end : end + length]))
         at = end + length
     return found
 
@@ -160,6 +190,6 @@ def _flat(name: str, shape: tuple[int, ...], values: list[Any]) -> list[Any]:
 
 def _unbase64(name: str, place: int, text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(_SPACE.sub("", text), validate=True)
     except ValueError as error:
         raise InvalidInput(f"{name}[{place}] is not base64 ({error}).") from error

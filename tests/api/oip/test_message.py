@@ -5,6 +5,7 @@ import gzip
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from api.oip.http import accepted_coding, decompressed
-from api.oip.message import read_request
+from api.oip.message import InferRequest, json_length_of, read_request
+from api.oip.tensors import Declared
 from errors import InvalidInput, TooLarge
 
 JSON = st.recursive(
@@ -32,13 +34,21 @@ def sent(said: object, behind: bytes = b"") -> tuple[bytes, str]:
     return head + behind, str(len(head))
 
 
+def everything(tensors: Sequence[Declared]) -> None:
+    """A model that takes whatever is declared."""
+
+
+def read(body: bytes, header: str | None) -> InferRequest:
+    return read_request(body, json_length_of(header, len(body)), everything)
+
+
 TWO = struct.pack("<ff", 1.5, -2.0)
 
 
 def test_binary_tensors_are_taken_in_order() -> None:
     other = {"name": "y", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 7}}
     body, length = sent({"id": "7", "inputs": [*document()["inputs"], other]}, TWO + b"\x03\0\0\0abc")
-    request = read_request(body, length)
+    request = read(body, length)
     assert request.id == "7"
     assert request.inputs[0].data.tolist() == [1.5, -2.0]
     assert request.inputs[1].data.tolist() == [b"abc"]
@@ -70,13 +80,17 @@ def test_binary_tensors_are_taken_in_order() -> None:
         (b"{}", "-1", "no length within"),
         (b"{}", "²", "no length within"),
         (b"{}", "9" * 5000, "no length within"),
+        (*sent(document(name="\ud800"), TWO), "none that can be"),
+        (*sent(document(name="n" * 201), TWO), "none that can be"),
+        (*sent({**document(), "id": "\ud800"}, TWO), "id must be a text"),
+        (b"[" + b"[]," * 600_000, None, "more than 1,000,000 values"),
         (b"\xff\xfe", None, "not JSON"),
         (b"[" * 200_000, None, "not JSON"),
     ],
 )
 def test_what_does_not_add_up_is_refused_by_name(body: bytes, length: str | None, said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
-        read_request(body, length)
+        read(body, length)
 
 
 @given(JSON, st.binary(max_size=20), st.integers(-3, 3))
@@ -85,13 +99,28 @@ def test_any_json_is_read_or_refused(said: object, behind: bytes, off: int) -> N
     body, length = sent(said, behind)
     for header in (None, length, str(int(length) + off)):
         with contextlib.suppress(InvalidInput):
-            read_request(body, header)
+            read(body, header)
 
 
 @given(st.dictionaries(st.sampled_from(["name", "datatype", "shape", "parameters", "data"]), JSON), st.binary())
 def test_any_tensor_is_read_or_refused(changes: dict[str, Any], behind: bytes) -> None:
     with contextlib.suppress(InvalidInput):
-        read_request(*sent(document(**changes), behind))
+        read(*sent(document(**changes), behind))
+
+
+def test_what_is_null_is_not_there() -> None:
+    said = document() | {"id": None, "outputs": None, "parameters": {"timeout": None}}
+    request = read(*sent(said, TWO))
+    assert (request.id, list(request.outputs), dict(request.parameters)) == ("", [], {})
+
+
+def test_a_tensor_is_refused_before_its_values_are_looked_at() -> None:
+    def nothing(tensors: Sequence[Declared]) -> None:
+        raise InvalidInput(f"refused {tensors[0].name}")
+
+    body, length = sent(document(datatype="BYTES", parameters={"binary_data_size": 10**9}))
+    with pytest.raises(InvalidInput, match="refused x"):
+        read_request(body, int(length), nothing)
 
 
 def test_a_bomb_is_stopped_before_it_unpacks() -> None:
