@@ -157,8 +157,10 @@ class Health(BaseModel):
     model_loaded: bool
     model_version: str | None
     uptime_seconds: float
-    models: dict[str, ModelHealth]
-    explanations: dict[str, str] = Field(description="By model: ready, or why there are none just now.")
+    models: dict[str, ModelHealth] = Field(
+        description="By name; a version of it beside the one that the name alone means, by name:version."
+    )
+    explanations: dict[str, str] = Field(description="By the same names: ready, or why there are none just now.")
     timestamp: str
 
 
