@@ -206,6 +206,7 @@ class ModelFacts(BaseModel):
     state: str
     detail: str
     version: str | None
+    precision: str | None = Field(description="Of the CPU's graph: fp32, or the fp16 or int8 of a variant.")
     versions: list[str] = Field([], description="Those served, the one that the name alone means first.")
     sha256: dict[str, str]
     metrics: dict[str, Any]
