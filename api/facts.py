@@ -55,18 +55,16 @@ class Facts:
 
     async def models(self) -> Response:
         """The card, version and state of every model."""
-        facts = [facts_of(model).model_dump() for _, model in sorted(self._served.models.items())]
+        facts = [self._facts(model).model_dump() for _, model in sorted(self._served.models.items())]
         return JSONResponse({"default": self._served.default, "models": facts})
 
     async def model(self, name: str, version: str | None = None) -> Response:
         """One model's card, version, files and measured quality."""
-        facts = facts_of(self._served.get(name, version))
-        facts.versions = list(self._served.versions.get(name, ()))
-        return _json(facts)
+        return _json(self._facts(self._served.get(name, version)))
 
     async def default_model(self) -> Response:
         """The default model's card."""
-        return _json(facts_of(self._served.get()))
+        return _json(self._facts(self._served.get()))
 
     async def stats(self, name: str, version: str | None = None) -> Response:
         """Counts, mean batch, queue and compute time of one model since the start."""
@@ -75,6 +73,11 @@ class Facts:
     async def stats_of_default(self) -> Response:
         """The default model's statistics."""
         return _json(self._stats_of(self._served.get()))
+
+    def _facts(self, model: ServedModel) -> ModelFacts:
+        facts = facts_of(model)
+        facts.versions = list(self._served.versions.get(model.name, ()))
+        return facts
 
     def _stats_of(self, model: ServedModel) -> Stats:
         body = stats_of(model)
@@ -107,6 +110,8 @@ class Facts:
             status, detail = "starting", "; ".join(f"{model.tag}: {model.detail}" for model in busy)
         else:
             status, detail = ("degraded", "a model failed") if "failed" in states else ("ok", "")
+        others = {each.tag: each for each in served.every if each is not served.models[each.name]}
+        listed = dict(sorted((served.models | others).items()))
         return Health(
             status=status,
             detail=detail,
@@ -116,9 +121,9 @@ class Facts:
             uptime_seconds=round(time.monotonic() - served.started_at, 3),
             models={
                 name: ModelHealth(state=model.state, version=model.version, device=model.device, detail=model.detail)
-                for name, model in sorted(served.models.items())
+                for name, model in listed.items()
             },
-            explanations={name: self._explanations(model) for name, model in sorted(served.models.items())},
+            explanations={name: self._explanations(model) for name, model in listed.items()},
             timestamp=timestamp(),
         )
 
@@ -150,6 +155,7 @@ def facts_of(model: ServedModel) -> ModelFacts:
         state=model.state,
         detail=model.detail,
         version=model.version,
+        precision=stored.precision if stored else None,
         sha256=stored.manifest() if stored else {},
         metrics=report.get("metrics", {}),
         parity=stored.parity() if stored else {},

@@ -157,8 +157,10 @@ class Health(BaseModel):
     model_loaded: bool
     model_version: str | None
     uptime_seconds: float
-    models: dict[str, ModelHealth]
-    explanations: dict[str, str] = Field(description="By model: ready, or why there are none just now.")
+    models: dict[str, ModelHealth] = Field(
+        description="By name; a version of it beside the one that the name alone means, by name:version."
+    )
+    explanations: dict[str, str] = Field(description="By the same names: ready, or why there are none just now.")
     timestamp: str
 
 
@@ -207,6 +209,7 @@ class ModelFacts(BaseModel):
     state: str
     detail: str
     version: str | None
+    precision: str | None = Field(description="Of the CPU's graph: fp32, or the fp16 or int8 of a variant.")
     versions: list[str] = Field([], description="Those served, the one that the name alone means first.")
     sha256: dict[str, str]
     metrics: dict[str, Any]

@@ -18,6 +18,7 @@ from backends.base import Batch, Logits
 from backends.onnx import OnnxBackend
 from errors import StoreError
 from models.card import ImageCard, RowCard, parse_card, read_card
+from models.external import external_files
 from models.goldens import Golden, golden_inputs, write_goldens
 from models.package import GRAPH
 from models.parity import BATCHES, Parity, check, golden_batch, random_inputs, write
@@ -101,11 +102,17 @@ def from_onnx(
             ONNX Runtime off.
 
     Raises:
-        StoreError: the graph cannot be read, or has other inputs or outputs; the message says which.
+        StoreError: the graph cannot be read, keeps weights in another file, or has other inputs or outputs; the
+            message says which.
     """
     card = parse_card(with_labels(card_text, labels), "card.toml")
     if not isinstance(card, ImageCard):
         raise StoreError(f"{card.name} takes no pictures; only an image classifier can come as a graph.")
+    if outside := external_files(graph):
+        raise StoreError(
+            f"{graph}: keeps weights in another file ({', '.join(map(repr, outside))}), which is not copied with it. "
+            f"Put them inside: `onnx.save(onnx.load({graph.name!r}), 'whole.onnx')`."
+        )
     package.mkdir(parents=True, exist_ok=True)
     (package / "card.toml").write_text(with_labels(card_text, labels), "utf-8")
     shutil.copyfile(graph, package / GRAPH)

@@ -28,22 +28,22 @@ def list_() -> None:
     from models import store
 
     lock, installed = store.read_lock(), store.installed()
-    table = _table("Models", "model", "version", "state", "architecture", "AUC")
+    table = _table("Models", "model", "version", "state", "architecture", "precision", "AUC")
     for stored in installed:
         state = "served" if lock.get(stored.card.name) == stored.version else "installed"
-        auc = stored.report().get("metrics", {}).get("auc", "")
-        table.add_row(stored.card.name, stored.version, state, stored.card.architecture, str(auc))
+        auc = stored.report().get("metrics", {}).get("auc") or stored.parity().get("variant", {}).get("auc") or ""
+        table.add_row(stored.card.name, stored.version, state, stored.card.architecture, stored.precision, str(auc))
     notes = []
     for name, version in lock.items():
         if (name, version) not in {(stored.card.name, stored.version) for stored in installed}:
-            table.add_row(name, version, "damaged", "", "")
+            table.add_row(name, version, "damaged", "", "", "")
             notes.append(f"Repair {name} with: {registry.how_to_import(name)}")
     for name, card in registry.bundled().items():
         if isinstance(card, CardError):
-            table.add_row(name, "", "card not valid", "", "")
+            table.add_row(name, "", "card not valid", "", "", "")
             notes.append(str(card))
         elif name not in lock and name not in {stored.card.name for stored in installed}:
-            table.add_row(name, "", "not installed", card.architecture, "")
+            table.add_row(name, "", "not installed", card.architecture, "", "")
             notes.append(f"Install {name} with: {registry.how_to_import(name)}")
     _print(table)
     for note in notes:
@@ -75,10 +75,12 @@ def show(name: str) -> None:
                 pointing.add_row(key, _plain(value))
         _print(pointing)
     if parity := stored.parity():
-        gate = _table("Parity gate")
-        for key, value in parity.items():
-            gate.add_row(key, _plain(value))
-        _print(gate)
+        for title, found in (("Parity gate", parity), ("Lower precision", parity.pop("variant", {}))):
+            gate = _table(title)
+            for key, value in found.items():
+                gate.add_row(key, _plain(value))
+            if found:
+                _print(gate)
     files = _table(str(stored.path), "file", "bytes", "sha256")
     for name_, digest in stored.manifest().items():
         files.add_row(name_, f"{(stored.path / name_).stat().st_size:,}", digest[:16] + "…")
@@ -96,6 +98,18 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--onnx", "graph", type=FILE, help="Your graph as it is, for a card whose architecture is `onnx`.")
 @click.option("--timm", "timm_name", help="A model that timm fetches from its hub, likewise.")
 @click.option("--labels", type=FILE, help="Its labels in the order of the outputs, one a line or a JSON list.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Lower it, unless AUC or a golden suffers.",
+)
+@click.option(
+    "--items",
+    type=click.IntRange(min=2),
+    help="Labelled items that AUC is taken on: 512 pictures or 20,000 rows by default.",
+)
 def import_(
     name: str,
     weights: Path | None,
@@ -103,10 +117,13 @@ def import_(
     graph: Path | None,
     timm_name: str | None,
     labels: Path | None,
+    precision: str,
+    items: int | None,
 ) -> None:
     """Install a bundled model: as it ships, or with your own weights or graph.
 
-    Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised.
+    Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised; a variant
+    of lower precision with fp32.
     """
     from models import store
 
@@ -123,6 +140,8 @@ def import_(
         raise click.ClickException(f"{name} ships without weights. Bring yours: {registry.how_to_import(name)}")
     if not own and (card_file or labels):
         raise click.ClickException("--card and --labels go with your own weights or graph.")
+    if items and precision == "fp32":
+        raise click.ClickException("--items goes with --precision fp16 or int8.")
     try:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder)
@@ -134,7 +153,9 @@ def import_(
                     f"Largest difference from {found.reference}: {found.largest_difference:.1e}, "
                     f"{found.label_flips} of {found.inputs} labels another"
                 )
-            stored, fresh = store.import_package(made, own_weights=bool(own))
+            if precision != "fp32":
+                made = _lower(made, precision, Path(folder) / precision, items)
+            stored, fresh = store.import_package(made, own_weights=bool(own) or precision != "fp32")
     except (StoreError, CardError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{'Imported' if fresh else 'Already there:'} {stored.tag}")
@@ -173,10 +194,26 @@ def _bring(
             raise StoreError("A graph does not know its labels: bring --labels FILE.")
         return bring.from_onnx(own_card.read_text("utf-8"), graph, listed, package, made, click.echo)
     except ImportError as error:
-        raise StoreError(
-            f"This needs PyTorch ({error.name} is missing here). Use the environment of `make test`: "
-            f".venv-dev/bin/vitrine models import {name} …"
-        ) from error
+        raise _needs_more(name, error) from error
+
+
+def _lower(package: Path, precision: str, made: Path, items: int | None) -> Path:
+    """Make a variant of a package, and say what it comes to; gives its folder."""
+    click.echo(f"Comparing {precision} with fp32 …")
+    try:
+        from models.precision import lower
+
+        click.echo(str(lower(package, "int8" if precision == "int8" else "fp16", made, items)))
+    except ImportError as error:
+        raise _needs_more(read_card(package / "card.toml").name, error) from error
+    return made
+
+
+def _needs_more(name: str, error: ImportError) -> StoreError:
+    return StoreError(
+        f"This needs PyTorch ({error.name} is missing here). Use the environment of `make test`: "
+        f".venv-dev/bin/vitrine models import {name} …"
+    )
 
 
 @models.command()

@@ -37,6 +37,30 @@ def write_goldens(package: Path, goldens: Sequence[Golden], reference: str) -> N
     (folder / INDEX).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 
+def loosen(package: Path, tolerance: float, precision: str) -> None:
+    """Note beside the goldens of a package that its graph computes in a lower precision, and what that may differ by.
+
+    Args:
+        package: the folder; the references in it stay as they are.
+        tolerance: in probability, instead of `TOLERANCE`.
+        precision: of the graph.
+    """
+    index = package / FOLDER / INDEX
+    written = json.loads(index.read_text("utf-8")) | {"tolerance": tolerance, "precision": precision}
+    index.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
+
+
+def precision_of(package: Path) -> str:
+    """What the graph of a package computes in: `fp32`, or the `fp16` or `int8` of a variant.
+
+    It stands beside the goldens, so that it is part of the version.
+    """
+    try:
+        return str(json.loads((package / FOLDER / INDEX).read_text("utf-8")).get("precision", "fp32"))
+    except (OSError, ValueError, AttributeError):
+        return "fp32"  # `read_goldens` says what is wrong with them
+
+
 def golden_inputs(package: Path) -> list[tuple[str, bytes]]:
     """Name and encoded bytes of the golden inputs of a package folder, whether or not their references are there yet.
 

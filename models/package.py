@@ -14,6 +14,7 @@ from typing import Any
 from errors import StoreError
 from models.card import Card, read_card
 from models.goldens import FOLDER as GOLDENS
+from models.goldens import precision_of
 
 MANIFEST, REPORT, EXPLANATIONS, PARITY = "manifest.json", "report.json", "explanations.json", "parity.json"
 GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"
@@ -36,6 +37,11 @@ class StoredModel:
     def graph(self) -> Path:
         """The ONNX graph; its weights lie beside it."""
         return self.path / GRAPH
+
+    @property
+    def precision(self) -> str:
+        """What the graph computes in: `fp32`, or `fp16` or `int8` where it is a variant."""
+        return precision_of(self.path)
 
     @property
     def explain_graph(self) -> Path | None:

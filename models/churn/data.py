@@ -1,12 +1,19 @@
 """Synthetic customers, drawn from a seed, whose chance to leave is known exactly."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from models.card import Card
+from models.labelled import Items, Split, chunks, has_features
+
 TRAIN, VALIDATE, TEST = 0, 1, 2
 """Seeds of the splits."""
+
+NAME, POSITIVE = "synthetic customers", "class_1"
+FEATURES = ("age", "income", "tenure_days", "num_purchases", "avg_transaction_value", "days_since_last_purchase")
 
 
 class Customers(NamedTuple):
@@ -43,3 +50,11 @@ def draw(count: int, seed: int) -> Customers:
     chance = 1 / (1 + np.exp(-1.4 * logit))
     features = np.stack([age, income, tenure, purchases, value, idle], axis=1)
     return Customers(features, chance, (rng.random(count) < chance).astype(np.int64))
+
+
+def labelled(card: Card, split: Split, count: int) -> Iterator[Items] | None:
+    """Customers, positive where they leave (`class_1`); see `models.labelled.Source`."""
+    if not has_features(card, FEATURES) or POSITIVE not in card.labels:
+        return None
+    customers = draw(count, VALIDATE if split == "validate" else TRAIN)
+    return chunks(card, customers.features, customers.label)

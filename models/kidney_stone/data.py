@@ -10,13 +10,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from explain.quality import Case
+from models.card import Card, ImageCard
 from models.kidney_stone.phantom import draw
+from models.labelled import Items, Split
 from preprocessing.spec import ImageInput
 from preprocessing.transform import resize, transform
 
 TRAIN, VALIDATE, TEST, GOLDEN, CALIBRATE, EXPLAIN = (split * 10_000_000 for split in range(6))
 """First seed of each split. The splits share no seed, so no phantom is in two of them."""
 
+NAME, POSITIVE = "synthetic CT phantoms", "stone"
 
 TRAINING_MIX = (0.3, 0.32, 0.38)
 """Contrast phases in training; see `models.kidney_stone.phantom.PHASES`."""
@@ -67,3 +70,12 @@ def explained_cases(spec: ImageInput, count: int) -> Iterator[Case]:
         area = cv2.resize(phantom.mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         grey = cv2.cvtColor(resize(phantom.image, spec), cv2.COLOR_RGB2GRAY).astype(np.float32)
         yield Case(transform(phantom.image, spec).tensor, area > 0, grey)
+
+
+def labelled(card: Card, split: Split, count: int) -> Iterator[Items] | None:
+    """Phantoms, one at a time, positive where there is a stone; see `models.labelled.Source`."""
+    if not isinstance(card, ImageCard) or POSITIVE not in card.labels:
+        return None
+    first = VALIDATE if split == "validate" else CALIBRATE
+    drawn = (draw(first + index) for index in range(count))
+    return (Items(transform(each.image, card.input).tensor[None], np.array([each.label], np.int64)) for each in drawn)

@@ -1,10 +1,17 @@
 """Synthetic readings of a machine, drawn from a seed: healthy ones, and four kinds of fault."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
+from models.card import Card
+from models.labelled import Items, Split, chunks, has_features
+
 TRAIN, THRESHOLD, TEST = 0, 1, 2
 """Seeds of the splits."""
+NAME, POSITIVE = "synthetic sensors", "anomaly"
+FEATURES = ("temperature", "vibration", "pressure", "power")
 FAULTS = ("worn bearing", "blocked cooling", "leak", "slipping belt")
 
 Readings = npt.NDArray[np.float64]
@@ -44,3 +51,18 @@ def faulty(count: int, seed: int, fault: str) -> Readings:
     else:
         raise ValueError(f"{fault!r} is not one of {', '.join(FAULTS)}")
     return np.clip(readings, (-50, 0, 0, 0), (200, 50, 100, 10_000))
+
+
+def labelled(card: Card, split: Split, count: int) -> Iterator[Items] | None:
+    """Half healthy readings, half faulty ones, which are positive; see `models.labelled.Source`.
+
+    Calibration sees both too, or what a fault looks like would be clipped away.
+    """
+    if not has_features(card, FEATURES):
+        return None
+    seed, each = THRESHOLD if split == "validate" else TRAIN, -(-count // (2 * len(FAULTS)))
+    ill = [faulty(each, seed, fault) for fault in FAULTS]
+    rows = np.concatenate([healthy(each * len(FAULTS), seed), *ill])
+    labels = np.repeat(np.array([0, 1], np.int64), each * len(FAULTS))
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return chunks(card, rows[chosen], labels[chosen])

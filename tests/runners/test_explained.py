@@ -85,6 +85,21 @@ def test_the_compiled_graph_is_used_and_autograd_where_there_is_none(
     assert np.abs(a.maps["gradcam++"] - b.maps["gradcam++"]).max() <= 1e-4 * a.maps["gradcam++"].max()
 
 
+def test_on_an_accelerator_what_waits_is_explained_together(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.checkpoint.build", lambda card: SmallNet())
+    model = ExplainedModel(stored(package))
+    model.load(RunnerOptions(device="torch-cpu"), 2)
+    assert (model.state, model.detail) == ("ready", "")
+    futures = [model.submit(ask(coloured(seed)), None) for seed in range(12)]
+    answers = [future.result(30) for future in futures]
+    assert max(answer.batch_size for answer in answers) > 1
+    reference = AutogradExplainer(small_net(), "middle")
+    for seed, answer in enumerate(answers):
+        wanted = reference.run(tensor_of(coloured(seed), package), np.array([-1]), frozenset({"layercam"}))
+        assert np.abs(answer.value.map - wanted.maps["layercam"][0]).max() <= 1e-4 * wanted.maps["layercam"].max()
+    assert model.close(5)
+
+
 def test_where_a_threshold_decides_the_class_it_calls_is_explained(package: Path) -> None:
     plain = stored(package)
     green = plain.card.model_copy(update={"positive_label": "green", "threshold": 0.5})

@@ -1,0 +1,193 @@
+"""The gate before a variant of lower precision, and what it reports: speed and error beside fp32."""
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from backends.base import Backend, Batch, Logits
+from errors import StoreError
+from models.card import Card
+from models.goldens import TOLERANCE, Golden
+from models.interpret import called, difference
+from models.labelled import Labelled, Labels, auc, scores
+from models.package import PARITY
+from models.parity import BATCHES, golden_batch, random_inputs
+
+AUC_FALL = 0.002
+"""By how much the AUC may be lower than fp32's on the same items; more is refused."""
+MARGIN, WARM_UP, RUNS = 1.5, 3, 30
+
+
+class Side(NamedTuple):
+    """One of the two that are compared: it runs on one thread, and its graph and weights take so many bytes."""
+
+    backend: Backend
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the gate measured.
+
+    data: what the labelled items were. items: how many. auc, auc_fp32: None where there were none.
+    largest_difference_…: see `models.interpret.difference`; of goldens from their references, else from fp32's graph.
+    label_flips: of all `inputs`, those called another label; no golden among them.
+    milliseconds: an item, alone, on one thread: the median of runs in turns with fp32's.
+    bytes: of the graph and the weights it needs. tolerance: what the goldens are replayed within.
+    """
+
+    precision: str
+    data: str
+    items: int
+    auc_fp32: float | None
+    auc: float | None
+    largest_difference_goldens: float
+    largest_difference_random: float
+    largest_difference_labelled: float | None
+    inputs: int
+    label_flips: int
+    milliseconds_fp32: float
+    milliseconds: float
+    bytes_fp32: int
+    bytes: int
+    tolerance: float
+
+    def __str__(self) -> str:
+        """A line for the operator."""
+        quality = f"AUC {self.auc:.4f} (fp32 {self.auc_fp32:.4f})" if self.auc_fp32 is not None else "no AUC"
+        differences = {
+            "goldens": self.largest_difference_goldens,
+            "random inputs": self.largest_difference_random,
+            f"{self.items:,} {self.data}": self.largest_difference_labelled,
+        }
+        away = ", ".join(f"{by:.1e} on {name}" for name, by in differences.items() if by is not None)
+        return (
+            f"{self.precision}: {quality}; at most {away}; {self.label_flips} of {self.inputs:,} labels another, no "
+            f"golden's; {self.milliseconds:.2f} ms an item (fp32 {self.milliseconds_fp32:.2f}), {self.bytes:,} bytes "
+            f"(fp32 {self.bytes_fp32:,})"
+        )
+
+
+class _Pair(NamedTuple):
+    """What fp32 and the variant give for the same inputs, (N, K) float32 each."""
+
+    wanted: Logits
+    got: Logits
+
+    def away(self, card: Card) -> float:
+        """The largest difference."""
+        return float(difference(self.got, self.wanted, card).max())
+
+    def flips(self, card: Card) -> list[int]:
+        """Places of what is called another label."""
+        pairs = zip(self.wanted, self.got, strict=True)
+        return [place for place, (wanted, got) in enumerate(pairs) if called(wanted, card) != called(got, card)]
+
+
+def measure(
+    card: Card, precision: str, goldens: Sequence[Golden], labelled: Labelled | None, fp32: Side, lowered: Side
+) -> Variant:
+    """Compare a variant with fp32, on goldens, random inputs and labelled items.
+
+    Args:
+        card: says what clients will see of the outputs.
+        precision: its name.
+        goldens: with fp32's references.
+        labelled: items to take AUC on, where the model has any.
+        fp32: the model as it is.
+        lowered: the variant.
+
+    Raises:
+        StoreError: a golden is called another label, AUC falls by more than `AUC_FALL`, or outputs are not finite.
+    """
+    inputs, references = golden_batch(card, goldens_of(goldens)), np.stack([golden.logits for golden in goldens])
+    alone, together = (_Pair(references, _in_batches(lowered.backend, inputs, size)) for size in BATCHES)
+    noise = random_inputs(card)
+    random = _Pair(fp32.backend.run(noise), lowered.backend.run(noise))
+    valid, truth = _on(labelled, fp32.backend, lowered.backend) if labelled else (None, np.zeros(0, np.int64))
+    pairs = {"goldens": alone, "goldens in batches": together, "random inputs": random}
+    pairs |= {labelled.name: valid} if labelled and valid else {}
+    strange = [name for name, pair in pairs.items() if not np.isfinite(pair.got).all()]
+    if strange:
+        raise _refused(card, precision, f"its outputs for {' and '.join(strange)} are not finite")
+    problems = []
+    if flipped := sorted({*alone.flips(card), *together.flips(card)}):
+        names = ", ".join(goldens[place].name for place in flipped)
+        problems.append(f"{len(flipped)} of {len(goldens)} goldens are called another label ({names})")
+    before = after = None
+    if labelled and valid:
+        before, after = (auc(truth, scores(outputs, card, labelled.positive)) for outputs in valid)
+        if np.isnan(before):
+            raise StoreError(
+                f"All {len(truth)} {labelled.name} are of one class, which gives no AUC: use more --items."
+            )
+        if not after >= before - AUC_FALL:
+            on = f"on {len(truth):,} {labelled.name}"
+            problems.append(f"AUC falls from {before:.4f} to {after:.4f} {on}, by more than {AUC_FALL:g}")
+    if problems:
+        raise _refused(card, precision, " and ".join(problems))
+    milliseconds_fp32, milliseconds = _in_turns(inputs[:1], fp32.backend, lowered.backend)
+    away = max(alone.away(card), together.away(card))
+    others = [random, *([valid] if valid else [])]
+    return Variant(
+        precision=precision,
+        data=labelled.name if labelled else "no labelled data, so no AUC",
+        items=len(truth),
+        auc_fp32=before if before is None else round(before, 6),
+        auc=after if after is None else round(after, 6),
+        largest_difference_goldens=away,
+        largest_difference_random=random.away(card),
+        largest_difference_labelled=valid.away(card) if valid else None,
+        inputs=len(inputs) + sum(len(each.got) for each in others),
+        label_flips=sum(len(each.flips(card)) for each in others),
+        milliseconds_fp32=milliseconds_fp32,
+        milliseconds=milliseconds,
+        bytes_fp32=fp32.bytes,
+        bytes=lowered.bytes,
+        tolerance=max(TOLERANCE, float(f"{MARGIN * away:.2g}")),
+    )
+
+
+def write(found: Variant, package: Path) -> None:
+    """Put the report into a package's parity report, beside what is there of fp32."""
+    path = package / PARITY
+    there = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(there | {"variant": asdict(found)}, indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+def goldens_of(goldens: Sequence[Golden]) -> list[tuple[str, bytes]]:
+    """Name and encoded bytes of each."""
+    return [(golden.name, golden.data) for golden in goldens]
+
+
+def _in_batches(backend: Backend, inputs: Batch, size: int) -> Logits:
+    return np.concatenate([backend.run(inputs[at : at + size]) for at in range(0, len(inputs), size)])
+
+
+def _on(labelled: Labelled, fp32: Backend, lowered: Backend) -> tuple[_Pair, Labels]:
+    """Outputs of both, batch by batch, since the inputs together may be more than the memory holds."""
+    rows = [(fp32.run(batch), lowered.run(batch), truth) for batch, truth in labelled.items]
+    wanted, got, truth = zip(*rows, strict=True)
+    return _Pair(np.concatenate(wanted), np.concatenate(got)), np.concatenate(truth)
+
+
+def _in_turns(item: Batch, *backends: Backend) -> list[float]:
+    """Median milliseconds of one item on each, run in turns, so that whatever else the machine does slows all."""
+    times: list[list[float]] = [[] for _ in backends]
+    for run in range(WARM_UP + RUNS):
+        for backend, taken in zip(backends, times, strict=True):
+            started = time.perf_counter()
+            backend.run(item)
+            taken += [1e3 * (time.perf_counter() - started)] if run >= WARM_UP else []
+    return [round(statistics.median(taken), 4) for taken in times]
+
+
+def _refused(card: Card, precision: str, why: str) -> StoreError:
+    other = "keep fp32, or try --precision fp16" if precision == "int8" else "keep fp32"
+    return StoreError(f"{card.name} at {precision} is refused: {why}. Nothing was imported; {other}.")
