@@ -48,6 +48,14 @@ def test_a_busy_port_is_one_sentence_with_the_cure(tmp_path: Path) -> None:
     )
 
 
+def test_the_port_that_is_advised_is_not_the_other_protocols(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        ran = vitrine("serve", home=tmp_path, VITRINE_PORT=str(port), VITRINE_GRPC_PORT=str(port + 1))
+    assert f"VITRINE_PORT={port + 2}." in ran.stderr
+
+
 def test_a_host_that_is_not_ours_is_not_called_a_busy_port(tmp_path: Path) -> None:
     ran = vitrine("serve", home=tmp_path, VITRINE_HOST="192.0.2.1")
     assert ran.returncode == 1

@@ -1,5 +1,7 @@
 """Settings: read from the environment, checked, and explained."""
 
+from pathlib import Path
+
 import pytest
 
 import settings
@@ -49,3 +51,23 @@ def test_binding_wide_and_a_misspelt_name_are_warned_of(monkeypatch: pytest.Monk
     assert "asks for no key" in wide
     assert "VITRINE_QUEUE_SIZ is no setting" in misspelt
     assert "Did you mean VITRINE_QUEUE_SIZE?" in misspelt
+
+
+@pytest.mark.parametrize(
+    ("set_to", "said"),
+    [
+        ({"GRPC_PORT": "3000"}, "VITRINE_PORT and VITRINE_GRPC_PORT are both 3000"),
+        ({"GRPC_TLS_CERT": "cert.pem"}, "go together"),
+        ({"GRPC_TLS_CERT": "cert.pem", "GRPC_TLS_KEY": "cert.pem"}, "no pair of PEM files"),
+        ({"GRPC_TLS_CERT": "nowhere.pem", "GRPC_TLS_KEY": "cert.pem"}, "VITRINE_GRPC_TLS_CERT='nowhere.pem'"),
+    ],
+)
+def test_what_grpc_cannot_be_served_with_is_said_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch, set_to: dict[str, str], said: str
+) -> None:
+    Path("cert.pem").write_text("no certificate")
+    for name, value in set_to.items():
+        monkeypatch.setenv(f"VITRINE_{name}", value)
+    with pytest.raises(SettingsError, match=said) as refused:
+        load_settings()
+    assert not str(refused.value).startswith("Value error")

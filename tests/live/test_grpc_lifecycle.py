@@ -4,14 +4,18 @@ import contextlib
 import queue
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
+import psutil
 import pytest
 import requests
 import tritonclient.grpc as triton
 import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from tests.live.server import install, serving
@@ -62,7 +66,7 @@ def test_a_port_that_is_taken_is_logged_and_http_goes_on(home: Path, tmp_path: P
         with serving(home, tmp_path / "log", VITRINE_DEFAULT_MODEL="tiny", VITRINE_GRPC_PORT=port) as server:
             server.wait_ready()
             assert requests.post(f"{server.url}/predict", data=plain(200), timeout=30).status_code == 200
-            assert f"gRPC does not listen on 127.0.0.1:{port}" in server.log.read_text()
+            assert f"gRPC is off: port {port} of 127.0.0.1 cannot be had" in server.log.read_text()
 
 
 def test_what_is_in_flight_is_answered_at_the_end_and_the_port_is_free_again(home: Path, tmp_path: Path) -> None:
@@ -92,3 +96,50 @@ def test_zero_turns_it_off(home: Path, tmp_path: Path) -> None:
         server.wait_ready()
         assert "gRPC" not in server.log.read_text()
         assert requests.get(f"{server.url}/v2/health/ready", timeout=10).status_code == 200
+
+
+def test_open_streams_and_watchers_do_not_hold_up_the_end(home: Path, tmp_path: Path) -> None:
+    # What is in flight would be given half a minute.
+    with serving(home, tmp_path / "log", VITRINE_DEFAULT_MODEL="tiny", VITRINE_DRAIN_SECONDS="60") as server:
+        server.wait_ready()
+        with grpc.insecure_channel(server.grpc) as channel, triton.InferenceServerClient(server.grpc) as client:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=""))
+            assert next(watch).status in (0, 1, 2)
+            answers = queue.Queue[Any]()
+            client.start_stream(lambda result, error: answers.put((result, error)))
+            client.async_stream_infer("tiny", [grey(200)])
+            assert answers.get(timeout=30)[0].as_numpy("logits")[0] == pytest.approx(logits_of_plain(200), abs=1e-5)
+            server.terminate()
+            server.process.wait(20)
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_workers_share_the_port_and_a_killed_one_comes_back_to_it(home: Path, tmp_path: Path) -> None:
+    def listening(port: int) -> set[int]:
+        found = set()
+        for each in psutil.Process(server.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                places = [place.laddr for place in each.net_connections("tcp") if place.status == psutil.CONN_LISTEN]
+                found |= {each.pid} if port in [place.port for place in places if place] else set()
+        return found
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, server.log.read_text()
+            time.sleep(0.1)
+
+    with serving(
+        home,
+        tmp_path / "log",
+        VITRINE_DEFAULT_MODEL="tiny",
+        VITRINE_EXPLAIN="false",
+        BENTOML_CONFIG_OPTIONS="services.vitrine.workers=2",
+    ) as server:
+        server.wait_ready()
+        port = int(server.grpc.split(":")[1])
+        until(lambda: len(listening(port)) == 2)
+        first, second = listening(port)
+        psutil.Process(first).kill()
+        until(lambda: len(listening(port) - {first}) == 2)
+        assert second in listening(port)

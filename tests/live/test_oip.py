@@ -212,8 +212,14 @@ def test_both_protocols_say_the_same_of_server_and_models(server: Server) -> Non
         assert {row.name: row.state for row in over_grpc.get_model_repository_index().models} == states
         with pytest.raises(InferenceServerException, match="vitrine models import"):
             over_http.load_model("churn")
-        with pytest.raises(InferenceServerException):
+        with pytest.raises(InferenceServerException, match="vitrine models import"):
             over_grpc.load_model("churn")
+        with pytest.raises(InferenceServerException, match="no shared memory"):
+            over_grpc.get_system_shared_memory_status()
+        for client in (over_http, over_grpc):
+            assert not client.is_model_ready("nope") and not client.is_model_ready(STONE, "9")
+            everything = client.get_inference_statistics()
+            assert len(everything["model_stats"] if isinstance(everything, dict) else everything.model_stats) == 3
     assert requests.get(f"{server.url}/v2/models", timeout=10).json() == {"models": sorted(states)}
 
 
@@ -249,6 +255,78 @@ def test_statistics_add_up(client: Any, module: Any, pictures: list[bytes], serv
     )
 
 
+def test_rows_are_counted_one_by_one_and_a_refused_request_as_failed(client: Any, module: Any, server: Server) -> None:
+    def counts() -> tuple[int, int, int]:
+        found = requests.get(f"{server.url}/v2/models/{CHURN}/stats", timeout=10).json()["model_stats"][0]
+        outcome = found["inference_stats"]
+        return found["inference_count"], outcome["success"]["count"], outcome["fail"]["count"]
+
+    before = np.array(counts())
+    client.infer(CHURN, [tensor(module, "rows", np.array([list(CUSTOMER.values())] * 50, np.float32), "FP32")])
+    assert (counts() - before).tolist() == [50, 1, 0]
+    with pytest.raises(InferenceServerException):
+        client.infer(CHURN, [tensor(module, "rows", np.full((1, 6), np.nan, np.float32), "FP32")])
+    assert (counts() - before).tolist() == [50, 1, 1]
+
+
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    ({"name": "pixels", "datatype": "UINT8", "shape": [0, 10**20, 1, 3], "data": []}, "shape must be"),
+    ({"name": "pixels", "datatype": "UINT8", "shape": [0, 2**62, 2**62, 3], "data": []}, "shape must be"),
+    ({"name": "tensor", "datatype": "FP32", "shape": [10**4290, 10**4290], "data": []}, "shape must be"),
+    ({"name": "x" * 5000, "datatype": "FP32", "shape": [1], "data": [1]}, "has no name"),
+    ({"name": "\ud800", "datatype": "FP32", "shape": [1], "data": [1]}, "has no name"),
+    ({"name": "image", "datatype": "\ud800" * 100_000, "shape": [1], "data": [1]}, "is not one of BOOL"),
+    ({"name": "image", "datatype": "BYTES", "shape": list(range(5000)), "data": [1]}, "shape must be"),
+    ({"name": "image", "datatype": "BYTES", "shape": [65], "data": ["" for _ in range(65)]}, "takes 1 to 64"),
+]
+
+
+@pytest.mark.parametrize(("said", "message"), HOSTILE)
+def test_a_hostile_tensor_is_a_short_400(server: Server, said: dict[str, Any], message: str) -> None:
+    answer = requests.post(f"{server.url}/v2/models/{STONE}/infer", json={"inputs": [said]}, timeout=30)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+    assert len(answer.content) < 6000
+
+
+@pytest.mark.parametrize(
+    ("headers", "parameters"),
+    [
+        ({"Inference-Header-Content-Length": b"\xb2"}, {}),
+        ({"Inference-Header-Content-Length": b"\xb9\xb2"}, {}),
+        ({}, {"timeout": 10**400}),
+        ({}, {"timeout": True}),
+        ({}, {"timeout": "1_000"}),
+        ({}, {"timeout": -1}),
+        ({}, {"threshold": 1.5}),
+        ({}, {"threshold": "high"}),
+        ({}, {"partial": 1}),
+    ],
+)
+def test_hostile_headers_and_parameters_are_a_400(
+    server: Server, headers: dict[str, bytes], parameters: dict[str, Any]
+) -> None:
+    row = {"name": "rows", "datatype": "FP32", "shape": [1, 6], "data": list(CUSTOMER.values())}
+    body = json.dumps({"inputs": [row], "parameters": parameters}).encode()
+    answer = requests.post(f"{server.url}/v2/models/{CHURN}/infer", data=body, headers=headers, timeout=30)
+    assert answer.status_code == 400
+    assert isinstance(answer.json()["error"], str)
+
+
+def test_grpc_errors_are_short_enough_for_every_client(server: Server) -> None:
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        for model, datatype, shape in (
+            ("n" * 20_000, "FP32", [1]),
+            (CHURN, "F" * 20_000, [1]),
+            (CHURN, "FP32", [1] * 5000),
+        ):
+            sent = triton_grpc.InferInput("rows", shape, datatype)
+            sent._raw_content = b""
+            with pytest.raises(InferenceServerException) as refused:
+                client.infer(model, [sent])
+            assert refused.value.status() in ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
+
+
 @pytest.mark.parametrize(
     ("model", "sent", "said"),
     [
@@ -266,6 +344,7 @@ def test_statistics_add_up(client: Any, module: Any, pictures: list[bytes], serv
         (STONE, [("image", np.array([b"x"], object), "BYTES")] * 2, "'image' stands more than once"),
         (CHURN, [("rows", np.zeros((2, 5), np.float32), "FP32")], r"must be \[N, 6\]"),
         (CHURN, [("rows", np.zeros((2, 6), np.int32), "INT32")], "must be FP32 or FP64"),
+        (CHURN, [("age", np.zeros(2, np.float32), "FP32")] * 2, "'age' stands more than once"),
         (CHURN, [("rows", np.full((2, 6), np.nan, np.float32), "FP32")], "Row 0: age must be a number"),
         (CHURN, [("rows", np.zeros((1001, 6), np.float32), "FP32")], "takes 1 to 1,000 items"),
         (CHURN, [("age", np.zeros(1, np.float32), "FP32")], "income is missing"),
