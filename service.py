@@ -29,7 +29,7 @@ from starlette.types import ASGIApp
 
 from api.app import build_app
 from api.oip.infer import Inference
-from api.oip.rpc import GrpcServer, probe
+from api.oip.server import GrpcServer, probe
 from api.pictures import Pictures
 from errors import CardError, DeadlineExceeded, StoreError, VitrineError
 from models import registry
