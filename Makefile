@@ -6,7 +6,7 @@ SERVE := .venv/.complete
 DEV := .venv-dev/.complete
 KSERVE := .venv-kserve/.complete
 
-.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols explain-quality lock clean
+.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols loadtest explain-quality lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -44,6 +44,10 @@ bench-explain: $(DEV)  ## What an explanation costs beside a prediction
 bench-protocols: $(DEV)  ## HTTP and gRPC beside each other, at 1, 16 and 64 clients
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done
 	.venv-dev/bin/python -m loadtests.protocols $(ARGS)
+
+loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a report and plots
+	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done
+	.venv-dev/bin/python -m loadtests.load $(ARGS)
 
 explain-quality: $(DEV)  ## Pointing game, curves and random weights of the explanations; writes them beside the card
 	.venv-dev/bin/vitrine explain quality kidney-stone $(ARGS)

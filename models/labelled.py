@@ -58,23 +58,6 @@ class Source(Protocol):
         ...
 
 
-def source_of(card: Card) -> Source | None:
-    """The labelled data of a model, if it has any; that of kidney-stone needs PyTorch."""
-    if card.name == "kidney-stone":
-        from models.kidney_stone import data as phantoms
-
-        return phantoms
-    if card.name == "churn":
-        from models.churn import data as customers
-
-        return customers
-    if card.name == "machine-anomaly":
-        from models.machine_anomaly import data as readings
-
-        return readings
-    return None
-
-
 def has_features(card: Card, names: Sequence[str]) -> bool:
     """Whether a card takes rows of just these features, in this order."""
     return isinstance(card, RowCard) and [each.name for each in card.input.features] == list(names)

@@ -26,9 +26,10 @@ from backends.onnx import OnnxBackend
 from errors import StoreError
 from models.card import Card, ImageCard, read_card
 from models.goldens import golden_inputs, loosen, read_goldens
-from models.labelled import Items, Labelled, Split, source_of
+from models.labelled import Items, Labelled, Split
 from models.package import EXPLANATIONS, GRAPH, PARITY, WEIGHTS, files_of
 from models.parity import golden_batch
+from models.registry import source_of
 from models.variant import Side, Variant, measure, write
 
 Lower = Literal["fp16", "int8"]

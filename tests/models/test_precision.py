@@ -24,11 +24,12 @@ from models.churn import data as customers
 from models.goldens import read_goldens
 from models.kidney_stone import data as phantoms
 from models.kidney_stone.phantom import draw
-from models.labelled import auc, source_of
+from models.labelled import auc
 from models.machine_anomaly import data as readings
 from models.package import MANIFEST, StoredModel, files_of
 from models.parity import golden_batch
 from models.precision import lower
+from models.registry import source_of
 from models.variant import Side, measure
 from preprocessing.transform import transform
 from runners.backend import device_of

@@ -1,0 +1,157 @@
+"""`make loadtest`: two minutes of load on a server of its own, with limits that set the exit code.
+
+First a closed loop of mixed users, ever more of them; then an open loop of single pictures, at shares of what the
+closed loop got through. Writes locust's report and two plots, and prints a verdict.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gevent.monkey
+
+gevent.monkey.patch_all()  # before anything opens a socket
+
+import click  # noqa: E402
+import matplotlib  # noqa: E402
+import matplotlib.pyplot as plt  # noqa: E402
+import requests  # noqa: E402
+from locust import User  # noqa: E402
+from locust.env import Environment  # noqa: E402
+from locust.html import get_html_report  # noqa: E402
+from rich.progress import Progress  # noqa: E402
+
+from loadtests import locustfile  # noqa: E402
+from loadtests.bench import MODEL, conditions  # noqa: E402
+from loadtests.locustfile import Arrivals, BatchUser, ExplainUser, FormUser, GrpcUser, RawUser, RowUser  # noqa: E402
+from loadtests.server import ROOT, bentoml_serve, free_port, running  # noqa: E402
+
+MIXED = (RawUser, FormUser, BatchUser, ExplainUser, RowUser, GrpcUser)
+CLIENTS, SHARES = (1, 4, 16, 32), (0.3, 0.5, 0.7)
+SETTLE_S = 1.0
+
+
+class Where(NamedTuple):
+    """Where a server answers."""
+
+    url: str
+    grpc: str
+
+
+class Phase(NamedTuple):
+    """What one phase came to."""
+
+    name: str
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    failures: int
+    requests: int
+
+
+class Sizes(NamedTuple):
+    """The mean batch of each second: seconds since the start, and images a batch."""
+
+    seconds: list[float]
+    means: list[float]
+
+
+def run_phase(name: str, kinds: Sequence[type[User]], users: int, seconds: float, where: Where, out: Path) -> Phase:
+    """Let users at the server, write locust's report, and sum up what they got."""
+    options: Any = type("Options", (), {"grpc": where.grpc, "rate": 0.0})()
+    environment = Environment(user_classes=list(kinds), host=where.url, parsed_options=options)
+    runner = environment.create_local_runner()
+    runner.start(users, spawn_rate=users)
+    gevent.sleep(seconds)
+    runner.quit()
+    (out / f"{name.replace(',', '').replace(' ', '-').replace('%', '')}.html").write_text(
+        get_html_report(environment), "utf-8"
+    )
+    entries = list(environment.stats.entries.values())
+    pictures = sum(
+        each.num_requests * (4 if each.name == "batch of 4" else 1) for each in entries if each.name != "row"
+    )
+    total = environment.stats.total
+    p50, p99 = (float(total.get_response_time_percentile(share) or "nan") for share in (0.5, 0.99))
+    return Phase(name, pictures / seconds, p50, p99, total.num_failures, total.num_requests)
+
+
+def watch(url: str, stop: threading.Event, sizes: Sizes) -> None:
+    """Note the mean batch of every second until told to stop."""
+    began, before = time.perf_counter(), (0, 0)
+    while not stop.wait(1.0):
+        batches = requests.get(f"{url}/models/{MODEL}/stats", timeout=10).json()["batches"]
+        now = sum(times for times, _ in batches.values()), sum(int(n) * times for n, (times, _) in batches.items())
+        if now[0] > before[0]:
+            sizes.seconds.append(time.perf_counter() - began)
+            sizes.means.append((now[1] - before[1]) / (now[0] - before[0]))
+        before = now
+
+
+def plot(phases: list[Phase], sizes: Sizes, folder: Path) -> None:
+    """Latency against load, and batch size over time."""
+    matplotlib.use("Agg")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for kind, marker in (("closed", "o"), ("open", "s")):
+        some = [each for each in phases if each.name.startswith(kind)]
+        for key, style in (("p50_ms", "-"), ("p99_ms", "--")):
+            values = [getattr(each, key) for each in some]
+            left.plot([each.rate for each in some], values, style, marker=marker, label=f"{kind} loop, {key[:3]}")
+    left.set(xlabel="images/s", ylabel="latency, ms", yscale="log", title="Latency against load")
+    left.legend()
+    right.plot(sizes.seconds, sizes.means)
+    right.set(xlabel="seconds", ylabel="images a batch", ylim=(0, None), title=f"Mean batch of {MODEL}")
+    figure.savefig(folder / "load.png", dpi=110)
+    plt.close(figure)
+
+
+@click.command()
+@click.option("--seconds", default=16.0, show_default=True, help="Length of each of the seven phases.")
+@click.option("--slo-p99-ms", default=250.0, show_default=True, help="Of the open loop at half load.")
+@click.option("--out", default=Path("runs/loadtest"), type=click.Path(path_type=Path), show_default=True)
+def main(seconds: float, slo_p99_ms: float, out: Path) -> None:
+    """Load a fresh server; exit code 1 if an answer was wrong or missing, or the open loop too slow."""
+    out.mkdir(parents=True, exist_ok=True)
+    locustfile.pictures(), locustfile.rows()  # worked out before anything is timed
+    port, grpc_port = free_port(), free_port()
+    where = Where(f"http://127.0.0.1:{port}", f"127.0.0.1:{grpc_port}")
+    phases, sizes, stop = list[Phase](), Sizes([], []), threading.Event()
+    with running(bentoml_serve(port), ROOT, port, 120, {"VITRINE_GRPC_PORT": str(grpc_port)}), Progress() as bar:
+        while requests.get(f"{where.url}/health", timeout=10).json()["explanations"][MODEL] != "ready":
+            gevent.sleep(0.2)
+        watcher = threading.Thread(target=watch, args=(where.url, stop, sizes), daemon=True)
+        watcher.start()
+        task = bar.add_task("load", total=len(CLIENTS) + len(SHARES))
+        for users in CLIENTS:
+            phases.append(run_phase(f"closed, {users} users", MIXED, users, seconds, where, out))
+            bar.advance(task)
+            gevent.sleep(SETTLE_S)
+        best = max(each.rate for each in phases)
+        for share in SHARES:
+            Arrivals.rate = share * best
+            phases.append(run_phase(f"open, {share:.0%} load", [Arrivals], 1, seconds, where, out))
+            bar.advance(task)
+            gevent.sleep(SETTLE_S)
+        stop.set()
+        watcher.join()
+    plot(phases, sizes, out)
+    click.echo(conditions())
+    click.echo(f"{'phase':>18} {'images/s':>9} {'p50 ms':>8} {'p99 ms':>8} {'failed':>7} of requests")
+    for each in phases:
+        figures = f"{each.rate:9.1f} {each.p50_ms:8.0f} {each.p99_ms:8.0f} {each.failures:7} {each.requests:11}"
+        click.echo(f"{each.name:>18} {figures}")
+    half = phases[len(CLIENTS) + SHARES.index(0.5)]
+    problems = [f"{each.name}: {each.failures} wrong or missing answers" for each in phases if each.failures]
+    problems += [f"{each.name}: no request was answered" for each in phases if not each.requests]
+    if not half.p99_ms <= slo_p99_ms:
+        problems.append(f"{half.name}: p99 {half.p99_ms:.0f} ms, over the limit of {slo_p99_ms:g} ms")
+    click.echo(f"Reports and plots: {out}")
+    click.echo("PASSED" if not problems else "FAILED\n" + "\n".join(problems))
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
