@@ -51,8 +51,8 @@ PACKED = {tag: BentoModel(":".join(tag)) for tag in served_tags(SETTINGS.chosen_
 
 logger = logging.getLogger("vitrine")
 
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # in the supervisor, whose processes inherit it
-    # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
+if "_VITRINE_SUPERVISED" not in os.environ:  # in the supervisor, whose processes inherit it
+    os.environ["_VITRINE_SUPERVISED"] = "1"
     if SETTINGS.grpc_port and sys.argv[1:2] == ["serve"]:
         try:
             probe(SETTINGS.host, SETTINGS.grpc_port)
@@ -60,6 +60,9 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # in the supervisor, whose pro
             message = "gRPC is off: port %d of %s cannot be had (%s). Choose another with VITRINE_GRPC_PORT."
             logger.error(message, SETTINGS.grpc_port, SETTINGS.host, error.strerror)
             os.environ["VITRINE_GRPC_PORT"] = "0"
+
+if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
     METRICS = tempfile.mkdtemp(prefix="vitrine-metrics-")
     atexit.register(shutil.rmtree, METRICS, ignore_errors=True)
     BentoMLContainer.prometheus_multiproc_dir.set(METRICS)
@@ -96,6 +99,7 @@ class Front(bentoml.Service[Any]):
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Our app, with BentoML's behind it."""
+        sys.set_int_max_str_digits(640)  # the least Python allows; long numbers in JSON take quadratic time
         Process.served = load_served()
         if SETTINGS.explain:
             Process.explainer = RemoteExplainer(SETTINGS.explain_timeout_ms)

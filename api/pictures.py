@@ -129,10 +129,10 @@ class Pictures:
             raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
         return await self._explainer.explain(model.tag, ask, deadline)
 
-    def deadline(self, asked_ms: float | None) -> float:
-        """When a request that begins now has to be answered, as `time.monotonic()` tells it."""
+    def deadline(self, asked_ms: float | None, began: float | None = None) -> float:
+        """When a request that began then, or begins now, has to be answered, as `time.monotonic()` tells it."""
         asked = asked_ms or self._timeout_ms
-        return time.monotonic() + min(asked, self._timeout_ms) / 1000
+        return (time.monotonic() if began is None else began) + min(asked, self._timeout_ms) / 1000
 
 
 def default_ask(card: ImageCard, data: bytes, threshold: float | None, output: Output = "overlay") -> Ask:

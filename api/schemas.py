@@ -175,6 +175,7 @@ class Stats(BaseModel):
     succeeded: int = 0
     failed: dict[str, int] = {}
     executions: int = 0
+    inferences: int = Field(0, description="Pictures or rows that were computed.")
     mean_batch: float = 0.0
     queue_seconds: float = 0.0
     decode_seconds: float = 0.0

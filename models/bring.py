@@ -18,7 +18,6 @@ from backends.base import Batch, Logits
 from backends.onnx import OnnxBackend
 from errors import StoreError
 from models.card import ImageCard, RowCard, parse_card, read_card
-from models.external import external_files
 from models.goldens import Golden, golden_inputs, write_goldens
 from models.package import GRAPH
 from models.parity import BATCHES, Parity, check, golden_batch, random_inputs, write
@@ -108,15 +107,12 @@ def from_onnx(
     card = parse_card(with_labels(card_text, labels), "card.toml")
     if not isinstance(card, ImageCard):
         raise StoreError(f"{card.name} takes no pictures; only an image classifier can come as a graph.")
-    if outside := external_files(graph):
-        raise StoreError(
-            f"{graph}: keeps weights in another file ({', '.join(map(repr, outside))}), which is not copied with it. "
-            f"Put them inside: `onnx.save(onnx.load({graph.name!r}), 'whole.onnx')`."
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        # Alone in a folder, so that it finds no weights in a file beside it, least of all in one of the package.
+        plain = _plain_session(Path(shutil.copyfile(graph, Path(folder) / GRAPH)), graph)
     package.mkdir(parents=True, exist_ok=True)
     (package / "card.toml").write_text(with_labels(card_text, labels), "utf-8")
     shutil.copyfile(graph, package / GRAPH)
-    plain = _plain_session(package / GRAPH, graph)
     _check_signature(plain, card, graph, say)
     goldens = golden_batch(card, golden_inputs(inputs))
     batch = np.concatenate([goldens, random_inputs(card)])
@@ -216,7 +212,7 @@ def _plain_session(graph: Path, came_from: Path) -> ort.InferenceSession:
     except Exception as error:
         raise StoreError(
             f"{came_from}: ONNX Runtime cannot load it ({_first_line(error)}). It must be one ONNX file with its "
-            "weights inside; onnx.save writes such."
+            f"weights inside: `onnx.save(onnx.load({came_from.name!r}), 'whole.onnx')` writes such."
         ) from error
 
 

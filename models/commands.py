@@ -3,6 +3,7 @@
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich import box
@@ -31,8 +32,9 @@ def list_() -> None:
     table = _table("Models", "model", "version", "state", "architecture", "precision", "AUC")
     for stored in installed:
         state = "served" if lock.get(stored.card.name) == stored.version else "installed"
-        auc = stored.report().get("metrics", {}).get("auc") or stored.parity().get("variant", {}).get("auc") or ""
-        table.add_row(stored.card.name, stored.version, state, stored.card.architecture, stored.precision, str(auc))
+        table.add_row(
+            stored.card.name, stored.version, state, stored.card.architecture, stored.precision, _auc_of(stored)
+        )
     notes = []
     for name, version in lock.items():
         if (name, version) not in {(stored.card.name, stored.version) for stored in installed}:
@@ -88,6 +90,7 @@ def show(name: str) -> None:
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
 
 
+Precision = Literal["fp32", "fp16", "int8"]
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -105,11 +108,6 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     show_default=True,
     help="Lower it, unless AUC or a golden suffers.",
 )
-@click.option(
-    "--items",
-    type=click.IntRange(min=2),
-    help="Labelled items that AUC is taken on: 512 pictures or 20,000 rows by default.",
-)
 def import_(
     name: str,
     weights: Path | None,
@@ -117,8 +115,7 @@ def import_(
     graph: Path | None,
     timm_name: str | None,
     labels: Path | None,
-    precision: str,
-    items: int | None,
+    precision: Precision,
 ) -> None:
     """Install a bundled model: as it ships, or with your own weights or graph.
 
@@ -140,8 +137,6 @@ def import_(
         raise click.ClickException(f"{name} ships without weights. Bring yours: {registry.how_to_import(name)}")
     if not own and (card_file or labels):
         raise click.ClickException("--card and --labels go with your own weights or graph.")
-    if items and precision == "fp32":
-        raise click.ClickException("--items goes with --precision fp16 or int8.")
     try:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder)
@@ -154,7 +149,7 @@ def import_(
                     f"{found.label_flips} of {found.inputs} labels another"
                 )
             if precision != "fp32":
-                made = _lower(made, precision, Path(folder) / precision, items)
+                made = _lower(made, precision, Path(folder) / precision)
             stored, fresh = store.import_package(made, own_weights=bool(own) or precision != "fp32")
     except (StoreError, CardError) as error:
         raise click.ClickException(str(error)) from error
@@ -197,13 +192,13 @@ def _bring(
         raise _needs_more(name, error) from error
 
 
-def _lower(package: Path, precision: str, made: Path, items: int | None) -> Path:
+def _lower(package: Path, precision: Literal["fp16", "int8"], made: Path) -> Path:
     """Make a variant of a package, and say what it comes to; gives its folder."""
     click.echo(f"Comparing {precision} with fp32 …")
     try:
         from models.precision import lower
 
-        click.echo(str(lower(package, "int8" if precision == "int8" else "fp16", made, items)))
+        click.echo(str(lower(package, precision, made)))
     except ImportError as error:
         raise _needs_more(read_card(package / "card.toml").name, error) from error
     return made
@@ -211,7 +206,7 @@ def _lower(package: Path, precision: str, made: Path, items: int | None) -> Path
 
 def _needs_more(name: str, error: ImportError) -> StoreError:
     return StoreError(
-        f"This needs PyTorch ({error.name} is missing here). Use the environment of `make test`: "
+        f"This needs the `torch` extra ({error.name} is missing here). Use the environment of `make test`: "
         f".venv-dev/bin/vitrine models import {name} …"
     )
 
@@ -250,6 +245,14 @@ def _find(name: str) -> StoredModel:
         return store.find(base, version or None)
     except StoreError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _auc_of(stored: StoredModel) -> str:
+    """A model's AUC; a variant's beside fp32's on the same data, which is not what the model's own was measured on."""
+    if auc := stored.report().get("metrics", {}).get("auc"):
+        return f"{auc:.4f}"
+    variant = stored.parity().get("variant", {})
+    return f"{variant['auc']:.4f} (fp32 {variant['auc_fp32']:.4f})" if variant.get("auc") else ""
 
 
 def _plain(value: object) -> str:

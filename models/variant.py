@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,8 @@ from models.parity import BATCHES, golden_batch, random_inputs
 
 AUC_FALL = 0.002
 """By how much the AUC may be lower than fp32's on the same items; more is refused."""
+FLIPPED, RANDOM = 0.1, 64
+"""Without an AUC: the share of so many random inputs that may be called another label."""
 MARGIN, WARM_UP, RUNS = 1.5, 3, 30
 
 
@@ -35,7 +37,8 @@ class Side(NamedTuple):
 class Variant:
     """What the gate measured.
 
-    data: what the labelled items were. items: how many. auc, auc_fp32: None where there were none.
+    data: what the labelled items were. items: how many. auc, and both rates at the card's threshold: None where there
+    were none.
     largest_difference_…: see `models.interpret.difference`; of goldens from their references, else from fp32's graph.
     label_flips: of all `inputs`, those called another label; no golden among them.
     milliseconds: an item, alone, on one thread: the median of runs in turns with fp32's.
@@ -47,6 +50,10 @@ class Variant:
     items: int
     auc_fp32: float | None
     auc: float | None
+    false_positive_rate_fp32: float | None
+    false_positive_rate: float | None
+    sensitivity_fp32: float | None
+    sensitivity: float | None
     largest_difference_goldens: float
     largest_difference_random: float
     largest_difference_labelled: float | None
@@ -60,7 +67,13 @@ class Variant:
 
     def __str__(self) -> str:
         """A line for the operator."""
-        quality = f"AUC {self.auc:.4f} (fp32 {self.auc_fp32:.4f})" if self.auc_fp32 is not None else "no AUC"
+        quality = "no AUC"
+        if self.auc_fp32 is not None:
+            quality = (
+                f"AUC {self.auc:.4f} (fp32 {self.auc_fp32:.4f}), sensitivity {self.sensitivity:.4f} "
+                f"({self.sensitivity_fp32:.4f}) at a false-positive rate of {self.false_positive_rate:.4f} "
+                f"({self.false_positive_rate_fp32:.4f})"
+            )
         differences = {
             "goldens": self.largest_difference_goldens,
             "random inputs": self.largest_difference_random,
@@ -69,7 +82,7 @@ class Variant:
         away = ", ".join(f"{by:.1e} on {name}" for name, by in differences.items() if by is not None)
         return (
             f"{self.precision}: {quality}; at most {away}; {self.label_flips} of {self.inputs:,} labels another, no "
-            f"golden's; {self.milliseconds:.2f} ms an item (fp32 {self.milliseconds_fp32:.2f}), {self.bytes:,} bytes "
+            f"golden's; {self.milliseconds:.3g} ms an item (fp32 {self.milliseconds_fp32:.3g}), {self.bytes:,} bytes "
             f"(fp32 {self.bytes_fp32:,})"
         )
 
@@ -90,6 +103,14 @@ class _Pair(NamedTuple):
         return [place for place, (wanted, got) in enumerate(pairs) if called(wanted, card) != called(got, card)]
 
 
+class _Rates(NamedTuple):
+    """How good one side is on labelled items; the rates are at the card's threshold."""
+
+    auc: float
+    false_positive_rate: float
+    sensitivity: float
+
+
 def measure(
     card: Card, precision: str, goldens: Sequence[Golden], labelled: Labelled | None, fp32: Side, lowered: Side
 ) -> Variant:
@@ -104,33 +125,23 @@ def measure(
         lowered: the variant.
 
     Raises:
-        StoreError: a golden is called another label, AUC falls by more than `AUC_FALL`, or outputs are not finite.
+        StoreError: a golden is called another label, AUC falls by more than `AUC_FALL`, or, where there is none, more
+            than `FLIPPED` of the random inputs are called another; or outputs are not finite.
     """
     inputs, references = golden_batch(card, goldens_of(goldens)), np.stack([golden.logits for golden in goldens])
     alone, together = (_Pair(references, _in_batches(lowered.backend, inputs, size)) for size in BATCHES)
-    noise = random_inputs(card)
-    random = _Pair(fp32.backend.run(noise), lowered.backend.run(noise))
+    noise = random_inputs(card, RANDOM)
+    random = _Pair(*(_in_batches(each.backend, noise, max(BATCHES)) for each in (fp32, lowered)))
     valid, truth = _on(labelled, fp32.backend, lowered.backend) if labelled else (None, np.zeros(0, np.int64))
     pairs = {"goldens": alone, "goldens in batches": together, "random inputs": random}
     pairs |= {labelled.name: valid} if labelled and valid else {}
-    strange = [name for name, pair in pairs.items() if not np.isfinite(pair.got).all()]
-    if strange:
+    if strange := [name for name, pair in pairs.items() if not np.isfinite(pair.got).all()]:
         raise _refused(card, precision, f"its outputs for {' and '.join(strange)} are not finite")
-    problems = []
-    if flipped := sorted({*alone.flips(card), *together.flips(card)}):
-        names = ", ".join(goldens[place].name for place in flipped)
-        problems.append(f"{len(flipped)} of {len(goldens)} goldens are called another label ({names})")
     before = after = None
     if labelled and valid:
-        before, after = (auc(truth, scores(outputs, card, labelled.positive)) for outputs in valid)
-        if np.isnan(before):
-            raise StoreError(
-                f"All {len(truth)} {labelled.name} are of one class, which gives no AUC: use more --items."
-            )
-        if not after >= before - AUC_FALL:
-            on = f"on {len(truth):,} {labelled.name}"
-            problems.append(f"AUC falls from {before:.4f} to {after:.4f} {on}, by more than {AUC_FALL:g}")
-    if problems:
+        before, after = (_rates(card, labelled.positive, outputs, truth) for outputs in valid)
+    names = [goldens[place].name for place in sorted({*alone.flips(card), *together.flips(card)})]
+    if problems := list(_problems(names, len(goldens), random, before, after, len(truth), card)):
         raise _refused(card, precision, " and ".join(problems))
     milliseconds_fp32, milliseconds = _in_turns(inputs[:1], fp32.backend, lowered.backend)
     away = max(alone.away(card), together.away(card))
@@ -139,8 +150,12 @@ def measure(
         precision=precision,
         data=labelled.name if labelled else "no labelled data, so no AUC",
         items=len(truth),
-        auc_fp32=before if before is None else round(before, 6),
-        auc=after if after is None else round(after, 6),
+        auc_fp32=round(before.auc, 6) if before else None,
+        auc=round(after.auc, 6) if after else None,
+        false_positive_rate_fp32=round(before.false_positive_rate, 6) if before else None,
+        false_positive_rate=round(after.false_positive_rate, 6) if after else None,
+        sensitivity_fp32=round(before.sensitivity, 6) if before else None,
+        sensitivity=round(after.sensitivity, 6) if after else None,
         largest_difference_goldens=away,
         largest_difference_random=random.away(card),
         largest_difference_labelled=valid.away(card) if valid else None,
@@ -154,10 +169,38 @@ def measure(
     )
 
 
+def _problems(
+    flipped: Sequence[str],
+    goldens: int,
+    random: _Pair,
+    before: _Rates | None,
+    after: _Rates | None,
+    items: int,
+    card: Card,
+) -> Iterator[str]:
+    """What breaks the gate."""
+    if flipped:
+        yield f"{len(flipped)} of {goldens} goldens are called another label ({', '.join(flipped)})"
+    if before and after:
+        if not after.auc >= before.auc - AUC_FALL:
+            fall = f"AUC falls from {before.auc:.4f} to {after.auc:.4f} on {items:,} labelled items"
+            yield f"{fall}, by more than {AUC_FALL:g}"
+    elif len(others := random.flips(card)) > FLIPPED * len(random.got):
+        yield f"{len(others)} of {len(random.got)} random inputs are called another label, and there is no AUC to go by"
+
+
+def _rates(card: Card, positive: str, outputs: Logits, truth: Labels) -> _Rates:
+    index = card.labels.index(positive)
+    calls = np.array([called(row, card) == index for row in outputs])  # a detector's True is its second label, 1
+    of_each = (float(calls[truth == label].mean()) for label in (0, 1))
+    return _Rates(auc(truth, scores(outputs, card, positive)), *of_each)
+
+
 def write(found: Variant, package: Path) -> None:
     """Put the report into a package's parity report, beside what is there of fp32."""
     path = package / PARITY
     there = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    there |= {"served": f"{there.get('served', 'OnnxBackend (cpu)')}, in fp32, before it was lowered"}
     path.write_text(json.dumps(there | {"variant": asdict(found)}, indent=1, allow_nan=False) + "\n", "utf-8")
 
 

@@ -211,7 +211,7 @@ class Runner(Generic[P, X, R]):
         infer_s = time.monotonic() - started
         weights = [self._weigh(ready) for _, ready in admitted]
         if size := sum(weights):
-            self._stats.executed(size, infer_s)
+            self._stats.executed(size, infer_s, len(admitted))
         for (item, _), weight, value in zip(admitted, weights, values, strict=True):
             if item.future.done():  # `close` gave up on it
                 continue

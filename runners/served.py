@@ -15,7 +15,7 @@ from backends.onnx import OnnxBackend
 from errors import DeviceMissing, NotFound, StoreError, Unavailable
 from models.card import Card, ImageCard
 from models.goldens import read_goldens
-from models.interpret import difference
+from models.interpret import called, difference
 from models.line import Inferred, InferredRows, Picture, Values, line_of
 from models.package import WEIGHTS, StoredModel, verify
 from preprocessing.rows import Row
@@ -192,6 +192,11 @@ class ServedModel:
                         f"{self.stored.tag} on {type(self._backend).__name__} ({self.device}): golden {golden.name}, "
                         f"{how}, is {away:.2e} away from its reference (tolerance {tolerance:g}). "
                         f"Do not use it: `vitrine models verify {self.name}`, then import it again."
+                    )
+                if called(row, self.card) != called(golden.logits, self.card):
+                    raise StoreError(
+                        f"{self.stored.tag} on {type(self._backend).__name__} ({self.device}): golden {golden.name}, "
+                        f"{how}, is called another label than by its reference. Import it again on this machine."
                     )
 
 

@@ -15,14 +15,15 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class RunnerStats:
     """Since the start: items by outcome, batches, seconds in all; and what is waiting and running now.
 
-    waited_seconds: in the backend, the whole time of its batch for each item. batches: executions and their seconds
-    in the backend, by size. last_inference: `time.time()` of the latest; 0.0
-    before the first.
+    inferences: pictures or rows that were computed. waited_seconds: in the backend, the whole time of its batch for
+    each item. batches: executions and their seconds in the backend, by size; above 64 by the next power of two.
+    last_inference: `time.time()` of the latest; 0.0 before the first.
     """
 
     succeeded: int
     failed: dict[str, int]
     executions: int
+    inferences: int
     mean_batch: float
     queue_seconds: float
     decode_seconds: float
@@ -85,6 +86,8 @@ class StatsKeeper:
         self._failed: Tally[str] = Tally()
         self._succeeded = 0
         self._batches = dict[int, tuple[int, float]]()
+        self._executions = self._inferences = self._items = 0
+        self._infer_s = 0.0
         self._last = 0.0
         self._queue_s = self._decode_s = self._waited_s = 0.0
 
@@ -93,13 +96,18 @@ class StatsKeeper:
         with self._lock:
             self._failed[outcome] += 1
 
-    def executed(self, size: int, seconds: float) -> None:
-        """One batch went through the backend."""
+    def executed(self, size: int, seconds: float, items: int) -> None:
+        """One batch of `size` inferences, from so many items, went through the backend."""
         metrics().batch.labels(self._name).observe(size)
         metrics().infer.labels(self._name).observe(seconds)
+        key = size if size <= 64 else 1 << (size - 1).bit_length()
         with self._lock:
-            times, before = self._batches.get(size, (0, 0.0))
-            self._batches[size] = (times + 1, before + seconds)
+            times, before = self._batches.get(key, (0, 0.0))
+            self._batches[key] = (times + 1, before + seconds)
+            self._executions += 1
+            self._inferences += size
+            self._items += items
+            self._infer_s += seconds
             self._last = time.time()
 
     def answered(self, queue_s: float, decode_s: float, waited_s: float) -> None:
@@ -113,35 +121,25 @@ class StatsKeeper:
             self._waited_s += waited_s
 
     def seconds_an_item(self) -> float:
-        """Mean seconds of decode and inference an item; 0 before the first."""
+        """Mean seconds of decode and inference an item of the queue; 0 before the first."""
         with self._lock:
-            _, computed, infer_s = self._sums()
-            return (self._decode_s + infer_s) / computed if computed else 0.0
+            return (self._decode_s + self._infer_s) / self._items if self._items else 0.0
 
     def snapshot(self, waiting: int, running: int) -> RunnerStats:
         """The counters as they stand."""
         with self._lock:
-            executions, computed, infer_s = self._sums()
             return RunnerStats(
                 succeeded=self._succeeded,
                 failed=dict(self._failed),
-                executions=executions,
-                mean_batch=computed / executions if executions else 0.0,
+                executions=self._executions,
+                inferences=self._inferences,
+                mean_batch=self._inferences / self._executions if self._executions else 0.0,
                 queue_seconds=round(self._queue_s, 6),
                 decode_seconds=round(self._decode_s, 6),
-                infer_seconds=round(infer_s, 6),
+                infer_seconds=round(self._infer_s, 6),
                 waited_seconds=round(self._waited_s, 6),
                 batches={size: (times, round(seconds, 6)) for size, (times, seconds) in sorted(self._batches.items())},
                 last_inference=self._last,
                 waiting=waiting,
                 running=running,
             )
-
-    def _sums(self) -> tuple[int, int, float]:
-        """Executions, items in them, their seconds."""
-        each = self._batches.items()
-        return (
-            sum(times for _, (times, _) in each),
-            sum(size * times for size, (times, _) in each),
-            sum(seconds for _, (_, seconds) in each),
-        )

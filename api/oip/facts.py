@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from api.oip.items import most_items
 from api.oip.signature import TensorSpec, inputs_of, outputs_of
 from api.oip.tensors import BYTES
 from runners.served import ServedModel, ServedModels
@@ -38,7 +39,7 @@ def model_config(model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "platform": platform,
         "backend": backend,
-        "max_batch_size": model.card.limits.max_items,
+        "max_batch_size": most_items(model.card, model.queue_size),
         "input": [{**_configured(each), "optional": alternatives} for each in inputs_of(model.card)],
         "output": [_configured(each) for each in outputs_of(model.card, explained=not model.unexplained)],
         "parameters": {"labels": {"string_value": "\n".join(model.card.labels)}},
@@ -68,7 +69,7 @@ def model_statistics(model: ServedModel) -> dict[str, Any]:
         "name": model.name,
         "version": model.version or "",
         "last_inference": int(stats.last_inference * 1e3),
-        "inference_count": sum(size * count for size, (count, _) in stats.batches.items()),
+        "inference_count": stats.inferences,
         "execution_count": stats.executions,
         "inference_stats": times,
         "batch_stats": batches,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import zlib
 
 from fastapi import APIRouter, Request
@@ -120,7 +121,7 @@ class OpenInference:
 
     async def infer(self, request: Request, name: str, version: str | None = None) -> Response:
         """Infer tensors: JSON, binary tensors behind JSON, or the one tensor alone as the body."""
-        model = self._served.get(name, version)
+        began, model = time.monotonic(), self._served.get(name, version)
         model.check_ready()
         body, headers = await read_body(request), request.headers
         coding, header = headers.get("content-encoding", ""), headers.get(HEADER)
@@ -130,7 +131,7 @@ class OpenInference:
 
         # What is large takes its time, which no other request should wait for.
         asked = await asyncio.to_thread(read) if coding or len(body) > LARGE else read()
-        deadline = self._inference.deadline(asked)
+        deadline = self._inference.deadline(asked, began)
         found = await race(self._inference.infer(model, asked, deadline), request, deadline, "timeout (microseconds)")
         written, json_length = write_answer(found.answer, asked)
         said = timing_of(found.timed) | {"Vary": "Accept-Encoding"}

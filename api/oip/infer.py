@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,18 +52,19 @@ class Inference:
     def __init__(self, pictures: Pictures) -> None:
         self._pictures = pictures
 
-    def deadline(self, request: InferRequest, left_s: float | None = None) -> float:
-        """When a request that begins now has to be answered, as `time.monotonic()` tells it.
+    def deadline(self, request: InferRequest, began: float, left_s: float | None = None) -> float:
+        """When a request has to be answered, as `time.monotonic()` tells it.
 
         Args:
             request: its `timeout` is in microseconds; 0 means none.
-            left_s: what the transport says is left.
+            began: when it came.
+            left_s: what the transport said was left then.
         """
         asked = request.parameters.get("timeout", 0)
         if isinstance(asked, str | bool) or not 0 <= asked < 1e15:
             raise InvalidInput(f"timeout must be a number of microseconds, 0 or more, not {asked!r:.40}.")
-        at = self._pictures.deadline(asked / 1e3 or None)
-        return at if left_s is None else min(at, time.monotonic() + left_s)
+        at = self._pictures.deadline(asked / 1e3 or None, began)
+        return at if left_s is None else min(at, began + left_s)
 
     async def infer(self, model: ServedModel, request: InferRequest, deadline: float) -> Inferred:
         """Answer a request; an item that is wrong fails the request, or with `partial` itself alone.

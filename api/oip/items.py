@@ -54,12 +54,17 @@ def _check(tensors: Sequence[Declared], card: Card, queue_size: int) -> None:
         )
         if not fits and not of_one:
             raise InvalidInput(f"{name}: shape must be {_shape(spec)}, not {list(shape)}.")
-        most = min(card.limits.max_items, card.limits.max_items if columns else queue_size)
+        most = most_items(card, queue_size)
         if not 1 <= shape[0] <= most:
             raise InvalidInput(f"{card.name} takes 1 to {most:,} items in one request, not {shape[0]:,}.")
     if len({each.shape[0] for each in tensors}) > 1:
         shapes = ", ".join(f"{each.name} {list(each.shape)}" for each in tensors)
         raise InvalidInput(f"Columns must all have the same number of rows; they are {shapes:.400}.")
+
+
+def most_items(card: Card, queue_size: int) -> int:
+    """How many pictures or rows one request may have; pictures wait one by one, rows together."""
+    return min(card.limits.max_items, queue_size) if isinstance(card, ImageCard) else card.limits.max_items
 
 
 def pictures_in(tensor: Tensor) -> list[Picture]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,7 +10,10 @@ from api.oip.tensors import BYTES, Declared, Tensor, declared, from_binary, from
 from errors import InvalidInput
 
 HEADER = "Inference-Header-Content-Length"
-MAX_NAME = 200
+MAX_NAME, MAX_ID = 200, 1000
+"""Characters of a tensor's name, and of a request's id."""
+MAX_TENSORS, MAX_PARAMETERS = 128, 64
+"""Of one request, and of one tensor or request."""
 MAX_JSON_VALUES = 1_000_000
 """More in JSON would hold every other request up while they are read."""
 Check = Callable[[Sequence[Declared]], None]
@@ -53,8 +56,8 @@ def read_request(body: bytes, json_length: int, check: Check) -> InferRequest:
     Raises:
         InvalidInput: something is missing, left over, or of the wrong type; the message names it.
     """
-    values = sum(body.count(each, 0, json_length) for each in (b",", b"[", b"{"))
-    if values > MAX_JSON_VALUES:
+    values = body.count(b",", 0, json_length) + body.count(b"{", 0, json_length)
+    if values > MAX_JSON_VALUES or body.count(b"[", 0, json_length) > MAX_JSON_VALUES:
         raise InvalidInput(f"The JSON has more than {MAX_JSON_VALUES:,} values. Send large tensors as binary ones.")
     try:
         document = json.loads(body[:json_length])
@@ -79,8 +82,8 @@ def read_request(body: bytes, json_length: int, check: Check) -> InferRequest:
     wanted = _list(request.get("outputs") or [], "outputs", 0)
     outputs = [_output(each, place, binary) for place, each in enumerate(wanted)]
     named = request.get("id") or ""
-    if not isinstance(named, str) or not is_unicode(named):
-        raise InvalidInput(f"id must be a text, not {named!r:.40}.")
+    if not isinstance(named, str) or len(named) > MAX_ID or not is_unicode(named):
+        raise InvalidInput(f"id must be a text of at most {MAX_ID:,} characters, not {_shown(named)}.")
     return InferRequest(tensors, outputs, named, parameters, binary)
 
 
@@ -109,11 +112,18 @@ def write_answer(answer: InferAnswer, request: InferRequest) -> tuple[bytes, int
 def read_parameters(found: object, what: str) -> dict[str, str | int | float | bool]:
     """An object of texts, numbers and truth values; InvalidInput says what else it is."""
     given = _object({} if found is None else found, what)
+    check_few(given, what, MAX_PARAMETERS)
     parameters = {name: value for name, value in given.items() if value is not None}
     for name, value in parameters.items():
         if not isinstance(value, str | int | float | bool):
             raise InvalidInput(f"{what}: {name!r:.40} must be a text, a number, true or false.")
     return parameters
+
+
+def check_few(found: Sized, what: str, most: int) -> None:
+    """Raise InvalidInput for more than anyone would send."""
+    if len(found) > most:
+        raise InvalidInput(f"{what}: {len(found):,} are too many; at most {most}.")
 
 
 def check_names(names: Sequence[str], what: str) -> None:
@@ -193,11 +203,16 @@ def _object(found: object, what: str) -> dict[str, Any]:
 def _list(found: object, what: str, least: int = 1) -> list[Any]:
     if not isinstance(found, list) or len(found) < least:
         raise InvalidInput(f"{what} must be a list" + (" of one tensor or more." if least else "."))
+    check_few(found, what, MAX_TENSORS)
     return found
+
+
+def _shown(value: object) -> str:
+    return f"{value[:40]!r}" if isinstance(value, str) else f"{value!r:.40}"
 
 
 def _name(said: dict[str, Any], what: str) -> str:
     name = said.get("name")
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME or not is_unicode(name):
-        raise InvalidInput(f"{what} has no name, or none that can be: {name!r:.40}.")
+        raise InvalidInput(f"{what} has no name, or none that can be: {_shown(name)}.")
     return name

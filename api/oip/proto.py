@@ -2,13 +2,30 @@
 
 from typing import Any
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2
 
 from api.body import LARGE
-from api.oip.message import MAX_NAME, Check, InferAnswer, InferRequest, Parameters, Wanted, classes_of
-from api.oip.tensors import Declared, Tensor, declared, from_binary, from_field, to_binary
+from api.oip.message import (
+    MAX_ID,
+    MAX_NAME,
+    MAX_PARAMETERS,
+    MAX_TENSORS,
+    Check,
+    InferAnswer,
+    InferRequest,
+    Parameters,
+    Wanted,
+    check_few,
+    classes_of,
+)
+from api.oip.tensors import MAX_RANK, Declared, Tensor, declared, from_binary, from_field, to_binary
 from errors import InvalidInput
+
+MAX_PARTS = 10_000
+"""Fields of a message and of those in it, packed numbers counting as one."""
+_VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}
+"""Protobuf's wire types."""
 
 
 def read_request(request: Any, check: Check) -> InferRequest:
@@ -20,7 +37,9 @@ def read_request(request: Any, check: Check) -> InferRequest:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidInput(f"There are {len(request.inputs)} inputs, but {len(raw)} raw_input_contents.")
-    known = [declared(each.name[:MAX_NAME], each.datatype, list(each.shape)) for each in request.inputs]
+    check_few(request.inputs, "inputs", MAX_TENSORS)
+    check_few(request.outputs, "outputs", MAX_TENSORS)
+    known = [declared(each.name[:MAX_NAME], each.datatype, list(each.shape[: MAX_RANK + 1])) for each in request.inputs]
     check(known)
     inputs = list[Tensor]()
     for place, (each, said) in enumerate(zip(request.inputs, known, strict=True)):
@@ -29,13 +48,59 @@ def read_request(request: Any, check: Check) -> InferRequest:
         data = from_binary(said, raw[place]) if raw else from_field(said, _field(each, said))
         inputs.append(Tensor(said.name, said.datatype, data))
     outputs = [Wanted(each.name, classes_of(_parameters(each.parameters), each.name)) for each in request.outputs]
-    return InferRequest(inputs, outputs, request.id, _parameters(request.parameters))
+    return InferRequest(inputs, outputs, request.id[:MAX_ID], _parameters(request.parameters))
 
 
-def is_small(request: Any) -> bool:
-    """Whether reading a request takes no time that others would notice."""
-    raw = request.raw_input_contents
-    return bool(raw) and len(raw) < 64 and sum(map(len, raw)) < LARGE
+def parse(data: bytes) -> Any:
+    """A ModelInferRequest from its bytes.
+
+    Raises:
+        InvalidInput: they are none, or so many small parts that reading them would hold every other request up.
+    """
+    try:
+        if len(data) > LARGE:
+            _count(memoryview(data), service_pb2.ModelInferRequest.DESCRIPTOR, MAX_PARTS)
+        return service_pb2.ModelInferRequest.FromString(data)
+    except (DecodeError, IndexError) as error:
+        raise InvalidInput("The message is no ModelInferRequest.") from error
+
+
+def _count(data: memoryview, kind: Any, left: int) -> int:
+    """Count a message's fields, and those of the messages in it, without reading them; gives what is left of `left`.
+
+    Source: protobuf's encoding, https://protobuf.dev/programming-guides/encoding
+    """
+    at = 0
+    while at < len(data):
+        left -= 1
+        key, at = _varint(data, at)
+        field, wire = kind.fields_by_number.get(key >> 3), key & 7
+        if wire == _VARINT:
+            _, at = _varint(data, at)
+        elif wire == _BYTES:
+            length, at = _varint(data, at)
+            if field is not None and field.message_type is not None:
+                left = _count(data[at : at + length], field.message_type, left)
+            elif field is not None and field.name == "shape":
+                left -= length
+            at += length
+        elif wire in _FIXED:
+            at += _FIXED[wire]
+        else:
+            raise InvalidInput("The message has groups, which no version of the protocol has.")
+        if left < 0:
+            raise InvalidInput(f"The message has more than {MAX_PARTS:,} parts. Send tensors in raw_input_contents.")
+    return left
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while data[at] & 0x80:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if shift > 63:
+            raise DecodeError("a varint of more than ten bytes")
+    return value | data[at] << shift, at + 1
 
 
 def write_answer(answer: InferAnswer, request_id: str) -> Message:
@@ -59,5 +124,6 @@ def _field(tensor: Any, said: Declared) -> Any:
 
 
 def _parameters(found: Any) -> Parameters:
+    check_few(found, "parameters", MAX_PARAMETERS)
     chosen = ((name, value.WhichOneof("parameter_choice")) for name, value in found.items())
     return {name: getattr(found[name], choice) for name, choice in chosen if choice}

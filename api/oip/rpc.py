@@ -9,18 +9,20 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from api.body import LARGE
 from api.front import SANE_ID
 from api.oip.facts import index_of, model_config, model_facts, server_facts, statistics_of
 from api.oip.infer import Inference
 from api.oip.items import checker
-from api.oip.message import MAX_NAME
-from api.oip.proto import is_small, read_request, write_answer
+from api.oip.message import MAX_ID, MAX_NAME, InferRequest
+from api.oip.proto import parse, read_request, write_answer
 from api.problems import printable
 from errors import (
     DeadlineExceeded,
@@ -31,7 +33,7 @@ from errors import (
     Unavailable,
     VitrineError,
 )
-from runners.served import ServedModels
+from runners.served import ServedModel, ServedModels
 from runners.stats import metrics
 
 logger = logging.getLogger("vitrine.grpc")
@@ -120,9 +122,9 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             lambda: {"models": index_of(self._served, ready_only=request.ready)},
         )
 
-    async def ModelInfer(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """Infer tensors."""
-        return await self._guarded(context, request.model_name, self._infer(request, context.time_remaining()))
+    async def ModelInfer(self, request: bytes, context: Context) -> Message:  # noqa: N802
+        """Infer tensors. The message comes unread: reading it may take its time, and it may be none."""
+        return await self._guarded(context, "", lambda call: self._infer(request, context, call))
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message]:  # noqa: N802
         """Infer one request of a stream after the other; an error is that one's answer, and the stream goes on.
@@ -144,14 +146,14 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         finally:
             closing.cancel()
 
-    async def _streamed(self, request: Any, context: Context) -> Message:
-        with self._recorded(context, request.model_name) as call:
+    async def _streamed(self, request: bytes, context: Context) -> Message:
+        with self._recorded(context, "") as call:
             try:
-                answer = await self._infer(request, context.time_remaining())
+                answer = await self._infer(request, context, call)
                 return service_pb2.ModelStreamInferResponse(infer_response=answer)
             except Exception as error:
                 call.code, detail = _status_of(error, call.request_id)
-                failed = service_pb2.ModelInferResponse(model_name=request.model_name[:MAX_NAME], id=request.id)
+                failed = service_pb2.ModelInferResponse(model_name=call.model[:MAX_NAME], id=call.id)
                 return service_pb2.ModelStreamInferResponse(error_message=detail, infer_response=failed)
 
     async def _loads(self, request: Any, context: Context) -> None:
@@ -169,16 +171,16 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _absent
     TraceSetting = LogSettings = _absent
 
-    async def _infer(self, request: Any, left_s: float | None) -> Message:
+    async def _infer(self, data: bytes, context: Context, call: "_Call") -> Message:
+        began, left_s = time.monotonic(), context.time_remaining()
         if self._served.closing:
             raise Unavailable("The server is shutting down. Send the request to another one, or later.")
-        model = self._served.get(request.model_name, request.model_version or None)
-        model.check_ready()
-        check = checker(model.card, model.queue_size)
-        # What is large takes its time, which no other request should wait for.
-        small = is_small(request)
-        asked = read_request(request, check) if small else await asyncio.to_thread(read_request, request, check)
-        deadline = self._inference.deadline(asked, left_s)
+        if len(data) > LARGE:
+            # What is large takes its time, which no other request should wait for.
+            model, asked = await asyncio.to_thread(self._read, data, call)
+        else:
+            model, asked = self._read(data, call)
+        deadline = self._inference.deadline(asked, began, left_s)
         work = self._inference.infer(model, asked, deadline)
         try:
             found = await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
@@ -186,25 +188,32 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise DeadlineExceeded(
                 "The answer was not there before the deadline. Allow more time, or retry."
             ) from error
-        return write_answer(found.answer, request.id)
+        return write_answer(found.answer, asked.id)
+
+    def _read(self, data: bytes, call: "_Call") -> tuple[ServedModel, InferRequest]:
+        request = parse(data)
+        call.model, call.id = request.model_name, request.id[:MAX_ID]
+        model = self._served.get(request.model_name, request.model_version or None)
+        model.check_ready()
+        return model, read_request(request, checker(model.card, model.queue_size))
 
     async def _simple(self, context: Context, model: str, said: Callable[[], Message]) -> Message:
-        async def work() -> Message:
+        async def work(call: _Call) -> Message:
             return said()
 
-        return await self._guarded(context, model, work())
+        return await self._guarded(context, model, work)
 
     async def _facts(
         self, context: Context, model: str, kind: Callable[[], Message], said: Callable[[], dict[str, Any]]
     ) -> Message:
         return await self._simple(context, model, lambda: ParseDict(said(), kind()))
 
-    async def _guarded(self, context: Context, model: str, work: Awaitable[Message]) -> Message:
+    async def _guarded(self, context: Context, model: str, work: "Callable[[_Call], Awaitable[Message]]") -> Message:
         """Await an answer; errors become gRPC's, every call is counted and logged."""
         with self._recorded(context, model) as call:
             trailing = [("x-request-id", call.request_id)]
             try:
-                answer = await work
+                answer = await work(call)
                 context.set_trailing_metadata(tuple(trailing))
                 return answer
             except Exception as error:
@@ -217,7 +226,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     @contextlib.contextmanager
     def _recorded(self, context: Context, model: str) -> "Iterator[_Call]":
         """Count and log a call when it has ended."""
-        started, call = time.perf_counter(), _Call(_request_id(context))
+        started, call = time.perf_counter(), _Call(_request_id(context), model)
         try:
             yield call
         except asyncio.CancelledError:
@@ -225,12 +234,12 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise
         finally:
             seconds = time.perf_counter() - started
-            label = model if model in self._served.models or not model else "unknown"
+            label = call.model if call.model in self._served.models or not call.model else "unknown"
             metrics().requests.labels(label, call.code.name).inc()
             metrics().request.labels(label).observe(seconds)
             if self._log:
                 line = {"request_id": call.request_id, "method": "gRPC", "status": call.code.name}
-                peer = {"ms": round(seconds * 1e3, 2), "model": model[:60], "client": context.peer()}
+                peer = {"ms": round(seconds * 1e3, 2), "model": call.model[:60], "client": context.peer()}
                 access.info(json.dumps(line | peer))
 
 
@@ -239,6 +248,8 @@ class _Call:
     """One call, as it will be recorded."""
 
     request_id: str
+    model: str
+    id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
 
 
@@ -252,6 +263,7 @@ def _status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, 
     """The code and a message; what is not the client's or the load's fault gives no detail."""
     for kind, code in STATUS:
         if isinstance(error, kind):
-            return code, printable(str(error), LONGEST)
+            said = printable(str(error), LONGEST)
+            return code, said if len(quote(said)) <= 3 * LONGEST else ascii(said)[:LONGEST]
     logger.error("request %s failed", request_id, exc_info=error)
     return grpc.StatusCode.INTERNAL, f"Something failed on our side. The log has it under {request_id}."

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from api.oip.infer import Inference
 from api.oip.rpc import Context, Servicer
@@ -67,6 +67,7 @@ class GrpcServer:
         self._watching: asyncio.Task[None] | None = None
         servicer = Servicer(served, inference, version, self._closing, log=settings.access_log)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        self._server.add_registered_method_handlers(SERVICE, _unread(servicer))
         self._health = _Health(self._closing)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -120,3 +121,15 @@ def probe(host: str, port: int) -> None:
     with socket.socket(family, kind) as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
+
+
+def _unread(servicer: Servicer) -> dict[str, Any]:
+    """The calls whose messages are handed on as they came, in place of those of the same names."""
+    return {
+        "ModelInfer": grpc.unary_unary_rpc_method_handler(
+            servicer.ModelInfer, response_serializer=service_pb2.ModelInferResponse.SerializeToString
+        ),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(
+            servicer.ModelStreamInfer, response_serializer=service_pb2.ModelStreamInferResponse.SerializeToString
+        ),
+    }

@@ -79,7 +79,9 @@ def test_what_is_in_flight_is_answered_at_the_end_and_the_port_is_free_again(hom
         with triton.InferenceServerClient(server.grpc) as client:
             for _ in range(8):
                 client.async_infer("tiny", [grey(200)], lambda result, error: answers.put(error or result))
+            deadline = time.monotonic() + 30
             while requests.get(f"{server.url}/models/tiny/stats", timeout=10).json()["waiting"] < 8:
+                assert time.monotonic() < deadline
                 time.sleep(0.01)
             server.terminate()
             for _ in range(8):

@@ -272,7 +272,7 @@ def test_rows_are_counted_one_by_one_and_a_refused_request_as_failed(client: Any
 HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"name": "pixels", "datatype": "UINT8", "shape": [0, 10**20, 1, 3], "data": []}, "shape must be"),
     ({"name": "pixels", "datatype": "UINT8", "shape": [0, 2**62, 2**62, 3], "data": []}, "shape must be"),
-    ({"name": "tensor", "datatype": "FP32", "shape": [10**4290, 10**4290], "data": []}, "shape must be"),
+    ({"name": "tensor", "datatype": "FP32", "shape": [10**600, 10**600], "data": []}, "shape must be"),
     ({"name": "x" * 5000, "datatype": "FP32", "shape": [1], "data": [1]}, "has no name"),
     ({"name": "\ud800", "datatype": "FP32", "shape": [1], "data": [1]}, "has no name"),
     ({"name": "image", "datatype": "\ud800" * 100_000, "shape": [1], "data": [1]}, "is not one of BOOL"),
@@ -315,6 +315,12 @@ def test_hostile_headers_and_parameters_are_a_400(
 
 def test_grpc_errors_are_short_enough_for_every_client(server: Server) -> None:
     with triton_grpc.InferenceServerClient(server.grpc) as client:
+        emoji = [triton_grpc.InferInput(f"{chr(0x1F600) * 190}{place}", [1], "FP32") for place in range(6)]
+        for each in emoji:
+            each._raw_content = bytes(4)
+        with pytest.raises(InferenceServerException, match="is unknown") as refused:
+            client.infer(CHURN, [tensor(triton_grpc, "age", np.zeros(1, np.float32), "FP32"), *emoji])
+        assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
         for model, datatype, shape in (
             ("n" * 20_000, "FP32", [1]),
             (CHURN, "F" * 20_000, [1]),
@@ -568,6 +574,4 @@ def test_no_grpc_message_is_ours_to_fail(server: Server, data: bytes) -> None:
         call: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.RpcError) as refused:
             call(data, timeout=20)
-    # What is no message at all is gRPC's own INTERNAL, before any of ours.
-    ours = "Something failed on our side"
-    assert ours not in (refused.value.details() or "")
+    assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)

@@ -88,5 +88,5 @@ def test_without_pytorch_a_checkpoint_names_the_environment_that_can_import_it(
     monkeypatch.setitem(sys.modules, "torch", None)
     result = models("import", "kidney-stone", "--weights", str(tmp_path / "weights.pth"))
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert "needs PyTorch (torch is missing here)" in result.output
+    assert "needs the `torch` extra (torch is missing here)" in result.output
     assert ".venv-dev/bin/vitrine models import kidney-stone" in result.output

@@ -100,3 +100,10 @@ def test_json_of_another_type_or_range_is_refused(datatype: str, values: object,
 def test_lists_nested_otherwise_than_the_shape_are_not_reinterpreted() -> None:
     with pytest.raises(InvalidInput, match=r"nested otherwise than shape \[3, 2\]"):
         from_list(declared("x", "FP32", [3, 2]), [[1, 2, 3], [4, 5, 6]])
+
+
+def test_base64_may_be_broken_into_lines() -> None:
+    assert from_list(declared("x", "BYTES", [1]), ["YWJj\nZGVm\r\n"]).tolist() == [b"abcdef"]
+    for wrong in ("YWJ", "ä", "Y*Jj"):
+        with pytest.raises(InvalidInput, match="is not base64"):
+            from_list(declared("x", "BYTES", [1]), [wrong])
