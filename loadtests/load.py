@@ -7,6 +7,7 @@ closed loop got through. Writes locust's report and two plots, and prints a verd
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ import requests  # noqa: E402
 from locust import User  # noqa: E402
 from locust.env import Environment  # noqa: E402
 from locust.html import get_html_report  # noqa: E402
+from locust.stats import calculate_response_time_percentile  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
 from loadtests import locustfile  # noqa: E402
@@ -32,6 +34,8 @@ from loadtests.server import ROOT, bentoml_serve, free_port, running  # noqa: E4
 MIXED = (RawUser, FormUser, BatchUser, ExplainUser, RowUser, GrpcUser)
 CLIENTS, SHARES = (1, 4, 16, 32), (0.3, 0.5, 0.7)
 SETTLE_S = 1.0
+SINGLE = ("raw", "form", "gRPC", "open loop")
+"""Requests of one picture without a heatmap: what latencies are of."""
 
 
 class Where(NamedTuple):
@@ -42,7 +46,7 @@ class Where(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """What one phase came to."""
+    """What one phase came to; latencies are of `SINGLE`."""
 
     name: str
     rate: float
@@ -74,8 +78,12 @@ def run_phase(name: str, kinds: Sequence[type[User]], users: int, seconds: float
     pictures = sum(
         each.num_requests * (4 if each.name == "batch of 4" else 1) for each in entries if each.name != "row"
     )
-    total = environment.stats.total
-    p50, p99 = (float(total.get_response_time_percentile(share) or "nan") for share in (0.5, 0.99))
+    single, total = Counter[int](), environment.stats.total
+    for each in entries:
+        if each.name in SINGLE:
+            single.update(each.response_times)
+    answered = single.total()
+    p50, p99 = (float(calculate_response_time_percentile(single, answered, share)) for share in (0.5, 0.99))
     return Phase(name, pictures / seconds, p50, p99, total.num_failures, total.num_requests)
 
 
