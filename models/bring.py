@@ -21,6 +21,7 @@ from models.card import ImageCard, RowCard, parse_card, read_card
 from models.goldens import Golden, golden_inputs, write_goldens
 from models.package import GRAPH
 from models.parity import BATCHES, Parity, check, golden_batch, random_inputs, write
+from preprocessing.rows import is_unicode
 
 Said = Callable[[str], None]
 """Takes a line for the operator: what was found, what was changed."""
@@ -72,7 +73,7 @@ def read_labels(path: Path) -> list[str]:
     labels = [row.strip() for row in rows]
     while labels and not labels[-1]:
         labels.pop()
-    if any("\ud800" <= character <= "\udfff" for character in "".join(labels)):
+    if not all(map(is_unicode, labels)):
         raise StoreError(f"{path}: a label holds half of a surrogate pair, which is no text.")
     if len(labels) < 2 or not all(labels):
         raise StoreError(f"{path}: there must be two labels or more, one a line and no line empty.")

@@ -122,7 +122,7 @@ def _number_problem(value: Any, feature: Feature) -> str:
 
 def _identifier_problem(value: Any, identifier: Identifier, now: datetime) -> str:
     if identifier.kind == "text":
-        if isinstance(value, str) and 1 <= len(value) <= identifier.max_length and _is_unicode(value):
+        if isinstance(value, str) and 1 <= len(value) <= identifier.max_length and is_unicode(value):
             return ""
         return f"{identifier.name} must be a text of 1 to {identifier.max_length} characters, not {_shown(value)}"
     try:
@@ -136,7 +136,7 @@ def _identifier_problem(value: Any, identifier: Identifier, now: datetime) -> st
     return f"{identifier.name} is in the future ({_shown(value)})" if late else ""
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether it can be sent back: JSON can name half of a surrogate pair, UTF-8 cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
@@ -149,6 +149,6 @@ def _shown(value: Any) -> str:
     """A client's value in a message, in short."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = ascii(value) if isinstance(value, str) and not _is_unicode(value) else repr(value)
+    text = ascii(value) if isinstance(value, str) and not is_unicode(value) else repr(value)
     text = text if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
     return text if len(text) <= 40 else text[:37] + "…"

@@ -14,6 +14,7 @@ from api.oip.signature import outputs_of
 from api.oip.tensors import BYTES, Array, Tensor, as_bytes, texts
 from api.parameters import threshold_range
 from api.pictures import AT_ONCE, Pictures, blurry, default_ask
+from api.rows import FEW
 from errors import InvalidInput, VitrineError
 from models.card import Card, ImageCard, RowCard
 from models.interpret import interpret, interpret_anomaly, softmax
@@ -155,16 +156,21 @@ async def _rows_of(
         first = min(problems)
         raise InvalidInput(f"Row {first}: {problems[first]}")
     failed = {place: str(error) for place, error in problems.items()}
-    if card.task == "anomaly-detection":
-        found = [interpret_anomaly(row, card, threshold=asked.threshold) for row in answer.value.outputs]
-        outputs = {
-            "score": Tensor("score", "FP32", np.array([each.anomaly_score for each in found], np.float32)),
-            "is_anomaly": Tensor("is_anomaly", "BOOL", np.array([each.is_anomaly for each in found], bool)),
-            "contributions": Tensor("contributions", "FP32", answer.value.outputs),
-        }
-    else:
-        outputs = _classified(card, answer.value.outputs, asked, wanted)
+    work = card, answer.value.outputs, asked, wanted
+    # A thousand rows take their time, which no other request should wait for.
+    outputs = _row_outputs(*work) if len(values.values) <= FEW else await asyncio.to_thread(_row_outputs, *work)
     return Inferred(_answer(model, wanted, outputs, card.warnings, failed), [answer])
+
+
+def _row_outputs(card: RowCard, rows: Array, asked: _Asked, wanted: Sequence[Wanted]) -> dict[str, Tensor]:
+    if card.task != "anomaly-detection":
+        return _classified(card, rows, asked, wanted)
+    found = [interpret_anomaly(row, card, threshold=asked.threshold) for row in rows]
+    return {
+        "score": Tensor("score", "FP32", np.array([each.anomaly_score for each in found], np.float32)),
+        "is_anomaly": Tensor("is_anomaly", "BOOL", np.array([each.is_anomaly for each in found], bool)),
+        "contributions": Tensor("contributions", "FP32", rows),
+    }
 
 
 def _submitted(model: ServedModel, items: Sequence[Picture], deadline: float) -> list[Awaitable[Answer[Any]]]:
@@ -201,13 +207,15 @@ def _sorted_out(
 
 def _classified(card: Card, logits: Array, asked: _Asked, wanted: Sequence[Wanted]) -> dict[str, Tensor]:
     probabilities = softmax(logits).astype(np.float32)
-    labels = [interpret(row, card, threshold=asked.threshold).label for row in logits]
     numbers = {"probabilities": probabilities, "logits": logits}
     outputs = {name: Tensor(name, "FP32", array) for name, array in numbers.items()}
     for each in wanted:
         if each.classes:
             outputs[each.name] = top_classes(each.name, numbers[each.name], card.labels, each.classes)
-    return outputs | {LABEL: texts(LABEL, labels)}
+    if any(each.name == LABEL for each in wanted):
+        labels = [interpret(row, card, threshold=asked.threshold).label for row in logits]
+        outputs[LABEL] = texts(LABEL, labels)
+    return outputs
 
 
 def top_classes(name: str, rows: Array, labels: Sequence[str], count: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from api.oip.tensors import BYTES, Declared, Tensor, declared, from_binary, from_list, to_binary, to_list
 from errors import InvalidInput
+from preprocessing.rows import is_unicode
 
 HEADER = "Inference-Header-Content-Length"
 MAX_NAME, MAX_ID = 200, 1000
@@ -153,11 +154,6 @@ def json_length_of(header: str | None, available: int) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) > available:
         raise InvalidInput(f"{HEADER}: {text!r:.40} is no length within a body of {available:,} bytes.")
     return int(text)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether it can be sent back: JSON can name half of a surrogate pair, UTF-8 cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _input(each: dict[str, Any], said: Declared, rest: memoryview) -> tuple[Tensor, int]:

@@ -23,15 +23,12 @@ from api.oip.infer import Inference
 from api.oip.items import checker
 from api.oip.message import MAX_ID, MAX_NAME, InferRequest
 from api.oip.proto import parse, read_request, write_answer
-from api.problems import printable
+from api.problems import problem_of
 from errors import (
     DeadlineExceeded,
-    InvalidInput,
     NotFound,
     QueueFull,
-    TooLarge,
     Unavailable,
-    VitrineError,
 )
 from runners.served import ServedModel, ServedModels
 from runners.stats import metrics
@@ -39,15 +36,15 @@ from runners.stats import metrics
 logger = logging.getLogger("vitrine.grpc")
 access = logging.getLogger("vitrine.access")
 
-STATUS: tuple[tuple[type[VitrineError], grpc.StatusCode], ...] = (
-    (TooLarge, grpc.StatusCode.RESOURCE_EXHAUSTED),  # before InvalidInput, which it is one of
-    (InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
-    (NotFound, grpc.StatusCode.NOT_FOUND),
-    (QueueFull, grpc.StatusCode.RESOURCE_EXHAUSTED),  # clients retry UNAVAILABLE, which would triple the load
-    (Unavailable, grpc.StatusCode.UNAVAILABLE),
-    (DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED),
-)
-"""Everything else is ours: INTERNAL, without detail."""
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,  # clients retry UNAVAILABLE, which would triple the load
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC's codes for HTTP's, which `api.problems` chooses; everything else is ours: INTERNAL, without detail."""
 LONGEST = 1000
 """Of a message, in characters: it travels in the metadata, which clients limit."""
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -260,10 +257,10 @@ def _request_id(context: Context) -> str:
 
 
 def _status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, str]:
-    """The code and a message; what is not the client's or the load's fault gives no detail."""
-    for kind, code in STATUS:
-        if isinstance(error, kind):
-            said = printable(str(error), LONGEST)
-            return code, said if len(quote(said)) <= 3 * LONGEST else ascii(said)[:LONGEST]
-    logger.error("request %s failed", request_id, exc_info=error)
-    return grpc.StatusCode.INTERNAL, f"Something failed on our side. The log has it under {request_id}."
+    """The code and a message, the same as HTTP's."""
+    problem = problem_of(error, request_id)
+    code = CODES.get(problem.status, grpc.StatusCode.INTERNAL)
+    if code is grpc.StatusCode.INTERNAL:
+        logger.error("request %s failed", request_id, exc_info=error)
+    said = problem.detail[:LONGEST]
+    return code, said if len(quote(said)) <= 3 * LONGEST else ascii(said)[:LONGEST]
