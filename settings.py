@@ -44,8 +44,8 @@ class Settings(BaseSettings):
     )
     queue_size: Annotated[int, Field(ge=1)] = Field(256, description="Items that may wait, a model.")
     max_batch: Annotated[int, Field(ge=1)] | None = Field(None, description="Items a run; empty: as the CPU plan says.")
-    linger_ms: Annotated[float, Field(ge=0, le=1000)] = Field(
-        0.0, description="How long a batch that is not full is held."
+    linger_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
+        None, description="How long a batch that is not full is held; empty: as the CPU plan says."
     )
     timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="Longest that a request may take.")
     explain: bool = Field(True, description="Whether to start the Grad-CAM runner, a process of its own.")

@@ -1,6 +1,7 @@
 """Which backend a stored model runs on: ONNX Runtime on the CPU, PyTorch on an accelerator."""
 
 import logging
+import timeit
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,13 +15,16 @@ from models.goldens import read_goldens
 from models.interpret import called, difference
 from models.package import WEIGHTS, StoredModel
 from models.parity import golden_batch
-from runners.cpu_plan import CpuPlan
+from runners.cpu_plan import CoreShare, CpuPlan
 from runners.stats import metrics
 
 if TYPE_CHECKING:
     from backends.torch import Precision, TorchBackend
 
 logger = logging.getLogger("vitrine.models")
+
+WIDE_PAYS_S = 0.005
+"""A graph that is quicker than this on one thread gains nothing from more: it would only pay for a second session."""
 
 
 def device_of(stored: StoredModel, wanted: str) -> str:
@@ -37,7 +41,7 @@ def device_of(stored: StoredModel, wanted: str) -> str:
     return choose(wanted) if on_torch else "cpu"
 
 
-def new_backend(stored: StoredModel, device: str, layout: CpuPlan) -> Backend:
+def new_backend(stored: StoredModel, device: str, layout: CpuPlan, share: CoreShare) -> Backend:
     """The loaded backend of a model on a device that `device_of` named.
 
     On CUDA it computes in fp16, else bf16, where the goldens come out within their tolerance and no label flips; fp32
@@ -47,7 +51,7 @@ def new_backend(stored: StoredModel, device: str, layout: CpuPlan) -> Backend:
         StoreError: the device needs PyTorch, which is not installed.
     """
     if device == "cpu":
-        return OnnxBackend(stored.graph, layout.threads)
+        return _on_cpu(stored, layout, share)
     try:
         from backends.torch import TorchBackend
         from models.checkpoint import load_network, read_checkpoint
@@ -69,6 +73,19 @@ def new_backend(stored: StoredModel, device: str, layout: CpuPlan) -> Backend:
     if isinstance(stored.card, ImageCard):
         backend.warm_up((3, *stored.card.input.size))
     return backend
+
+
+def _on_cpu(stored: StoredModel, layout: CpuPlan, share: CoreShare) -> OnnxBackend:
+    backend = OnnxBackend(stored.graph, min(layout.widths))
+    if len(layout.widths) > 1 and _seconds(backend, stored) >= WIDE_PAYS_S:
+        backend.widen(layout.widths, share.cores)
+    return backend
+
+
+def _seconds(backend: OnnxBackend, stored: StoredModel) -> float:
+    """What one item takes, at best of three."""
+    batch = golden_batch(stored.card, [(golden.name, golden.data) for golden in read_goldens(stored.path)[0][:1]])
+    return min(timeit.repeat(lambda: backend.run(batch), number=1, repeat=3))
 
 
 def _passes(backend: "TorchBackend", stored: StoredModel) -> bool:

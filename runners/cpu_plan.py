@@ -1,6 +1,7 @@
 """How many lanes and threads this machine pays for: from the cgroup's quota, not the host's core count."""
 
 import os
+import threading
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -10,30 +11,62 @@ from models.card import Card, ImageCard
 
 @dataclass(frozen=True)
 class CpuPlan:
-    """lanes: threads that each carry an item all the way; threads: of a session's run; max_batch: items a run;
+    """What one Runner gets.
+
+    lanes: threads that each carry an item all the way.
+    widths: threads of the sessions that are kept; a lane takes the narrowest that keeps its share of the cores busy.
+    max_batch: items a run.
+    linger_ms: how long a batch that is not full is held back.
     decoders: threads that decode the items of one batch side by side, 0 for the lane's own.
 
     One single-threaded run a core is what a convolutional net likes best on a CPU, and batches do not help it
-    (`make bench` prints the raw loop for comparison), so an image model gets a lane a core and batches of one. A
-    network of rows takes microseconds, most of them Python's: one lane, and all that waits in one run.
+    (`make bench` prints the raw loop for comparison), so an image model gets a lane a core and batches of one. A lane
+    that is alone would leave the other cores idle, so there is a session over all of them too. A network of rows takes
+    microseconds, most of them Python's: one lane, and all that waits in one run.
     """
 
     lanes: int
-    threads: int
+    widths: tuple[int, ...]
     max_batch: int
+    linger_ms: float = 0.0
     decoders: int = 0
 
 
-def plan(card: Card, available: int, max_batch: int | None = None, device: str = "cpu") -> CpuPlan:
-    """The plan of one model on `available` cores; `max_batch` overrides the default.
+def plan(card: Card, available: int, device: str = "cpu") -> CpuPlan:
+    """The plan of one model on `available` cores, unless it was tuned.
 
     An accelerator wants large batches and one at a time: of two lanes one decodes, by a pool, while the other infers.
     """
+    available = max(1, available)
     if device != "cpu":
-        return CpuPlan(lanes=2, threads=1, max_batch=max_batch or 32, decoders=max(1, available))
+        return CpuPlan(lanes=2, widths=(1,), max_batch=32, decoders=available)
     if isinstance(card, ImageCard):
-        return CpuPlan(lanes=max(1, available), threads=1, max_batch=max_batch or 1)
-    return CpuPlan(lanes=1, threads=1, max_batch=max_batch or 64)
+        return CpuPlan(lanes=available, widths=tuple(sorted({available, 1}, reverse=True)), max_batch=1)
+    return CpuPlan(lanes=1, widths=(1,), max_batch=64)
+
+
+class CoreShare:
+    """How many cores a lane may use just now, out of those of the process: all if it is alone, one in a crowd.
+
+    One object for all Runners of a process. Lanes enter it while they are at work.
+    """
+
+    def __init__(self, available: int) -> None:
+        self.available = available
+        self._at_work = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._at_work += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._at_work -= 1
+
+    def cores(self) -> int:
+        """Cores for each lane at work, rounded down, at least 1."""
+        return max(1, self.available // max(1, self._at_work))
 
 
 def cores(root: Path = Path("/")) -> int:

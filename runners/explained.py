@@ -113,7 +113,7 @@ class ExplainedModel:
             self.detail = "checking its files"
             verify(self.stored)
             self.detail = "loading the explain graph"
-            layout = plan(self.card, available, options.max_batch, device_of(self.stored, options.device))
+            layout = options.over(plan(self.card, available, device_of(self.stored, options.device)))
             self._explainer, lanes = new_explainer(self.stored, layout.lanes, options.device)
             self.state, self.detail = "checking", "replaying its goldens"
             self._replay(self._explainer)

@@ -60,6 +60,7 @@ class Runner(Generic[P, X, R]):
             share, since full batches are what was asked for.
         weigh: how many inferences there are in an item; none in one that was wrong throughout, as its result says.
         decoders: threads that `admit` the items of one batch side by side; without, the lane does one after the other.
+        at_work: entered by a lane while it carries items; may be entered several times at once.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class Runner(Generic[P, X, R]):
         linger_ms: float = 0.0,
         decoders: int = 0,
         weigh: Callable[[X], int] = lambda _: 1,
+        at_work: contextlib.AbstractContextManager[object] | None = None,
     ) -> None:
         self._name, self._admit, self._run = name, admit, run
         self._weigh = weigh
+        self._at_work = at_work or contextlib.nullcontext()
         self._max_batch, self._queue_size, self._linger_s = max_batch, queue_size, linger_ms / 1000
         self._queue: deque[_Item[P, X, R]] = deque()
         self._changed = threading.Condition()
@@ -142,7 +145,8 @@ class Runner(Generic[P, X, R]):
     def _lane(self) -> None:
         while (items := self._take()) is not None:
             try:
-                self._carry(items)
+                with self._at_work:
+                    self._carry(items)
             except BaseException:  # a lane outlives whatever happens in it
                 logger.exception("%s: a lane failed outside its backend", self._name)
                 for item in items:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import cv2
@@ -20,7 +20,7 @@ from models.line import Inferred, InferredRows, Picture, Values, line_of
 from models.package import WEIGHTS, StoredModel, verify
 from preprocessing.rows import Row
 from runners.backend import device_of, new_backend
-from runners.cpu_plan import CpuPlan, cores, plan
+from runners.cpu_plan import CoreShare, CpuPlan, cores, plan
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats
 
@@ -31,12 +31,17 @@ State = Literal["missing", "loading", "checking", "ready", "failed", "draining"]
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """What an operator sets for every Runner; `max_batch` None leaves it to the CPU plan."""
+    """What an operator sets for every Runner; what is None is left to the CPU plan."""
 
     queue_size: int = 256
     max_batch: int | None = None
-    linger_ms: float = 0.0
+    linger_ms: float | None = None
     device: str = "auto"
+
+    def over(self, layout: CpuPlan) -> CpuPlan:
+        """A plan with what the operator set in its place."""
+        said: dict[str, Any] = {"max_batch": self.max_batch, "linger_ms": self.linger_ms}
+        return replace(layout, **{name: value for name, value in said.items() if value is not None})
 
 
 class ServedModel:
@@ -118,7 +123,7 @@ class ServedModel:
         """The Runner's counts; None before it runs."""
         return self._runner.stats() if self._runner else None
 
-    def load(self, options: RunnerOptions, available: int) -> None:
+    def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the backend, replay the goldens; ends in `ready` or `failed`, never raises."""
         if self.stored is None:
             return
@@ -130,9 +135,9 @@ class ServedModel:
             self.detail = "loading the graph"
             device = device_of(self.stored, options.device)
             on = "OnnxBackend" if device == "cpu" else f"TorchBackend ({device})"
-            layout = plan(self.card, available, options.max_batch, device)
-            self._backend = new_backend(self.stored, device, layout)
-            self._runner = self._new_runner(layout, options)
+            layout = options.over(plan(self.card, share.available, device))
+            self._backend = new_backend(self.stored, device, layout, share)
+            self._runner = self._new_runner(layout, options.queue_size, share)
             self.state, self.detail, self.device = "checking", "replaying its goldens", self._backend.device
             self._replay()
         except Exception as error:
@@ -162,17 +167,18 @@ class ServedModel:
             raise RuntimeError("the backend is not loaded")
         return self._line.run(self._backend, items)
 
-    def _new_runner(self, layout: CpuPlan, options: RunnerOptions) -> Runner[Any, Any, Any]:
+    def _new_runner(self, layout: CpuPlan, queue_size: int, share: CoreShare) -> Runner[Any, Any, Any]:
         return Runner(
             self.name,
             self._line.admit,
             self._run,
             lanes=layout.lanes,
             max_batch=layout.max_batch,
-            queue_size=options.queue_size,
-            linger_ms=options.linger_ms,
+            queue_size=queue_size,
+            linger_ms=layout.linger_ms,
             decoders=layout.decoders,
             weigh=self._line.weigh,
+            at_work=share,
         )
 
     def _replay(self) -> None:
@@ -288,7 +294,7 @@ class ServedModels:
 
     def _load(self) -> None:
         cv2.setNumThreads(1)  # lanes are the parallelism
-        available = cores()
+        share = CoreShare(cores())
         for model in self.every:
             if not self._closing:
-                model.load(self._options, available)
+                model.load(self._options, share)

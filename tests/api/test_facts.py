@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from api.facts import Facts
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, files_of
+from runners.cpu_plan import CoreShare
 from runners.served import RunnerOptions, ServedModels
 from tests.tiny import tiny_package
 
@@ -24,7 +25,7 @@ def test_health_lists_every_version_that_is_served_and_models_names_them(tmp_pat
     versions = [stored(tmp_path, "tiny", "1a"), stored(tmp_path, "tiny", "2b"), stored(tmp_path, "other", "3c")]
     served = ServedModels(versions, {}, "tiny", RunnerOptions())
     for model in served.every:
-        model.load(RunnerOptions(), 1)
+        model.load(RunnerOptions(), CoreShare(1))
     application = FastAPI()
     application.include_router(Facts(served, None).routes())
     client = TestClient(application)

@@ -17,6 +17,7 @@ from models.architectures import build
 from models.card import Card, read_card
 from models.interpret import difference
 from models.parity import check, golden_batch, random_inputs
+from runners.cpu_plan import CoreShare
 from runners.served import RunnerOptions, ServedModel
 from tests.conftest import ROOT
 
@@ -112,7 +113,7 @@ def test_what_is_imported_with_a_card_of_ones_own_also_loads(
     result = CliRunner().invoke(main, ["models", "import", name, "--weights", str(weights), "--card", str(card)])
     assert result.exit_code == 0, result.output
     model = ServedModel(store.find(name).card, store.find(name))
-    model.load(RunnerOptions(), 1)
+    model.load(RunnerOptions(), CoreShare(1))
     assert (model.state, model.detail) == ("ready", "")
     assert model.close(5)
 

@@ -33,6 +33,7 @@ from models.registry import source_of
 from models.variant import RANDOM, Side, measure
 from preprocessing.transform import transform
 from runners.backend import device_of
+from runners.cpu_plan import CoreShare
 from runners.explained import ExplainedModel
 from runners.served import RunnerOptions, ServedModel
 from tests.conftest import ROOT
@@ -71,7 +72,7 @@ def churn_chances(rows: np.ndarray) -> np.ndarray:
 def served(stored: StoredModel, rows: list[dict[str, float]]) -> np.ndarray:
     """P(class_1) as a client gets it."""
     model = ServedModel(stored.card, stored)
-    model.load(RunnerOptions(), 1)
+    model.load(RunnerOptions(), CoreShare(1))
     assert (model.state, model.detail) == ("ready", "")
     outputs = model.submit_rows(rows).result(30).value.outputs.astype(np.float64)
     assert model.close(5)
@@ -207,7 +208,7 @@ def test_pictures_without_labelled_data_are_lowered_served_and_explained(tmp_pat
     assert device_of(StoredModel(card, "0" * 16, package), "torch-cpu") == "torch-cpu"
     assert device_of(stored, "torch-cpu") == "cpu"
     model = ServedModel(card, stored)
-    model.load(RunnerOptions(device="torch-cpu"), 1)
+    model.load(RunnerOptions(device="torch-cpu"), CoreShare(1))
     assert (model.state, model.detail, model.unexplained) == ("ready", "", "")
     data = coloured(1)  # the golden 1.png
     wanted = small_net()(torch.from_numpy(tensor_of(data, package))).numpy()[0]

@@ -13,11 +13,13 @@ from errors import StoreError
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, files_of
 from runners.backend import device_of, new_backend
-from runners.cpu_plan import plan
+from runners.cpu_plan import CoreShare, plan
 from runners.served import RunnerOptions, ServedModel
 from tests.conftest import ROOT
 from tests.explain.nets import SmallNet
 from tests.explain.package import coloured, small_net, small_package, tensor_of
+
+SHARE = CoreShare(2)
 
 
 def stored(package: Path) -> StoredModel:
@@ -37,13 +39,13 @@ def test_pictures_go_where_they_are_told_and_rows_and_graphs_stay_on_the_cpu(sma
     rows = StoredModel(read_card(ROOT / "models" / "churn" / "card.toml"), "0" * 16, ROOT / "models" / "churn")
     graph = StoredModel(read_card(ROOT / "models" / "imagenet" / "card.toml"), "0" * 16, ROOT / "models" / "imagenet")
     assert device_of(rows, "torch-cpu") == device_of(graph, "torch-cpu") == "cpu"
-    assert isinstance(new_backend(small, "cpu", plan(small.card, 2)), OnnxBackend)
-    assert isinstance(new_backend(small, "torch-cpu", plan(small.card, 2, 4, "torch-cpu")), TorchBackend)
+    assert isinstance(new_backend(small, "cpu", plan(small.card, 2), SHARE), OnnxBackend)
+    assert isinstance(new_backend(small, "torch-cpu", plan(small.card, 2, "torch-cpu"), SHARE), TorchBackend)
 
 
 def test_a_model_served_by_pytorch_answers_as_its_network(small: StoredModel) -> None:
     model = ServedModel(small.card, small)
-    model.load(RunnerOptions(max_batch=4, device="torch-cpu"), 2)
+    model.load(RunnerOptions(max_batch=4, device="torch-cpu"), SHARE)
     assert (model.state, model.detail, model.device) == ("ready", "", "cpu")
     pictures = [coloured(seed) for seed in range(12)]
     futures = [model.submit(data) for data in pictures]
@@ -59,7 +61,7 @@ def test_a_device_that_is_not_there_fails_the_model_and_says_what_to_do(small: S
     if torch.cuda.is_available():
         pytest.skip("there is CUDA here")
     model = ServedModel(small.card, small)
-    model.load(RunnerOptions(device="cuda:0"), 2)
+    model.load(RunnerOptions(device="cuda:0"), SHARE)
     assert model.state == "failed"
     assert "VITRINE_DEVICE" in model.detail and "cpu" in model.detail
 
@@ -67,4 +69,4 @@ def test_a_device_that_is_not_there_fails_the_model_and_says_what_to_do(small: S
 def test_without_pytorch_the_message_names_the_extra(small: StoredModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "backends.torch", None)
     with pytest.raises(StoreError, match="`torch` extra"):
-        new_backend(small, "torch-cpu", plan(small.card, 2, 4, "torch-cpu"))
+        new_backend(small, "torch-cpu", plan(small.card, 2, "torch-cpu"), SHARE)

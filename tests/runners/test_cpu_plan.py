@@ -1,12 +1,15 @@
 """The CPU plan reads the quota that the kernel enforces."""
 
 import os
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from models.card import read_card
-from runners.cpu_plan import cgroup_quota, cores, plan
+from runners.cpu_plan import CoreShare, cgroup_quota, cores, plan
+from runners.served import RunnerOptions
 from tests.conftest import ROOT, SHIPPED
 
 
@@ -53,12 +56,23 @@ def test_no_quota_means_every_core_of_the_affinity(tmp_path: Path, quota: str | 
 
 def test_an_image_model_gets_a_lane_a_core_and_batches_of_one_unless_told_otherwise() -> None:
     card = read_card(SHIPPED / "card.toml")
-    assert (plan(card, 4).lanes, plan(card, 4).threads, plan(card, 4).max_batch) == (4, 1, 1)
-    assert plan(card, 2, max_batch=8).max_batch == 8
+    assert (plan(card, 4).lanes, plan(card, 4).widths, plan(card, 4).max_batch) == (4, (4, 1), 1)
+    assert plan(card, 1).widths == (1,)
+    assert RunnerOptions(max_batch=8).over(plan(card, 2)) == replace(plan(card, 2), max_batch=8)
 
 
 def test_rows_share_one_lane_and_an_accelerator_gets_large_batches_and_a_decoding_pool() -> None:
     rows, pictures = (read_card(ROOT / "models" / name / "card.toml") for name in ("churn", "kidney_stone"))
     assert plan(rows, 8).lanes == 1 and plan(rows, 8).max_batch > 1 and plan(rows, 8).decoders == 0
-    assert (plan(pictures, 8, None, "cuda:0").lanes, plan(pictures, 8, None, "cuda:0").decoders) == (2, 8)
-    assert plan(pictures, 8, 64, "cuda:0").max_batch == 64
+    assert (plan(pictures, 8, "cuda:0").lanes, plan(pictures, 8, "cuda:0").decoders) == (2, 8)
+    assert RunnerOptions(max_batch=64).over(plan(pictures, 8, "cuda:0")).max_batch == 64
+
+
+@pytest.mark.parametrize(("at_work", "cores_each"), [(0, 4), (1, 4), (2, 2), (3, 1), (4, 1), (9, 1)])
+def test_a_lane_alone_has_every_core_and_a_crowd_one_each(at_work: int, cores_each: int) -> None:
+    share = CoreShare(4)
+    with ExitStack() as lanes:
+        for _ in range(at_work):
+            lanes.enter_context(share)
+        assert share.cores() == cores_each
+    assert share.cores() == 4
