@@ -33,7 +33,7 @@ class OnnxBackend:
         self._output: str = "logits" if "logits" in outputs else outputs[0]
 
     def widen(self, widths: Collection[int], cores: Callable[[], int]) -> None:
-        """Keep a session of each width too; a run takes the narrowest that keeps its cores busy.
+        """Keep a session of each width instead; a run takes the narrowest that keeps its cores busy.
 
         Each costs the weights' memory again: ONNX Runtime lays them out anew for every session, whatever is shared.
 
@@ -41,7 +41,7 @@ class OnnxBackend:
             widths: threads of each session.
             cores: how many cores a run may use just now.
         """
-        self._sessions |= {width: _session(self._graph, width) for width in widths if width not in self._sessions}
+        self._sessions = {width: self._sessions.get(width) or _session(self._graph, width) for width in widths}
         self._cores = cores
 
     def run(self, batch: Batch) -> Logits:

@@ -2,6 +2,7 @@
 
 import logging
 import timeit
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from models.goldens import read_goldens
 from models.interpret import called, difference
 from models.package import WEIGHTS, StoredModel
 from models.parity import golden_batch
-from runners.cpu_plan import CoreShare, CpuPlan
+from runners.cpu_plan import CoreShare, CpuPlan, plan
 from runners.stats import metrics
 
 if TYPE_CHECKING:
@@ -41,8 +42,12 @@ def device_of(stored: StoredModel, wanted: str) -> str:
     return choose(wanted) if on_torch else "cpu"
 
 
-def new_backend(stored: StoredModel, device: str, layout: CpuPlan, share: CoreShare) -> Backend:
-    """The loaded backend of a model on a device that `device_of` named.
+def new_backend(
+    stored: StoredModel, device: str, share: CoreShare, over: Callable[[CpuPlan], CpuPlan] = lambda planned: planned
+) -> tuple[Backend, CpuPlan]:
+    """The loaded backend of a model on a device that `device_of` named, and the plan it was loaded for.
+
+    `over` puts what was tuned or set in the place of what `plan` says.
 
     On CUDA it computes in fp16, else bf16, where the goldens come out within their tolerance and no label flips; fp32
     else. Warmed up for the batches it will see.
@@ -51,7 +56,7 @@ def new_backend(stored: StoredModel, device: str, layout: CpuPlan, share: CoreSh
         StoreError: the device needs PyTorch, which is not installed.
     """
     if device == "cpu":
-        return _on_cpu(stored, layout, share)
+        return _on_cpu(stored, share, over)
     try:
         from backends.torch import TorchBackend
         from models.checkpoint import load_network, read_checkpoint
@@ -60,6 +65,7 @@ def new_backend(stored: StoredModel, device: str, layout: CpuPlan, share: CoreSh
             f"{stored.tag} on {device} needs PyTorch ({error.name} is missing): install the `torch` extra, "
             "or set VITRINE_DEVICE=cpu."
         ) from error
+    layout = over(plan(stored.card, share.available, device))
     network = load_network(stored.card, read_checkpoint(stored.path / WEIGHTS).weights)
 
     def at(precision: "Precision") -> "TorchBackend":
@@ -72,20 +78,18 @@ def new_backend(stored: StoredModel, device: str, layout: CpuPlan, share: CoreSh
     backend = next((found for each in candidates if _passes(found := at(each), stored)), None) or at("fp32")
     if isinstance(stored.card, ImageCard):
         backend.warm_up((3, *stored.card.input.size))
-    return backend
+    return backend, layout
 
 
-def _on_cpu(stored: StoredModel, layout: CpuPlan, share: CoreShare) -> OnnxBackend:
-    backend = OnnxBackend(stored.graph, min(layout.widths))
-    if len(layout.widths) > 1 and _seconds(backend, stored) >= WIDE_PAYS_S:
+def _on_cpu(stored: StoredModel, share: CoreShare, over: Callable[[CpuPlan], CpuPlan]) -> tuple[OnnxBackend, CpuPlan]:
+    backend, inputs = OnnxBackend(stored.graph), [(each.name, each.data) for each in read_goldens(stored.path)[0][:1]]
+    batch = golden_batch(stored.card, inputs)
+    run_s = min(timeit.repeat(lambda: backend.run(batch), number=1, repeat=5))
+    admit_s = min(timeit.repeat(lambda: golden_batch(stored.card, inputs), number=1, repeat=5))
+    layout = over(plan(stored.card, share.available, item_s=admit_s + run_s))
+    if run_s >= WIDE_PAYS_S or 1 not in layout.widths:
         backend.widen(layout.widths, share.cores)
-    return backend
-
-
-def _seconds(backend: OnnxBackend, stored: StoredModel) -> float:
-    """What one item takes, at best of three."""
-    batch = golden_batch(stored.card, [(golden.name, golden.data) for golden in read_goldens(stored.path)[0][:1]])
-    return min(timeit.repeat(lambda: backend.run(batch), number=1, repeat=3))
+    return backend, layout
 
 
 def _passes(backend: "TorchBackend", stored: StoredModel) -> bool:

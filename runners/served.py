@@ -20,7 +20,7 @@ from models.line import Inferred, InferredRows, Picture, Values, line_of
 from models.package import WEIGHTS, StoredModel, verify
 from preprocessing.rows import Row
 from runners.backend import device_of, new_backend
-from runners.cpu_plan import CoreShare, CpuPlan, cores, plan
+from runners.cpu_plan import CoreShare, CpuPlan, cores
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats
 
@@ -135,8 +135,7 @@ class ServedModel:
             self.detail = "loading the graph"
             device = device_of(self.stored, options.device)
             on = "OnnxBackend" if device == "cpu" else f"TorchBackend ({device})"
-            layout = options.over(plan(self.card, share.available, device))
-            self._backend = new_backend(self.stored, device, layout, share)
+            self._backend, layout = new_backend(self.stored, device, share, options.over)
             self._runner = self._new_runner(layout, options.queue_size, share)
             self.state, self.detail, self.device = "checking", "replaying its goldens", self._backend.device
             self._replay()

@@ -13,7 +13,7 @@ from errors import StoreError
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, files_of
 from runners.backend import device_of, new_backend
-from runners.cpu_plan import CoreShare, plan
+from runners.cpu_plan import CoreShare
 from runners.served import RunnerOptions, ServedModel
 from tests.conftest import ROOT
 from tests.explain.nets import SmallNet
@@ -39,8 +39,8 @@ def test_pictures_go_where_they_are_told_and_rows_and_graphs_stay_on_the_cpu(sma
     rows = StoredModel(read_card(ROOT / "models" / "churn" / "card.toml"), "0" * 16, ROOT / "models" / "churn")
     graph = StoredModel(read_card(ROOT / "models" / "imagenet" / "card.toml"), "0" * 16, ROOT / "models" / "imagenet")
     assert device_of(rows, "torch-cpu") == device_of(graph, "torch-cpu") == "cpu"
-    assert isinstance(new_backend(small, "cpu", plan(small.card, 2), SHARE), OnnxBackend)
-    assert isinstance(new_backend(small, "torch-cpu", plan(small.card, 2, "torch-cpu"), SHARE), TorchBackend)
+    assert isinstance(new_backend(small, "cpu", SHARE)[0], OnnxBackend)
+    assert isinstance(new_backend(small, "torch-cpu", SHARE)[0], TorchBackend)
 
 
 def test_a_model_served_by_pytorch_answers_as_its_network(small: StoredModel) -> None:
@@ -69,4 +69,4 @@ def test_a_device_that_is_not_there_fails_the_model_and_says_what_to_do(small: S
 def test_without_pytorch_the_message_names_the_extra(small: StoredModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "backends.torch", None)
     with pytest.raises(StoreError, match="`torch` extra"):
-        new_backend(small, "torch-cpu", plan(small.card, 2, "torch-cpu"), SHARE)
+        new_backend(small, "torch-cpu", SHARE)

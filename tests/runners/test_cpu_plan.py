@@ -58,6 +58,8 @@ def test_an_image_model_gets_a_lane_a_core_and_batches_of_one_unless_told_otherw
     card = read_card(SHIPPED / "card.toml")
     assert (plan(card, 4).lanes, plan(card, 4).widths, plan(card, 4).max_batch) == (4, (4, 1), 1)
     assert plan(card, 1).widths == (1,)
+    tiny = plan(card, 4, item_s=0.0005)
+    assert (tiny.lanes, tiny.widths) == (1, (1,)) and tiny.max_batch > 1
     assert RunnerOptions(max_batch=8).over(plan(card, 2)) == replace(plan(card, 2), max_batch=8)
 
 
