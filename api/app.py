@@ -18,6 +18,7 @@ from api.oip.infer import Inference
 from api.pictures import Pictures
 from api.predict import Predictor
 from api.problems import ClientGone, handle
+from api.shortcut import Shortcut
 from errors import VitrineError
 from runners.remote import RemoteExplainer
 from runners.served import ServedModels
@@ -55,7 +56,8 @@ def build_app(
         redirect_slashes=False,
         exception_handlers=dict.fromkeys((VitrineError, HTTPException, ClientGone, Exception), handle),
     )
-    app.include_router(Predictor(served, settings, explainer).routes())
+    predictor = Predictor(served, settings, explainer)
+    app.include_router(predictor.routes())
     app.include_router(Facts(served, explainer).routes())
     inference = Inference(Pictures(settings.timeout_ms, explainer))
     app.include_router(OpenInference(served, inference, version, settings.max_body_bytes).routes())
@@ -83,7 +85,7 @@ def build_app(
     app.router.default = not_ours
     app.openapi_schema = _without_422(app.openapi())
     front = Front(
-        app,
+        Shortcut(app, predictor.shortcuts()),
         settings.max_body_bytes,
         served.default,
         frozenset(served.models),

@@ -11,6 +11,7 @@ from api.explain import EXPLAIN_QUERY, explain_picture
 from api.pictures import Pictures
 from api.rows import predict_rows
 from api.schemas import AnomalyPrediction, BatchAnswer, ExplainedPrediction, Prediction, RowBatchAnswer, RowPrediction
+from api.shortcut import Endpoint
 from models.card import Card, ImageCard
 from runners.remote import RemoteExplainer
 from runners.served import ServedModel, ServedModels
@@ -44,6 +45,13 @@ class Predictor:
                 )
         return router
 
+    def shortcuts(self) -> dict[str, Endpoint]:
+        """The routes of one picture or row, by their exact paths: the same endpoints that `routes` documents."""
+        named: dict[str, str | None] = {f"/models/{name}": name for name in self._served.models}
+        if self._served.default in self._served.models:
+            named[""] = None
+        return {f"{prefix}/predict": self._to(self.one, name) for prefix, name in named.items()}
+
     async def one(self, model: ServedModel, request: Request) -> Response:
         """One picture or one row."""
         if isinstance(model.card, ImageCard):
@@ -60,7 +68,7 @@ class Predictor:
         """One picture and where the model looked."""
         return await explain_picture(self._pictures, model, request)
 
-    def _to(self, answer: Answerer, name: str | None) -> Callable[[Request], Awaitable[Response]]:
+    def _to(self, answer: Answerer, name: str | None) -> Endpoint:
         """An endpoint for a model that is named here, else by the path, else the default one."""
 
         async def endpoint(request: Request) -> Response:
