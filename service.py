@@ -49,6 +49,9 @@ NICE = 10
 PACKED = {tag: BentoModel(":".join(tag)) for tag in served_tags(SETTINGS.chosen_models)}
 """The versions that are served, by name and version; as attributes of the service class they are what a build packs."""
 
+WORKERS = "_VITRINE_WORKERS"
+"""Where the supervisor tells its workers which folder they meet in."""
+
 logger = logging.getLogger("vitrine")
 
 if "_VITRINE_SUPERVISED" not in os.environ:  # in the supervisor, whose processes inherit it
@@ -67,6 +70,10 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     atexit.register(shutil.rmtree, METRICS, ignore_errors=True)
     BentoMLContainer.prometheus_multiproc_dir.set(METRICS)
 
+if SETTINGS.workers > 1 and WORKERS not in os.environ:
+    os.environ[WORKERS] = tempfile.mkdtemp(prefix="vitrine-workers-")
+    atexit.register(shutil.rmtree, os.environ[WORKERS], ignore_errors=True)
+
 
 def load_served() -> ServedModels:
     """What this process serves: the packed models that VITRINE_MODELS lets through, and what could be installed."""
@@ -83,7 +90,7 @@ def load_served() -> ServedModels:
 
 def options() -> RunnerOptions:
     """What the settings say of every Runner."""
-    return RunnerOptions(SETTINGS.queue_size, SETTINGS.max_batch, SETTINGS.linger_ms, SETTINGS.device)
+    return RunnerOptions(SETTINGS.queue_size, SETTINGS.max_batch, SETTINGS.linger_ms, SETTINGS.device, SETTINGS.workers)
 
 
 class Process:
@@ -209,6 +216,8 @@ class _Vitrine:
             logger.warning("%s", warning)
         end_within(SETTINGS.drain_seconds, Process.served)
         Process.served.start()
+        if SETTINGS.workers > 1:
+            await Process.served.join(Path(os.environ[WORKERS]))
         if SETTINGS.grpc_port:
             inference = Inference(Pictures(SETTINGS.timeout_ms, Process.explainer))
             Process.grpc = GrpcServer(Process.served, inference, SETTINGS, VERSION)
@@ -224,6 +233,7 @@ class _Vitrine:
             await Process.grpc.stop(SETTINGS.drain_seconds / 2)
         if Process.explainer is not None:
             self.watching.cancel()
+        await Process.served.leave()
         await asyncio.to_thread(Process.served.close, SETTINGS.drain_seconds)
 
     @bentoml.api(route="/predict")
@@ -285,7 +295,7 @@ def _attributes() -> dict[str, Any]:
 
 Vitrine: bentoml.Service[Any] = bentoml.service(
     name="vitrine",
-    workers=1,
+    workers=SETTINGS.workers,
     service_class=Front,
     runner_probe={"enabled": False},
     logging={"access": {"enabled": False}},

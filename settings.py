@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     linger_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
         None, description="How long a batch that is not full is held; empty: as the CPU plan says."
     )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="Processes that answer, each with every model; more than one pays for cheap models alone."
+    )
     timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="Longest that a request may take.")
     explain: bool = Field(True, description="Whether to start the Grad-CAM runner, a process of its own.")
     explain_timeout_ms: Annotated[int, Field(ge=1)] = Field(10_000, description="Longest that an explanation may take.")

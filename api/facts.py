@@ -43,6 +43,7 @@ class Facts:
 
     async def health(self) -> Response:
         """The service and every model's state; always 200 while the process answers."""
+        await self._served.refresh()
         return _json(self._health())
 
     async def live(self) -> Response:
@@ -51,6 +52,7 @@ class Facts:
 
     async def ready(self) -> Response:
         """Readiness: 200 once the default model predicts and no other is still loading, else 503 and why."""
+        await self._served.refresh()
         return _json(self._health(), 200 if self._served.ready else 503)
 
     async def models(self) -> Response:
@@ -68,10 +70,12 @@ class Facts:
 
     async def stats(self, name: str, version: str | None = None) -> Response:
         """Counts, mean batch, queue and compute time of one model since the start."""
+        await self._served.refresh()
         return _json(self._stats_of(self._served.get(name, version)))
 
     async def stats_of_default(self) -> Response:
         """The default model's statistics."""
+        await self._served.refresh()
         return _json(self._stats_of(self._served.get()))
 
     def _facts(self, model: ServedModel) -> ModelFacts:

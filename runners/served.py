@@ -1,11 +1,14 @@
 """The models that are served: loaded in the background, checked against their goldens, then answering."""
 
+import asyncio
 import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -22,21 +25,28 @@ from preprocessing.rows import Row
 from runners.backend import device_of, new_backend
 from runners.cpu_plan import CoreShare, CpuPlan, cores
 from runners.runner import Answer, Runner
-from runners.stats import RunnerStats
+from runners.siblings import Siblings
+from runners.stats import RunnerStats, added, stats_from
 
 logger = logging.getLogger("vitrine.models")
 
+REPLACEMENT_S = 120.0
+"""Longest that a worker in place of a dead one keeps from taking requests."""
 State = Literal["missing", "loading", "checking", "ready", "failed", "draining"]
 
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """What an operator sets for every Runner; what is None is left to the CPU plan."""
+    """What an operator sets for every Runner; what is None is left to the CPU plan.
+
+    The cores and the queue are divided by `workers`, the processes that serve the same models.
+    """
 
     queue_size: int = 256
     max_batch: int | None = None
     linger_ms: float | None = None
     device: str = "auto"
+    workers: int = 1
 
     def over(self, layout: CpuPlan) -> CpuPlan:
         """A plan with what the operator set in its place."""
@@ -56,6 +66,7 @@ class ServedModel:
         self._backend: Backend | None = None
         self._runner: Runner[Any, Any, Any] | None = None
         self._queue_size = RunnerOptions().queue_size
+        self._elsewhere: Sequence[RunnerStats] = ()
 
     @property
     def name(self) -> str:
@@ -120,15 +131,23 @@ class ServedModel:
         return self._runner
 
     def stats(self) -> RunnerStats | None:
-        """The Runner's counts; None before it runs."""
+        """The Runner's counts, and those of other workers as `ServedModels.refresh` found them; None before it runs."""
+        return added([self._runner.stats(), *self._elsewhere]) if self._runner else None
+
+    def own_stats(self) -> RunnerStats | None:
+        """The counts of this process alone."""
         return self._runner.stats() if self._runner else None
+
+    def hear(self, elsewhere: Sequence[RunnerStats]) -> None:
+        """Take note of the counts of other workers."""
+        self._elsewhere = elsewhere
 
     def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the backend, replay the goldens; ends in `ready` or `failed`, never raises."""
         if self.stored is None:
             return
         started, on = time.monotonic(), options.device
-        self._queue_size = options.queue_size
+        self._queue_size = ceil(options.queue_size / options.workers)
         try:
             self.detail = "checking its files"
             verify(self.stored)
@@ -136,7 +155,7 @@ class ServedModel:
             device = device_of(self.stored, options.device)
             on = "OnnxBackend" if device == "cpu" else f"TorchBackend ({device})"
             self._backend, layout = new_backend(self.stored, device, share, options.over)
-            self._runner = self._new_runner(layout, options.queue_size, share)
+            self._runner = self._new_runner(layout, self._queue_size, share)
             self.state, self.detail, self.device = "checking", "replaying its goldens", self._backend.device
             self._replay()
         except Exception as error:
@@ -233,11 +252,38 @@ class ServedModels:
             self.models.setdefault(name, ServedModel(card, None, why))
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
         self._closing = False
+        self._siblings: Siblings | None = None
+        self._others_ready = True
         self.started_at = time.monotonic()
 
     def start(self) -> None:
         """Begin loading, the default model first; returns at once."""
         self._loader.start()
+
+    async def join(self, folder: Path) -> None:
+        """Be one of several workers. One that comes in place of a dead one takes no requests until it is loaded."""
+        self._siblings = Siblings(folder, self._news)
+        if any(news["ready"] for news in await self._siblings.ask()):
+            await asyncio.to_thread(self._loader.join, REPLACEMENT_S)
+        await self._siblings.start()
+
+    async def leave(self) -> None:
+        """Be heard no more by the other workers."""
+        if self._siblings is not None:
+            await self._siblings.stop()
+
+    async def refresh(self) -> None:
+        """Ask the other workers, where there are any, how they are; `ready` and `stats` then speak for all."""
+        if self._siblings is None:
+            return
+        heard = await self._siblings.ask()
+        self._others_ready = all(news["ready"] for news in heard)
+        for model in self.every:
+            model.hear([stats_from(news["stats"][model.tag]) for news in heard if model.tag in news["stats"]])
+
+    def _news(self) -> dict[str, Any]:
+        counted = {model.tag: model.own_stats() for model in self.every}
+        return {"ready": self._ready, "stats": {tag: asdict(stats) for tag, stats in counted.items() if stats}}
 
     def get(self, name: str | None = None, version: str | None = None) -> ServedModel:
         """A model by name, the default one without; of several versions by its beginning.
@@ -268,7 +314,11 @@ class ServedModels:
 
     @property
     def ready(self) -> bool:
-        """Whether the default model answers and no other is still on its way."""
+        """Whether the default model answers and no other is still on its way, in every worker that takes requests."""
+        return self._ready and self._others_ready
+
+    @property
+    def _ready(self) -> bool:
         settled = all(model.state in ("ready", "failed", "missing") for model in self.every)
         default = self.models.get(self.default)
         return settled and default is not None and default.state == "ready" and not self._closing
@@ -293,7 +343,7 @@ class ServedModels:
 
     def _load(self) -> None:
         cv2.setNumThreads(1)  # lanes are the parallelism
-        share = CoreShare(cores())
+        share = CoreShare(max(1, cores() // self._options.workers))
         for model in self.every:
             if not self._closing:
                 model.load(self._options, share)

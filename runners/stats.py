@@ -3,7 +3,9 @@
 import threading
 import time
 from collections import Counter as Tally
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 
@@ -143,3 +145,34 @@ class StatsKeeper:
                 waiting=waiting,
                 running=running,
             )
+
+
+def added(parts: Sequence[RunnerStats]) -> RunnerStats:
+    """The counts of several processes as those of one."""
+    failed, batches = Tally[str](), dict[int, tuple[int, float]]()
+    for part in parts:
+        failed.update(part.failed)
+        for size, (times, seconds) in part.batches.items():
+            before = batches.get(size, (0, 0.0))
+            batches[size] = (before[0] + times, round(before[1] + seconds, 6))
+    sums: dict[str, Any] = {
+        name: sum(getattr(part, name) for part in parts)
+        for name in ("succeeded", "executions", "inferences", "waiting", "running")
+    }
+    sums |= {
+        name: round(sum(getattr(part, name) for part in parts), 6)
+        for name in ("queue_seconds", "decode_seconds", "infer_seconds", "waited_seconds")
+    }
+    return RunnerStats(
+        **sums,
+        failed=dict(failed),
+        mean_batch=sums["inferences"] / sums["executions"] if sums["executions"] else 0.0,
+        batches=dict(sorted(batches.items())),
+        last_inference=max(part.last_inference for part in parts),
+    )
+
+
+def stats_from(told: dict[str, Any]) -> RunnerStats:
+    """What another process told of its own, out of JSON, whose keys are texts."""
+    batches = {int(size): (times, seconds) for size, (times, seconds) in told["batches"].items()}
+    return RunnerStats(**told | {"batches": batches})

@@ -74,6 +74,7 @@ class OpenInference:
 
     async def ready(self) -> Response:
         """Whether the default model predicts and no other is still loading: 200, else 503."""
+        await self._served.refresh()
         ready = self._served.ready
         return JSONResponse({"ready": ready, "live": True}, 200 if ready else 503)
 
@@ -97,10 +98,12 @@ class OpenInference:
 
     async def statistics(self, name: str, version: str | None = None) -> Response:
         """A model's counts and times in Triton's words."""
+        await self._served.refresh()
         return JSONResponse(statistics_of(self._served, self._served.get(name, version)))
 
     async def all_statistics(self) -> Response:
         """The counts and times of every model."""
+        await self._served.refresh()
         return JSONResponse(statistics_of(self._served, None))
 
     async def index(self, request: Request) -> Response:

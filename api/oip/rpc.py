@@ -196,6 +196,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _simple(self, context: Context, model: str, said: Callable[[], Message]) -> Message:
         async def work(call: _Call) -> Message:
+            await self._served.refresh()
             return said()
 
         return await self._guarded(context, model, work)

@@ -1,12 +1,15 @@
 """The metrics: made once whoever comes first, and seen by Prometheus."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from prometheus_client import REGISTRY
 
 from runners.runner import Runner
+from runners.stats import RunnerStats, StatsKeeper, added, stats_from
 from tests.conftest import ROOT
 
 RACE = """
@@ -41,3 +44,31 @@ def test_prometheus_sees_what_a_runner_did() -> None:
         assert REGISTRY.get_sample_value(f"vitrine_{name}_count", {"model": "watched"}) == 3
     stats = runner.stats()
     assert (stats.succeeded, stats.executions, stats.mean_batch, stats.waiting, stats.running) == (3, 3, 1.0, 0, 0)
+
+
+def test_what_two_processes_did_adds_up_also_after_json() -> None:
+    one, other = StatsKeeper("one"), StatsKeeper("other")
+    one.executed(2, 0.5, items=2)
+    one.executed(4, 1.0, items=4)
+    one.answered(0.1, 0.2, 0.3)
+    one.count("rejected")
+    other.executed(4, 2.0, items=4)
+    other.count("rejected")
+    other.count("InvalidImage")
+    told = stats_from(json.loads(json.dumps(asdict(other.snapshot(waiting=1, running=2)))))
+    total = added([one.snapshot(waiting=3, running=0), told])
+    assert total == RunnerStats(
+        succeeded=1,
+        failed={"rejected": 2, "InvalidImage": 1},
+        executions=3,
+        inferences=10,
+        mean_batch=10 / 3,
+        queue_seconds=0.1,
+        decode_seconds=0.2,
+        infer_seconds=3.5,
+        waited_seconds=0.3,
+        batches={2: (1, 0.5), 4: (2, 3.0)},
+        last_inference=told.last_inference,
+        waiting=4,
+        running=2,
+    )
