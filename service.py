@@ -36,6 +36,7 @@ from models import registry
 from models.card import ImageCard
 from models.package import StoredModel, open_stored
 from models.store import served_tags
+from runners.cache import ResponseCache
 from runners.explained import Ask, Explained, ExplainedModels
 from runners.remote import RemoteExplainer, reply_of
 from runners.runner import Answer
@@ -75,7 +76,7 @@ if SETTINGS.workers > 1 and WORKERS not in os.environ:
     atexit.register(shutil.rmtree, os.environ[WORKERS], ignore_errors=True)
 
 
-def load_served() -> ServedModels:
+def load_served(cache: ResponseCache | None) -> ServedModels:
     """What this process serves: the packed models that VITRINE_MODELS lets through, and what could be installed."""
     chosen = dict(SETTINGS.chosen_models)
     missing = {
@@ -85,7 +86,7 @@ def load_served() -> ServedModels:
         for name, card in registry.bundled().items()
         if not isinstance(card, CardError) and (not chosen or name in chosen)
     }
-    return ServedModels(installed(), missing, SETTINGS.default_model, options())
+    return ServedModels(installed(), missing, SETTINGS.default_model, options(), cache)
 
 
 def options() -> RunnerOptions:
@@ -107,9 +108,10 @@ class Front(bentoml.Service[Any]):
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Our app, with BentoML's behind it."""
         sys.set_int_max_str_digits(640)  # the least Python allows; long numbers in JSON take quadratic time
-        Process.served = load_served()
+        cache = ResponseCache(SETTINGS.cache_mb * 2**20 // SETTINGS.workers) if SETTINGS.cache_mb else None
+        Process.served = load_served(cache)
         if SETTINGS.explain:
-            Process.explainer = RemoteExplainer(SETTINGS.explain_timeout_ms)
+            Process.explainer = RemoteExplainer(SETTINGS.explain_timeout_ms, cache)
         theirs: ASGIApp = super().to_asgi(*args, **kwargs)
         return build_app(Process.served, SETTINGS, VERSION, Process.explainer, theirs, ("/schema.json", "/metrics"))
 

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(gt=0)] = Field(
         20.0, description="After SIGTERM the process ends within this."
     )
+    cache_mb: Annotated[int, Field(ge=0)] = Field(
+        0, description="Memory for answers given before, by the picture's digest; 0 keeps none."
+    )
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
     docs: bool | None = Field(None, description="/docs, /redoc, /openapi.json; empty: only in development.")
     access_log: bool = True

@@ -45,7 +45,11 @@ async def _hung_up(request: Request) -> None:
 
 
 def timing_of(answers: Sequence[Answer[Any]]) -> dict[str, str]:
-    """The Server-Timing header: the longest wait, and the sums of decoding and inference."""
+    """The Server-Timing header: the longest wait, and the sums of decoding and inference.
+
+    Where all were answered from the cache, RFC 9211's Cache-Status says so too.
+    """
     queue = max((each.queue_ms for each in answers), default=0.0)
     decode, infer = sum(each.decode_ms for each in answers), sum(each.infer_ms for each in answers)
-    return {"Server-Timing": f"queue;dur={queue:.2f}, decode;dur={decode:.2f}, infer;dur={infer:.2f}"}
+    timing = {"Server-Timing": f"queue;dur={queue:.2f}, decode;dur={decode:.2f}, infer;dur={infer:.2f}"}
+    return timing | ({"Cache-Status": "vitrine; hit"} if answers and all(each.cached for each in answers) else {})

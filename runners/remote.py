@@ -6,11 +6,12 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import errors
 from errors import DeadlineExceeded, InferenceFailed, QueueFull, Unavailable, VitrineError
+from runners.cache import ResponseCache
 from runners.explained import Ask, Explained
 from runners.runner import Answer
 
@@ -73,10 +74,11 @@ class RemoteExplainer:
 
     Args:
         timeout_ms: the longest that an explanation may take.
+        cache: answers that were given before; None keeps none.
     """
 
-    def __init__(self, timeout_ms: float) -> None:
-        self._timeout_s = timeout_ms / 1000
+    def __init__(self, timeout_ms: float, cache: ResponseCache | None = None) -> None:
+        self._timeout_s, self._cache = timeout_ms / 1000, cache
         self._process: Process | None = None
         self._gone, self._broken = "it is starting", 0
         self._models: dict[str, _Pace] = {}
@@ -90,7 +92,7 @@ class RemoteExplainer:
         return self._gone
 
     async def explain(self, model: str, ask: Ask, deadline: float) -> "Answer[Explained]":
-        """Explain one picture by a `time.monotonic()` deadline.
+        """Explain one picture by a `time.monotonic()` deadline, or find what was said of it before.
 
         Raises:
             Unavailable: the process is not there, silent or stuck.
@@ -98,6 +100,16 @@ class RemoteExplainer:
             DeadlineExceeded: there was not enough time.
             VitrineError: whatever the Runner there says of this item.
         """
+        cache = self._cache
+        key = cache.key(model, ask.data, replace(ask, data=b"")) if cache is not None else None
+        if cache is not None and key is not None and (found := cache.get(model.partition(":")[0], key)) is not None:
+            return found
+        answer = await self._asked(model, ask, deadline)
+        if cache is not None and key is not None:
+            cache.keep(key, answer)
+        return answer
+
+    async def _asked(self, model: str, ask: Ask, deadline: float) -> "Answer[Explained]":
         pace = self._models.setdefault(model, _Pace())
         self._admit(pace)
         started = time.monotonic()

@@ -29,6 +29,7 @@ class Answer(NamedTuple, Generic[R]):
     decode_ms: float
     infer_ms: float
     batch_size: int
+    cached: bool = False
 
 
 @dataclass(eq=False)

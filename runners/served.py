@@ -24,6 +24,7 @@ from models.line import Inferred, InferredRows, Picture, Values, line_of
 from models.package import WEIGHTS, StoredModel, verify
 from preprocessing.rows import Row
 from runners.backend import device_of, new_backend
+from runners.cache import ResponseCache
 from runners.cpu_plan import CoreShare, CpuPlan, cores
 from runners.runner import Answer, Runner
 from runners.siblings import Siblings
@@ -58,8 +59,10 @@ class RunnerOptions:
 class ServedModel:
     """One model: its card, what state it is in, and its Runner once it is ready."""
 
-    def __init__(self, card: Card, stored: StoredModel | None, missing: str = "") -> None:
-        self.card, self.stored, self._line = card, stored, line_of(card)
+    def __init__(
+        self, card: Card, stored: StoredModel | None, missing: str = "", cache: ResponseCache | None = None
+    ) -> None:
+        self.card, self.stored, self.cache, self._line = card, stored, cache, line_of(card)
         self.state: State = "loading" if stored else "missing"
         self.detail = "waiting to be loaded" if stored else missing
         self.device: str | None = None
@@ -117,7 +120,17 @@ class ServedModel:
 
     def submit(self, picture: Picture, deadline: float | None = None) -> "Future[Answer[Inferred]]":
         """Queue one picture; see `Runner.submit`, and `check_ready` for what else it raises."""
-        return self._ready_runner().submit(picture, deadline)
+        runner, cache = self._ready_runner(), self.cache
+        key = cache.key(self.tag, picture) if cache is not None and isinstance(picture, bytes) else None
+        if cache is None or key is None:
+            return runner.submit(picture, deadline)
+        if (found := cache.get(self.name, key)) is not None:
+            answered = Future[Answer[Inferred]]()
+            answered.set_result(found)
+            return answered
+        future = runner.submit(picture, deadline)
+        future.add_done_callback(lambda done: cache.keep_result(key, done))
+        return future
 
     def submit_rows(
         self, rows: Sequence[Row] | Values, deadline: float | None = None
@@ -233,6 +246,7 @@ class ServedModels:
         missing: cards of bundled models that are not installed, each with why it is not there, and what to do.
         default: name of the model behind the routes that name none.
         options: for every Runner.
+        cache: answers that were given before; None keeps none.
     """
 
     def __init__(
@@ -241,12 +255,13 @@ class ServedModels:
         missing: Mapping[str, tuple[Card, str]],
         default: str,
         options: RunnerOptions,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.default, self._options = default, options
         self.models = dict[str, ServedModel]()
         self.versions = dict[str, dict[str, ServedModel]]()
         for each in stored:
-            model = ServedModel(each.card, each)
+            model = ServedModel(each.card, each, cache=cache)
             self.models.setdefault(model.name, model)
             self.versions.setdefault(model.name, {})[each.version] = model
         for name, (card, why) in missing.items():

@@ -48,6 +48,7 @@ class Metrics:
     infer: Histogram
     batch: Histogram
     out_of_memory: Counter
+    cache: Counter
 
 
 _making = threading.Lock()
@@ -73,6 +74,9 @@ def _make() -> Metrics:
         decode=seconds("decode", "Seconds to decode and transform an item."),
         infer=seconds("infer", "Seconds of a batch in the backend."),
         batch=Histogram("vitrine_batch_size", "Items in a batch.", ["model"], buckets=_SIZES),
+        cache=Counter(
+            "vitrine_cache_requests", "Pictures looked up in the response cache, by outcome.", ["model", "outcome"]
+        ),
         out_of_memory=Counter(
             "vitrine_out_of_memory", "Batches that did not fit the device, and were halved.", ["model"]
         ),
