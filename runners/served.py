@@ -354,6 +354,7 @@ class ServedModels:
         deadline = time.monotonic() + timeout_s
         if self._loader.is_alive():
             self._loader.join(timeout_s)
+        gc.unfreeze()
         # A list: every model is closed, also after one that was stuck.
         return all([model.close(max(0.0, deadline - time.monotonic())) for model in self.every])  # noqa: C419
 
