@@ -5,22 +5,18 @@ a server. Raw and served take turns, so that a machine whose speed drifts slows 
 """
 
 import http.client
-import os
-import platform
 import statistics
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
 import click
 import cv2
 import numpy as np
-import onnxruntime as ort
 from tqdm import tqdm
 
 from backends.onnx import OnnxBackend
@@ -31,6 +27,8 @@ from models.kidney_stone.phantom import draw
 from models.store import find, installed
 from preprocessing.decode import decode
 from preprocessing.transform import transform
+from runners.cpu_plan import cores
+from runners.machine import conditions as conditions
 
 MODEL = "kidney-stone"
 
@@ -129,7 +127,7 @@ def by_model(port: int) -> dict[str, tuple[float, float]]:
 def bench(seconds: float, rounds: int, fresh: bool) -> None:
     """Throughput at 1 and 16 clients over raw, start-up, memory."""
     cv2.setNumThreads(1)
-    images, port, cores = payloads(), free_port(), machine_cores()
+    images, port, available = payloads(), free_port(), cores()
     columns: dict[str, list[float]] = {"raw 1": [], "raw best": [], "served 1": [], "served 16": []}
     starts: list[float] = []
     for _ in range(rounds):
@@ -141,7 +139,7 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
         for _ in tqdm(range(rounds), desc="rounds"):
             columns["raw 1"].append(raw(images, 1, 1, seconds))
             columns["served 1"].append(served(port, images, 1, seconds))
-            columns["raw best"].append(raw(images, cores, 1, seconds))
+            columns["raw best"].append(raw(images, available, 1, seconds))
             columns["served 16"].append(served(port, images, 16, seconds))
         resident, shared_once = memory_mib(pid)
     size = int(np.mean([len(image) for image in images]) / 1024)
@@ -161,26 +159,6 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
         click.echo(f"{what}: ready in {took:.1f} s, {proportional:.0f} MiB proportional")
     if fresh:
         click.echo(f"`make serve` in a fresh clone to ready: {fresh_clone():.0f} s")
-
-
-def machine_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def conditions() -> str:
-    """Date, machine and versions of a measurement."""
-    machine = f"{platform.system()} {platform.machine()}, {machine_cores()} cores, {_processor()}"
-    versions = f"Python {platform.python_version()}, ONNX Runtime {ort.__version__}, OpenCV {cv2.__version__}"
-    return f"{datetime.now(UTC).date()}, {machine}\n{versions}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":
