@@ -43,9 +43,11 @@ class Settings(BaseSettings):
         "auto", description="auto, cpu (ONNX Runtime), or by PyTorch cuda, cuda:1, …, mps, torch-cpu."
     )
     queue_size: Annotated[int, Field(ge=1)] = Field(256, description="Items that may wait, a model.")
-    max_batch: Annotated[int, Field(ge=1)] | None = Field(None, description="Items a run; empty: as the CPU plan says.")
+    max_batch: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Items a run; empty: as tuned, else as planned."
+    )
     linger_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
-        None, description="How long a batch that is not full is held; empty: as the CPU plan says."
+        None, description="How long a batch that is not full is held; empty: as tuned, else as planned."
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         1, description="Processes that answer, each with every model; more than one pays for cheap models alone."

@@ -83,6 +83,12 @@ def show(name: str) -> None:
                 gate.add_row(key, _plain(value))
             if found:
                 _print(gate)
+    for machine, found in stored.tuning().items():
+        tuning = _table("Tuned")
+        tuning.add_row("machine", machine)
+        for key, value in found.items():
+            tuning.add_row(key, _plain(value))
+        _print(tuning)
     files = _table(str(stored.path), "file", "bytes", "sha256")
     for name_, digest in stored.manifest().items():
         files.add_row(name_, f"{(stored.path / name_).stat().st_size:,}", digest[:16] + "…")

@@ -2,7 +2,8 @@
 
 `card.toml`, `predict.onnx`, `weights.safetensors` (unless it came as a graph), `goldens/`, `explain.onnx` where the
 card names a layer, and the reports beside them. The version is the first 16 hex digits of the sha256 over all of them
-but the reports, so the same content is the same tag. Once stored, a `manifest.json` says the sha256 of each file.
+but the reports, so the same content is the same tag. Once stored, a `manifest.json` says the sha256 of each file, and
+`tuning.json`, where there is one, how it runs best on which machine.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from models.goldens import FOLDER as GOLDENS
 from models.goldens import precision_of
 
 MANIFEST, REPORT, EXPLANATIONS, PARITY = "manifest.json", "report.json", "explanations.json", "parity.json"
+TUNING = "tuning.json"
 GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"
 
 
@@ -60,6 +62,11 @@ class StoredModel:
     def parity(self) -> dict[str, Any]:
         """What the parity gate measured at import, empty if nobody did."""
         return _read(self.path / PARITY)
+
+    def tuning(self) -> dict[str, Any]:
+        """What `vitrine tune` found, by machine; empty if nobody ran it, or the file is damaged."""
+        found = _read(self.path / TUNING)
+        return found if isinstance(found, dict) and all(isinstance(each, dict) for each in found.values()) else {}
 
     def manifest(self) -> dict[str, str]:
         """sha256 by file, relative to `path`."""

@@ -32,6 +32,11 @@ class CpuPlan:
     linger_ms: float = 0.0
     decoders: int = 0
 
+    def __str__(self) -> str:
+        said = f"lanes {self.lanes}, threads {'/'.join(map(str, self.widths))}, batch {self.max_batch}"
+        said += f", linger {self.linger_ms:g} ms" if self.linger_ms else ""
+        return said + (f", decoders {self.decoders}" if self.decoders else "")
+
 
 CHEAP_S = 0.001
 """Seconds for one item, decoded and computed by one thread, up to which one lane keeps up with the event loop."""

@@ -26,9 +26,11 @@ from preprocessing.rows import Row
 from runners.backend import device_of, new_backend
 from runners.cache import ResponseCache
 from runners.cpu_plan import CoreShare, CpuPlan, cores
+from runners.lanes import runner_of
 from runners.runner import Answer, Runner
 from runners.siblings import Siblings
 from runners.stats import RunnerStats, added, stats_from
+from runners.tuning import tuned_plan
 
 logger = logging.getLogger("vitrine.models")
 
@@ -39,7 +41,7 @@ State = Literal["missing", "loading", "checking", "ready", "failed", "draining"]
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """What an operator sets for every Runner; what is None is left to the CPU plan.
+    """What an operator sets for every Runner; what is None is left to what was tuned, else to the CPU plan.
 
     The cores and the queue are divided by `workers`, the processes that serve the same models.
     """
@@ -168,8 +170,9 @@ class ServedModel:
             self.detail = "loading the graph"
             device = device_of(self.stored, options.device)
             on = "OnnxBackend" if device == "cpu" else f"TorchBackend ({device})"
-            self._backend, layout = new_backend(self.stored, device, share, options.over)
-            self._runner = self._new_runner(layout, self._queue_size, share)
+            tuned = tuned_plan(self.stored, device, share.available)
+            self._backend, layout = new_backend(self.stored, device, share, lambda plan: options.over(tuned or plan))
+            self._runner = runner_of(self.name, self._line, self._run, layout, self._queue_size, share)
             self.state, self.detail, self.device = "checking", "replaying its goldens", self._backend.device
             self._replay()
         except Exception as error:
@@ -198,20 +201,6 @@ class ServedModel:
         if self._backend is None:
             raise RuntimeError("the backend is not loaded")
         return self._line.run(self._backend, items)
-
-    def _new_runner(self, layout: CpuPlan, queue_size: int, share: CoreShare) -> Runner[Any, Any, Any]:
-        return Runner(
-            self.name,
-            self._line.admit,
-            self._run,
-            lanes=layout.lanes,
-            max_batch=layout.max_batch,
-            queue_size=queue_size,
-            linger_ms=layout.linger_ms,
-            decoders=layout.decoders,
-            weigh=self._line.weigh,
-            at_work=share,
-        )
 
     def _replay(self) -> None:
         """Run the goldens as a client's requests, then as one batch, and compare probabilities."""
