@@ -26,7 +26,7 @@ from runners.space import space_of
 from runners.trial import Trial
 from runners.tuning import Tuned, forget, remember
 
-PROBES = 12 + 4 * 2 * ROUNDS
+PROBES = 5 + 4 + 4 * 2 * ROUNDS
 """Probes of a usual search: the default from nothing, a few that challenge it, and the final rounds."""
 
 
@@ -41,7 +41,7 @@ PROBES = 12 + 4 * 2 * ROUNDS
 )
 @click.option(
     "--seconds",
-    default=6.0,
+    default=5.0,
     show_default=True,
     type=click.FloatRange(0.1, 600),
     help="Length of a probe; shorter is quicker and less sure.",
@@ -146,9 +146,9 @@ def _tune(stored: StoredModel, options: RunnerOptions, slo_p99_ms: float, probe_
 
 
 def _expected_s(space: Space, probe_s: float) -> float:
-    """What a search usually takes; up to a third of a probe's length goes into loading and draining."""
-    screened = len(space.shapes) + min(4, len(space.batches)) + len(space.lingers_ms)
-    return screened * probe_s + (PROBES + ROUNDS) * 1.2 * probe_s
+    """What a search usually takes, a second for loading each shape and some for draining each probe included."""
+    screened = len(space.shapes) + min(4, len(space.batches))
+    return screened * (0.75 * probe_s + 1) + PROBES * 1.15 * probe_s
 
 
 def _figures(value: float | None) -> float:

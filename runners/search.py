@@ -156,15 +156,15 @@ class _Search:
 
     def _screen_all(self, space: Space) -> None:
         shapes = [self._screen(space.over(each)) for each in space.shapes]
-        batching = list[Candidate]()
+        batching = [each for each in shapes if each.layout.max_batch > 1]
         for shape in _fastest(shapes, 2):
             before = 0.0
             for size in space.batches:
                 found = self._screen(space.over(replace(shape.layout, max_batch=size)))
-                batching += [found] * (found.layout.max_batch > 1)
                 if found.saturation < PAYS * before:
                     break
                 before = found.saturation
+                batching += [found] * (found.layout.max_batch > 1)
         for each in _fastest(batching, 1):
             for linger in space.lingers_ms:
                 self._screen(space.over(replace(each.layout, linger_ms=linger)))
@@ -187,7 +187,7 @@ class _Search:
         if candidate.alone_p50_ms > self._slo_ms:
             return 0.0
         too_much = candidate.ceiling + 1
-        for share in (1.0, 0.6, 0.3, 0.1):
+        for share in (1.0, 0.8, 0.5, 0.2, 0.05):
             step = candidate.ceiling + round(math.log(share, STEP))
             if self._meets(candidate, step):
                 return float(STEP ** self._above(candidate, step, too_much))
