@@ -9,6 +9,7 @@ import pytest
 
 from models.package import TUNING, StoredModel, files_of, verify
 from runners.cpu_plan import CoreShare, CpuPlan
+from runners.lanes import runner_of
 from runners.machine import machine_of
 from runners.runner import Runner
 from runners.served import RunnerOptions, ServedModel
@@ -25,15 +26,12 @@ TUNED = Tuned(date="2026-01-02", slo_p99_ms=250, rate=90, default_rate=60, satur
 def layout_of(model: StoredModel, monkeypatch: pytest.MonkeyPatch, options: RunnerOptions) -> CpuPlan:
     """The plan that a model is served with, which answers."""
     laid: list[CpuPlan] = []
-    from runners import served
-
-    whole = served.runner_of
 
     def spied(*arguments: object) -> "Runner[object, object, object]":
         laid.extend(each for each in arguments if isinstance(each, CpuPlan))
-        return whole(*arguments)  # type: ignore[arg-type]
+        return runner_of(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(served, "runner_of", spied)
+    monkeypatch.setattr("runners.served.runner_of", spied)
     loaded = ServedModel(model.card, model)
     loaded.load(options, SHARE)
     assert loaded.state == "ready", loaded.detail
