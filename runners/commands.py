@@ -70,7 +70,9 @@ def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, for
             click.echo(f"{stored.tag}: {'back to the defaults' if had else 'was not tuned'}")
             return
         settings = load_settings()
-        options = RunnerOptions(settings.queue_size, settings.max_batch, settings.linger_ms, settings.device)
+        options = RunnerOptions(
+            settings.queue_size, settings.max_batch, settings.linger_ms, settings.device, settings.workers
+        )
         _warn(settings.host, settings.port, options)
         verify(stored)
         _tune(stored, options, slo_p99_ms, seconds, plot_to or Path("runs") / f"tune-{base}.png")
@@ -92,6 +94,8 @@ def _warn(host: str, port: int, options: RunnerOptions) -> None:
         click.echo(f"Warning: a server answers on {host}:{port}: stop it, or both get in each other's way.", err=True)
     except OSError:
         pass
+    if options.workers > 1:
+        click.echo(f"VITRINE_WORKERS={options.workers}: what follows is for one of them, with its share.", err=True)
     for variable, value in (("VITRINE_MAX_BATCH", options.max_batch), ("VITRINE_LINGER_MS", options.linger_ms)):
         if value is not None:
             click.echo(f"{variable}={value:g} is set, and stays: here, and over whatever is found.", err=True)
@@ -99,7 +103,7 @@ def _warn(host: str, port: int, options: RunnerOptions) -> None:
 
 def _tune(stored: StoredModel, options: RunnerOptions, slo_p99_ms: float, probe_s: float, plot_to: Path) -> None:
     cv2.setNumThreads(1)  # lanes are the parallelism
-    share = CoreShare(cores())
+    share = CoreShare(max(1, cores() // options.workers))
     console = Console(stderr=True, highlight=False)
     with closing(Trial(stored, options, share, probe_s)) as trial:
         machine = machine_of(trial.device, share.available)

@@ -1,5 +1,6 @@
 """Measures plans of one stored model: the real line, backend and Runner, in this process."""
 
+import gc
 import threading
 import time
 from collections import OrderedDict
@@ -8,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from itertools import count, cycle
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -114,15 +116,18 @@ class Trial:
     def __init__(self, stored: StoredModel, options: RunnerOptions, share: CoreShare, probe_s: float) -> None:
         self.device = device_of(stored, options.device)
         self._stored, self._share, self._probe_s = stored, share, probe_s
-        self._queue_size = options.queue_size
+        self._queue_size = ceil(options.queue_size / options.workers)
         self._line = line_of(stored.card)
         goldens, _ = read_goldens(stored.path)
         self._payloads = cycle([self._line.golden(golden.data) for golden in goldens])
         backend, self.default = new_backend(stored, self.device, share, options.over)
         self._backends = OrderedDict({self._loaded_for(self.default): backend})
+        gc.collect()
+        gc.freeze()  # as serving does
 
     def close(self) -> None:
         """Release every backend."""
+        gc.unfreeze()
         while self._backends:
             self._backends.popitem()[1].close()
 
