@@ -93,7 +93,7 @@ def test_a_real_model_is_searched_from_end_to_end(tmp_path: Path) -> None:
     options = RunnerOptions()
     with closing(Trial(stored(tmp_path / "a"), options, CoreShare(2), 0.1)) as trial:
         space = space_of(trial.default, 2, trial.device, options)
-        found = search(trial, trial.default, space, 5_000)
+        found = search(trial, trial.default, space, 60_000)
         assert found.default.layout == trial.default
         assert found.best.rate and found.best.rate <= found.best.saturation
         assert np.isfinite(trial.alone(CpuPlan(1, (1,), 1))).all()
@@ -106,7 +106,7 @@ def test_an_accelerator_s_plans_are_measured_on_pytorch(tmp_path: Path, monkeypa
     with closing(Trial(small(tmp_path), options, CoreShare(1), 0.1)) as trial:
         assert trial.device == "torch-cpu" and trial.default.decoders
         space = replace(space_of(trial.default, 1, trial.device, options), batches=(2, 4), lingers_ms=())
-        found = search(trial, replace(trial.default, max_batch=4), space, 10_000)
+        found = search(trial, replace(trial.default, max_batch=4), space, 60_000)
         assert found.best.rate
         assert {each.layout.decoders for each in found.candidates} == {1, 2}
         assert len({each.layout.max_batch for each in found.candidates}) > 1

@@ -1,5 +1,6 @@
 """`vitrine tune`, as typed, on a model that answers in microseconds."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def tag(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def test_what_is_found_is_printed_drawn_written_shown_and_forgotten(tag: str) -> None:
-    ran = tune("tiny", "--seconds", "0.1", "--slo-p99-ms", "5000", "--plot", "p99.png")
+    ran = tune("tiny", "--seconds", "0.1", "--slo-p99-ms", "60000", "--plot", "p99.png")
     assert ran.exit_code == 0, ran.output
     for words in (f"Tuning {tag}", "saturation, 1/s", "default", "ONNX Runtime", "requests/s", "Written: "):
         assert words in ran.output
@@ -55,14 +56,15 @@ def test_a_limit_that_nothing_keeps_is_one_sentence_and_writes_nothing(
     load_settings.cache_clear()
     ran = tune("tiny", "--seconds", "0.1", "--slo-p99-ms", "100")
     assert ran.exit_code == 1 and isinstance(ran.exception, SystemExit)
-    assert "No plan keeps a p99 of 100 ms here: the lowest measured is 2" in ran.output
+    said = re.search(r"No plan keeps a p99 of 100 ms here: the lowest measured is ([0-9.]+) ms", ran.output)
+    assert said and float(said[1]) >= 200
     assert "VITRINE_LINGER_MS=200 is set" in ran.output and "--slo-p99-ms" in ran.output
     assert not (store.find("tiny").path / TUNING).exists()
 
 
 def test_without_matplotlib_there_is_no_plot_and_it_says_so(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runners.commands.find_spec", lambda name: None)
-    ran = tune("tiny", "--seconds", "0.1", "--slo-p99-ms", "5000")
+    ran = tune("tiny", "--seconds", "0.1", "--slo-p99-ms", "60000")
     assert ran.exit_code == 0 and "No plot: matplotlib is not installed" in ran.output
     assert not Path("runs").exists()
 
