@@ -1,7 +1,8 @@
 """`make bench`: kidney-stone served, beside the raw loop in the same run. Prints its conditions.
 
-Raw is the card's whole path (decode, transform, infer) in plain threads, one single-threaded session run each, without
-a server. Raw and served take turns, so that a machine whose speed drifts slows both.
+Raw is the card's whole path (decode, transform, infer) without a server: one picture after the other with every core
+for each run ("raw 1"), and plain threads with one single-threaded run each ("raw best"). Raw and served take turns, so
+that a machine whose speed drifts slows both.
 """
 
 import http.client
@@ -137,7 +138,7 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
         starts.append(took)
         served(port, images, 16, min(3.0, seconds))
         for _ in tqdm(range(rounds), desc="rounds"):
-            columns["raw 1"].append(raw(images, 1, 1, seconds))
+            columns["raw 1"].append(raw(images, 1, available, seconds))
             columns["served 1"].append(served(port, images, 1, seconds))
             columns["raw best"].append(raw(images, available, 1, seconds))
             columns["served 16"].append(served(port, images, 16, seconds))
