@@ -41,7 +41,7 @@ class Tree:
             with contextlib.suppress(psutil.Error, OSError):
                 if each.environ().get(MARK) == self._mark:
                     found.add(each)
-        return [each for each in found if _alive(each)]
+        return [each for each in found if alive(each)]
 
     def memory_mib(self) -> float:
         """Memory of all of them: proportional, so that shared pages count once; resident where that is not known."""
@@ -118,7 +118,8 @@ def _without_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _alive(process: psutil.Process) -> bool:
+def alive(process: psutil.Process) -> bool:
+    """Whether it still runs; one that has ended, but that nobody has asked after, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
