@@ -122,11 +122,9 @@ def _ceiling(regime: Regime, seconds: float, generator: Executor) -> float:
 
 def _titles(chosen: Sequence[str], pythons: dict[str, Path]) -> dict[str, str]:
     """What a contestant is called, with its version."""
-    by_name = {server.name: server for server in SERVERS}
-    return {
-        name: "Raw: a plain loop" if name == RAW else f"{by_name[name].title} {_version(by_name[name], pythons)}"
-        for name in chosen
-    }
+    found = {RAW: "Raw: a plain loop"}
+    found |= {server.name: f"{server.title} {_version(server, pythons)}".strip() for server in SERVERS}
+    return {name: found[name] for name in chosen}
 
 
 def _version(server: Server, pythons: dict[str, Path]) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 from loadtests.compare.figures import OURS
 from loadtests.compare.regimes import COMPUTE, OVERHEAD
 from loadtests.compare.report import DECIDES, Run
+from loadtests.compare.servers import SERVERS
 from loadtests.compare.turns import RAW
 
+TITLES = {server.name: server.title for server in SERVERS}
 INK, OWN, OTHER, LINE = "#7d8590", "#e8590c", "#8fa3b8", "#2f9e44"
 """Each is told from white and from GitHub's dark background; the picture itself has none."""
 
@@ -18,7 +20,7 @@ def plot(run: Run, file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     regimes = [each for each in (COMPUTE, OVERHEAD) if any(turn.regime == each for turn in run.turns)]
     panels: list[Any] = list(figure.subplots(1, len(regimes) + 1))
@@ -40,17 +42,21 @@ def _bars(panel: Any, run: Run, figures: dict[str, float], title: str, *, ascend
     widths = [0.0 if math.isnan(own[name]) else own[name] for name in order]
     colours = [OWN if name == OURS else OTHER for name in order]
     bars = panel.barh(range(len(order)), widths, color=colours)
-    said = [f" {own[name]:,.0f}" if name in there else " missing" for name in order]
-    panel.bar_label(bars, said, color=INK, fontsize=9)
-    panel.set_yticks(range(len(order)), [run.titles[name].rsplit(" ", 1)[0] for name in order])
+    said = [f" {_number(own[name])}" if name in there else " missing" for name in order]
+    panel.bar_label(bars, said, color=INK, fontsize=11)
+    panel.set_yticks(range(len(order)), [TITLES[name] for name in order])
     panel.invert_yaxis()
     raw = figures.get(RAW, math.nan)
     if not math.isnan(raw):
         panel.axvline(raw, color=LINE, linewidth=2, linestyle="--")
-        panel.text(raw, -0.75, f"raw {raw:,.0f}", color=LINE, ha="center", va="bottom", fontsize=9)
+        panel.text(raw, -0.75, f"raw {_number(raw)}", color=LINE, ha="center", va="bottom", fontsize=11)
     panel.set_xlim(0, 1.18 * max([*widths, 0.0 if math.isnan(raw) else raw, 1e-9]))
-    panel.set_title(title, color=INK, fontsize=10, pad=22)
-    panel.tick_params(colors=INK, length=0, labelsize=9)
+    panel.set_title(title, color=INK, fontsize=12, pad=24)
+    panel.tick_params(colors=INK, length=0, labelsize=11)
     panel.set_xticks([])
     for spine in panel.spines.values():
         spine.set_visible(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

@@ -68,6 +68,7 @@ OWN = {
     "VITRINE_DEFAULT_MODEL": "{model}",
     "VITRINE_EXPLAIN": "false",  # no peer explains
     "VITRINE_ACCESS_LOG": "false",  # nor logs every request
+    "VITRINE_CACHE_MB": "0",  # pictures come again, and every answer is to be worked out
 }
 PEERS = {
     "PYTHONPATH": str(ROOT),
