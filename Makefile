@@ -6,7 +6,7 @@ SERVE := .venv/.complete
 DEV := .venv-dev/.complete
 KSERVE := .venv-kserve/.complete
 
-.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols loadtest explain-quality lock clean
+.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols compare loadtest explain-quality lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -45,6 +45,9 @@ bench-protocols: $(DEV)  ## HTTP and gRPC beside each other, at 1, 16 and 64 cli
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done
 	.venv-dev/bin/python -m loadtests.protocols $(ARGS)
 
+compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (20 minutes)
+	.venv-dev/bin/python -m loadtests.compare $(ARGS)
+
 loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a report and plots
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done
 	.venv-dev/bin/python -m loadtests.load $(ARGS)
@@ -56,10 +59,11 @@ lock: $(DEV)  ## Pin the requirements anew
 	.venv-dev/bin/uv pip compile $(LOCK) --extra dev -o requirements/dev.txt pyproject.toml requirements/torch.in
 	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
 	.venv-dev/bin/uv pip compile $(LOCK) -o requirements/kserve.txt requirements/kserve.in
+	for peer in requirements/peers/*.in; do .venv-dev/bin/uv pip compile $(LOCK) -o $${peer%.in}.txt $$peer || exit 1; done
 LOCK := -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 clean:  ## Remove the virtual environments and every cache (not the model store)
-	rm -rf .venv .venv-dev .venv-kserve .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-dev .venv-kserve .venv-peers .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(SERVE): requirements/serve.txt pyproject.toml

@@ -1,0 +1,143 @@
+"""`make compare`: Vitrine, its peers and raw, one after the other in interleaved rounds. Prints its conditions.
+
+Stops by itself and by Ctrl-C, leaves no process behind, and listens on the loopback alone.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from types import FrameType
+
+import click
+from tqdm import tqdm
+
+from loadtests.bench import conditions, machine_cores
+from loadtests.compare import load, report, turns
+from loadtests.compare.environments import NotInstalled, install
+from loadtests.compare.plot import plot
+from loadtests.compare.processes import beside, started
+from loadtests.compare.raw import Split
+from loadtests.compare.regimes import COMPUTE, OVERHEAD, Regime, prepare
+from loadtests.compare.servers import SERVERS, STORE, Server
+from loadtests.compare.turns import RAW, Turn
+from loadtests.compare.wire import plain, post
+from loadtests.server import ROOT, free_port
+
+NAMES = (RAW, *(server.name for server in SERVERS))
+
+
+@click.command()
+@click.option("--rounds", default=3, show_default=True, help="Rounds; medians are shown.")
+@click.option("--seconds", default=5.0, show_default=True, help="Length of one measurement.")
+@click.option("--only", default=",".join(NAMES), show_default=True, help="Contestants, by commas.")
+@click.option("--regime", type=click.Choice([COMPUTE, OVERHEAD]), help="One of the two; both by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; docs for a whole run, else runs/compare.")
+def main(rounds: int, seconds: float, only: str, regime: str | None, out: Path | None) -> None:
+    """Measure, write table, picture and data, and print the table."""
+    signal.signal(signal.SIGTERM, _leave)  # so that every `finally` stops what it started
+    began, chosen = time.monotonic(), [name for name in NAMES if name in only.split(",")]
+    if unknown := set(only.split(",")) - set(NAMES):
+        raise click.UsageError(f"--only {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}.")
+    whole = regime is None and len(chosen) == len(NAMES)
+    out = out or (ROOT / "docs" if whole else ROOT / "runs" / "compare")
+    out.mkdir(parents=True, exist_ok=True)
+    pythons, missing = _environments(chosen)
+    with beside(fresh=True) as fresh, beside(fresh=False) as generator:
+        regimes = prepare([regime] if regime else [COMPUTE, OVERHEAD], STORE, fresh)
+        ceiling = _ceiling(regimes[-1], min(3.0, seconds), generator)
+        done = _measure(regimes, chosen, pythons, rounds, seconds, fresh, generator)
+    settings = (
+        f"{rounds} rounds of {seconds:g} s each, medians. The load generator alone: {ceiling:,.0f} requests/s at 64 "
+        f"clients against a server that does nothing. Took {(time.monotonic() - began) / 60:.0f} minutes."
+    )
+    titles = _titles(chosen, pythons)
+    run = report.Run(done, missing, titles, conditions().replace("\n", "; "), settings, ceiling)
+    report.save(run, out / "performance-data" / "compare.json")
+    plot(run, out / "compare.png")
+    text = report.block(run)
+    report.rewrite(out / "performance.md", f"{text}\n\n![Throughput and latency](compare.png)")
+    click.echo(text)
+    click.echo(f"Written to {out}")
+
+
+def _environments(chosen: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Interpreters of those that are installed, and why the others are not."""
+    pythons, missing = dict[str, Path](), dict[str, str]()
+    for server in SERVERS:
+        if server.name in chosen:
+            try:
+                pythons[server.name] = Path(sys.executable) if server.own else install(server.name)
+            except NotInstalled as error:
+                missing[server.name] = str(error)
+                click.echo(f"{server.title} {error}", err=True)
+    return pythons, missing
+
+
+def _measure(
+    regimes: Sequence[Regime],
+    chosen: Sequence[str],
+    pythons: dict[str, Path],
+    rounds: int,
+    seconds: float,
+    fresh: Executor,
+    generator: Executor,
+) -> list[Turn]:
+    """Every contestant's turn in every regime and round; who comes first changes from round to round."""
+    cores, servers = machine_cores(), {server.name: server for server in SERVERS}
+    ready = [name for name in chosen if name == RAW or name in pythons]
+    done, splits = list[Turn](), dict[str, list[Split]]()
+    with tqdm(total=rounds * len(regimes) * len(ready), unit="turn") as bar:
+        for number in range(rounds):
+            for regime in regimes:
+                for name in (*ready[number % len(ready) :], *ready[: number % len(ready)]):
+                    bar.set_description(f"{regime.name}, {name}")
+                    if name != RAW:
+                        done.append(
+                            turns.serve(servers[name], pythons[name], regime, number, seconds, cores, generator)
+                        )
+                    else:
+                        splits[regime.name] = splits.get(regime.name) or turns.screen(regime, cores, fresh)
+                        done.append(turns.loop(regime, number, seconds, cores, splits[regime.name], fresh))
+                    bar.update()
+    return done
+
+
+def _ceiling(regime: Regime, seconds: float, generator: Executor) -> float:
+    """Requests a second that the load generator gets out of a server that does nothing."""
+    port, answer = free_port(), regime.expected[0]
+    target = load.Target(port, [post("/", regime.pictures[0], "image/jpeg")], [answer], plain)
+    command = [sys.executable, "-m", "loadtests.compare.trivial", str(port), json.dumps(answer)]
+    turns.LOGS.mkdir(parents=True, exist_ok=True)
+    with started(command, {}, ROOT, turns.LOGS / "trivial.txt") as tree:
+        _, problem = turns.first_answer(target, tree, generator)
+        if problem:
+            raise click.ClickException(f"the server that does nothing: {problem}")
+        return float(generator.submit(load.closed, target, 64, seconds).result().rate)
+
+
+def _titles(chosen: Sequence[str], pythons: dict[str, Path]) -> dict[str, str]:
+    """What a contestant is called, with its version."""
+    found = {RAW: "Raw: a plain loop"}
+    found |= {server.name: f"{server.title} {_version(server, pythons)}".strip() for server in SERVERS}
+    return {name: found[name] for name in chosen}
+
+
+def _version(server: Server, pythons: dict[str, Path]) -> str:
+    if server.name not in pythons:
+        return ""
+    code = f"from importlib.metadata import version; print(version({server.package!r}))"
+    said = subprocess.run([str(pythons[server.name]), "-c", code], capture_output=True, text=True)
+    return said.stdout.strip()
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(143)
+
+
+if __name__ == "__main__":
+    main()

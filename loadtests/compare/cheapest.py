@@ -1,0 +1,92 @@
+"""The two models of the comparison, in a store of its own; and the cheapest of image models, made here.
+
+Run as `python -m loadtests.compare.cheapest FOLDER`, with `BENTOML_HOME` naming the store.
+"""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from loadtests.server import ROOT
+
+NAME, SIDE, LABELS = "cheapest", 32, 10
+CARD = f"""\
+name = "{NAME}"
+title = "The cheapest image model"
+description = "One small convolution with fixed random weights: what is left is the cost of serving."
+task = "image-classification"
+architecture = "onnx"
+labels = []
+licence = "Apache-2.0"
+data = "none"
+
+[input]
+kind = "image"
+size = [{SIDE}, {SIDE}]
+library = "opencv"
+kernel = "linear"
+mean = [0.5, 0.5, 0.5]
+std = [0.25, 0.25, 0.25]
+"""
+
+
+def graph(seed: int = 0) -> onnx.ModelProto:
+    """(N, 3, 32, 32) → 3×3 convolution to 8 channels, stride 2 → ReLU → global mean → linear to 10 logits."""
+    rng = np.random.default_rng(seed)
+    weights: dict[str, npt.NDArray[np.float32]] = {
+        "kernel": (rng.standard_normal((8, 3, 3, 3)) / 3).astype(np.float32),
+        "linear": rng.standard_normal((8, LABELS)).astype(np.float32),
+        "bias": rng.standard_normal(LABELS).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "kernel"], ["maps"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["maps"], ["active"]),
+        helper.make_node("GlobalAveragePool", ["active"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["features"]),
+        helper.make_node("Gemm", ["features", "linear", "bias"], ["logits"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        NAME,
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", LABELS])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def payloads(count: int = 16) -> list[bytes]:
+    """JPEGs of smooth random pictures of the model's own size."""
+    rng, encoded = np.random.default_rng(1), []
+    for _ in range(count):
+        coarse = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+        done, buffer = cv2.imencode(".jpg", cv2.resize(coarse, (SIDE, SIDE)), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        if not done:
+            raise RuntimeError("OpenCV could not encode a picture as JPEG")
+        encoded.append(buffer.tobytes())
+    return encoded
+
+
+def build(package: Path) -> None:
+    """Write the model's package, as `vitrine models import --onnx` does of a user's graph."""
+    from models.bring import from_onnx
+
+    package.mkdir(parents=True, exist_ok=True)
+    file = package.with_suffix(".onnx")
+    file.write_bytes(graph().SerializeToString(deterministic=True))
+    labels = [f"class_{index}" for index in range(LABELS)]
+    from_onnx(CARD, file, labels, ROOT / "models" / "cifar10", package, print)
+
+
+if __name__ == "__main__":
+    from models.registry import package_of
+    from models.store import import_package
+
+    build(Path(sys.argv[1]))
+    for each in (package_of("kidney-stone"), Path(sys.argv[1])):
+        print(import_package(each)[0].tag)

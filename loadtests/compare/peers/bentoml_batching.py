@@ -1,0 +1,39 @@
+"""BentoML's own adaptive batching behind `depends()`.
+
+A service takes the request and hands the picture to a second one whose API is batchable, as in
+https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html; the model's service has `workers="cpu_count"`, as
+https://docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html says of work that keeps the processor
+busy. `max_latency_ms` stays at its default of 60 s: below a batch's real latency the dispatcher refuses requests.
+"""
+
+from typing import Annotated
+
+import bentoml
+
+from loadtests.compare.work import Answer, from_environment, setting
+
+
+@bentoml.service(workers="cpu_count")
+class Model:
+    """Runs what the dispatcher has put together."""
+
+    def __init__(self) -> None:
+        self.work = from_environment()
+
+    @bentoml.api(batchable=True, max_batch_size=setting("BATCH"))
+    def classify(self, pictures: list[bytes]) -> list[Answer]:
+        """Classify a batch."""
+        return self.work.batch(pictures)
+
+
+@bentoml.service(traffic={"timeout": 60})
+class Api:
+    """Answers clients."""
+
+    model = bentoml.depends(Model)
+
+    @bentoml.api(route="/predict")
+    async def predict(self, data: Annotated[bytes, bentoml.validators.ContentType("image/jpeg")], /) -> Answer:
+        """Classify one picture."""
+        answers: list[Answer] = await self.model.to_async.classify([data])
+        return answers[0]

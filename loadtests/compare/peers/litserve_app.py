@@ -1,0 +1,52 @@
+"""LitServe: as many workers as cores, as its reference says of a CPU, and its ZeroMQ queue, for over 100 requests/s.
+
+https://lightning.ai/docs/litserve/api-reference/litserver (`workers_per_device`, `fast_queue`); as many HTTP servers as
+workers, its default. The picture comes as base64 in JSON, as in its own `ImageInput`. Batching only where the regime
+has a batch over 1: https://lightning.ai/docs/litserve/features/batching
+"""
+
+import base64
+from typing import Any
+
+import litserve
+
+from loadtests.compare.work import Answer, from_environment, setting
+
+
+class Classifier(litserve.LitAPI):
+    """Decodes and infers in a worker."""
+
+    def setup(self, device: str) -> None:
+        """Load the model, once a worker."""
+        self.work = from_environment()
+
+    def decode_request(self, request: dict[str, str]) -> bytes:
+        """Take the picture out of the JSON."""
+        return base64.b64decode(request["image_data"])
+
+    def batch(self, inputs: list[bytes]) -> list[bytes]:
+        """Leave pictures as a list; they differ in length."""
+        return inputs
+
+    def predict(self, x: Any) -> Any:
+        """Classify one picture, or a list of them."""
+        return self.work.batch(x) if isinstance(x, list) else self.work(x)
+
+    def unbatch(self, output: list[Answer]) -> list[Answer]:
+        """Leave answers as a list."""
+        return output
+
+    def encode_response(self, output: Answer) -> Answer:
+        """Answer as it is."""
+        return output
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(
+        Classifier(max_batch_size=setting("BATCH"), batch_timeout=0.0),
+        accelerator="cpu",
+        workers_per_device=setting("WORKERS"),
+        fast_queue=True,
+        timeout=60,
+    )
+    server.run(host="127.0.0.1", port=setting("PORT"), log_level="warning", generate_client_file=False)

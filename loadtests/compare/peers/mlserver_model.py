@@ -1,0 +1,29 @@
+"""MLServer: a custom runtime, and as many parallel workers as cores.
+
+https://docs.seldon.ai/mlserver/user-guide/custom (the runtime), and for `parallel_workers`
+https://docs.seldon.ai/seldon-core-2/user-guide/performance-tuning/models/inference . The picture comes as its
+`Base64Codec` encodes it, and the answer goes back as JSON text (`StringCodec`). Adaptive batching is off, its default.
+"""
+
+import json
+
+from mlserver import MLModel
+from mlserver.codecs import Base64Codec, StringCodec
+from mlserver.types import InferenceRequest, InferenceResponse
+
+from loadtests.compare.work import from_environment
+
+
+class Classifier(MLModel):
+    """Answers with one run at a time in each of its processes."""
+
+    async def load(self) -> bool:
+        """Load the model, once a worker."""
+        self.work = from_environment()
+        return True
+
+    async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Classify one picture."""
+        (data,) = Base64Codec.decode_input(payload.inputs[0])
+        answer = StringCodec.encode_output("answer", [json.dumps(self.work(data))])
+        return InferenceResponse(model_name=self.name, outputs=[answer])

@@ -1,0 +1,62 @@
+"""The one picture of the comparison: throughput in both regimes beside raw, and the latency of a lone client."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from loadtests.compare.figures import OURS
+from loadtests.compare.regimes import COMPUTE, OVERHEAD
+from loadtests.compare.report import DECIDES, Run
+from loadtests.compare.servers import SERVERS
+from loadtests.compare.turns import RAW
+
+TITLES = {server.name: server.title for server in SERVERS}
+INK, OWN, OTHER, LINE = "#7d8590", "#e8590c", "#8fa3b8", "#2f9e44"
+"""Each is told from white and from GitHub's dark background; the picture itself has none."""
+
+
+def plot(run: Run, file: Path) -> None:
+    """Draw three panels of bars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    regimes = [each for each in (COMPUTE, OVERHEAD) if any(turn.regime == each for turn in run.turns)]
+    panels: list[Any] = list(figure.subplots(1, len(regimes) + 1))
+    names = {COMPUTE: "kidney-stone", OVERHEAD: "cheapest model"}
+    for panel, regime in zip(panels, regimes, strict=False):
+        clients = DECIDES[regime]
+        rates = {each.name: each.rate[clients] for each in run.rows(regime)}
+        _bars(panel, run, rates, f"{names[regime]}: answers a second, {clients} clients", ascending=False)
+    times = {each.name: each.p50_ms[1] for each in run.rows(regimes[0])}
+    _bars(panels[-1], run, times, f"{names[regimes[0]]}: p50 in ms, 1 client", ascending=True)
+    figure.savefig(file, dpi=130, transparent=True)
+
+
+def _bars(panel: Any, run: Run, figures: dict[str, float], title: str, *, ascending: bool) -> None:
+    """Bars of the servers, the best on top, those without a figure named as missing, and raw as a line."""
+    own = {name: value for name, value in figures.items() if name != RAW}
+    there = sorted((name for name in own if not math.isnan(own[name])), key=own.__getitem__, reverse=not ascending)
+    order = [*there, *(name for name in own if math.isnan(own[name]))]
+    widths = [0.0 if math.isnan(own[name]) else own[name] for name in order]
+    colours = [OWN if name == OURS else OTHER for name in order]
+    bars = panel.barh(range(len(order)), widths, color=colours)
+    said = [f" {_number(own[name])}" if name in there else " missing" for name in order]
+    panel.bar_label(bars, said, color=INK, fontsize=11)
+    panel.set_yticks(range(len(order)), [TITLES[name] for name in order])
+    panel.invert_yaxis()
+    raw = figures.get(RAW, math.nan)
+    if not math.isnan(raw):
+        panel.axvline(raw, color=LINE, linewidth=2, linestyle="--")
+        panel.text(raw, -0.75, f"raw {_number(raw)}", color=LINE, ha="center", va="bottom", fontsize=11)
+    panel.set_xlim(0, 1.18 * max([*widths, 0.0 if math.isnan(raw) else raw, 1e-9]))
+    panel.set_title(title, color=INK, fontsize=12, pad=24)
+    panel.tick_params(colors=INK, length=0, labelsize=11)
+    panel.set_xticks([])
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

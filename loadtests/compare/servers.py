@@ -1,0 +1,154 @@
+"""Vitrine and its peers: how each is started and configured for this machine, asked, and understood.
+
+The rest of a peer's configuration is in its module in `loadtests.compare.peers`, with the advice that it follows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtests.compare.regimes import COMPUTE, OVERHEAD, Regime
+from loadtests.compare.wire import Read, body_to, form_to, json_to, plain, read_v2, read_vitrine, v2_to
+from loadtests.server import ROOT, free_port
+
+Settings = Mapping[str, Mapping[str, str]]
+"""Variables by regime."""
+
+VITRINE: Settings = {COMPUTE: {}, OVERHEAD: {}}
+"""What Vitrine is told in each regime; the defaults where there is nothing."""
+
+STORE = ROOT / "runs" / "compare" / "bentoml"
+"""A model store of the comparison's own: two servers must not share one, and the user's is none of its business."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server.
+
+    Words in braces in `command` and `settings` are filled in: `bin`, the folder of the environment's programs, `port`,
+    the free ports `spare` and `other`, the number of `cores`, and the name of the `model`.
+
+    Attributes:
+        name: of its requirements and environment; `--only` takes it.
+        title: in tables.
+        package: the Python package whose version is shown.
+        command: what starts it.
+        request: of the model's name and a picture: as the server's own clients send it.
+        read: its answer.
+        settings: variables, by regime.
+        own: whether this repository's environment and folder run it.
+    """
+
+    name: str
+    title: str
+    package: str
+    command: tuple[str, ...]
+    request: Callable[[str, bytes], bytes]
+    read: Read = plain
+    settings: Settings = field(default_factory=dict)
+    own: bool = False
+
+    def start(self, python: Path, port: int, regime: Regime, cores: int) -> tuple[list[str], dict[str, str]]:
+        """The command and its variables."""
+        words = {"bin": python.parent, "port": port, "spare": free_port(), "other": free_port(), "cores": cores}
+        words["model"] = regime.model
+        peers = PEERS | {"COMPARE_PACKAGE": str(regime.package), "COMPARE_BATCH": str(regime.batch)}
+        common = OWN if self.own else peers
+        settings = {**common, **self.settings.get(regime.name, {})}
+        filled = {key: value.format(**words) for key, value in settings.items()}
+        return [part.format(**words) for part in self.command], filled
+
+
+OWN = {
+    "BENTOML_DO_NOT_TRACK": "True",
+    "BENTOML_HOME": str(STORE),
+    "VITRINE_PORT": "{port}",
+    "VITRINE_GRPC_PORT": "0",
+    "VITRINE_MODELS": "{model}",
+    "VITRINE_DEFAULT_MODEL": "{model}",
+    "VITRINE_EXPLAIN": "false",  # no peer explains
+    "VITRINE_ACCESS_LOG": "false",  # nor logs every request
+    "VITRINE_CACHE_MB": "0",  # pictures come again, and every answer is to be worked out
+}
+PEERS = {
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "COMPARE_PORT": "{port}",
+    "COMPARE_WORKERS": "{cores}",
+    "COMPARE_THREADS": "1",
+}
+"""One process a core, single-threaded runs: what each peer's advice comes to."""
+
+
+def _both(**settings: str) -> Settings:
+    return {COMPUTE: settings, OVERHEAD: settings}
+
+
+_PEERS = "loadtests.compare.peers"
+
+
+BENTOML = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(STORE.with_name("bentoml-peer"))}
+MLSERVER = {
+    "MLSERVER_HOST": "127.0.0.1",
+    "MLSERVER_HTTP_PORT": "{port}",
+    "MLSERVER_GRPC_PORT": "{spare}",
+    "MLSERVER_METRICS_PORT": "{other}",
+    "MLSERVER_PARALLEL_WORKERS": "{cores}",
+    "MLSERVER_MODEL_NAME": "classifier",
+    "MLSERVER_MODEL_IMPLEMENTATION": "loadtests.compare.peers.mlserver_model.Classifier",
+}
+UVICORN = ("--port", "{port}", "--workers", "{cores}", "--no-access-log")
+SERVE = ("--host", "127.0.0.1", "--port", "{port}")
+
+SERVERS = (
+    Server(
+        "vitrine",
+        "Vitrine",
+        "vitrine",
+        ("{bin}/bentoml", "serve", *SERVE),
+        body_to("/models/{model}/predict"),
+        read_vitrine,
+        VITRINE,
+        own=True,
+    ),
+    Server(
+        "fastapi",
+        "FastAPI, as its tutorial",
+        "fastapi",
+        ("{bin}/uvicorn", f"{_PEERS}.fastapi_tutorial:app", *UVICORN),
+        form_to("/predict"),
+    ),
+    Server(
+        "bentoml",
+        "BentoML's own batching",
+        "bentoml",
+        ("{bin}/bentoml", "serve", f"{_PEERS}.bentoml_batching:Api", *SERVE),
+        body_to("/predict"),
+        settings={COMPUTE: BENTOML | {"COMPARE_BATCH": "8"}, OVERHEAD: BENTOML},  # batching is what it is here for
+    ),
+    Server("litserve", "LitServe", "litserve", ("{bin}/python", "-m", f"{_PEERS}.litserve_app"), json_to("/predict")),
+    Server(
+        "mosec",
+        "Mosec",
+        "mosec",
+        ("{bin}/python", "-m", f"{_PEERS}.mosec_app", "--address", "127.0.0.1", "--port", "{port}"),
+        body_to("/inference"),
+    ),
+    Server(
+        "ray",
+        "Ray Serve",
+        "ray",
+        ("{bin}/python", "-m", f"{_PEERS}.ray_serve"),
+        body_to("/"),
+        settings=_both(RAY_SERVE_ENABLE_HA_PROXY="1", RAY_SERVE_THROUGHPUT_OPTIMIZED="1", RAY_USAGE_STATS_ENABLED="0"),
+    ),
+    Server(
+        "mlserver",
+        "MLServer",
+        "mlserver",
+        ("{bin}/mlserver", "start", "."),
+        v2_to("classifier"),
+        read_v2,
+        settings=_both(**MLSERVER),
+    ),
+)

@@ -1,0 +1,72 @@
+"""What every server of the comparison does with a request: an encoded picture → its label and probabilities.
+
+Imports `preprocessing` and ONNX Runtime and nothing else of this repository, so that it runs in any peer's environment.
+"""
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from preprocessing.decode import decode
+from preprocessing.spec import ImageInput, ImageLimits
+from preprocessing.transform import Transformed, transform
+
+Answer = dict[str, Any]
+"""`label`, `probabilities` by label, and `sharpness` (None where the card does not ask for it)."""
+
+
+class Work:
+    """One model, ready to be asked; may be called from several threads at once.
+
+    Args:
+        package: the folder with `card.toml` and `predict.onnx`.
+        threads: threads of one run, ONNX Runtime's and OpenCV's. What else ONNX Runtime offers stays at its default.
+    """
+
+    def __init__(self, package: Path, threads: int) -> None:
+        card = tomllib.loads((package / "card.toml").read_text("utf-8"))
+        self._input = ImageInput.model_validate(card["input"])
+        self._limits = ImageLimits.model_validate(card.get("limits", {}))
+        self._labels: list[str] = card["labels"]
+        cv2.setNumThreads(threads)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(str(package / "predict.onnx"), options, ["CPUExecutionProvider"])
+        self._name: str = self._session.get_inputs()[0].name
+
+    def __call__(self, data: bytes) -> Answer:
+        """Answer one encoded picture."""
+        return self.batch([data])[0]
+
+    def batch(self, pictures: Sequence[bytes]) -> list[Answer]:
+        """Answer several encoded pictures in one run."""
+        ready = [transform(decode(data, self._limits), self._input) for data in pictures]
+        logits = self._session.run(["logits"], {self._name: np.stack([each.tensor for each in ready])})[0]
+        return [self._answer(row, each) for row, each in zip(logits, ready, strict=True)]
+
+    def _answer(self, logits: npt.NDArray[np.float32], item: Transformed) -> Answer:
+        shifted = np.exp(logits.astype(np.float64) - logits.max())
+        probabilities = dict(zip(self._labels, (shifted / shifted.sum()).tolist(), strict=True))
+        return {
+            "label": max(probabilities, key=lambda label: probabilities[label]),
+            "probabilities": probabilities,
+            "sharpness": item.sharpness,
+        }
+
+
+def from_environment() -> Work:
+    """The work that `COMPARE_PACKAGE` and `COMPARE_THREADS` name."""
+    return Work(Path(os.environ["COMPARE_PACKAGE"]), int(os.environ["COMPARE_THREADS"]))
+
+
+def setting(name: str) -> int:
+    """A number that `loadtests.compare.servers` has put into the environment as `COMPARE_…`."""
+    return int(os.environ[f"COMPARE_{name}"])

@@ -1,0 +1,43 @@
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loadtests.compare import processes
+
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_a_server_that_ignores_the_signal_and_its_orphan_are_gone_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "GRACE_S", 0.2)
+    monkeypatch.setattr(processes, "AGAIN_S", 0.2)
+    found, folders = list[psutil.Process](), list[Path]()
+
+    def serve_until_interrupted() -> None:
+        with processes.started([sys.executable, "-c", STUBBORN], {}, None, tmp_path / "log.txt") as tree:
+            deadline = time.monotonic() + 30
+            while len(found) != 2 or any(each.ppid() == tree.process.pid for each in found):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+                found[:] = tree.members()
+            folders[:] = {Path(each.environ()["TMPDIR"]) for each in found}
+            assert folders[0].exists() and tree.memory_mib() > 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        serve_until_interrupted()
+    assert len(found) == 2 and not any(processes.alive(each) for each in found)
+    assert len(folders) == 1 and not folders[0].exists()

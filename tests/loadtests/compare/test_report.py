@@ -1,0 +1,75 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from loadtests.compare import report
+from loadtests.compare.load import Load
+from loadtests.compare.plot import plot
+from loadtests.compare.regimes import COMPUTE, OVERHEAD
+from loadtests.compare.turns import CLIENTS, Turn
+
+
+def turn(number: int, name: str, rate: float, p50_ms: float, errors: int = 0, regime: str = COMPUTE) -> Turn:
+    loads = {clients: Load(rate, p50_ms, 2 * p50_ms, errors, 100, "500: oops" if errors else "") for clients in CLIENTS}
+    opened = Load(rate, 10.0, 20.0, 0, 100) if name == "vitrine" else None
+    return Turn(number, regime, name, 2.0, 300.0, loads, opened)
+
+
+@pytest.fixture
+def run() -> report.Run:
+    turns = [
+        turn(number, name, rate * drift, p50_ms, errors, regime)
+        for regime in (COMPUTE, OVERHEAD)
+        for number, drift in enumerate((1.0, 0.5, 2.0))  # the whole machine is now slower, now faster
+        for name, rate, p50_ms, errors in (
+            ("raw", 64.0, 28.0, 0),
+            ("vitrine", 62.0, 30.0, 0),
+            ("mosec", 58.0, 68.0, 0),
+            ("fastapi", 20.0, 25.0, 0),
+            ("bentoml", 10.0, 200.0, 7),
+        )
+    ]
+    titles = {"raw": "Raw", "vitrine": "Vitrine 1", "mosec": "Mosec 1", "fastapi": "FastAPI 1", "bentoml": "BentoML 1"}
+    return report.Run(turns, {"ray": "could not be installed: no | wheel"}, titles | {"ray": "Ray"}, "today", "so", 9e3)
+
+
+def test_aims_are_ratios_of_the_same_round(run: report.Run) -> None:
+    found = {each.what: each for each in run.aims()}
+    ratios = [(round(each.ratio, 3), each.met) for each in found.values()]
+    assert ratios[0] == (round(62 / 64, 3), True)
+    assert found["kidney-stone, 16 clients: images/s over the best peer (mosec)"].low == pytest.approx(62 / 58)
+    # FastAPI is quicker alone, but answers a third of the images: no peer of equal throughput.
+    assert found["kidney-stone, 1 client: p50 over the quickest peer of equal throughput (mosec)"].ratio == 30 / 68
+    assert ratios[4] == (round(62 / 58, 3), False)
+    assert ratios[6] == (2.0, True)
+
+
+def test_a_missing_peer_is_shown_with_its_reason_and_errors_are_counted(run: report.Run) -> None:
+    text = report.block(run)
+    assert text.count("| Ray | missing: could not be installed: no / wheel |") == 2
+    assert "| BentoML 1 |" in text and "63 of 900" in text
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines[1:5]] == ["| ---", "| Raw", "| Vitrine 1", "| Mosec 1"]
+
+
+def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text(f"before\n{report.BEGIN}\nold \\1\n{report.END}\nafter\n")
+    for _ in range(2):
+        report.rewrite(document, r"new \d")
+    assert document.read_text() == f"before\n{report.BEGIN}\nnew \\d\n{report.END}\nafter\n"
+    report.rewrite(tmp_path / "fresh.md", "first")
+    assert "first" in (tmp_path / "fresh.md").read_text()
+
+
+def test_data_and_picture_are_written_even_where_figures_are_missing(run: report.Run, tmp_path: Path) -> None:
+    hurt = Turn(0, COMPUTE, "ray", problem="ended with code 1")
+    run = run._replace(turns=[*run.turns, hurt])
+    report.save(run, tmp_path / "data" / "compare.json")
+    kept = json.loads((tmp_path / "data" / "compare.json").read_text(), parse_constant=pytest.fail)
+    assert kept["turns"][-1]["problem"] == "ended with code 1" and kept["turns"][-1]["start_s"] is None
+    assert math.isclose(kept["turns"][0]["loads"]["16"]["rate"], 64.0)
+    plot(run, tmp_path / "compare.png")
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
