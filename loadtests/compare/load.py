@@ -214,15 +214,18 @@ def opened(target: Target, rate: float, seconds: float, seed: int = 0) -> Load:
 
 
 def ask(target: Target) -> str:
-    """Send every request once, one after the other; the first thing that is wrong with an answer, if anything is."""
+    """Send the requests one after the other, each once; the first thing that is wrong with an answer ends it."""
 
     async def each() -> list[Exchange]:
-        connection = Connection()
-        found = [await _one(connection, target, index, clock(), 0.0) for index in range(len(target.requests))]
+        connection, found = Connection(), list[Exchange]()
+        for index in range(len(target.requests)):
+            found.append(await _one(connection, target, index, clock(), 0.0))
+            if wrong(target, found[-1]):
+                break
         connection.close()
         return found
 
-    return next(filter(None, (wrong(target, made) for made in _run(each()))), "")
+    return wrong(target, _run(each())[-1])
 
 
 def _run(work: Coroutine[Any, Any, list[Exchange]]) -> list[Exchange]:

@@ -80,8 +80,9 @@ def test_failed_wrong_and_broken_answers_are_errors_and_right_ones_are_not() -> 
 
 
 def test_the_first_problem_says_what_came() -> None:
-    with server() as (port, _):
-        assert load.ask(target(port, "/right", "/fails")).startswith("500: ")
+    with server() as (port, seen):
+        assert load.ask(target(port, "/right", "/fails", "/never-asked")).startswith("500: ")
+        assert seen == {"/right": 1, "/fails": 1}
         assert "a wrong answer" in load.ask(target(port, "/wrong"))
         assert "hung up" in load.ask(target(port, "/hangs-up"))
 
