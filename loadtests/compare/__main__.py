@@ -16,7 +16,7 @@ from types import FrameType
 import click
 from tqdm import tqdm
 
-from loadtests.bench import conditions, machine_cores
+from loadtests.bench import conditions
 from loadtests.compare import load, report, turns
 from loadtests.compare.environments import NotInstalled, install
 from loadtests.compare.plot import plot
@@ -27,6 +27,7 @@ from loadtests.compare.servers import SERVERS, STORE, Server
 from loadtests.compare.turns import RAW, Turn
 from loadtests.compare.wire import plain, post
 from loadtests.server import ROOT, free_port
+from runners.cpu_plan import cores as available_cores
 
 NAMES = (RAW, *(server.name for server in SERVERS))
 
@@ -88,7 +89,7 @@ def _measure(
     generator: Executor,
 ) -> list[Turn]:
     """Every contestant's turn in every regime and round; who comes first changes from round to round."""
-    cores, servers = machine_cores(), {server.name: server for server in SERVERS}
+    cores, servers = available_cores(), {server.name: server for server in SERVERS}
     ready = [name for name in chosen if name == RAW or name in pythons]
     done, splits = list[Turn](), dict[str, list[Split]]()
     with tqdm(total=rounds * len(regimes) * len(ready), unit="turn") as bar:
