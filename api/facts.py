@@ -43,7 +43,7 @@ class Facts:
 
     async def health(self) -> Response:
         """The service and every model's state; always 200 while the process answers."""
-        await self._served.refresh()
+        await self._served.refresh(at_most_s=0.5)
         return _json(self._health())
 
     async def live(self) -> Response:
@@ -52,7 +52,7 @@ class Facts:
 
     async def ready(self) -> Response:
         """Readiness: 200 once the default model predicts and no other is still loading, else 503 and why."""
-        await self._served.refresh()
+        await self._served.refresh(at_most_s=0.5)
         return _json(self._health(), 200 if self._served.ready else 503)
 
     async def models(self) -> Response:
@@ -111,7 +111,8 @@ class Facts:
             detail = f"{served.default}: {default.detail}" if default else f"there is no model {served.default!r}"
         elif not served.ready:
             busy = [model for model in served.every if model.state in ("loading", "checking")]
-            status, detail = "starting", "; ".join(f"{model.tag}: {model.detail}" for model in busy)
+            detail = "; ".join(f"{model.tag}: {model.detail}" for model in busy) or "another worker is not ready"
+            status = "starting"
         else:
             status, detail = ("degraded", "a model failed") if "failed" in states else ("ok", "")
         others = {each.tag: each for each in served.every if each is not served.models[each.name]}

@@ -57,7 +57,7 @@ class OnnxBackend:
         return np.concatenate([self._run(session, batch[index : index + 1]) for index in range(len(batch))])
 
     def _run(self, session: ort.InferenceSession, batch: Batch) -> Logits:
-        options = _giving_back() if batch.nbytes > LARGE else None
+        options = _giving_back() if len(batch) > 1 and batch.nbytes > LARGE else None
         return np.asarray(session.run([self._output], {self._input: batch}, options)[0], np.float32)
 
     def close(self) -> None:

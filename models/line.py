@@ -34,6 +34,8 @@ class Ready(NamedTuple):
 
 Picture = bytes | Pixels | Ready
 """What the lane of an image model takes; bytes are an encoded file."""
+HEAVY = 32 * 1024
+"""Bytes of an encoded picture from which on decoding it takes more than handing it to another thread: a millisecond."""
 FARTHEST = 1e3
 """Largest magnitude in a tensor that a client transformed itself; an 8-bit picture's stay under about 20."""
 
@@ -71,6 +73,10 @@ class Line(Protocol[P, X, R]):
 
     def weigh(self, item: X) -> int:
         """How many inferences what was admitted asks for."""
+        ...
+
+    def heavy(self, payload: P) -> bool:
+        """Whether `admit` takes long enough of it for a thread of its own."""
         ...
 
     def golden(self, data: bytes) -> Any:
@@ -134,6 +140,10 @@ class PictureLine:
         """See `Line`."""
         return 1
 
+    def heavy(self, payload: Picture) -> bool:
+        """See `Line`."""
+        return isinstance(payload, Pixels) or (isinstance(payload, bytes) and len(payload) > HEAVY)
+
     def golden(self, data: bytes) -> bytes:
         """See `Line`."""
         return data
@@ -176,6 +186,10 @@ class RowLine:
     def weigh(self, item: CheckedRows) -> int:
         """See `Line`."""
         return len(item.tensor)
+
+    def heavy(self, payload: Sequence[Row] | Values) -> bool:
+        """See `Line`."""
+        return False
 
     def golden(self, data: bytes) -> list[Row]:
         """See `Line`."""

@@ -3,6 +3,7 @@
 import logging
 import timeit
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,8 +87,9 @@ def _on_cpu(stored: StoredModel, share: CoreShare, over: Callable[[CpuPlan], Cpu
     batch = golden_batch(stored.card, inputs)
     run_s = min(timeit.repeat(lambda: backend.run(batch), number=1, repeat=5))
     admit_s = min(timeit.repeat(lambda: golden_batch(stored.card, inputs), number=1, repeat=5))
-    layout = over(plan(stored.card, share.available, item_s=admit_s + run_s))
-    if run_s >= WIDE_PAYS_S or 1 not in layout.widths:
+    planned = plan(stored.card, share.available, item_s=admit_s + run_s)
+    layout = over(planned if run_s >= WIDE_PAYS_S else replace(planned, widths=(1,)))
+    if layout.widths != (1,):
         backend.widen(layout.widths, share.cores)
     return backend, layout
 

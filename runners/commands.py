@@ -103,7 +103,7 @@ def _warn(host: str, port: int, options: RunnerOptions) -> None:
 
 def _tune(stored: StoredModel, options: RunnerOptions, slo_p99_ms: float, probe_s: float, plot_to: Path) -> None:
     cv2.setNumThreads(1)  # lanes are the parallelism
-    share = CoreShare(max(1, cores() // options.workers))
+    share = CoreShare(options.cores())
     console = Console(stderr=True, highlight=False)
     with closing(Trial(stored, options, share, probe_s)) as trial:
         machine = machine_of(trial.device, share.available)
@@ -197,6 +197,8 @@ def _plot(found: Outcome, slo_p99_ms: float, title: str, path: Path) -> None:
     shown = {"default": found.default} | ({"best": found.best} if found.best is not found.default else {})
     for (label, candidate), colour in zip(shown.items(), ("#7a7a7a", "#0b6e99"), strict=False):
         probes = sorted((each.rate, each.p99_ms) for each in found.probes if each.layout == candidate.layout)
+        if not probes:
+            continue
         axes.plot(*zip(*probes, strict=True), "o", color=colour, label=f"{label}: {candidate.layout}")
         if candidate.rate:
             axes.axvline(candidate.rate, color=colour, linestyle=":")

@@ -38,6 +38,8 @@ class CpuPlan:
         return said + (f", decoders {self.decoders}" if self.decoders else "")
 
 
+WIDEST = 16
+"""Threads of the widest session; more were never measured, and B4's operators are small."""
 CHEAP_S = 0.001
 """Seconds for one item, decoded and computed by one thread, up to which one lane keeps up with the event loop."""
 
@@ -51,8 +53,9 @@ def plan(card: Card, available: int, device: str = "cpu", item_s: float = 1.0) -
     if device != "cpu":
         return CpuPlan(lanes=2, widths=(1,), max_batch=32, decoders=available)
     if isinstance(card, ImageCard) and item_s > CHEAP_S:
-        return CpuPlan(lanes=available, widths=tuple(sorted({available, 1}, reverse=True)), max_batch=1)
-    return CpuPlan(lanes=1, widths=(1,), max_batch=64)
+        return CpuPlan(lanes=available, widths=tuple(sorted({min(available, WIDEST), 1}, reverse=True)), max_batch=1)
+    # One client's large photos are decoded side by side, so that nobody waits behind all of them.
+    return CpuPlan(lanes=1, widths=(1,), max_batch=64, decoders=available if isinstance(card, ImageCard) else 0)
 
 
 class CoreShare:

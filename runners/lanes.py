@@ -27,5 +27,6 @@ def runner_of(
         linger_ms=layout.linger_ms,
         decoders=layout.decoders,
         weigh=line.weigh,
+        heavy=line.heavy,
         at_work=share,
     )

@@ -1,6 +1,7 @@
 """What a measurement was made on: two runs can only be compared where this is the same."""
 
 import platform
+import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,8 +34,12 @@ def processor() -> str:
     """The processor's name, its architecture where it has none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    named = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return named or platform.processor() or platform.machine()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if platform.system() == "Darwin":
+        asked = subprocess.run(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        facts["model name"] = asked.stdout.strip()
+    arm = " ".join(facts[name] for name in ("CPU implementer", "CPU part") if name in facts)
+    return facts.get("model name") or f"{platform.machine()} {arm}".strip()
 
 
 def _named(device: str) -> str:

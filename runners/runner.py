@@ -61,6 +61,7 @@ class Runner(Generic[P, X, R]):
             share, since full batches are what was asked for.
         weigh: how many inferences there are in an item; none in one that was wrong throughout, as its result says.
         decoders: threads that `admit` the items of one batch side by side; without, the lane does one after the other.
+        heavy: whether an item is worth another thread; a batch without such an item is admitted by the lane.
         at_work: entered by a lane while it carries items; may be entered several times at once.
     """
 
@@ -75,11 +76,12 @@ class Runner(Generic[P, X, R]):
         queue_size: int = 256,
         linger_ms: float = 0.0,
         decoders: int = 0,
+        heavy: Callable[[P], bool] = lambda _: True,
         weigh: Callable[[X], int] = lambda _: 1,
         at_work: contextlib.AbstractContextManager[object] | None = None,
     ) -> None:
         self._name, self._admit, self._run = name, admit, run
-        self._weigh = weigh
+        self._weigh, self._heavy = weigh, heavy
         self._at_work = at_work or contextlib.nullcontext()
         self._max_batch, self._queue_size, self._linger_s = max_batch, queue_size, linger_ms / 1000
         self._queue: deque[_Item[P, X, R]] = deque()
@@ -177,8 +179,8 @@ class Runner(Generic[P, X, R]):
             return items
 
     def _carry(self, items: "list[_Item[P, X, R]]") -> None:
-        one_by_one = self._pool is None or len(items) == 1
-        tried = map(self._admitted, items) if one_by_one else self._pool.map(self._admitted, items)  # type: ignore[union-attr]
+        pool = self._pool if len(items) > 1 and any(self._heavy(item.payload) for item in items) else None
+        tried = map(self._admitted, items) if pool is None else pool.map(self._admitted, items)
         admitted = [each for each in tried if each and not self._over(each[0]) and self._starts(each[0])]
         if admitted:
             self._infer(admitted)

@@ -3,10 +3,12 @@
 import asyncio
 import gc
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -36,6 +38,8 @@ logger = logging.getLogger("vitrine.models")
 
 REPLACEMENT_S = 120.0
 """Longest that a worker in place of a dead one keeps from taking requests."""
+PATIENT_S = 5.0
+"""How long a worker that starts waits for the others' news."""
 State = Literal["missing", "loading", "checking", "ready", "failed", "draining"]
 
 
@@ -51,6 +55,16 @@ class RunnerOptions:
     linger_ms: float | None = None
     device: str = "auto"
     workers: int = 1
+
+    def cores(self) -> int:
+        """Cores of one worker."""
+        return max(1, cores() // self.workers)
+
+    def queue_of(self, card: Card) -> int:
+        """Items that may wait in one worker; never fewer than one request may bring."""
+        share = ceil(self.queue_size / self.workers)
+        most = min(card.limits.max_items, self.queue_size) if isinstance(card, ImageCard) else 1
+        return max(share, most)
 
     def over(self, layout: CpuPlan) -> CpuPlan:
         """A plan with what the operator set in its place."""
@@ -163,7 +177,7 @@ class ServedModel:
         if self.stored is None:
             return
         started, on = time.monotonic(), options.device
-        self._queue_size = ceil(options.queue_size / options.workers)
+        self._queue_size = options.queue_of(self.card)
         try:
             self.detail = "checking its files"
             verify(self.stored)
@@ -174,7 +188,7 @@ class ServedModel:
             self._backend, layout = new_backend(self.stored, device, share, lambda plan: options.over(tuned or plan))
             self._runner = runner_of(self.name, self._line, self._run, layout, self._queue_size, share)
             self.state, self.detail, self.device = "checking", "replaying its goldens", self._backend.device
-            self._replay()
+            self._replay(share)
         except Exception as error:
             said = isinstance(error, StoreError | DeviceMissing)
             what = f"{self.stored.tag} on {on} failed while {self.detail} ({type(error).__name__})."
@@ -202,15 +216,21 @@ class ServedModel:
             raise RuntimeError("the backend is not loaded")
         return self._line.run(self._backend, items)
 
-    def _replay(self) -> None:
-        """Run the goldens as a client's requests, then as one batch, and compare probabilities."""
+    def _replay(self, share: CoreShare) -> None:
+        """Run the goldens as a client's requests, then as one batch in a crowd, and compare probabilities.
+
+        So both what a lone lane runs on and what every lane of a crowd does have been tried.
+        """
         if self.stored is None or self._runner is None:
             raise RuntimeError("nothing is loaded")
         goldens, tolerance = read_goldens(self.stored.path)
         line, payloads = self._line, [self._line.golden(golden.data) for golden in goldens]
         # One after the other: together they could share a batch, or be more than the queue takes.
         alone = [line.outputs(self._runner.submit(payload).result().value) for payload in payloads]
-        together = [line.outputs(each) for each in self._run([line.admit(payload) for payload in payloads])]
+        with ExitStack() as crowd:
+            for _ in range(share.available):
+                crowd.enter_context(share)
+            together = [line.outputs(each) for each in self._run([line.admit(payload) for payload in payloads])]
         for how, rows in (("alone", alone), ("in a batch", together)):
             for golden, row in zip(goldens, rows, strict=True):
                 away = float(difference(row, golden.logits, self.card).max())
@@ -259,6 +279,7 @@ class ServedModels:
         self._closing = False
         self._siblings: Siblings | None = None
         self._others_ready = True
+        self._asking, self._heard_at = asyncio.Lock(), -math.inf
         self.started_at = time.monotonic()
 
     def start(self) -> None:
@@ -268,27 +289,43 @@ class ServedModels:
     async def join(self, folder: Path) -> None:
         """Be one of several workers. One that comes in place of a dead one takes no requests until it is loaded."""
         self._siblings = Siblings(folder, self._news)
-        if any(news["ready"] for news in await self._siblings.ask()):
+        if any(news["ready"] for news in await self._siblings.ask(PATIENT_S)):
             await asyncio.to_thread(self._loader.join, REPLACEMENT_S)
-        await self._siblings.start()
+        try:
+            await self._siblings.start()
+        except OSError as error:
+            logger.error("this worker tells the others nothing: %s", error)
 
     async def leave(self) -> None:
         """Be heard no more by the other workers."""
         if self._siblings is not None:
             await self._siblings.stop()
 
-    async def refresh(self) -> None:
-        """Ask the other workers, where there are any, how they are; `ready` and `stats` then speak for all."""
+    async def refresh(self, at_most_s: float = 0.0) -> None:
+        """Ask the other workers, where there are any, how they are; `ready` and `stats` then speak for all.
+
+        What was heard less than `at_most_s` ago will do.
+        """
         if self._siblings is None:
             return
-        heard = await self._siblings.ask()
-        self._others_ready = all(news["ready"] for news in heard)
+        wanted = time.monotonic() - at_most_s
+        async with self._asking:
+            if self._heard_at > wanted:  # while this waited, another asked
+                return
+            asked_at = time.monotonic()
+            heard = await self._siblings.ask()
+            self._heard_at = asked_at
+        self._others_ready = all(news["ready"] for news in heard if not news["closing"])
         for model in self.every:
             model.hear([stats_from(news["stats"][model.tag]) for news in heard if model.tag in news["stats"]])
 
     def _news(self) -> dict[str, Any]:
         counted = {model.tag: model.own_stats() for model in self.every}
-        return {"ready": self._ready, "stats": {tag: asdict(stats) for tag, stats in counted.items() if stats}}
+        return {
+            "ready": self._ready,
+            "closing": self._closing,
+            "stats": {tag: asdict(stats) for tag, stats in counted.items() if stats},
+        }
 
     def get(self, name: str | None = None, version: str | None = None) -> ServedModel:
         """A model by name, the default one without; of several versions by its beginning.
@@ -349,7 +386,7 @@ class ServedModels:
 
     def _load(self) -> None:
         cv2.setNumThreads(1)  # lanes are the parallelism
-        share = CoreShare(max(1, cores() // self._options.workers))
+        share = CoreShare(self._options.cores())
         for model in self.every:
             if not self._closing:
                 model.load(self._options, share)

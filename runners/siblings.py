@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 0.5
-"""How long a worker waits for the others' news; one that is slower is left out."""
+"""How long a worker waits for the others' news; of one that is slower the last will do."""
 
 
 class Siblings:
@@ -24,10 +24,13 @@ class Siblings:
         self._folder, self._news = folder, news
         self._own = folder / f"{os.getpid()}.sock"
         self._server: asyncio.Server | None = None
+        self._heard = dict[Path, dict[str, Any]]()
 
     async def start(self) -> None:
-        """Begin telling."""
-        self._server = await asyncio.start_unix_server(self._tell, self._own)
+        """Begin telling; OSError if the folder's path is too long for a socket."""
+        part = self._own.with_suffix(".part")  # one that is not listened to yet would be taken for a dead worker's
+        self._server = await asyncio.start_unix_server(self._tell, part)
+        part.rename(self._own)
 
     async def stop(self) -> None:
         """Stop telling."""
@@ -35,11 +38,15 @@ class Siblings:
             self._server.close()
             self._own.unlink(missing_ok=True)
 
-    async def ask(self) -> list[dict[str, Any]]:
-        """The news of every other worker that answers in time."""
-        others = [path for path in self._folder.glob("*.sock") if path != self._own]
-        answers = await asyncio.gather(*(self._read(path) for path in others))
-        return [answer for answer in answers if answer is not None]
+    async def ask(self, patience_s: float = PATIENCE_S) -> list[dict[str, Any]]:
+        """The news of every other worker; the last that was heard of one that does not answer in time."""
+        try:
+            others = [path for path in self._folder.glob("*.sock") if path != self._own]
+        except OSError:  # no file descriptors just now
+            return list(self._heard.values())
+        await asyncio.gather(*(self._read(path, patience_s) for path in others))
+        self._heard = {path: news for path, news in self._heard.items() if path in others and path.exists()}
+        return list(self._heard.values())
 
     async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -47,17 +54,15 @@ class Siblings:
             await writer.drain()
             writer.close()
 
-    async def _read(self, path: Path) -> dict[str, Any] | None:
+    async def _read(self, path: Path, patience_s: float) -> None:
         with contextlib.suppress(OSError, TimeoutError, ValueError):
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 try:
                     reader, writer = await asyncio.open_unix_connection(path)
                 except ConnectionRefusedError:  # its worker died
                     path.unlink(missing_ok=True)
-                    return None
+                    return
                 try:
-                    news: dict[str, Any] = json.loads(await reader.read())
-                    return news
+                    self._heard[path] = json.loads(await reader.read())
                 finally:
                     writer.close()
-        return None

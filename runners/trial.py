@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from itertools import count, cycle
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -116,7 +115,7 @@ class Trial:
     def __init__(self, stored: StoredModel, options: RunnerOptions, share: CoreShare, probe_s: float) -> None:
         self.device = device_of(stored, options.device)
         self._stored, self._share, self._probe_s = stored, share, probe_s
-        self._queue_size = ceil(options.queue_size / options.workers)
+        self._queue_size = options.queue_of(stored.card)
         self._line = line_of(stored.card)
         goldens, _ = read_goldens(stored.path)
         self._payloads = cycle([self._line.golden(golden.data) for golden in goldens])

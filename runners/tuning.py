@@ -59,6 +59,11 @@ def tuned_plan(stored: StoredModel, device: str, available: int) -> CpuPlan | No
         logger.warning("%s: %s cannot be read and is ignored (%s). %s", stored.tag, path, _short(error), again)
         return None
     here = machine_of(device, available)
+    if here in found and not _fits(found[here].plan, available):
+        logger.warning(
+            "%s: %s asks for more than %d cores can take and is ignored. %s", stored.tag, path, available, again
+        )
+        return None
     if here in found:
         logger.info("%s runs as tuned on %s: %s", stored.tag, found[here].date, found[here].plan)
         return found[here].plan
@@ -86,6 +91,12 @@ def forget(stored: StoredModel) -> bool:
     there = path.exists()
     path.unlink(missing_ok=True)
     return there
+
+
+def _fits(plan: CpuPlan, available: int) -> bool:
+    """Whether a plan is one that a search could have found; a session costs the weights' memory again."""
+    threads = max(plan.lanes, *plan.widths)
+    return threads <= max(8, 4 * available) and len(plan.widths) <= 4 and plan.decoders <= max(8, 4 * available)
 
 
 def _read(path: Path) -> dict[str, Tuned]:

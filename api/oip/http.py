@@ -74,7 +74,7 @@ class OpenInference:
 
     async def ready(self) -> Response:
         """Whether the default model predicts and no other is still loading: 200, else 503."""
-        await self._served.refresh()
+        await self._served.refresh(at_most_s=0.5)
         ready = self._served.ready
         return JSONResponse({"ready": ready, "live": True}, 200 if ready else 503)
 

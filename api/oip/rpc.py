@@ -65,6 +65,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ServerReady(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Whether the default model predicts and no other is still loading."""
+        await self._served.refresh(at_most_s=0.5)
         return await self._simple(context, "", lambda: service_pb2.ServerReadyResponse(ready=self._served.ready))
 
     async def ModelReady(self, request: Any, context: Context) -> Message:  # noqa: N802
@@ -108,6 +109,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             model = self._served.get(request.name, request.version or None) if request.name else None
             return statistics_of(self._served, model)
 
+        await self._served.refresh()
         return await self._facts(context, request.name, service_pb2.ModelStatisticsResponse, said)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Message:  # noqa: N802
@@ -196,7 +198,6 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _simple(self, context: Context, model: str, said: Callable[[], Message]) -> Message:
         async def work(call: _Call) -> Message:
-            await self._served.refresh()
             return said()
 
         return await self._guarded(context, model, work)

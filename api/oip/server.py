@@ -101,7 +101,7 @@ class GrpcServer:
         """Keep the health service told: of the whole under "" and the service's name, of each model under its own."""
         known = dict[str, bool]()
         while True:
-            await self._served.refresh()
+            await self._served.refresh(at_most_s=4 * POLL_S)
             ready = self._served.ready
             now = {"": ready, SERVICE: ready}
             now |= {name: model.state == "ready" for name, model in self._served.models.items()}

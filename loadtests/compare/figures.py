@@ -96,7 +96,8 @@ def aims(turns: Sequence[Turn], names: Iterable[str]) -> list[Aim]:
         ]
         for regime in (COMPUTE, OVERHEAD)
     }
-    errors = [float(sum(row(turns, regime, OURS).errors for regime in (COMPUTE, OVERHEAD)))]
+    ours = [turn for turn in turns if turn.name == OURS and turn.loads]
+    errors = [float(sum(row(turns, regime, OURS).errors for regime in (COMPUTE, OVERHEAD)))] if ours else []
     found = [
         ("kidney-stone, 16 clients: images/s over raw's best", over(COMPUTE, 16, rate, RAW), "≥", 0.95),
         (f"kidney-stone, 16 clients: images/s over the best peer ({best})", over(COMPUTE, 16, rate, best), "≥", 1.0),

@@ -1,14 +1,17 @@
 """The CPU plan reads the quota that the kernel enforces."""
 
 import os
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from errors import InferenceFailed
 from models.card import read_card
 from runners.cpu_plan import CoreShare, cgroup_quota, cores, plan
+from runners.runner import Runner
 from runners.served import RunnerOptions
 from tests.conftest import ROOT, SHIPPED
 
@@ -78,3 +81,35 @@ def test_a_lane_alone_has_every_core_and_a_crowd_one_each(at_work: int, cores_ea
             lanes.enter_context(share)
         assert share.cores() == cores_each
     assert share.cores() == 4
+
+
+def test_lanes_at_work_are_counted_whatever_becomes_of_their_items() -> None:
+    share, seen, both = CoreShare(4), list[int](), threading.Barrier(2, timeout=20)
+
+    def run(items: list[int]) -> list[int]:
+        if items[0] < 0:
+            raise ValueError("broken")
+        if items[0] > 1:
+            both.wait()
+        seen.append(share.cores())
+        if items[0] > 1:
+            both.wait()
+        return items
+
+    runner = Runner("m", int, run, lanes=2, at_work=share)
+    assert runner.submit(1).result(20).value == 1
+    with pytest.raises(InferenceFailed):
+        runner.submit(-1).result(20)
+    for each in [runner.submit(2), runner.submit(3)]:
+        each.result(20)
+    assert runner.close(20)
+    assert seen == [4, 2, 2]
+    assert share.cores() == 4
+
+
+@pytest.mark.parametrize(("workers", "places"), [(1, 256), (2, 128), (8, 64), (16, 64)])
+def test_a_workers_share_of_the_queue_still_takes_the_largest_request(workers: int, places: int) -> None:
+    card = read_card(SHIPPED / "card.toml")
+    assert card.limits.max_items == 64
+    assert RunnerOptions(workers=workers).queue_of(card) == places
+    assert RunnerOptions(queue_size=4, workers=workers).queue_of(card) == 4

@@ -233,3 +233,21 @@ def test_decoders_admit_the_items_of_a_batch_side_by_side_and_in_order() -> None
     assert seen == [[3, 1, 4, 2]]
     assert runner.close(PATIENCE_S)
     assert not [thread for thread in threading.enumerate() if "pooled" in thread.name]
+
+
+def test_only_a_batch_with_something_heavy_is_worth_more_threads() -> None:
+    admitted_by = dict[int, str]()
+
+    def admit(item: int) -> int:
+        admitted_by[item] = threading.current_thread().name
+        return item
+
+    runner = Runner(
+        "mixed", admit, lambda batch: batch, max_batch=4, linger_ms=200, decoders=2, heavy=lambda item: item > 9
+    )
+    for items in ((1, 2), (3, 10)):
+        for future in [runner.submit(item) for item in items]:
+            future.result(PATIENCE_S)
+    assert runner.close(PATIENCE_S)
+    assert admitted_by[1].startswith("lane-") and admitted_by[2].startswith("lane-")
+    assert admitted_by[3].startswith("decode-") and admitted_by[10].startswith("decode-")

@@ -101,3 +101,14 @@ def test_the_file_is_no_part_of_the_version_nor_of_what_is_verified(tmp_path: Pa
     verify(model)
     assert files_of(model.path) == before
     assert [path.name for path in model.path.glob(".*")] == []  # nothing left from writing it
+
+
+@pytest.mark.parametrize("plan", [replace(PLAN, lanes=4096), replace(PLAN, widths=tuple(range(1, 9)))])
+def test_a_plan_that_this_machine_cannot_carry_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plan: CpuPlan
+) -> None:
+    model = stored(tmp_path / "a")
+    planned = layout_of(model, monkeypatch, RunnerOptions())
+    remember(model, HERE, TUNED.model_copy(update={"plan": plan}))
+    assert layout_of(model, monkeypatch, RunnerOptions()) == planned
+    assert "vitrine tune tiny" in caplog.text

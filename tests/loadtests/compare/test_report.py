@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from loadtests.compare import report
 from loadtests.compare.load import Load
@@ -73,3 +74,10 @@ def test_data_and_picture_are_written_even_where_figures_are_missing(run: report
     assert math.isclose(kept["turns"][0]["loads"]["16"]["rate"], 64.0)
     plot(run, tmp_path / "compare.png")
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_is_there() -> None:
+    from loadtests.compare.__main__ import main
+
+    result = CliRunner().invoke(main, ["--only", "raw,nobody"])
+    assert result.exit_code == 2 and "nobody" in result.output and "mosec" in result.output
