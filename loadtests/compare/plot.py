@@ -20,7 +20,7 @@ def plot(run: Run, file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     regimes = [each for each in (COMPUTE, OVERHEAD) if any(turn.regime == each for turn in run.turns)]
     panels: list[Any] = list(figure.subplots(1, len(regimes) + 1))
@@ -28,9 +28,9 @@ def plot(run: Run, file: Path) -> None:
     for panel, regime in zip(panels, regimes, strict=False):
         clients = DECIDES[regime]
         rates = {each.name: each.rate[clients] for each in run.rows(regime)}
-        _bars(panel, run, rates, f"{names[regime]}: answers a second, {clients} clients", ascending=False)
+        _bars(panel, run, rates, f"{names[regime]}, {clients} clients: answers a second", ascending=False)
     times = {each.name: each.p50_ms[1] for each in run.rows(regimes[0])}
-    _bars(panels[-1], run, times, f"{names[regimes[0]]}: p50 in ms, 1 client", ascending=True)
+    _bars(panels[-1], run, times, f"{names[regimes[0]]}, 1 client: p50 in ms", ascending=True)
     figure.savefig(file, dpi=130, transparent=True)
 
 
@@ -51,7 +51,7 @@ def _bars(panel: Any, run: Run, figures: dict[str, float], title: str, *, ascend
         panel.axvline(raw, color=LINE, linewidth=2, linestyle="--")
         panel.text(raw, -0.75, f"raw {_number(raw)}", color=LINE, ha="center", va="bottom", fontsize=11)
     panel.set_xlim(0, 1.18 * max([*widths, 0.0 if math.isnan(raw) else raw, 1e-9]))
-    panel.set_title(title, color=INK, fontsize=12, pad=24)
+    panel.set_title(title, color=INK, fontsize=11, pad=24)
     panel.tick_params(colors=INK, length=0, labelsize=11)
     panel.set_xticks([])
     for spine in panel.spines.values():
