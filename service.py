@@ -38,9 +38,10 @@ from models.package import StoredModel, open_stored
 from models.store import served_tags
 from runners.cache import ResponseCache
 from runners.explained import Ask, Explained, ExplainedModels
+from runners.model import RunnerOptions
 from runners.remote import RemoteExplainer, reply_of
 from runners.runner import Answer
-from runners.served import RunnerOptions, ServedModels
+from runners.served import ServedModels
 from settings import load_settings, warnings_of
 
 VERSION = "0.1.0"
@@ -76,7 +77,7 @@ if SETTINGS.workers > 1 and WORKERS not in os.environ:
     atexit.register(shutil.rmtree, os.environ[WORKERS], ignore_errors=True)
 
 
-def load_served(cache: ResponseCache | None) -> ServedModels:
+def load_served(cache: ResponseCache) -> ServedModels:
     """What this process serves: the packed models that VITRINE_MODELS lets through, and what could be installed."""
     chosen = dict(SETTINGS.chosen_models)
     missing = {
@@ -91,7 +92,7 @@ def load_served(cache: ResponseCache | None) -> ServedModels:
 
 def options() -> RunnerOptions:
     """What the settings say of every Runner."""
-    return RunnerOptions(SETTINGS.queue_size, SETTINGS.max_batch, SETTINGS.linger_ms, SETTINGS.device, SETTINGS.workers)
+    return RunnerOptions.of(SETTINGS.model_dump())
 
 
 class Process:
@@ -108,7 +109,7 @@ class Front(bentoml.Service[Any]):
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Our app, with BentoML's behind it."""
         sys.set_int_max_str_digits(640)  # the least Python allows; long numbers in JSON take quadratic time
-        cache = ResponseCache(SETTINGS.cache_mb * 2**20 // SETTINGS.workers) if SETTINGS.cache_mb else None
+        cache = ResponseCache(SETTINGS.cache_mb * 2**20 // SETTINGS.workers)
         Process.served = load_served(cache)
         if SETTINGS.explain:
             Process.explainer = RemoteExplainer(SETTINGS.explain_timeout_ms, cache)

@@ -5,8 +5,8 @@ from typing import Any
 
 from api.schemas import TopLabel
 from models.interpret import Interpretation
+from runners.model import ServedModel
 from runners.runner import Answer
-from runners.served import ServedModel
 
 
 def about(model: ServedModel, answer: Answer[Any], warnings: Sequence[str], request_id: str) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from explain.base import METHOD_NAMES, PREDICTED
 from explain.overlay import OUTPUTS, Output
 from models.card import ImageCard
 from runners.explained import Ask, Explained
+from runners.model import ServedModel
 from runners.runner import Answer
-from runners.served import ServedModel
 
 FORMATS, SIZES = ("json", "png"), ("original", "input")
 EXPLAIN_QUERY: list[QueryRow] = [

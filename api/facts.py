@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse
 from api.schemas import Health, ModelFacts, ModelHealth, Stats, timestamp
 from explain.base import METHOD_NAMES
 from models.card import ImageCard
+from runners.model import ServedModel
 from runners.remote import RemoteExplainer
-from runners.served import ServedModel, ServedModels
+from runners.served import ServedModels
 
 
 class Facts:

@@ -13,8 +13,9 @@ from api.rows import predict_rows
 from api.schemas import AnomalyPrediction, BatchAnswer, ExplainedPrediction, Prediction, RowBatchAnswer, RowPrediction
 from api.shortcut import Endpoint
 from models.card import Card, ImageCard
+from runners.model import ServedModel
 from runners.remote import RemoteExplainer
-from runners.served import ServedModel, ServedModels
+from runners.served import ServedModels
 from settings import Settings
 
 Answerer = Callable[[ServedModel, Request], Awaitable[Response]]

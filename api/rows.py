@@ -19,8 +19,8 @@ from models.card import RowCard
 from models.interpret import interpret, interpret_anomaly
 from models.line import InferredRows
 from preprocessing.rows import Row
+from runners.model import ServedModel
 from runners.runner import Answer
-from runners.served import ServedModel
 
 BATCH = ("samples", "readings")
 FEW = 20

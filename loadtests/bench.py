@@ -29,7 +29,7 @@ from models.store import find, installed
 from preprocessing.decode import decode
 from preprocessing.transform import transform
 from runners.cpu_plan import cores
-from runners.machine import conditions as conditions
+from runners.machine import conditions
 
 MODEL = "kidney-stone"
 

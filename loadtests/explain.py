@@ -24,7 +24,7 @@ from backends.onnx import OnnxBackend
 from explain.autograd import AutogradExplainer
 from explain.base import Explainer, Float32Array
 from explain.onnx import OnnxExplainer
-from loadtests.bench import MODEL, conditions, payloads, served
+from loadtests.bench import MODEL, payloads, served
 from loadtests.server import ROOT, bentoml_serve, free_port, running
 from models.card import Explain, ImageCard, read_image_card
 from models.checkpoint import load_network, read_checkpoint
@@ -33,6 +33,7 @@ from models.package import WEIGHTS, StoredModel
 from models.store import find
 from preprocessing.decode import decode
 from preprocessing.transform import transform
+from runners.machine import conditions
 
 LAST = "backbone.blocks.6"
 

@@ -27,9 +27,10 @@ from locust.stats import calculate_response_time_percentile  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
 from loadtests import locustfile  # noqa: E402
-from loadtests.bench import MODEL, conditions  # noqa: E402
+from loadtests.bench import MODEL  # noqa: E402
 from loadtests.locustfile import Arrivals, BatchUser, ExplainUser, FormUser, GrpcUser, RawUser, RowUser  # noqa: E402
 from loadtests.server import ROOT, bentoml_serve, free_port, running  # noqa: E402
+from runners.machine import conditions  # noqa: E402
 
 MIXED = (RawUser, FormUser, BatchUser, ExplainUser, RowUser, GrpcUser)
 CLIENTS, SHARES = (1, 4, 16, 32), (0.3, 0.5, 0.7)

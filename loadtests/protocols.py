@@ -20,10 +20,11 @@ from tqdm import tqdm
 from tritonclient.grpc import service_pb2
 
 from api.oip.message import HEADER
-from loadtests.bench import conditions, payloads
+from loadtests.bench import payloads
 from loadtests.server import ROOT, bentoml_serve, free_port, running
 from models.card import RowCard
 from models.store import find
+from runners.machine import conditions
 
 IMAGES, ROWS = "kidney-stone", "churn"
 CLIENTS = (1, 16, 64)

@@ -23,7 +23,7 @@ class ResponseCache:
     """The least recently used go first when the memory is spent. Only answers are kept, never errors.
 
     Args:
-        max_bytes: memory for all answers, as far as they can be counted.
+        max_bytes: memory for all answers, as far as they can be counted; 0 keeps none.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -31,23 +31,24 @@ class ResponseCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[bytes, tuple[Answer[Any], int]] = OrderedDict()
 
-    @staticmethod
-    def key(tag: str, data: bytes, asked: object = None) -> bytes | None:
-        """What an answer is kept under; None for what is too large.
+    def key(self, tag: str, data: object, asked: object = None) -> bytes | None:
+        """What an answer is kept under; None for what is not kept: no bytes, or too many.
 
         Args:
             tag: the model and its version; another version's answer is another.
             data: the encoded picture.
             asked: what else the answer depends on; its `repr` must say all of it.
         """
-        if len(data) > LARGEST:
+        if not self._max_bytes or not isinstance(data, bytes) or len(data) > LARGEST:
             return None
         digest = hashlib.sha256(f"{tag} {asked!r} ".encode())
         digest.update(data)
         return digest.digest()
 
-    def get(self, model: str, key: bytes) -> Answer[Any] | None:
+    def get(self, model: str, key: bytes | None) -> Answer[Any] | None:
         """The answer that is kept, which took no time; counted as a hit or a miss of that model."""
+        if key is None:
+            return None
         with self._lock:
             found, _ = self._kept.get(key, (None, 0))
             if found is not None:
@@ -71,6 +72,9 @@ class ResponseCache:
         """Keep what came of a submission, if it was an answer."""
         if not done.cancelled() and done.exception() is None:
             self.keep(key, done.result())
+
+
+NO_CACHE = ResponseCache(0)
 
 
 def _own(value: Any) -> Any:

@@ -20,8 +20,8 @@ from errors import StoreError, VitrineError
 from models.package import StoredModel, verify
 from runners.cpu_plan import CoreShare, CpuPlan, cores
 from runners.machine import conditions, machine_of
+from runners.model import RunnerOptions
 from runners.search import ROUNDS, Candidate, LimitMissed, Outcome, Space, search
-from runners.served import RunnerOptions
 from runners.space import space_of
 from runners.trial import Trial
 from runners.tuning import Tuned, forget, remember
@@ -70,9 +70,7 @@ def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, for
             click.echo(f"{stored.tag}: {'back to the defaults' if had else 'was not tuned'}")
             return
         settings = load_settings()
-        options = RunnerOptions(
-            settings.queue_size, settings.max_batch, settings.linger_ms, settings.device, settings.workers
-        )
+        options = RunnerOptions.of(settings.model_dump())
         _warn(settings.host, settings.port, options)
         verify(stored)
         _tune(stored, options, slo_p99_ms, seconds, plot_to or Path("runs") / f"tune-{base}.png")

@@ -25,8 +25,8 @@ from preprocessing.decode import decode
 from preprocessing.transform import resize, transform
 from runners.backend import device_of
 from runners.cpu_plan import cores, plan
+from runners.model import RunnerOptions, State
 from runners.runner import Answer, Runner
-from runners.served import RunnerOptions, State
 from runners.stats import RunnerStats
 
 logger = logging.getLogger("vitrine.explain")

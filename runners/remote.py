@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import errors
 from errors import DeadlineExceeded, InferenceFailed, QueueFull, Unavailable, VitrineError
-from runners.cache import ResponseCache
+from runners.cache import NO_CACHE, ResponseCache
 from runners.explained import Ask, Explained
 from runners.runner import Answer
 
@@ -74,10 +74,10 @@ class RemoteExplainer:
 
     Args:
         timeout_ms: the longest that an explanation may take.
-        cache: answers that were given before; None keeps none.
+        cache: answers that were given before.
     """
 
-    def __init__(self, timeout_ms: float, cache: ResponseCache | None = None) -> None:
+    def __init__(self, timeout_ms: float, cache: ResponseCache = NO_CACHE) -> None:
         self._timeout_s, self._cache = timeout_ms / 1000, cache
         self._process: Process | None = None
         self._gone, self._broken = "it is starting", 0
@@ -100,13 +100,12 @@ class RemoteExplainer:
             DeadlineExceeded: there was not enough time.
             VitrineError: whatever the Runner there says of this item.
         """
-        cache = self._cache
-        key = cache.key(model, ask.data, replace(ask, data=b"")) if cache is not None else None
-        if cache is not None and key is not None and (found := cache.get(model.partition(":")[0], key)) is not None:
+        key = self._cache.key(model, ask.data, replace(ask, data=b""))
+        if (found := self._cache.get(model.partition(":")[0], key)) is not None:
             return found
         answer = await self._asked(model, ask, deadline)
-        if cache is not None and key is not None:
-            cache.keep(key, answer)
+        if key is not None:
+            self._cache.keep(key, answer)
         return answer
 
     async def _asked(self, model: str, ask: Ask, deadline: float) -> "Answer[Explained]":

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil
@@ -124,6 +124,15 @@ class Runner(Generic[P, X, R]):
         with self._changed:
             waiting, running = len(self._queue), len(self._busy)
         return self._stats.snapshot(waiting, running)
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is done meanwhile is no client's and is left out of `stats` and of the metrics."""
+        self._stats.muted = True
+        try:
+            yield
+        finally:
+            self._stats.muted = False
 
     def close(self, timeout_s: float) -> bool:
         """Refuse new items, finish the waiting ones, end the lanes. False if that took longer than `timeout_s`.

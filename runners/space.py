@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from runners.cpu_plan import CpuPlan
+from runners.model import RunnerOptions
 from runners.search import Space
-from runners.served import RunnerOptions
 
 BATCHES, LARGE_BATCHES, LINGERS_MS = (1, 4, 16, 64), (8, 32, 128), (2.0, 5.0)
 

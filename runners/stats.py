@@ -84,10 +84,10 @@ def _make() -> Metrics:
 
 
 class StatsKeeper:
-    """Counts for one Runner, from any of its lanes."""
+    """Counts for one Runner, from any of its lanes; nothing while it is `muted`."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name, self.muted = name, False
         self._lock = threading.Lock()
         self._failed: Tally[str] = Tally()
         self._succeeded = 0
@@ -99,11 +99,15 @@ class StatsKeeper:
 
     def count(self, outcome: str) -> None:
         """One item that was not answered: `cancelled`, `rejected` or the name of its error."""
+        if self.muted:
+            return
         with self._lock:
             self._failed[outcome] += 1
 
     def executed(self, size: int, seconds: float, items: int) -> None:
         """One batch of `size` inferences, from so many items, went through the backend."""
+        if self.muted:
+            return
         metrics().batch.labels(self._name).observe(size)
         metrics().infer.labels(self._name).observe(seconds)
         key = size if size <= 64 else 1 << (size - 1).bit_length()
@@ -118,6 +122,8 @@ class StatsKeeper:
 
     def answered(self, queue_s: float, decode_s: float, waited_s: float) -> None:
         """One item got its result."""
+        if self.muted:
+            return
         metrics().queue.labels(self._name).observe(queue_s)
         metrics().decode.labels(self._name).observe(decode_s)
         with self._lock:

@@ -22,9 +22,9 @@ from models.package import StoredModel
 from runners.backend import device_of, new_backend
 from runners.cpu_plan import CoreShare, CpuPlan
 from runners.lanes import runner_of
+from runners.model import RunnerOptions
 from runners.runner import Runner
 from runners.search import Latencies
-from runners.served import RunnerOptions
 
 FEWEST, MOST_S = 300, 5.0
 """A probe has at least so many arrivals, unless that would take more than so many times its length."""

@@ -58,6 +58,8 @@ def tuned_plan(stored: StoredModel, device: str, available: int) -> CpuPlan | No
     except (OSError, ValueError) as error:
         logger.warning("%s: %s cannot be read and is ignored (%s). %s", stored.tag, path, _short(error), again)
         return None
+    if not found:
+        return None
     here = machine_of(device, available)
     if here in found and not _fits(found[here].plan, available):
         logger.warning(
@@ -67,8 +69,7 @@ def tuned_plan(stored: StoredModel, device: str, available: int) -> CpuPlan | No
     if here in found:
         logger.info("%s runs as tuned on %s: %s", stored.tag, found[here].date, found[here].plan)
         return found[here].plan
-    if found:
-        logger.info("%s: was tuned for %s, but this is %s. %s", stored.tag, "; ".join(found), here, again)
+    logger.info("%s: was tuned for %s, but this is %s. %s", stored.tag, "; ".join(found), here, again)
     return None
 
 

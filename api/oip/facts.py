@@ -5,7 +5,8 @@ from typing import Any
 from api.oip.items import most_items
 from api.oip.signature import TensorSpec, inputs_of, outputs_of
 from api.oip.tensors import BYTES
-from runners.served import ServedModel, ServedModels
+from runners.model import ServedModel
+from runners.served import ServedModels
 from runners.stats import StatsKeeper
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")

@@ -19,7 +19,8 @@ from api.oip.tensors import BYTES, Declared, Tensor, as_bytes, from_binary
 from api.race import race, timing_of
 from errors import InvalidInput, TooLarge
 from models.card import ImageCard
-from runners.served import ServedModel, ServedModels
+from runners.model import ServedModel
+from runners.served import ServedModels
 
 SHORT = 1024
 """Bytes that the body of `repository/index` may have."""

@@ -30,7 +30,8 @@ from errors import (
     QueueFull,
     Unavailable,
 )
-from runners.served import ServedModel, ServedModels
+from runners.model import ServedModel
+from runners.served import ServedModels
 from runners.stats import metrics
 
 logger = logging.getLogger("vitrine.grpc")

@@ -16,7 +16,6 @@ from types import FrameType
 import click
 from tqdm import tqdm
 
-from loadtests.bench import conditions
 from loadtests.compare import load, report, turns
 from loadtests.compare.environments import NotInstalled, install
 from loadtests.compare.plot import plot
@@ -28,6 +27,7 @@ from loadtests.compare.turns import RAW, Turn
 from loadtests.compare.wire import plain, post
 from loadtests.server import ROOT, free_port
 from runners.cpu_plan import cores as available_cores
+from runners.machine import conditions
 
 NAMES = (RAW, *(server.name for server in SERVERS))
 

@@ -10,7 +10,8 @@ from api.facts import Facts
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, files_of
 from runners.cpu_plan import CoreShare
-from runners.served import RunnerOptions, ServedModels
+from runners.model import RunnerOptions
+from runners.served import ServedModels
 from tests.tiny import tiny_package
 
 

@@ -18,7 +18,7 @@ from models.card import Card, read_card
 from models.interpret import difference
 from models.parity import check, golden_batch, random_inputs
 from runners.cpu_plan import CoreShare
-from runners.served import RunnerOptions, ServedModel
+from runners.model import RunnerOptions, ServedModel
 from tests.conftest import ROOT
 
 CHURN = read_card(ROOT / "models" / "churn" / "card.toml")

@@ -35,7 +35,7 @@ from preprocessing.transform import transform
 from runners.backend import device_of
 from runners.cpu_plan import CoreShare
 from runners.explained import ExplainedModel
-from runners.served import RunnerOptions, ServedModel
+from runners.model import RunnerOptions, ServedModel
 from tests.conftest import ROOT
 from tests.explain.package import coloured, small_net, small_package, tensor_of
 from tests.models.test_bring import graph_file, labels_file

@@ -14,7 +14,7 @@ from models.card import read_card
 from models.package import MANIFEST, StoredModel, files_of
 from runners.backend import device_of, new_backend
 from runners.cpu_plan import CoreShare
-from runners.served import RunnerOptions, ServedModel
+from runners.model import RunnerOptions, ServedModel
 from tests.conftest import ROOT
 from tests.explain.nets import SmallNet
 from tests.explain.package import coloured, small_net, small_package, tensor_of

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from errors import InvalidImage
 from models.line import Inferred
-from runners.cache import LARGEST, OVERHEAD, ResponseCache, size_of
+from runners.cache import LARGEST, NO_CACHE, OVERHEAD, ResponseCache, size_of
 from runners.explained import Ask
 from runners.runner import Answer
 
@@ -23,7 +23,7 @@ def answer(number: float) -> Answer[Any]:
 
 
 def key(data: bytes) -> bytes:
-    found = ResponseCache.key("m:1", data)
+    found = ResponseCache(2**20).key("m:1", data)
     assert found is not None
     return found
 
@@ -54,10 +54,12 @@ def test_whatever_an_answer_depends_on_is_another_key() -> None:
         replace(ASK, at_input_size=False),
         replace(ASK, threshold=0.5),
     ]
-    keys = {ResponseCache.key(tag, data, each) for tag in ("m:1", "m:2") for data in (b"a", b"b") for each in asked}
+    cache = ResponseCache(2**20)
+    keys = {cache.key(tag, data, each) for tag in ("m:1", "m:2") for data in (b"a", b"b") for each in asked}
     assert len(keys) == 2 * 2 * len(asked)
-    assert ResponseCache.key("m:1", b"\0" * LARGEST) is not None
-    assert ResponseCache.key("m:1", b"\0" * (LARGEST + 1)) is None
+    assert cache.key("m:1", b"\0" * LARGEST) is not None
+    assert cache.key("m:1", b"\0" * (LARGEST + 1)) is None
+    assert NO_CACHE.key("m:1", b"a") is None
 
 
 def test_the_least_recently_used_go_first_when_the_memory_is_spent() -> None:

@@ -11,8 +11,8 @@ import pytest
 from errors import InferenceFailed
 from models.card import read_card
 from runners.cpu_plan import CoreShare, cgroup_quota, cores, plan
+from runners.model import RunnerOptions
 from runners.runner import Runner
-from runners.served import RunnerOptions
 from tests.conftest import ROOT, SHIPPED
 
 

@@ -18,7 +18,7 @@ from models.card import read_card
 from models.interpret import interpret
 from models.package import MANIFEST, StoredModel, files_of
 from runners.explained import Ask, ExplainedModel, ExplainedModels, new_explainer
-from runners.served import RunnerOptions
+from runners.model import RunnerOptions
 from tests.conftest import encode
 from tests.explain.nets import SmallNet
 from tests.explain.package import coloured, small_net, small_package, tensor_of

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from runners.cpu_plan import CpuPlan
+from runners.model import RunnerOptions
 from runners.search import STABLE, Latencies, LimitMissed, Outcome, Space, p99, search
-from runners.served import RunnerOptions
 from runners.space import space_of
 from runners.trial import schedule
 

@@ -9,7 +9,8 @@ import pytest
 
 from errors import InvalidImage, NotFound, Unavailable
 from models.package import StoredModel, files_of, open_stored, version_of
-from runners.served import RunnerOptions, ServedModels
+from runners.model import RunnerOptions
+from runners.served import ServedModels
 from tests.tiny import logits_of_plain, plain, tiny_package
 
 

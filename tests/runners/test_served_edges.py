@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 
 from errors import InferenceFailed, Unavailable
 from models.package import StoredModel, files_of, open_stored, version_of
-from runners.served import RunnerOptions, ServedModels
+from runners.model import RunnerOptions
+from runners.served import ServedModels
 from tests.tiny import WEIGHT, logits_of_plain, plain, tiny_package
 
 OPTIONS = RunnerOptions()
@@ -75,10 +76,13 @@ def test_the_self_check_needs_no_more_of_the_queue_than_one_client(tmp_path: Pat
     assert models.close(10)
 
 
-def test_goldens_are_checked_one_by_one_and_then_all_at_once(tmp_path: Path) -> None:
+def test_the_self_check_is_no_clients_and_is_not_counted(tmp_path: Path) -> None:
     models = served(seal(tiny_package(tmp_path / "a")), options=replace(OPTIONS, max_batch=8))
     stats = models.get().stats()
-    assert stats is not None and (stats.succeeded, stats.mean_batch) == (2, 1.0)
+    assert stats is not None and (stats.succeeded, stats.executions, stats.inferences) == (0, 0, 0)
+    models.get().submit(plain(200)).result(10)
+    stats = models.get().stats()
+    assert stats is not None and (stats.succeeded, stats.executions, stats.inferences) == (1, 1, 1)
     assert models.close(10)
 
 

@@ -14,9 +14,9 @@ import pytest
 from errors import InferenceFailed, QueueFull, StoreError
 from models.package import StoredModel
 from runners.cpu_plan import CoreShare, CpuPlan
+from runners.model import RunnerOptions
 from runners.runner import Runner
 from runners.search import search
-from runners.served import RunnerOptions
 from runners.space import space_of
 from runners.trial import Trial, closed_loop, open_loop, schedule
 from tests.explain.nets import SmallNet

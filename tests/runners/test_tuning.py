@@ -11,8 +11,8 @@ from models.package import TUNING, StoredModel, files_of, verify
 from runners.cpu_plan import CoreShare, CpuPlan
 from runners.lanes import runner_of
 from runners.machine import machine_of
+from runners.model import RunnerOptions, ServedModel
 from runners.runner import Runner
-from runners.served import RunnerOptions, ServedModel
 from runners.tuning import Tuned, forget, remember, tuned_plan
 from tests.runners.test_served import stored
 from tests.tiny import plain
@@ -31,7 +31,7 @@ def layout_of(model: StoredModel, monkeypatch: pytest.MonkeyPatch, options: Runn
         laid.extend(each for each in arguments if isinstance(each, CpuPlan))
         return runner_of(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("runners.served.runner_of", spied)
+    monkeypatch.setattr("runners.model.runner_of", spied)
     loaded = ServedModel(model.card, model)
     loaded.load(options, SHARE)
     assert loaded.state == "ready", loaded.detail

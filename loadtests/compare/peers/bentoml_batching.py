@@ -4,6 +4,7 @@ A service takes the request and hands the picture to a second one whose API is b
 https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html; the model's service has `workers="cpu_count"`, as
 https://docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html says of work that keeps the processor
 busy. `max_latency_ms` stays at its default of 60 s: below a batch's real latency the dispatcher refuses requests.
+No server here logs its requests.
 """
 
 from typing import Annotated
@@ -12,8 +13,10 @@ import bentoml
 
 from loadtests.compare.work import Answer, from_environment, setting
 
+QUIET = {"access": {"enabled": False}}
 
-@bentoml.service(workers="cpu_count")
+
+@bentoml.service(workers="cpu_count", logging=QUIET)
 class Model:
     """Runs what the dispatcher has put together."""
 
@@ -26,7 +29,7 @@ class Model:
         return self.work.batch(pictures)
 
 
-@bentoml.service(traffic={"timeout": 60})
+@bentoml.service(traffic={"timeout": 60}, logging=QUIET)
 class Api:
     """Answers clients."""
 
