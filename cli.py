@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 GROUPS = {
     "models": ("models.commands", "models", "List, import, verify and remove models."),
     "explain": ("explain.commands", "explain", "Measure explanations against a known truth."),
+    "keys": ("api.commands", "keys", "Add, list and remove the keys that the API asks for."),
     "tune": ("runners.commands", "tune", "Find by measuring how a model runs best on this machine."),
 }
 
@@ -59,15 +60,19 @@ def main() -> None:
 @main.command()
 def serve() -> None:
     """Import the shipped models unless you brought other weights, then start the server; Ctrl-C stops it."""
+    from api.gate import check_doors
+    from api.keys import warnings_of as warnings_of_keys
+    from errors import KeysError
     from settings import SettingsError, load_settings, warnings_of
 
     os.chdir(HERE)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     try:
         settings = load_settings()
-    except SettingsError as error:
+        check_doors(settings, settings.host)
+    except (SettingsError, KeysError) as error:
         raise click.ClickException(str(error)) from error
-    for warning in warnings_of(settings):
+    for warning in warnings_of(settings) + warnings_of_keys(settings.api_keys_file):
         click.echo(f"Warning: {warning}", err=True)
     ports = {"VITRINE_PORT": settings.port, "VITRINE_GRPC_PORT": settings.grpc_port}
     for variable, port in ports.items():

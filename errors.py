@@ -5,6 +5,7 @@
     │   ├── NoExplanation       400  this model has no explanations             (api)
     │   ├── InvalidImage        400  not an image, corrupt, too small          (preprocessing.decode)
     │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
+    ├── KeyRefused              401  no API key, or a wrong one             (api.gate)
     ├── NotFound                404  no such model or version                  (api)
     ├── QueueFull               429  the model's queue is full                 (runners)
     ├── Unavailable             503  starting, draining, self-check failed     (runners, api)
@@ -12,6 +13,7 @@
     ├── InferenceFailed         500  the backend failed on this very item      (runners)
     ├── CardError                    a card.toml that cannot be read           (models.card)
     ├── StoreError                   a stored model missing, damaged, refused  (models.store)
+    ├── KeysError                    the API keys' file, or none where it is due   (api.keys, api.gate)
     └── DeviceMissing                no such device, or no PyTorch for it      (backends.devices)
 
 Messages are written for the person who has to act on them: what was wrong, and what to do instead.
@@ -36,6 +38,10 @@ class TooLarge(InvalidInput):
 
 class NoExplanation(InvalidInput):
     """The model cannot be explained; the message says why."""
+
+
+class KeyRefused(VitrineError):
+    """The request has no API key, or one that is not known."""
 
 
 class NotFound(VitrineError):
@@ -72,6 +78,10 @@ class CardError(VitrineError):
 
 class StoreError(VitrineError):
     """A stored model is missing, damaged or was refused at import."""
+
+
+class KeysError(VitrineError):
+    """The file of API keys is missing, damaged or not named where one is due."""
 
 
 class DeviceMissing(VitrineError):

@@ -23,15 +23,18 @@ from typing import Any
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 import bentoml
+import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.models import BentoModel
 from starlette.types import ASGIApp
 
 from api.app import build_app
+from api.gate import Gate, check_doors, gate_of
+from api.keys import warnings_of as warnings_of_keys
 from api.oip.infer import Inference
 from api.oip.server import GrpcServer, probe
 from api.pictures import Pictures
-from errors import CardError, DeadlineExceeded, StoreError, VitrineError
+from errors import CardError, DeadlineExceeded, KeysError, StoreError, VitrineError
 from models import registry
 from models.card import ImageCard
 from models.package import StoredModel, open_stored
@@ -58,6 +61,8 @@ logger = logging.getLogger("vitrine")
 
 if "_VITRINE_SUPERVISED" not in os.environ:  # in the supervisor, whose processes inherit it
     os.environ["_VITRINE_SUPERVISED"] = "1"
+    if SETTINGS.api_keys_file is not None:  # whose folder they do not share
+        os.environ["VITRINE_API_KEYS_FILE"] = str(SETTINGS.api_keys_file)
     if SETTINGS.grpc_port and sys.argv[1:2] == ["serve"]:
         try:
             probe(SETTINGS.host, SETTINGS.grpc_port)
@@ -100,11 +105,25 @@ class Process:
 
     served: ServedModels
     explainer: RemoteExplainer | None = None
+    gate: Gate | None = None
     grpc: GrpcServer | None = None
 
 
 class Front(bentoml.Service[Any]):
     """A BentoML service whose requests reach our app first."""
+
+    def inject_config(self) -> None:
+        """As BentoML does; then, where a server is about to listen, refuse to if that would be open to anyone."""
+        super().inject_config()
+        context = click.get_current_context(silent=True)
+        if context is None or "host" not in context.params:  # a build, or a worker
+            return
+        hosts = [context.params["host"] or BentoMLContainer.http.host.get()]
+        hosts += [SETTINGS.host] if SETTINGS.grpc_port else []
+        try:
+            check_doors(SETTINGS, *hosts)
+        except KeysError as error:
+            raise click.ClickException(str(error)) from error
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Our app, with BentoML's behind it."""
@@ -113,8 +132,10 @@ class Front(bentoml.Service[Any]):
         Process.served = load_served(cache)
         if SETTINGS.explain:
             Process.explainer = RemoteExplainer(SETTINGS.explain_timeout_ms, cache)
+        Process.gate = gate_of(SETTINGS)
         theirs: ASGIApp = super().to_asgi(*args, **kwargs)
-        return build_app(Process.served, SETTINGS, VERSION, Process.explainer, theirs, ("/schema.json", "/metrics"))
+        paths = ("/schema.json", "/metrics")
+        return build_app(Process.served, SETTINGS, VERSION, Process.explainer, theirs, paths, Process.gate)
 
 
 def installed() -> list[StoredModel]:
@@ -215,7 +236,7 @@ class _Vitrine:
     async def start(self) -> None:
         """Begin loading in the background, and see to it that a drain ends."""
         _log_to_stdout()
-        for warning in warnings_of(SETTINGS):
+        for warning in warnings_of(SETTINGS) + warnings_of_keys(SETTINGS.api_keys_file):
             logger.warning("%s", warning)
         end_within(SETTINGS.drain_seconds, Process.served)
         Process.served.start()
@@ -223,7 +244,7 @@ class _Vitrine:
             await Process.served.join(Path(os.environ[WORKERS]))
         if SETTINGS.grpc_port:
             inference = Inference(Pictures(SETTINGS.timeout_ms, Process.explainer))
-            Process.grpc = GrpcServer(Process.served, inference, SETTINGS, VERSION)
+            Process.grpc = GrpcServer(Process.served, inference, SETTINGS, VERSION, Process.gate)
             await Process.grpc.start()
         if Process.explainer is not None:
             process = GradCamProcess(self.gradcam.to_async)
@@ -300,6 +321,7 @@ Vitrine: bentoml.Service[Any] = bentoml.service(
     name="vitrine",
     workers=SETTINGS.workers,
     service_class=Front,
+    http={"host": SETTINGS.host, "port": SETTINGS.port},  # of `bentoml serve` that is told no other
     runner_probe={"enabled": False},
     logging={"access": {"enabled": False}},
 )(type("Vitrine", (_Vitrine,), _attributes()))

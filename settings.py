@@ -1,11 +1,12 @@
 """What an operator sets: `VITRINE_*` in the environment or in `.env`, read once, frozen."""
 
 import difflib
+import ipaddress
 import os
 import ssl
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, FilePath, ValidationError, model_validator
@@ -22,6 +23,23 @@ class SettingsError(VitrineError):
     """A VITRINE_* variable has a value that is not allowed."""
 
 
+def _address(text: str) -> str:
+    return "127.0.0.1" if text == "localhost" else str(ipaddress.ip_address(text))
+
+
+Exempt = Literal["health", "metrics", "docs"]
+
+
+def _exempt(text: str) -> str:
+    if text != "none" and (unknown := [word for word in _words(text) if word not in get_args(Exempt)]):
+        raise ValueError(f"{unknown[0]!r} is none of {', '.join(get_args(Exempt))}, by commas, or none")
+    return text
+
+
+def _words(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
 class Settings(BaseSettings):
     """Every setting with its default. A field `x` is the variable `VITRINE_X`."""
 
@@ -30,11 +48,20 @@ class Settings(BaseSettings):
     )
 
     profile: Literal["development", "production"] = "development"
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 3000
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = Field(3001, description="0 turns gRPC off.")
     grpc_tls_cert: FilePath | None = Field(None, description="PEM; with VITRINE_GRPC_TLS_KEY gRPC speaks TLS.")
     grpc_tls_key: FilePath | None = Field(None, description="PEM, without a passphrase.")
+    api_keys_file: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        None, description="The file of `vitrine keys`; with it every request needs a key."
+    )
+    api_keys_exempt: Annotated[str, NoDecode, AfterValidator(_exempt)] = Field(
+        "health", description="What needs none, by commas: health, metrics, docs; or none."
+    )
+    allow_anonymous: bool = Field(
+        False, description="Whether other machines may use the service where there is no file of keys."
+    )
     default_model: str = "kidney-stone"
     models: Annotated[str, NoDecode] = Field(
         "", description="What to serve, NAME or NAME:VERSION by commas; empty: all that are installed."
@@ -92,9 +119,14 @@ class Settings(BaseSettings):
         return self.profile == "development" if self.docs is None else self.docs
 
     @property
+    def exempt(self) -> tuple[str, ...]:
+        """What needs no key."""
+        return () if self.api_keys_exempt == "none" else tuple(_words(self.api_keys_exempt))
+
+    @property
     def chosen_models(self) -> tuple[tuple[str, str], ...]:
         """Name and beginning of a version (empty: the one in service) of what to serve; nothing means all."""
-        named = (each.strip().partition(":") for each in self.models.split(",") if each.strip())
+        named = (each.partition(":") for each in _words(self.models))
         return tuple((name, version) for name, _, version in named)
 
 
@@ -120,10 +152,12 @@ def load_settings() -> Settings:
 def warnings_of(settings: Settings) -> list[str]:
     """What an operator should know before serving with these settings."""
     found = []
-    if settings.host not in ("127.0.0.1", "localhost", "::1"):
+    if settings.api_keys_file is None and not ipaddress.ip_address(settings.host).is_loopback:
         found.append(
             f"Listening on {settings.host}: anyone who reaches this machine can use the service; it asks for no key."
         )
+    if settings.api_keys_file is not None and settings.allow_anonymous:
+        found.append("VITRINE_ALLOW_ANONYMOUS does nothing beside VITRINE_API_KEYS_FILE: a key is asked for.")
     names = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.exists() else ())}
     known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
     for name in sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known):

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.docs import docs
 from api.facts import Facts
-from api.front import Front
+from api.front import Front, wants_page
+from api.gate import Gate
 from api.oip.http import OpenInference
 from api.oip.infer import Inference
 from api.pictures import Pictures
@@ -35,6 +36,7 @@ def build_app(
     explainer: RemoteExplainer | None = None,
     behind: ASGIApp | None = None,
     behind_paths: Collection[str] = (),
+    gate: Gate | None = None,
 ) -> ASGIApp:
     """The ASGI app of one process.
 
@@ -45,6 +47,7 @@ def build_app(
         explainer: the Grad-CAM runner; None where it is switched off.
         behind: BentoML's app; gets lifespan events, and the paths that are not ours but in `behind_paths`.
         behind_paths: what BentoML answers.
+        gate: what checks keys, of BentoML's paths too; None where none is asked.
     """
     app = FastAPI(
         title="Vitrine",
@@ -68,7 +71,7 @@ def build_app(
     @app.get("/", tags=["service"])
     async def index(request: Request) -> Response:
         """The web page for a browser; name, version, endpoints and model states for everyone else."""
-        if "text/html" in request.headers.get("accept", ""):
+        if wants_page(request.scope, request.headers):
             return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": _PAGE_POLICY})
         endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models/{name}/explain"]
         endpoints += ["/models", "/health", "/metrics", "/v2"]
@@ -84,17 +87,22 @@ def build_app(
 
     app.router.default = not_ours
     app.openapi_schema = _without_422(app.openapi())
+    if gate is not None:
+        _say_keys(app.openapi_schema)
     front = Front(
         Shortcut(app, predictor.shortcuts()),
         settings.max_body_bytes,
         served.default,
         frozenset(served.models),
         log=settings.access_log,
+        gate=gate,
     )
 
     async def entry(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await front(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # there are none here, nor a way past the gate
         elif behind is not None:
             await behind(scope, receive, send)
 
@@ -107,3 +115,12 @@ def _without_422(document: dict[str, Any]) -> dict[str, Any]:
         for operation in operations.values():
             operation.get("responses", {}).pop("422", None)
     return document
+
+
+def _say_keys(document: dict[str, Any]) -> None:
+    """The two ways to send a key; Swagger UI makes its Authorize button of them."""
+    document.setdefault("components", {})["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    document["security"] = [{"bearer": []}, {"header": []}]

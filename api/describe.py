@@ -28,6 +28,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
     for status, text in (
         (400, "Not what the model takes, damaged, wrong field or parameter"),
+        (401, "No API key, or a wrong one; only where keys are asked for"),
         (404, "Unknown model; the known ones are listed"),
         (413, "Too many bytes or pixels"),
         (429, "The queue is full; see Retry-After"),

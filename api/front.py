@@ -9,6 +9,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.gate import Gate
 from api.problems import CLIENT_GONE, problem_response
 from errors import TooLarge, VitrineError
 from runners.stats import metrics
@@ -29,12 +30,21 @@ class Front:
         default_model: the model that routes without a name mean; for the metrics.
         known: names of the models; other names are counted together, so that strangers cannot make series.
         log: whether to write a JSON line for each request.
+        gate: what checks keys; None where none is asked.
     """
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, default_model: str, known: frozenset[str], *, log: bool
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        default_model: str,
+        known: frozenset[str],
+        *,
+        log: bool,
+        gate: Gate | None = None,
     ) -> None:
         self._app, self._limit, self._default, self._known, self._log = app, max_body_bytes, default_model, known, log
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is not HTTP."""
@@ -44,7 +54,7 @@ class Front:
         started, headers = time.perf_counter(), Headers(scope=scope)
         wanted = headers.get("x-request-id", "")
         request_id = wanted if SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
-        status, size, received = 0, 0, 0
+        status, size, received, holder = 0, 0, 0, ""
         scope = dict(
             scope, path=scope["path"].rstrip("/") or "/", state={**scope.get("state", {}), "request_id": request_id}
         )
@@ -72,6 +82,8 @@ class Front:
             await send(message)
 
         try:
+            if self._gate is not None:  # before the body: who has no key has none read
+                holder = self._gate.http(scope["path"], wants_page(scope, headers), scope["headers"])
             announced = headers.get("content-length", "")
             if announced.isdigit():
                 self._check(int(announced))
@@ -84,13 +96,16 @@ class Front:
                     "request %s failed after its answer began", request_id, exc_info=error
                 )
         finally:
-            self._record(scope, method, status or CLIENT_GONE, size, time.perf_counter() - started, request_id)
+            seconds = time.perf_counter() - started
+            self._record(scope, method, status or CLIENT_GONE, size, seconds, request_id, holder)
 
     def _check(self, size: int) -> None:
         if size > self._limit:
             raise TooLarge(f"The body has more than {self._limit:,} bytes, the limit here. Send less at a time.")
 
-    def _record(self, scope: Scope, method: str, status: int, size: int, seconds: float, request_id: str) -> None:
+    def _record(
+        self, scope: Scope, method: str, status: int, size: int, seconds: float, request_id: str, holder: str
+    ) -> None:
         path = scope["path"]
         match = _MODEL.match(path)
         model = match[1] if match else self._default if path in _DEFAULT else ""
@@ -100,4 +115,10 @@ class Front:
         if self._log:
             client = scope.get("client") or ("", 0)
             line = {"request_id": request_id, "method": method, "path": path, "status": status, "bytes": size}
-            access.info(json.dumps(line | {"ms": round(seconds * 1e3, 2), "model": model, "client": client[0]}))
+            line |= {"ms": round(seconds * 1e3, 2), "model": model, "client": client[0]}
+            access.info(json.dumps(line if self._gate is None else line | {"key": holder}))
+
+
+def wants_page(scope: Scope, headers: Headers) -> bool:
+    """Whether a browser asks for the web page."""
+    return scope["path"] == "/" and scope["method"] == "GET" and "text/html" in headers.get("accept", "")

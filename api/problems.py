@@ -11,6 +11,7 @@ from api.schemas import Problem
 from errors import (
     DeadlineExceeded,
     InvalidInput,
+    KeyRefused,
     NotFound,
     QueueFull,
     TooLarge,
@@ -23,6 +24,7 @@ logger = logging.getLogger("vitrine.api")
 STATUS: tuple[tuple[type[VitrineError], int], ...] = (
     (TooLarge, 413),  # before InvalidInput, which it is one of
     (InvalidInput, 400),
+    (KeyRefused, 401),
     (NotFound, 404),
     (QueueFull, 429),
     (Unavailable, 503),
@@ -60,6 +62,8 @@ def problem_response(error: BaseException, request_id: str) -> Response:
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, QueueFull | Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, KeyRefused):
+        headers["WWW-Authenticate"] = "Bearer"
     if problem.status == 500:
         logger.error("request %s failed", request_id, exc_info=error)
     return Response(problem.model_dump_json(), problem.status, headers, "application/problem+json")

@@ -57,10 +57,20 @@ def test_the_port_that_is_advised_is_not_the_other_protocols(tmp_path: Path) -> 
 
 
 def test_a_host_that_is_not_ours_is_not_called_a_busy_port(tmp_path: Path) -> None:
-    ran = vitrine("serve", home=tmp_path, VITRINE_HOST="192.0.2.1")
+    ran = vitrine("serve", home=tmp_path, VITRINE_HOST="192.0.2.1", VITRINE_ALLOW_ANONYMOUS="true")
     assert ran.returncode == 1
     assert "VITRINE_HOST=192.0.2.1 is no address of this machine" in ran.stderr
     assert "taken" not in ran.stderr
+
+
+def test_other_machines_are_not_let_in_without_keys(tmp_path: Path) -> None:
+    ran = vitrine("serve", home=tmp_path, VITRINE_HOST="0.0.0.0")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("Error: Other machines reach 0.0.0.0, so keys are needed")
+    assert ran.stderr.count("\n") == 1
+    lost = vitrine("serve", home=tmp_path, VITRINE_API_KEYS_FILE=str(tmp_path / "keys.toml"))
+    assert lost.returncode == 1
+    assert f"vitrine keys add NAME --file {tmp_path}/keys.toml" in lost.stderr
 
 
 def test_a_bad_setting_is_named_without_a_traceback(tmp_path: Path) -> None:

@@ -53,6 +53,35 @@ def test_binding_wide_and_a_misspelt_name_are_warned_of(monkeypatch: pytest.Monk
     assert "Did you mean VITRINE_QUEUE_SIZE?" in misspelt
 
 
+def test_what_needs_no_key_is_a_list_of_known_words_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().exempt == ("health",)
+    for said, means in (("health, docs", ("health", "docs")), ("none", ()), ("", ("health",))):
+        monkeypatch.setenv("VITRINE_API_KEYS_EXEMPT", said)
+        assert Settings().exempt == means
+    monkeypatch.setenv("VITRINE_API_KEYS_EXEMPT", "health,doc")
+    with pytest.raises(SettingsError, match="'doc' is none of health, metrics, docs"):
+        load_settings()
+
+
+def test_a_file_of_keys_ends_the_warning_and_makes_the_word_for_anyone_pointless(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VITRINE_HOST", "0.0.0.0")
+    monkeypatch.setenv("VITRINE_API_KEYS_FILE", "keys.toml")
+    assert warnings_of(Settings()) == []
+    assert Settings().api_keys_file == Path.cwd() / "keys.toml"
+    monkeypatch.setenv("VITRINE_ALLOW_ANONYMOUS", "true")
+    assert "VITRINE_ALLOW_ANONYMOUS does nothing" in warnings_of(Settings())[0]
+
+
+def test_a_host_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_HOST", "localhost")
+    assert Settings().host == "127.0.0.1"
+    monkeypatch.setenv("VITRINE_HOST", "example.org")
+    with pytest.raises(SettingsError, match=r"VITRINE_HOST='example\.org'"):
+        load_settings()
+
+
 @pytest.mark.parametrize(
     ("set_to", "said"),
     [

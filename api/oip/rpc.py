@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from api.body import LARGE
 from api.front import SANE_ID
 from api.oip.facts import index_of, model_config, model_facts, server_facts, statistics_of
+from api.oip.gate import HOLDER
 from api.oip.infer import Inference
 from api.oip.items import checker
 from api.oip.message import MAX_ID, MAX_NAME, InferRequest
@@ -39,6 +40,7 @@ access = logging.getLogger("vitrine.access")
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,  # clients retry UNAVAILABLE, which would triple the load
@@ -240,7 +242,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             if self._log:
                 line = {"request_id": call.request_id, "method": "gRPC", "status": call.code.name}
                 peer = {"ms": round(seconds * 1e3, 2), "model": call.model[:60], "client": context.peer()}
-                access.info(json.dumps(line | peer))
+                holder = HOLDER.get()
+                access.info(json.dumps(line | peer | ({} if holder is None else {"key": holder})))
 
 
 @dataclass

@@ -10,6 +10,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from api.gate import Gate
+from api.oip.gate import KeyInterceptor
 from api.oip.infer import Inference
 from api.oip.rpc import Context, Servicer
 from runners.served import ServedModels
@@ -48,12 +50,16 @@ class GrpcServer:
         inference: answers what is to be inferred.
         settings: address, limits and TLS.
         version: Vitrine's own.
+        gate: what checks keys; None where none is asked.
     """
 
-    def __init__(self, served: ServedModels, inference: Inference, settings: Settings, version: str) -> None:
+    def __init__(
+        self, served: ServedModels, inference: Inference, settings: Settings, version: str, gate: Gate | None = None
+    ) -> None:
         self._served, self._settings = served, settings
         limit = settings.max_body_bytes
         self._server = grpc.aio.server(
+            interceptors=[KeyInterceptor(gate, log=settings.access_log)] if gate is not None else [],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
@@ -61,7 +67,7 @@ class GrpcServer:
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-            ]
+            ],
         )
         self._closing = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None

@@ -5,8 +5,25 @@ const drop = at("drop");
 let shown = 0;
 let card = null; // of the model that pictures go to
 
+const KEY = "vitrine-key"; // in sessionStorage, which ends with the tab and no other site can read
+
+function ask(path, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  return fetch(path, key === null ? options : { ...options, headers: { "X-API-Key": key } });
+}
+
+function knock(answer) { // asks for a key
+  at("door").hidden = false;
+  drop.hidden = at("choice").hidden = at("links").hidden = true; // links carry no key
+  at("model").textContent = sessionStorage.getItem(KEY) === null ? "This service asks for a key." : answer.detail;
+  at("key").focus();
+}
+
 async function describe() {
-  const response = await fetch("/models");
+  const response = await ask("/models");
+  if (response.status === 401) return knock(await response.json());
+  at("door").hidden = true;
+  at("links").hidden = sessionStorage.getItem(KEY) !== null;
   const { default: name, models } = await response.json();
   const takers = models.filter((each) => each.task === "image-classification" && each.state !== "missing");
   const wanted = at("chooser").value || name;
@@ -76,9 +93,10 @@ async function predict(file) {
   at("answer").hidden = true;
   try {
     const query = card.explain ? "?include_gradcam=true" : "";
-    const response = await fetch(`/models/${card.name}/predict${query}`, { method: "POST", body: file });
+    const response = await ask(`/models/${card.name}/predict${query}`, { method: "POST", body: file });
     const answer = await response.json();
     if (turn !== shown) return;
+    if (response.status === 401) return knock(answer);
     response.ok ? show(answer) : fail(answer.title, answer.detail);
   } catch (error) {
     if (turn === shown) fail("No answer", `The server could not be reached (${error.message}).`);
@@ -92,6 +110,12 @@ at("chooser").addEventListener("change", () => {
   describe().then(() => at("file").files[0] && predict(at("file").files[0]));
 });
 at("file").addEventListener("change", (event) => event.target.files[0] && predict(event.target.files[0]));
+at("door").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, at("key").value.trim());
+  at("key").value = "";
+  describe();
+});
 at("switch").addEventListener("change", look);
 drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
 drop.addEventListener("dragleave", () => drop.classList.remove("over"));

@@ -1,0 +1,153 @@
+"""The file of API keys: what is in it, how it changes, and what a running server makes of a change."""
+
+import hashlib
+import hmac
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import api.keys
+from api.commands import keys as command
+from api.keys import Keys, add_key, read_keys, remove_key, warnings_of
+from errors import KeysError
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that is not there yet; a change of it is looked for at every request."""
+    monkeypatch.setattr(api.keys, "LOOK_EVERY_S", 0.0)
+    return tmp_path / "keys.toml"
+
+
+def test_the_file_has_a_keys_sha256_and_never_the_key(path: Path) -> None:
+    key = add_key(path, "ci")
+    assert key.startswith("vk_") and len(key) == 3 + 43  # 256 bits in base64
+    (entry,) = tomllib.loads(path.read_text())["key"]
+    assert (entry["name"], entry["sha256"]) == ("ci", hashlib.sha256(key.encode()).hexdigest())
+    assert key not in path.read_text() and key[3:] not in path.read_text()
+
+
+def test_a_new_file_is_its_owners_alone_and_a_changed_one_keeps_its_mode(path: Path) -> None:
+    add_key(path, "ci")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert warnings_of(path) == []
+    path.chmod(0o440)
+    add_key(path, "web")
+    assert path.stat().st_mode & 0o777 == 0o440
+    assert "mode 0440" in warnings_of(path)[0]
+    assert [each.name for each in path.parent.iterdir()] == ["keys.toml"]
+
+
+def test_a_link_to_the_file_stays_one(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    add_key(link, "ci")
+    assert link.is_symlink() and [each.name for each in read_keys(path)] == ["ci"]
+
+
+def test_each_key_has_its_name_and_others_have_none(path: Path) -> None:
+    first, second = add_key(path, "ci"), add_key(path, "web")
+    known = Keys(path)
+    assert (known.name_of(first.encode()), known.name_of(second.encode())) == ("ci", "web")
+    for wrong in (b"", b"vk_", first[:-1].encode(), first.encode() + b" ", "vk_ключ".encode(), b"\xff", b"x" * 10**6):
+        assert known.name_of(wrong) is None
+    assert known.name_of(read_keys(path)[0].sha256.encode()) is None
+
+
+def test_every_key_is_compared_in_constant_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [add_key(path, name) for name in ("one", "two", "three")]
+    known, compared = Keys(path), []
+    real = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(1) or real(a, b))  # type: ignore[func-returns-value]
+    assert known.name_of(keys[0].encode()) == "one"
+    assert known.name_of(b"wrong") is None
+    assert len(compared) == 6
+
+
+def test_a_running_server_takes_new_keys_and_drops_removed_ones(path: Path) -> None:
+    first = add_key(path, "ci").encode()
+    known = Keys(path)
+    assert known.name_of(first) == "ci"
+    second = add_key(path, "web").encode()
+    assert known.name_of(second) == "web"
+    remove_key(path, "ci")
+    assert (known.name_of(first), known.name_of(second)) == (None, "web")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[key]\n", "damaged"),
+        ('[[key]]\nname = "a"\nsha256 = "00"\ncreated = 2026-01-01\n', "damaged at key.0.sha256"),
+        (f'[[key]]\nname = "a b"\nsha256 = "{"0" * 64}"\ncreated = 2026-01-01\n', "damaged at key.0.name"),
+        (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\ncreated = 2026-01-01\n' * 2, "two keys of one name"),
+        ('[[keys]]\nname = "a"\n', "damaged at keys"),
+        ("\0", "damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused_and_leaves_a_running_server_its_keys(
+    path: Path, caplog: pytest.LogCaptureFixture, text: str, said: str
+) -> None:
+    key = add_key(path, "ci").encode()
+    known = Keys(path)
+    assert known.name_of(key) == "ci"
+    good = path.read_text()
+    path.write_text(text)
+    with pytest.raises(KeysError, match=said):
+        read_keys(path)
+    with pytest.raises(KeysError, match=said):
+        add_key(path, "web")
+    assert path.read_text() == text
+    assert known.name_of(key) == "ci" and known.name_of(key) == "ci"
+    assert [said in each.message for each in caplog.records] == [True]  # told once
+    path.write_text(good.replace("ci", "again"))
+    assert known.name_of(key) == "again"
+
+
+def test_nobody_is_let_in_before_there_is_a_good_file(path: Path) -> None:
+    known = Keys(path)
+    assert known.name_of(b"anything") is None and known.name_of(b"") is None
+    key = add_key(path, "ci").encode()
+    assert known.name_of(key) == "ci"
+    path.unlink()
+    assert known.name_of(key) == "ci"
+
+
+def test_the_command_prints_the_key_alone_and_its_advice_beside(path: Path) -> None:
+    added = CliRunner().invoke(command, ["add", "ci", "--file", str(path)])
+    assert added.exit_code == 0
+    assert Keys(path).name_of(added.stdout.strip().encode()) == "ci" and added.stdout.count("\n") == 1
+    assert f"VITRINE_API_KEYS_FILE={path}" in added.stderr and "vk_" not in added.stderr
+    listed = CliRunner().invoke(command, ["list", "--file", str(path)]).stdout
+    assert listed.split()[1:] == ["ci"]
+    assert CliRunner().invoke(command, ["remove", "ci", "--file", str(path)]).exit_code == 0
+    assert read_keys(path) == []
+    assert "nobody is let in" in warnings_of(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["add", "ci"], "has a key ci already"),
+        (["add", "two words"], "letters, digits"),
+        (["add", ""], "letters, digits"),
+        (["add", "x\n[[key]]"], "letters, digits"),
+        (["remove", "web"], "has no key web; it has: ci"),
+    ],
+)
+def test_a_mistake_is_one_sentence(path: Path, arguments: list[str], said: str) -> None:
+    add_key(path, "ci")
+    before = path.read_text()
+    ran = CliRunner().invoke(command, [*arguments, "--file", str(path)])
+    assert ran.exit_code != 0 and said in ran.stderr and ran.stdout == ""
+    assert path.read_text() == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_said(path: Path) -> None:
+    path.parent.chmod(0o500)
+    with pytest.raises(KeysError, match="cannot be written"):
+        add_key(path, "ci")

@@ -1,0 +1,264 @@
+"""Keys on the real server: over HTTP and gRPC, with every client, in every worker."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import bentoml
+import grpc
+import numpy as np
+import psutil
+import pytest
+import requests
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tritonclient.utils import InferenceServerException
+
+from api.keys import add_key, remove_key
+from tests.conftest import ROOT
+from tests.live.server import Server, environment, free_ports, install, serving
+from tests.tiny import logits_of_plain, plain, tiny_package
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    install(tiny_package(folder / "package"), folder / "home")
+    return folder / "home"
+
+
+@pytest.fixture(scope="module")
+def file(home: Path) -> Path:
+    return home.parent / "keys.toml"
+
+
+@pytest.fixture(scope="module")
+def key(file: Path) -> str:
+    return add_key(file, "reader-7")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, file: Path, key: str) -> Iterator[Server]:
+    """Two workers and the Grad-CAM runner, with keys."""
+    with serving(
+        home,
+        home.parent / "server.log",
+        VITRINE_DEFAULT_MODEL="tiny",
+        VITRINE_WORKERS="2",
+        VITRINE_API_KEYS_FILE=str(file),
+    ) as running:
+        running.wait_ready()  # which has no key
+        yield running
+
+
+def predict(server: Server, key: str) -> int:
+    """One picture over a connection of its own, which any worker may take."""
+    return requests.post(f"{server.url}/predict", data=plain(200), headers={"X-API-Key": key}, timeout=30).status_code
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/predict"),
+        ("POST", "/predict/"),
+        ("POST", "//predict"),
+        ("POST", "/models/tiny/predict"),
+        ("POST", "/models/unknown/predict"),
+        ("POST", "/v2/models/tiny/infer"),
+        ("GET", "/"),
+        ("GET", "/models"),
+        ("GET", "/health/stats"),
+        ("GET", "/metrics"),
+        ("GET", "/schema.json"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("GET", "/nothing"),
+        ("GET", "/%2e%2e/models"),
+        ("OPTIONS", "/predict"),
+        ("HEAD", "/models"),
+    ],
+)
+def test_without_a_key_every_route_says_the_same(server: Server, method: str, path: str) -> None:
+    answer = requests.request(method, server.url + path, timeout=30)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+    if method != "HEAD":
+        body = answer.json()
+        assert body["request_id"] == answer.headers["X-Request-ID"]
+        assert body["detail"].startswith("A key is needed here")
+        assert "tiny" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready/", "/livez", "/healthz", "/readyz", "/v2/health/live"])
+def test_probes_need_no_key(server: Server, path: str) -> None:
+    assert requests.get(server.url + path, timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["Authorization", "X-API-Key"])
+def test_a_key_opens_our_routes_and_bentomls(server: Server, key: str, name: str) -> None:
+    headers = {name: f"BEARER {key}" if name == "Authorization" else key}
+    for path in ("/models", "/metrics", "/schema.json", "/openapi.json"):
+        assert requests.get(server.url + path, headers=headers, timeout=30).status_code == 200
+    assert requests.get(f"{server.url}/nothing", headers=headers, timeout=30).status_code == 404
+    answer = requests.post(f"{server.url}/predict", data=plain(200), headers=headers, timeout=30)
+    assert answer.json()["prediction"] == "bright"
+    assert requests.get(f"{server.url}/models", headers={name: headers[name][:-1]}, timeout=30).status_code == 401
+
+
+def test_the_page_comes_without_a_key_and_swagger_has_a_place_for_one(server: Server, key: str) -> None:
+    page = requests.get(server.url, headers={"Accept": "text/html"}, timeout=30)
+    assert page.status_code == 200 and 'id="key"' in page.text and "tiny" not in page.text
+    assert "sessionStorage" in requests.get(f"{server.url}/static/page.js", timeout=30).text
+    described = requests.get(f"{server.url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
+    assert {each["type"] for each in described["components"]["securitySchemes"].values()} == {"http", "apiKey"}
+
+
+def test_a_large_upload_without_a_key_is_refused_before_it_is_sent(server: Server) -> None:
+    place = urlsplit(server.url)
+    head = f"POST /predict HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: {32 * 2**20}\r\n"
+    with socket.create_connection((place.hostname, place.port), timeout=30) as wire:
+        wire.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert wire.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_connection_goes_on_after_a_refusal(server: Server, key: str) -> None:
+    with requests.Session() as session:
+        assert session.post(f"{server.url}/predict", data=bytes(8 * 2**20), timeout=60).status_code == 401
+        answer = session.post(f"{server.url}/predict", data=plain(200), headers={"X-API-Key": key}, timeout=30)
+        assert answer.status_code == 200
+
+
+def test_bentomls_client_takes_the_key_as_its_token(server: Server, key: str) -> None:
+    with bentoml.SyncHTTPClient(server.url, token=key) as client:
+        assert client.predict(plain(200))["prediction"] == "bright"
+
+
+def test_tritons_clients_send_it_as_a_header_and_as_metadata(server: Server, key: str) -> None:
+    place = server.url.removeprefix("http://")
+    for module, where in ((triton_http, place), (triton_grpc, server.grpc)):
+        sent = module.InferInput("image", [1], "BYTES")
+        sent.set_data_from_numpy(np.array([plain(200)], object))
+        with module.InferenceServerClient(where) as client:
+            assert client.is_server_live() and client.is_server_ready()
+            for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
+                found = client.infer("tiny", [sent], headers=headers).as_numpy("logits")
+                assert found[0] == pytest.approx(logits_of_plain(200), abs=1e-5)
+            with pytest.raises(InferenceServerException, match="needed"):
+                client.infer("tiny", [sent])
+
+
+def test_no_call_of_grpc_but_health_is_answered_without_a_key(server: Server, key: str) -> None:
+    def raw(channel: grpc.Channel, method: str, *metadata: tuple[str, str]) -> grpc.StatusCode:
+        call: Any = channel.stream_stream(method)(iter(()), metadata=metadata, timeout=30)
+        with pytest.raises(grpc.RpcError):
+            list(call)
+        code: grpc.StatusCode = call.code()
+        return code
+
+    with grpc.insecure_channel(server.grpc) as channel:
+        for method in (
+            "/inference.GRPCInferenceService/ModelInfer",
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            "/inference.GRPCInferenceService/RepositoryIndex",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            "/nobody.has/This",
+        ):
+            assert raw(channel, method) is grpc.StatusCode.UNAUTHENTICATED
+            assert raw(channel, method, ("x-api-key", "vk_wrong")) is grpc.StatusCode.UNAUTHENTICATED
+        assert raw(channel, "/nobody.has/This", ("x-api-key", key)) is grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.RpcError):
+            ProtoReflectionDescriptorDatabase(channel).get_services()
+        asked = health_pb2.HealthCheckRequest(service="")
+        assert health_pb2_grpc.HealthStub(channel).Check(asked, timeout=30).status == 1
+
+
+def test_a_stream_needs_the_key_once(server: Server, key: str) -> None:
+    answers: list[Any] = []
+    sent = triton_grpc.InferInput("image", [1], "BYTES")
+    sent.set_data_from_numpy(np.array([plain(200)], object))
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        client.start_stream(lambda result, error: answers.append((result, error)), headers={"x-api-key": key})
+        client.async_stream_infer("tiny", [sent])
+        client.async_stream_infer("tiny", [sent])
+        until(lambda: len(answers) == 2)
+    assert [error for _, error in answers] == [None, None]
+
+
+def test_every_worker_takes_a_new_key_and_drops_a_removed_one(server: Server, file: Path, key: str) -> None:
+    new = add_key(file, "late")
+    until(lambda: all(predict(server, new) == 200 for _ in range(12)))
+    remove_key(file, "late")
+    until(lambda: all(predict(server, new) == 401 for _ in range(12)))
+    good = file.read_text()
+    file.write_text("damaged")
+
+    def told() -> bool:
+        assert all(predict(server, key) == 200 for _ in range(12))
+        return "The keys stay as they were" in server.log.read_text()
+
+    until(told)
+    file.write_text(good)
+
+
+def test_the_log_names_whose_key_it_was_and_never_the_key(server: Server, key: str) -> None:
+    wrong = "vk_" + "w" * 43
+    assert (predict(server, key), predict(server, wrong)) == (200, 401)
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        assert client.get_server_metadata(headers={"x-api-key": key}).name
+        with pytest.raises(InferenceServerException):
+            client.get_server_metadata(headers={"x-api-key": wrong})
+
+    def lines() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+
+    def seen() -> set[tuple[str, Any, str]]:
+        return {(each["method"], each["status"], each["key"]) for each in lines()}
+
+    wanted = {("POST", 200, "reader-7"), ("POST", 401, ""), ("gRPC", "OK", "reader-7"), ("gRPC", "UNAUTHENTICATED", "")}
+    until(lambda: wanted <= seen())
+    log = server.log.read_text()
+    assert key not in log and wrong not in log
+    counted = requests.get(f"{server.url}/metrics", headers={"X-API-Key": key}, timeout=30).text
+    assert 'status="401"' in counted and 'status="UNAUTHENTICATED"' in counted and "reader-7" not in counted
+
+
+def test_the_grad_cam_runner_and_bentomls_own_ports_are_closed_to_other_machines(server: Server) -> None:
+    gates = {urlsplit(server.url).port, int(server.grpc.split(":")[1])}
+    processes = [(top := psutil.Process(server.process.pid)), *top.children(recursive=True)]
+    assert any("gradcam" in each.cmdline() for each in processes)
+    places = [
+        place.laddr for each in processes for place in each.net_connections("tcp") if place.status == psutil.CONN_LISTEN
+    ]
+    assert gates <= {place.port for place in places}
+    assert {place.ip for place in places if place.port not in gates} <= {"127.0.0.1", "::1"}
+
+
+def test_a_server_for_other_machines_does_not_start_without_keys(home: Path) -> None:
+    port, grpc_port = free_ports(2)
+    command = [str(Path(sys.executable).with_name("bentoml")), "serve", "--host", "0.0.0.0", "--port", str(port)]
+    settings = {"VITRINE_DEFAULT_MODEL": "tiny", "VITRINE_GRPC_PORT": str(grpc_port)}
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment(home, **settings), capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 1
+    (line,) = [each for each in ran.stderr.splitlines() if "Error" in each]
+    assert line.startswith("Error: Other machines reach 0.0.0.0, so keys are needed: make one with `vitrine keys add")
+    assert "Traceback" not in ran.stderr
