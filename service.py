@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
@@ -188,7 +188,7 @@ class GradCam:
         return all(model["state"] not in ("loading", "checking") for model in self.models.status().values())
 
 
-GradCam.add_asgi_middleware(NoPickleFromAfar)
+cast("bentoml.Service[Any]", GradCam).add_asgi_middleware(NoPickleFromAfar)
 
 
 class GradCamProcess:

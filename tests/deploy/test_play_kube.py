@@ -5,6 +5,7 @@ Probes and Services have no effect in `podman play kube`, and its pods share the
 
 import copy
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,9 +66,13 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def pod(podman: Any, image: str, key: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The pod, ready."""
+    """The pod, ready to predict and to explain."""
     with playing(podman, image, tmp_path_factory.mktemp("pod"), key[1]) as running:
         running.wait_ready()
+        deadline = time.monotonic() + engine.START_S  # explanations come later: readiness does not wait for them
+        while requests.get(f"{running.url}/health", timeout=10).json()["explanations"]["kidney-stone"] != "ready":
+            assert time.monotonic() < deadline, running.logs()
+            time.sleep(0.2)
         yield running
 
 

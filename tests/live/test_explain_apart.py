@@ -28,14 +28,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     install(small_package(folder / "small"), home)
     (port,) = free_ports(1)
     with runner(home, port, folder / "runner.log"):
-        there = {"VITRINE_DEFAULT_MODEL": "small", "VITRINE_EXPLAIN_URL": f"http://127.0.0.1:{port}"}
-        with serving(home, folder / "apart.log", **there) as apart:
+        there = f"http://127.0.0.1:{port}"
+        with serving(home, folder / "apart.log", VITRINE_DEFAULT_MODEL="small", VITRINE_EXPLAIN_URL=there) as apart:
             with serving(home, folder / "own.log", VITRINE_DEFAULT_MODEL="small") as own:
                 for each in (apart, own):
                     each.wait_ready()
                     explaining(each, "small")
                 for probe in ("livez", "readyz"):
-                    assert requests.get(f"http://127.0.0.1:{port}/{probe}", timeout=10).status_code == 200
+                    assert requests.get(f"{there}/{probe}", timeout=10).status_code == 200
                 yield apart, own
 
 
