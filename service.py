@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
@@ -33,6 +33,7 @@ from api.gate import Gate, check_doors, gate_of
 from api.keys import warnings_of as warnings_of_keys
 from api.oip.infer import Inference
 from api.oip.server import GrpcServer, probe
+from api.pickles import NoPickleFromAfar
 from api.pictures import Pictures
 from errors import CardError, DeadlineExceeded, KeysError, StoreError, VitrineError
 from models import registry
@@ -42,7 +43,7 @@ from models.store import served_tags
 from runners.cache import ResponseCache
 from runners.explained import Ask, Explained, ExplainedModels
 from runners.model import RunnerOptions
-from runners.remote import RemoteExplainer, reply_of
+from runners.remote import RemoteExplainer, ask_of, in_text, reply_in_text, reply_of
 from runners.runner import Answer
 from runners.served import ServedModels
 from settings import load_settings, warnings_of
@@ -179,13 +180,13 @@ class GradCam:
 
     @bentoml.api
     async def explain(self, model: str, ask: dict[str, Any], seconds: float, call: str) -> dict[str, Any]:
-        """One picture; see `runners.remote.reply_of` for the answer."""
+        """One picture; see `runners.remote.reply_of` for the answer, which is in text where the question was."""
         until = time.monotonic() + seconds
         try:
-            future = self.models.get(model).submit(Ask(**ask), until)
+            future = self.models.get(model).submit(ask_of(ask), until)
             self.calls[call] = future
             answer: Answer[Explained] = await asyncio.wrap_future(future)
-            return reply_of(answer)
+            return reply_in_text(reply_of(answer)) if isinstance(ask["data"], str) else reply_of(answer)
         except asyncio.CancelledError:
             return reply_of(DeadlineExceeded("Nobody waits for this any more."))
         except VitrineError as error:
@@ -204,6 +205,13 @@ class GradCam:
         """The state of every model here."""
         return self.models.status()
 
+    async def __is_ready__(self) -> bool:
+        """What BentoML's `/readyz` asks: whether no model is still loading. One that failed says so in `status`."""
+        return all(model["state"] not in ("loading", "checking") for model in self.models.status().values())
+
+
+cast("bentoml.Service[Any]", GradCam).add_asgi_middleware(NoPickleFromAfar)
+
 
 class GradCamProcess:
     """Calls into the Grad-CAM process through BentoML's client."""
@@ -213,7 +221,8 @@ class GradCamProcess:
 
     def explain(self, model: str, ask: Ask, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
         """See `runners.remote.Process`."""
-        answer: Awaitable[dict[str, Any]] = self._client.call("explain", model, asdict(ask), seconds, call)
+        fields = in_text(ask) if SETTINGS.explain_url else asdict(ask)
+        answer: Awaitable[dict[str, Any]] = self._client.call("explain", model, fields, seconds, call)
         return answer
 
     def cancel(self, call: str) -> Awaitable[object]:
@@ -314,7 +323,8 @@ def _log_to_stdout() -> None:
 def _attributes() -> dict[str, Any]:
     """The models, which a build packs by this, and the Grad-CAM runner unless it is switched off."""
     models = {f"model_{name.replace('-', '_')}_{version}": model for (name, version), model in PACKED.items()}
-    return models | ({"gradcam": bentoml.depends(GradCam)} if SETTINGS.explain else {})
+    gradcam = {"gradcam": bentoml.depends(GradCam, url=SETTINGS.explain_url or None)}
+    return models | (gradcam if SETTINGS.explain else {})
 
 
 Vitrine: bentoml.Service[Any] = bentoml.service(

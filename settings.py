@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="Longest that a request may take.")
     explain: bool = Field(True, description="Whether to start the Grad-CAM runner, a process of its own.")
     explain_timeout_ms: Annotated[int, Field(ge=1)] = Field(10_000, description="Longest that an explanation may take.")
+    explain_url: Annotated[str, Field(pattern=r"^(https?://[^/\s=]+)?$")] = Field(
+        "", description="http://HOST:PORT of a Grad-CAM runner that was started elsewhere; empty: one is started here."
+    )
     drain_seconds: Annotated[float, Field(gt=0)] = Field(
         20.0, description="After SIGTERM the process ends within this."
     )

@@ -1,13 +1,16 @@
 """The other side of the Grad-CAM runner: calls into its process, and what to do when it does not answer."""
 
 import asyncio
+import base64
 import contextlib
 import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
+
+import numpy as np
 
 import errors
 from errors import DeadlineExceeded, InferenceFailed, QueueFull, Unavailable, VitrineError
@@ -57,10 +60,37 @@ def answer_of(reply: dict[str, Any]) -> "Answer[Explained]":
     """The answer, or its error raised as it was there."""
     if "answer" in reply:
         fields = dict(reply["answer"])
-        return Answer(**{**fields, "value": Explained(**fields["value"])})
+        value = dict(fields["value"])
+        value |= {name: np.asarray(value[name], np.float32) for name in ("logits", "map")}
+        value |= {"size": tuple(value["size"]), "picture": _bytes_of(value["picture"])}
+        return Answer(**{**fields, "value": Explained(**value)})
     kind = getattr(errors, str(reply.get("error")), InferenceFailed)
     rest = [reply["retry_after_s"]] if "retry_after_s" in reply else []
     raise kind(str(reply.get("detail")), *rest)
+
+
+def in_text(ask: Ask) -> dict[str, Any]:
+    """An Ask as JSON can carry it, for a runner on another machine; `ask_of` reads it."""
+    return asdict(ask) | {"data": base64.b64encode(ask.data).decode()}
+
+
+def ask_of(fields: dict[str, Any]) -> Ask:
+    """The Ask, however it came."""
+    return Ask(**fields | {"data": _bytes_of(fields["data"])})
+
+
+def reply_in_text(reply: dict[str, Any]) -> dict[str, Any]:
+    """What `reply_of` made, as JSON can carry it; `answer_of` reads both, to the same last bit of a float32."""
+    if "answer" not in reply:
+        return reply
+    value = dict(reply["answer"]["value"])
+    value |= {name: value[name].tolist() for name in ("logits", "map")}
+    value["picture"] = base64.b64encode(value["picture"]).decode() if value["picture"] is not None else None
+    return {"answer": reply["answer"] | {"value": value}}
+
+
+def _bytes_of(data: bytes | str | None) -> bytes | None:
+    return base64.b64decode(data) if isinstance(data, str) else data
 
 
 class RemoteExplainer:

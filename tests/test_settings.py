@@ -43,6 +43,13 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: s
         load_settings()
 
 
+@pytest.mark.parametrize("url", ["gradcam:3000", "http://gradcam:3000/", "http://a=b", "http://"])
+def test_the_grad_cam_runners_address_is_scheme_host_and_port(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("VITRINE_EXPLAIN_URL", url)
+    with pytest.raises(SettingsError, match="VITRINE_EXPLAIN_URL"):
+        load_settings()
+
+
 def test_binding_wide_and_a_misspelt_name_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert warnings_of(Settings()) == []
     monkeypatch.setenv("VITRINE_HOST", "0.0.0.0")

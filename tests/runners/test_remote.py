@@ -1,6 +1,8 @@
 """The calling side of the Grad-CAM runner, against a process that is slow, gone, or comes back."""
 
 import asyncio
+import dataclasses
+import json
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -11,7 +13,16 @@ import pytest
 from errors import DeadlineExceeded, InvalidImage, QueueFull, Unavailable
 from runners import remote
 from runners.explained import Ask, Explained
-from runners.remote import FAILURES, IN_FLIGHT, RemoteExplainer, answer_of, reply_of
+from runners.remote import (
+    FAILURES,
+    IN_FLIGHT,
+    RemoteExplainer,
+    answer_of,
+    ask_of,
+    in_text,
+    reply_in_text,
+    reply_of,
+)
 from runners.runner import Answer
 
 ASK = Ask(b"", -1, "layercam", "map", 0.5, at_input_size=False)
@@ -80,6 +91,22 @@ def test_an_answer_crosses_as_it_was_and_so_does_an_error() -> None:
         with pytest.raises(type(error), match=str(error)) as raised:
             answer_of(reply_of(error))
         assert vars(raised.value) == vars(error)
+
+
+def test_in_text_it_crosses_to_another_machine_to_the_last_bit() -> None:
+    ask = Ask(bytes(range(256)), 1, "gradcam++", "overlay", 0.3, at_input_size=True, threshold=0.25)
+    assert ask_of(json.loads(json.dumps(in_text(ask)))) == ask
+    assert ask_of(dataclasses.asdict(ask)) == ask
+    third = np.full((2, 2), 1 / 3, np.float32)
+    for picture in (b"\x89PNG\xff", None):
+        sent = ANSWER._replace(value=ANSWER.value._replace(map=third, picture=picture))
+        got = answer_of(json.loads(json.dumps(reply_in_text(reply_of(sent)))))
+        assert got.value.map.dtype == np.float32 and np.array_equal(got.value.map, third)
+        assert np.array_equal(got.value.logits, sent.value.logits)
+        assert got.value.picture == picture and got.value.size == (4, 3)
+        assert got[1:] == sent[1:]
+    with pytest.raises(QueueFull, match="full"):
+        answer_of(json.loads(json.dumps(reply_in_text(reply_of(QueueFull("full", 17))))))
 
 
 def test_before_the_process_has_said_anything_calls_are_refused() -> None:
