@@ -16,7 +16,8 @@ from models import registry
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, files_of
 from runners.cpu_plan import CoreShare
-from runners.model import RunnerOptions, ServedModels
+from runners.model import RunnerOptions
+from runners.served import ServedModels
 from runners.stats import metrics
 from settings import PREFIX, Settings
 from tests.conftest import ROOT
