@@ -13,7 +13,11 @@ import click
 HERE = Path(__file__).resolve().parent
 GROUPS = {
     "models": ("models.commands", "models", "List, import, verify and remove models."),
-    "explain": ("explain.commands", "explain", "Measure explanations against a known truth."),
+    "explain": (
+        "explain.commands",
+        "explain",
+        "Draw an explained prediction; measure explanations against a known truth.",
+    ),
     "tune": ("runners.commands", "tune", "Find by measuring how a model runs best on this machine."),
 }
 
