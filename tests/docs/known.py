@@ -12,13 +12,15 @@ from settings import PREFIX, Settings
 from tests.conftest import ROOT
 
 _ENDS = set(";|&\n")
+_HERE_DOCUMENT = re.compile(r"(?ms)<<-?\s*(['\"]?)(\w+)\1[^\n]*\n.*?\n\s*\2$")
 
 
 def commands_of(script: str) -> list[list[str]]:
     """The words of every command of a shell script; nothing of it is expanded."""
-    joined = re.sub(r"\\\n", " ", re.sub(r"(?m)(^|\s)#.*$", "", script))
+    without = _HERE_DOCUMENT.sub("", script)
+    joined = re.sub(r"\\\n", " ", re.sub(r"(?m)(^|\s)#.*$", "", without))
     lexer = shlex.shlex(joined, posix=True, punctuation_chars=";|&\n")
-    lexer.whitespace, lexer.commenters = " \t", ""
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
     commands: list[list[str]] = [[]]
     for word in lexer:
         if set(word) <= _ENDS:
