@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
+
 HERE = Path(__file__).resolve().parent
 GROUPS = {
     "models": ("models.commands", "models", "List, import, verify and remove models."),

@@ -18,6 +18,13 @@ LEFT_OUT = (".git", ".venv*", ".env", ".*_cache", "__pycache__", "runs", "*.egg-
 
 
 @pytest.fixture(scope="session")
+def person(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The HOME of who runs all this, empty at first."""
+    folder = tmp_path_factory.mktemp("person")
+    return {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / ".cache"), "EDITOR": "true"}
+
+
+@pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store as `make serve` leaves it."""
     folder = tmp_path_factory.mktemp("bentoml")
@@ -27,9 +34,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(home: Path, person: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The one server of every document, ready to explain too."""
-    with serving(home, tmp_path_factory.mktemp("log") / "server.log") as running:
+    with serving(home, tmp_path_factory.mktemp("log") / "server.log", **person) as running:
         running.wait_ready()
         explaining(running, "kidney-stone")
         yield running
