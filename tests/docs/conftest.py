@@ -36,7 +36,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(home: Path, person: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The one server of every document, ready to explain too."""
-    with serving(home, tmp_path_factory.mktemp("log") / "server.log", **person) as running:
+    log, cache = tmp_path_factory.mktemp("log") / "server.log", person["XDG_CACHE_HOME"]
+    with serving(home, log, HOME=person["HOME"], XDG_CACHE_HOME=cache) as running:
         running.wait_ready()
         explaining(running, "kidney-stone")
         yield running

@@ -35,7 +35,7 @@ CURL = 'curl() { command curl -sS --fail-with-body "$@"; }\n'
 def test_neither_the_server_nor_the_command_line_gets_ready_to_report(
     server: Server, clone: Path, home: Path, person: dict[str, str]
 ) -> None:
-    command = [clone / ".venv" / "bin" / "vitrine", "explain", "picture", "kidney-stone", clone / "ct.png"]
+    command = [str(clone / ".venv" / "bin" / "vitrine"), "explain", "picture", "kidney-stone", "ct.png"]
     reader = environment(home, PYTHONPATH=str(clone), **person)
     subprocess.run(command, cwd=clone, env=reader, check=True, capture_output=True)
     assert requests.get(f"{server.url}/health/ready", timeout=30).status_code == 200
