@@ -5,6 +5,8 @@ ARGS ?=
 SERVE := .venv/.complete
 DEV := .venv-dev/.complete
 KSERVE := .venv-kserve/.complete
+# ONNX Runtime's official builds report to Microsoft unless this is set.
+export ORT_DISABLE_TELEMETRY ?= 1
 
 .PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols compare loadtest explain-quality lock clean
 .DEFAULT_GOAL := help

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import click
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
+
 HERE = Path(__file__).resolve().parent
 GROUPS = {
     "models": ("models.commands", "models", "List, import, verify and remove models."),
-    "explain": ("explain.commands", "explain", "Measure explanations against a known truth."),
+    "explain": ("explain.commands", "explain", "Draw an explained prediction; measure explanations against a truth."),
     "keys": ("api.commands", "keys", "Add, list and remove the keys that the API asks for."),
     "tune": ("runners.commands", "tune", "Find by measuring how a model runs best on this machine."),
 }

@@ -1,4 +1,4 @@
-"""`vitrine explain …`: how good a model's explanations are. Needs PyTorch (the `torch` extra)."""
+"""`vitrine explain …`: one explained prediction as a picture; how good explanations are, which needs PyTorch."""
 
 import importlib
 import json
@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from explain import quality
-from explain.base import METHOD_NAMES, Explainer, Float32Array
+from explain.base import METHOD_NAMES, PREDICTED, Explainer, Float32Array
+from explain.figure import Words, figure
 from explain.onnx import OnnxExplainer
-from explain.overlay import heatmap, overlay
+from explain.overlay import heatmap, overlay, png
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,7 +33,45 @@ BATCH = 8
 
 @click.group(name="explain")
 def explain() -> None:
-    """Measure explanations against a known truth."""
+    """Draw an explained prediction, or measure explanations against a known truth."""
+
+
+@explain.command(name="picture")
+@click.argument("name")
+@click.argument("image", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--output", "-o", default=Path("explained.png"), show_default=True, type=click.Path(path_type=Path))
+def picture_(name: str, image: Path, output: Path) -> None:
+    """Predict IMAGE with the shipped model NAME, and draw it beside its heatmap, label and probabilities."""
+    from errors import VitrineError
+    from models import registry
+    from models.card import read_image_card
+    from models.interpret import interpret
+    from models.package import EXPLAIN
+    from preprocessing.decode import decode
+    from preprocessing.transform import transform
+
+    package = registry.package_of(name)
+    if not (package / EXPLAIN).exists():
+        raise click.ClickException(f"{name} has no explain graph in {package}.")
+    try:
+        card = read_image_card(package / "card.toml")
+        pixels = decode(image.read_bytes(), card.limits)
+    except VitrineError as error:
+        raise click.ClickException(str(error)) from error
+    if card.explain is None:
+        raise click.ClickException(f"{name}: its card names no layer.")
+    method = card.explain.method
+    batch = transform(pixels, card.input).tensor[None]
+    explainer, wanted = OnnxExplainer(package / EXPLAIN), frozenset({method})
+    said = interpret(explainer.run(batch, np.array([PREDICTED]), wanted).logits[0], card, top_k=3)
+    target = np.array([said.class_id], np.int64)
+    cam = explainer.run(batch, target, wanted).maps[method][0]
+    heat = heatmap(cam, (pixels.shape[0], pixels.shape[1]))
+    shown = {each.label: each.probability for each in said.top}
+    lines = [f"{name}: {method} at {card.explain.layer}", *card.warnings]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(png(figure(pixels, overlay(pixels, heat, 0.6), Words(said.label, shown, lines))))
+    click.echo(f"{said.label}, {said.confidence:.4f}. Written: {output}")
 
 
 @explain.command(name="quality")

@@ -59,7 +59,7 @@ class Server:
 
 def environment(home: Path, **settings: str) -> dict[str, str]:
     """The environment of a server: its own store, nothing of the caller's settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("VITRINE_")}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VITRINE_", "ORT_"))}
     return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"} | settings
 
 
