@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+os.environ.pop("BENTOML_CONTAINERIZED", None)  # the images that BentoML makes set it, and dead workers would stay dead
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -301,4 +302,5 @@ Vitrine: bentoml.Service[Any] = bentoml.service(
     service_class=Front,
     runner_probe={"enabled": False},
     logging={"access": {"enabled": False}},
+    image=bentoml.images.Image(base_image="python:3.11-slim", distro=""),  # any other brings a compiler and git
 )(type("Vitrine", (_Vitrine,), _attributes()))
