@@ -34,7 +34,7 @@ def layers_of(podman: Podman, image: str) -> list[str]:
 
 def processes(container: Container) -> dict[int, str]:
     """Process id inside → state and command line."""
-    code = "import psutil\nfor p in psutil.process_iter(): print(p.pid, p.status(), *p.cmdline())"
+    code = "import psutil; [print(p.pid, p.status(), *p.cmdline()) for p in psutil.process_iter()]"
     lines = [line.partition(" ") for line in container.run("python", "-c", code).splitlines()]
     return {int(pid): line for pid, _, line in lines}
 
