@@ -34,7 +34,8 @@ def layers_of(podman: Podman, image: str) -> list[str]:
 
 def processes(container: Container) -> dict[int, str]:
     """Process id inside → state and command line."""
-    code = "import psutil; [print(p.pid, p.status(), *p.cmdline()) for p in psutil.process_iter()]"
+    asked = "psutil.process_iter(['status', 'cmdline'])"  # a zombie has no command line
+    code = f"import psutil; [print(p.pid, p.info['status'], *p.info['cmdline'] or []) for p in {asked}]"
     lines = [line.partition(" ") for line in container.run("python", "-c", code).splitlines()]
     return {int(pid): line for pid, _, line in lines}
 
