@@ -8,11 +8,11 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols compare loadtest explain-quality lock clean
+.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols compare loadtest explain-quality image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(SERVE)  ## Install, import the shipped models and serve on http://127.0.0.1:3000
 	@exec .venv/bin/vitrine serve
@@ -57,9 +57,17 @@ loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a repor
 explain-quality: $(DEV)  ## Pointing game, curves and random weights of the explanations; writes them beside the card
 	.venv-dev/bin/vitrine explain quality kidney-stone $(ARGS)
 
+image: $(SERVE)  ## Pack the installed models into an image without PyTorch, by docker, podman or buildah
+	.venv/bin/python -m deploy.container.image $(ARGS)
+
+image-cuda: $(SERVE)  ## The same with PyTorch for NVIDIA GPUs (6 GB, and 40 GB of disk to build it)
+	.venv/bin/python -m deploy.container.image --flavour cuda $(ARGS)
+
 lock: $(DEV)  ## Pin the requirements anew
 	.venv-dev/bin/uv pip compile $(LOCK) --extra dev -o requirements/dev.txt pyproject.toml requirements/torch.in
 	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
+	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt --extra torch -o requirements/cuda.txt pyproject.toml requirements/torch.in
+	.venv-dev/bin/uv pip compile $(LOCK) -o requirements/sbom.txt requirements/sbom.in
 	.venv-dev/bin/uv pip compile $(LOCK) -o requirements/kserve.txt requirements/kserve.in
 	for peer in requirements/peers/*.in; do .venv-dev/bin/uv pip compile $(LOCK) -o $${peer%.in}.txt $$peer || exit 1; done
 LOCK := -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url

@@ -22,6 +22,7 @@ from typing import Any, cast
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its official builds report to Microsoft unless this is set
+os.environ.pop("BENTOML_CONTAINERIZED", None)  # the images that BentoML makes set it, and dead workers would stay dead
 
 import bentoml
 import click
@@ -335,4 +336,5 @@ Vitrine: bentoml.Service[Any] = bentoml.service(
     http={"host": SETTINGS.host, "port": SETTINGS.port},  # of `bentoml serve` that is told no other
     runner_probe={"enabled": False},
     logging={"access": {"enabled": False}},
+    image=bentoml.images.Image(base_image="python:3.11-slim", distro=""),  # any other brings a compiler and git
 )(type("Vitrine", (_Vitrine,), _attributes()))
