@@ -21,9 +21,9 @@ from models.card import ImageCard
 from models.interpret import interpret
 from models.line import Inferred
 from runners.explained import Ask, Explained
+from runners.model import ServedModel
 from runners.remote import RemoteExplainer
 from runners.runner import Answer
-from runners.served import ServedModel
 
 ALPHA = 0.5
 """Opacity of an overlay at its peak, where none is asked for."""

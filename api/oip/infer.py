@@ -21,8 +21,8 @@ from models.interpret import interpret, interpret_anomaly, softmax
 from models.line import Picture, Pixels, Ready
 from preprocessing.decode import check_size
 from preprocessing.spec import ImageLimits
+from runners.model import ServedModel
 from runners.runner import Answer
-from runners.served import ServedModel
 
 MAP, LABEL = "map", "label"
 CLASSIFIED = ("probabilities", "logits")

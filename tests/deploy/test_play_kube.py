@@ -16,19 +16,18 @@ import pytest
 import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from settings import Settings
 from tests.conftest import SHIPPED
+from tests.deploy.engine import START_S, Container, Podman
 from tests.deploy.kustomize import rendered, server
 from tests.live.server import free_ports, vitrine
 
-engine: Any = pytest.importorskip("tests.deploy.engine", reason="there is no image to run yet")
 PICTURE = (SHIPPED / "goldens" / "01-coronal-stone.png").read_bytes()
 NOT_PLAYED = ("ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
 """No ports can be published on the host's network, and podman 4 makes of a probe a `curl`, which the image lacks."""
 
 
 @contextmanager
-def playing(podman: Any, image: str, folder: Path, keys: str) -> Iterator[Any]:
+def playing(podman: Podman, image: str, folder: Path, keys: str) -> Iterator[Container]:
     """Run the pod of the CPU overlay with an image and a file of keys, on free ports, until the block ends."""
     port, grpc_port = free_ports(2)
     played: list[dict[str, Any]] = [
@@ -48,7 +47,7 @@ def playing(podman: Any, image: str, folder: Path, keys: str) -> Iterator[Any]:
     file.write_text("\n---\n".join(map(json.dumps, played)))
     podman("play", "kube", "--network=host", str(file))
     try:
-        yield engine.Container(podman, "vitrine-pod-0-vitrine", port, grpc_port)
+        yield Container(podman, "vitrine-pod-0-vitrine", port, grpc_port)
     finally:
         podman("pod", "rm", "--force", "--time=0", "vitrine-pod-0")
         podman("secret", "rm", "vitrine-keys")
@@ -56,31 +55,30 @@ def playing(podman: Any, image: str, folder: Path, keys: str) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A key, and the file that it is let in by; both empty where this version has none."""
-    if "api_keys_file" not in Settings.model_fields:
-        return "", "none"
+    """A key, and the file that it is let in by."""
     folder = tmp_path_factory.mktemp("keys")
     said = vitrine(folder, "keys", "add", "test", "--file", folder / "keys")
     return said.split()[0], (folder / "keys").read_text()
 
 
 @pytest.fixture(scope="module")
-def pod(podman: Any, image: str, key: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def pod(
+    podman: Podman, image: str, key: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Container]:
     """The pod, ready to predict and to explain."""
     with playing(podman, image, tmp_path_factory.mktemp("pod"), key[1]) as running:
         running.wait_ready()
-        deadline = time.monotonic() + engine.START_S  # explanations come later: readiness does not wait for them
+        deadline = time.monotonic() + START_S  # explanations come later: readiness does not wait for them
         while requests.get(f"{running.url}/health", timeout=10).json()["explanations"]["kidney-stone"] != "ready":
             assert time.monotonic() < deadline, running.logs()
             time.sleep(0.2)
         yield running
 
 
-def test_it_predicts_and_explains_for_whoever_has_a_key(pod: Any, key: tuple[str, str]) -> None:
-    with_key = {"Authorization": f"Bearer {key[0]}"} if key[0] else {}
+def test_it_predicts_and_explains_for_whoever_has_a_key(pod: Container, key: tuple[str, str]) -> None:
+    with_key = {"Authorization": f"Bearer {key[0]}"}
     for path in ("/predict", "/explain"):
-        if key[0]:
-            assert requests.post(pod.url + path, data=PICTURE, timeout=60).status_code == 401
+        assert requests.post(pod.url + path, data=PICTURE, timeout=60).status_code == 401
         answer = requests.post(pod.url + path, data=PICTURE, headers=with_key, timeout=60)
         assert answer.status_code == 200, answer.text
         assert answer.json()["prediction"] == "stone"
@@ -91,7 +89,7 @@ def test_it_predicts_and_explains_for_whoever_has_a_key(pod: Any, key: tuple[str
     assert checked.status == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_it_is_confined_as_the_manifest_says(pod: Any) -> None:
+def test_it_is_confined_as_the_manifest_says(pod: Container) -> None:
     wanted = server("cpu")
     code = "import os; print(os.getuid(), os.getgid())"
     assert pod.run("python", "-c", code).split() == [str(wanted.spec["securityContext"]["runAsUser"])] * 2
@@ -102,7 +100,7 @@ def test_it_is_confined_as_the_manifest_says(pod: Any) -> None:
     assert int(status["CapBnd"], 16) == 0 and status["NoNewPrivs"].strip() == "1" and status["Seccomp"].strip() == "2"
 
 
-def test_lanes_are_planned_for_the_limit_and_not_for_the_machine(pod: Any) -> None:
+def test_lanes_are_planned_for_the_limit_and_not_for_the_machine(pod: Container) -> None:
     limits = server("cpu").container["resources"]["limits"]
     code = "import sys; sys.path.insert(0, '/app/bento/src'); import runners.cpu_plan as p; print(p.cgroup_quota())"
     assert float(pod.run("python", "-c", code)) == float(limits["cpu"])
@@ -110,7 +108,7 @@ def test_lanes_are_planned_for_the_limit_and_not_for_the_machine(pod: Any) -> No
     assert found["Memory"] == int(limits["memory"].removesuffix("Gi")) * 2**30
 
 
-def test_it_ends_by_itself_when_it_is_told_to(pod: Any) -> None:
+def test_it_ends_by_itself_when_it_is_told_to(pod: Container) -> None:
     grace = server("cpu").spec["terminationGracePeriodSeconds"]
     pod.podman("stop", f"--time={grace}", pod.id)  # SIGTERM, and SIGKILL after that time, which would show as 137
     assert pod.state()["ExitCode"] == 0, pod.logs()
