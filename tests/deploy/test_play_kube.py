@@ -43,13 +43,18 @@ def playing(podman: Podman, image: str, folder: Path, keys: str) -> Iterator[Con
                 del container[field]
             container |= {"image": image, "imagePullPolicy": "Never"}
             played.append(each)
+    # Podman 4.3 leaves stringData out and does not decode data, so the Secret's volume gets its file beforehand.
+    podman("volume", "create", "vitrine-keys")
+    mounted = podman("volume", "inspect", "--format={{.Mountpoint}}", "vitrine-keys").strip()
+    (Path(mounted) / "keys").write_text(keys)
     file = folder / "played.yaml"
     file.write_text("\n---\n".join(map(json.dumps, played)))
-    podman("play", "kube", "--network=host", str(file))
     try:
+        podman("play", "kube", "--network=host", str(file))
         yield Container(podman, "vitrine-pod-0-vitrine", port, grpc_port)
     finally:
         podman("pod", "rm", "--force", "--time=0", "vitrine-pod-0")
+        podman("volume", "rm", "--force", "vitrine-keys")
         podman("secret", "rm", "vitrine-keys")
 
 
