@@ -19,6 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "models" / "kidney_stone"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A room's tests stay in one process, which shares the room's servers and images; rooms run side by side."""
+    for item in items:
+        room, *deeper = item.path.relative_to(ROOT / "tests").parts
+        item.add_marker(pytest.mark.xdist_group(room if deeper else "top"))
+
+
 def encode(image: npt.NDArray[np.uint8] | Image.Image, kind: str = "PNG", **options: object) -> bytes:
     """A picture as a file's bytes."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
