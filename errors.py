@@ -1,4 +1,4 @@
-"""The one exception tree. What a client sees of each is decided in `api/errors.py`, nowhere else.
+"""The one exception tree. What a client sees of each is decided in `api/problems.py`, nowhere else.
 
     VitrineError
     ├── InvalidInput            400  one item or request is wrong              (preprocessing, api)

@@ -8,16 +8,11 @@ import atexit
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Awaitable
 from concurrent.futures import Future
-from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -32,6 +27,7 @@ from starlette.types import ASGIApp
 
 from api.app import build_app
 from api.gate import Gate, check_doors, gate_of
+from api.head import bound_heads
 from api.keys import warnings_of as warnings_of_keys
 from api.oip.infer import Inference
 from api.oip.server import GrpcServer, probe
@@ -43,9 +39,10 @@ from models.card import ImageCard
 from models.package import StoredModel, open_stored
 from models.store import served_tags
 from runners.cache import ResponseCache
-from runners.explained import Ask, Explained, ExplainedModels
+from runners.drain import end_within
+from runners.explained import Explained, ExplainedModels
 from runners.model import RunnerOptions
-from runners.remote import RemoteExplainer, ask_of, in_text, reply_in_text, reply_of
+from runners.remote import ClientProcess, RemoteExplainer, ask_of, reply_in_text, reply_of
 from runners.runner import Answer
 from runners.served import ServedModels
 from settings import load_settings, warnings_of
@@ -130,6 +127,7 @@ class Front(bentoml.Service[Any]):
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Our app, with BentoML's behind it."""
+        bound_heads()
         sys.set_int_max_str_digits(640)  # the least Python allows; long numbers in JSON take quadratic time
         cache = ResponseCache(SETTINGS.cache_mb * 2**20 // SETTINGS.workers)
         Process.served = load_served(cache)
@@ -215,29 +213,6 @@ class GradCam:
 cast("bentoml.Service[Any]", GradCam).add_asgi_middleware(NoPickleFromAfar)
 
 
-class GradCamProcess:
-    """Calls into the Grad-CAM process through BentoML's client."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def explain(self, model: str, ask: Ask, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
-        """See `runners.remote.Process`."""
-        fields = in_text(ask) if SETTINGS.explain_url else asdict(ask)
-        answer: Awaitable[dict[str, Any]] = self._client.call("explain", model, fields, seconds, call)
-        return answer
-
-    def cancel(self, call: str) -> Awaitable[object]:
-        """See `runners.remote.Process`."""
-        done: Awaitable[object] = self._client.call("cancel", call)
-        return done
-
-    def status(self) -> Awaitable[dict[str, Any]]:
-        """See `runners.remote.Process`."""
-        states: Awaitable[dict[str, Any]] = self._client.call("status")
-        return states
-
-
 class _Vitrine:
     """Predictions of the models in the store."""
 
@@ -258,14 +233,14 @@ class _Vitrine:
             Process.grpc = GrpcServer(Process.served, inference, SETTINGS, VERSION, Process.gate)
             await Process.grpc.start()
         if Process.explainer is not None:
-            process = GradCamProcess(self.gradcam.to_async)
+            process = ClientProcess(self.gradcam.to_async, in_words=bool(SETTINGS.explain_url))
             self.watching = asyncio.create_task(Process.explainer.watch(process, lambda: Process.served.closing))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Drain; requests have been answered by now, so this is quick unless something is stuck."""
         if Process.grpc is not None:
-            await Process.grpc.stop(SETTINGS.drain_seconds / 2)
+            await Process.grpc.stop(SETTINGS.drain_seconds)  # `end_within` counts from the signal on
         if Process.explainer is not None:
             self.watching.cancel()
         await Process.served.leave()
@@ -275,38 +250,6 @@ class _Vitrine:
     async def predict(self, image: bytes, /) -> dict[str, Any]:
         """Predict one encoded picture with the default model: the schema that BentoML's client reads its calls from."""
         raise NotImplementedError("`api.predict` stands in front of BentoML and answers this route.")
-
-
-def end_within(seconds: float, served: ServedModels) -> None:
-    """From the first SIGTERM or SIGINT on, refuse new work, and end the process after `seconds` whatever is stuck.
-
-    The server waits for requests in flight without a limit, and its supervisor waits for the server.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-
-    def watch(number: signal.Signals) -> None:
-        before = signal.getsignal(number)
-
-        def drain(received: int, frame: FrameType | None) -> None:
-            if not served.closing:
-                served.drain()
-                timer = threading.Timer(seconds, _end)
-                timer.daemon = True
-                timer.start()
-            if callable(before):
-                before(received, frame)
-
-        signal.signal(number, drain)
-
-    watch(signal.SIGTERM)
-    watch(signal.SIGINT)
-
-
-def _end() -> None:
-    logger.error("Not drained after %g s: ending with requests unanswered.", SETTINGS.drain_seconds)
-    sys.stdout.flush()
-    os._exit(1)
 
 
 def _log_to_stdout() -> None:

@@ -56,6 +56,34 @@ def reply_of(answer: "Answer[Explained] | VitrineError") -> dict[str, Any]:
     return {"answer": answer._replace(value=answer.value._asdict())._asdict()}  # type: ignore[arg-type]
 
 
+class ClientProcess:
+    """Calls into the Grad-CAM process through BentoML's client.
+
+    Args:
+        client: its asynchronous side.
+        in_words: whether what is asked goes as text, to another machine.
+    """
+
+    def __init__(self, client: Any, *, in_words: bool) -> None:
+        self._client, self._in_words = client, in_words
+
+    def explain(self, model: str, ask: Ask, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
+        """See `Process`."""
+        fields = in_text(ask) if self._in_words else asdict(ask)
+        answer: Awaitable[dict[str, Any]] = self._client.call("explain", model, fields, seconds, call)
+        return answer
+
+    def cancel(self, call: str) -> Awaitable[object]:
+        """See `Process`."""
+        done: Awaitable[object] = self._client.call("cancel", call)
+        return done
+
+    def status(self) -> Awaitable[dict[str, Any]]:
+        """See `Process`."""
+        states: Awaitable[dict[str, Any]] = self._client.call("status")
+        return states
+
+
 def answer_of(reply: dict[str, Any]) -> "Answer[Explained]":
     """The answer, or its error raised as it was there."""
     if "answer" in reply:

@@ -1,5 +1,6 @@
 """Bad input: each a 4xx that says what to do, and the next request is served as ever."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -11,6 +12,7 @@ import pytest
 import requests
 from PIL import Image
 
+from api.head import LIMIT
 from tests.conftest import encode
 from tests.live.server import Server
 from tests.preprocessing.test_decode import png_of
@@ -139,3 +141,16 @@ def test_one_connection_goes_on_after_an_error(server: Server) -> None:
         json.loads(response.read())
         assert response.status == status
     connection.close()
+
+
+def test_headers_without_an_end_are_cut_off(server: Server) -> None:
+    place = urlparse(server.url)
+    with socket.create_connection((place.hostname or "", place.port or 0), timeout=60) as wire:
+        said = b""
+        with contextlib.suppress(ConnectionError):  # closed with bytes unread, which may come back as a reset
+            wire.sendall(b"GET /health HTTP/1.1\r\nX-Long: " + b"a" * (8 * LIMIT))
+        with contextlib.suppress(ConnectionError):
+            while part := wire.recv(4096):
+                said += part
+    assert not said or said.startswith(b"HTTP/1.1 400 ")
+    assert requests.get(f"{server.url}/health", headers={"X-Long": "a" * 60_000}, timeout=60).status_code == 200
