@@ -83,14 +83,16 @@ class Keys:
             state = ()
         if state == self._seen:
             return
-        before, self._seen = self._seen, state
         try:
             self._entries = [(each.name, each.sha256) for each in read_keys(self._path)]
         except KeysError as error:
             logger.error("The keys stay as they were: %s", error)
+            if state and isinstance(error.__cause__, OSError):  # no file descriptors, say: try again
+                return
         else:
-            if before is not None:
+            if self._seen is not None:
                 logger.info("%d keys read anew from %s", len(self._entries), self._path)
+        self._seen = state
 
 
 def digest_of(key: bytes) -> str:
@@ -158,7 +160,8 @@ def warnings_of(path: Path | None) -> list[str]:
     found = []
     if mode & 0o077:
         found.append(
-            f"{path} (mode {mode:04o}) is open to others than its owner: `chmod 600` it, unless it is a mounted secret."
+            f"{path} (mode {mode:04o}) is open to others than its owner: `chmod 600` it, unless it is a mounted secret "
+            "or a server of another user reads it."
         )
     if path is not None and not entries:
         found.append(f"{path} has no key yet, so nobody is let in: `vitrine keys add NAME --file {path}` makes one.")
@@ -169,6 +172,8 @@ def warnings_of(path: Path | None) -> list[str]:
 def _changing(path: Path) -> Iterator[list[Entry]]:
     """Hand out the entries, then write them as they are: whole or not at all, and one writer at a time."""
     path = path.resolve()  # a link stays one
+    if path.exists() and not path.is_file():
+        raise KeysError(f"{path} is no file: name one, or a new one.")
     try:
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:

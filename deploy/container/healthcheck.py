@@ -1,13 +1,17 @@
 """Whether the server in this container is ready: what HEALTHCHECK runs; the slim base has no curl."""
 
+import http.client
 import os
 import sys
-import urllib.request
 
 host = os.environ.get("VITRINE_HOST") or "127.0.0.1"
 host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-url = f"http://{f'[{host}]' if ':' in host else host}:{os.environ.get('VITRINE_PORT') or 3000}/readyz"
+port = int(os.environ.get("VITRINE_PORT") or 3000)
 try:
-    urllib.request.urlopen(url, timeout=4).close()
+    connection = http.client.HTTPConnection(host, port, timeout=4)  # which knows of no proxy
+    connection.request("GET", "/readyz")
+    status = connection.getresponse().status
 except OSError as error:
-    sys.exit(f"{url}: {error}")
+    sys.exit(f"{host}, port {port}: {error}")
+if status != 200:
+    sys.exit(f"{host}, port {port}: not ready ({status})")

@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import os
+import resource
+import stat
 import tomllib
 from pathlib import Path
 
@@ -151,3 +153,25 @@ def test_a_folder_that_cannot_be_written_is_said(path: Path) -> None:
     path.parent.chmod(0o500)
     with pytest.raises(KeysError, match="cannot be written"):
         add_key(path, "ci")
+
+
+def test_a_read_that_fails_for_want_of_file_descriptors_is_tried_again(path: Path) -> None:
+    first = add_key(path, "ci")
+    add_key(path, "web")
+    known = Keys(path)
+    assert known.name_of(first.encode()) == "ci"
+    remove_key(path, "ci")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        assert known.name_of(first.encode()) == "ci"  # nothing can be read just now
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert known.name_of(first.encode()) is None
+
+
+def test_what_is_no_file_is_left_as_it_is(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(KeysError, match="is no file"):
+        add_key(path, "ci")
+    assert stat.S_ISFIFO(path.stat().st_mode) and list(path.parent.iterdir()) == [path]

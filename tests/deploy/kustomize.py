@@ -28,10 +28,10 @@ def missing(what: str, cure: str) -> None:
 
 @cache
 def kubectl() -> str:
-    """Where kubectl is; components came with kustomize 3.7, in kubectl since 1.21."""
+    """Where kubectl is; Kubernetes 1.30 wants 1.29 or newer anyway."""
     found = shutil.which("kubectl")
     if found is None:
-        missing("kubectl", "Install 1.21 or newer: https://kubernetes.io/docs/tasks/tools (Debian 12's is 1.20).")
+        missing("kubectl", "Install 1.29 or newer: https://kubernetes.io/docs/tasks/tools (Debian 12's is 1.20).")
     return str(found)
 
 

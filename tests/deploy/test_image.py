@@ -1,6 +1,7 @@
 """The image, built and run as CI does: by another user, on a read-only root, without a capability, in 1.5 GiB."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import tritonclient.grpc as triton
 from tests.conftest import ROOT, SHIPPED
 from tests.deploy.engine import START_S, Container, Podman, checked
 from tests.deploy.test_context import copy_of_the_source, prepare
+from tests.live.server import vitrine
 
 pytestmark = pytest.mark.slow
 SITE = "/app/.venv/lib/python3.11/site-packages"
@@ -118,6 +120,30 @@ def test_a_worker_that_is_killed_comes_back(container: Container, service: str) 
     while dead := [pid for pid, line in processes(container).items() if line.startswith("zombie")]:
         assert time.monotonic() < deadline, f"{dead} are dead and not collected"
         time.sleep(0.5)
+
+
+def test_keys_are_read_by_their_owner_and_one_that_is_removed_is_refused(
+    podman: Podman, image: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys" / "keys.toml"
+    file.parent.mkdir()
+    key = vitrine(tmp_path, "keys", "add", "client", "--file", str(file)).split()[0]
+    for path in (file.parent, file):
+        os.chown(path, 54321, 0)
+    settings = {"VITRINE_ALLOW_ANONYMOUS": "", "VITRINE_API_KEYS_FILE": "/run/keys/keys.toml"}
+    volume = f"--volume={file.parent}:/run/keys:ro"
+    with podman.serving(image, "--user=54321:0", "--memory=1536m", volume, **settings) as container:
+        container.wait_ready()
+
+        def status(**headers: str) -> int:
+            return requests.post(f"{container.url}/predict", data=STONE, headers=headers, timeout=60).status_code
+
+        assert (status(), status(Authorization=f"Bearer {key}")) == (401, 200)
+        vitrine(tmp_path, "keys", "remove", "client", "--file", str(file))
+        deadline = time.monotonic() + START_S
+        while status(Authorization=f"Bearer {key}") != 401:
+            assert time.monotonic() < deadline, container.logs()
+            time.sleep(0.5)
 
 
 def test_sigterm_ends_it_with_0_when_it_serves_and_when_it_starts(podman: Podman, image: str) -> None:
