@@ -47,7 +47,7 @@ bench-protocols: $(DEV)  ## HTTP and gRPC beside each other, at 1, 16 and 64 cli
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done
 	.venv-dev/bin/python -m loadtests.protocols $(ARGS)
 
-compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (20 minutes)
+compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (30 minutes)
 	.venv-dev/bin/python -m loadtests.compare $(ARGS)
 
 loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a report and plots
