@@ -18,7 +18,7 @@ serve: $(SERVE)  ## Install, import the shipped models and serve on http://127.0
 	@exec .venv/bin/vitrine serve
 
 test: $(DEV) $(KSERVE)  ## Install and run the whole suite (ARGS="-k name" for a part)
-	@.venv-dev/bin/python -m pytest -n 3 --dist loadgroup $(ARGS)
+	@.venv-dev/bin/python -m pytest $(ARGS)
 
 lint: $(DEV)  ## Check style and types
 	.venv-dev/bin/ruff check .

@@ -19,22 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ROOT / "models" / "kidney_stone"
 
 
-LONGEST = ("live", "models", "deploy")
-"""Rooms whose tests take longest, so that they begin first."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A room's tests stay in one process, which shares the room's servers and images; rooms run side by side."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_room(item)))
-    items.sort(key=lambda item: (*LONGEST, _room(item)).index(_room(item)))
-
-
-def _room(item: pytest.Item) -> str:
-    return item.path.relative_to(ROOT / "tests").parts[0]
-
-
 def encode(image: npt.NDArray[np.uint8] | Image.Image, kind: str = "PNG", **options: object) -> bytes:
     """A picture as a file's bytes."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -130,9 +130,15 @@ def test_keys_are_read_by_their_owner_and_one_that_is_removed_is_refused(
     key = vitrine(tmp_path, "keys", "add", "client", "--file", str(file)).split()[0]
     for path in (file.parent, file):
         os.chown(path, 54321, 0)
-    settings = {"VITRINE_ALLOW_ANONYMOUS": "", "VITRINE_API_KEYS_FILE": "/run/keys/keys.toml"}
     volume = f"--volume={file.parent}:/run/keys:ro"
-    with podman.serving(image, "--user=54321:0", "--memory=1536m", volume, **settings) as container:
+    with podman.serving(
+        image,
+        "--user=54321:0",
+        "--memory=1536m",
+        volume,
+        VITRINE_ALLOW_ANONYMOUS="",
+        VITRINE_API_KEYS_FILE="/run/keys/keys.toml",
+    ) as container:
         container.wait_ready()
 
         def status(**headers: str) -> int:

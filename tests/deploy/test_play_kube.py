@@ -22,6 +22,7 @@ from tests.deploy.kustomize import rendered, server
 from tests.live.server import free_ports, vitrine
 
 PICTURE = (SHIPPED / "goldens" / "01-coronal-stone.png").read_bytes()
+SECRET = "vitrine-keys"
 NOT_PLAYED = ("ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
 """No ports can be published on the host's network, and podman 4 makes of a probe a `curl`, which the image lacks."""
 
@@ -31,7 +32,7 @@ def playing(podman: Podman, image: str, folder: Path, keys: str) -> Iterator[Con
     """Run the pod of the CPU overlay with an image and a file of keys, on free ports, until the block ends."""
     port, grpc_port = free_ports(2)
     played: list[dict[str, Any]] = [
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "vitrine-keys"}, "stringData": {"keys": keys}}
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": {"keys": keys}}
     ]
     for each in copy.deepcopy(rendered("cpu")):
         if each["kind"] == "ConfigMap":
@@ -44,8 +45,9 @@ def playing(podman: Podman, image: str, folder: Path, keys: str) -> Iterator[Con
             container |= {"image": image, "imagePullPolicy": "Never"}
             played.append(each)
     # Podman 4.3 leaves stringData out and does not decode data, so the Secret's volume gets its file beforehand.
-    podman("volume", "create", "vitrine-keys")
-    mounted = podman("volume", "inspect", "--format={{.Mountpoint}}", "vitrine-keys").strip()
+    clear(podman)
+    podman("volume", "create", SECRET)
+    mounted = podman("volume", "inspect", "--format={{.Mountpoint}}", SECRET).strip()
     (Path(mounted) / "keys").write_text(keys)
     file = folder / "played.yaml"
     file.write_text("\n---\n".join(map(json.dumps, played)))
@@ -53,9 +55,15 @@ def playing(podman: Podman, image: str, folder: Path, keys: str) -> Iterator[Con
         podman("play", "kube", "--network=host", str(file))
         yield Container(podman, "vitrine-pod-0-vitrine", port, grpc_port)
     finally:
-        podman("pod", "rm", "--force", "--time=0", "vitrine-pod-0")
-        podman("volume", "rm", "--force", "vitrine-keys")
-        podman("secret", "rm", "vitrine-keys")
+        clear(podman)
+
+
+def clear(podman: Podman) -> None:
+    """Remove the pod and what it was given, also what a run that was cut off has left."""
+    podman("pod", "rm", "--force", "--ignore", "--time=0", "vitrine-pod-0")
+    for kind in ("volume", "secret"):
+        if SECRET in podman(kind, "ls", "--format={{.Name}}").split():
+            podman(kind, "rm", SECRET)
 
 
 @pytest.fixture(scope="module")
