@@ -233,7 +233,7 @@ class _Vitrine:
             Process.grpc = GrpcServer(Process.served, inference, SETTINGS, VERSION, Process.gate)
             await Process.grpc.start()
         if Process.explainer is not None:
-            process = ClientProcess(self.gradcam.to_async, in_words=bool(SETTINGS.explain_url))
+            process = ClientProcess(self.gradcam.to_async, as_text=bool(SETTINGS.explain_url))
             self.watching = asyncio.create_task(Process.explainer.watch(process, lambda: Process.served.closing))
 
     @bentoml.on_shutdown

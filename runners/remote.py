@@ -61,15 +61,15 @@ class ClientProcess:
 
     Args:
         client: its asynchronous side.
-        in_words: whether what is asked goes as text, to another machine.
+        as_text: whether what is asked goes as text, to another machine.
     """
 
-    def __init__(self, client: Any, *, in_words: bool) -> None:
-        self._client, self._in_words = client, in_words
+    def __init__(self, client: Any, *, as_text: bool) -> None:
+        self._client, self._as_text = client, as_text
 
     def explain(self, model: str, ask: Ask, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
         """See `Process`."""
-        fields = in_text(ask) if self._in_words else asdict(ask)
+        fields = in_text(ask) if self._as_text else asdict(ask)
         answer: Awaitable[dict[str, Any]] = self._client.call("explain", model, fields, seconds, call)
         return answer
 
