@@ -29,6 +29,8 @@ BASE = "localhost/python:3.11-slim"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitrine-tests"
 """Where the base and the layers stay between two runs of the tests."""
 START_S = 300.0
+COPY_BUSY = "sealing memfd copy: Device or resource busy"
+"""An engine starts from a sealed copy of itself, which a kernel still holding its pages refuses to seal, for once."""
 
 CONFIGURATION = """\
 [containers]
@@ -154,8 +156,11 @@ class Podman:
 
 
 def checked(*command: str, env: dict[str, str], cwd: Path = ROOT) -> str:
-    """Run a command; gives what it printed, and fails with all of it."""
-    ran = subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True)
+    """Run a command; gives what it printed, and fails with all of it. An engine that could not start is run again."""
+    for _ in range(3):
+        ran = subprocess.run(command, cwd=cwd, env=os.environ | env, capture_output=True, text=True)
+        if COPY_BUSY not in ran.stderr:
+            break
     assert ran.returncode == 0, f"{' '.join(command)}\n{ran.stdout}{ran.stderr}"
     return ran.stdout
 
