@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from api.front import SANE_ID
 from api.gate import Gate
 from errors import KeyRefused
 from runners.stats import metrics
@@ -20,6 +21,13 @@ access = logging.getLogger("vitrine.access")
 
 HOLDER: contextvars.ContextVar[str | None] = contextvars.ContextVar("holder", default=None)
 """Whose key the call that this task answers has; None where no key is asked of anyone."""
+
+
+def request_id_of(context: Context) -> str:
+    """The caller's own `x-request-id` where it is a sane one, else a new one."""
+    metadata = context.invocation_metadata() or ()
+    wanted = next((value for key, value in metadata if key == "x-request-id"), "")
+    return wanted if isinstance(wanted, str) and SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):
@@ -43,7 +51,7 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
 
     def _refusal(self, detail: str) -> "Handler":
         async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
-            code, request_id = grpc.StatusCode.UNAUTHENTICATED, uuid.uuid4().hex
+            code, request_id = grpc.StatusCode.UNAUTHENTICATED, request_id_of(context)
             metrics().requests.labels("", code.name).inc()
             if self._log:
                 line = {"request_id": request_id, "method": "gRPC", "status": code.name, "ms": 0.0, "model": ""}

@@ -5,7 +5,6 @@ import contextlib
 import json
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,8 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from api.body import LARGE
-from api.front import SANE_ID
 from api.oip.facts import index_of, model_config, model_facts, server_facts, statistics_of
-from api.oip.gate import HOLDER
+from api.oip.gate import HOLDER, request_id_of
 from api.oip.infer import Inference
 from api.oip.items import checker
 from api.oip.message import MAX_ID, MAX_NAME, InferRequest
@@ -228,7 +226,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     @contextlib.contextmanager
     def _recorded(self, context: Context, model: str) -> "Iterator[_Call]":
         """Count and log a call when it has ended."""
-        started, call = time.perf_counter(), _Call(_request_id(context), model)
+        started, call = time.perf_counter(), _Call(request_id_of(context), model)
         try:
             yield call
         except asyncio.CancelledError:
@@ -254,12 +252,6 @@ class _Call:
     model: str
     id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
-
-
-def _request_id(context: Context) -> str:
-    metadata = context.invocation_metadata() or ()
-    wanted = next((value for key, value in metadata if key == "x-request-id"), "")
-    return wanted if isinstance(wanted, str) and SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
 
 
 def _status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, str]:

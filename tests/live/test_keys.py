@@ -171,8 +171,11 @@ def test_no_call_of_grpc_but_health_is_answered_without_a_key(server: Server, ke
         with pytest.raises(grpc.RpcError):
             list(call)
         code: grpc.StatusCode = call.code()
+        if code is grpc.StatusCode.UNAUTHENTICATED and ("x-request-id", "mine-7") in metadata:
+            assert ("x-request-id", "mine-7") in [tuple(each) for each in call.trailing_metadata()]
         return code
 
+    wrong = (("x-api-key", "vk_wrong"), ("x-request-id", "mine-7"))
     with grpc.insecure_channel(server.grpc) as channel:
         for method in (
             "/inference.GRPCInferenceService/ModelInfer",
@@ -182,7 +185,7 @@ def test_no_call_of_grpc_but_health_is_answered_without_a_key(server: Server, ke
             "/nobody.has/This",
         ):
             assert raw(channel, method) is grpc.StatusCode.UNAUTHENTICATED
-            assert raw(channel, method, ("x-api-key", "vk_wrong")) is grpc.StatusCode.UNAUTHENTICATED
+            assert raw(channel, method, *wrong) is grpc.StatusCode.UNAUTHENTICATED
         assert raw(channel, "/nobody.has/This", ("x-api-key", key)) is grpc.StatusCode.UNIMPLEMENTED
         with pytest.raises(grpc.RpcError):
             ProtoReflectionDescriptorDatabase(channel).get_services()
