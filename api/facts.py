@@ -161,7 +161,7 @@ def facts_of(model: ServedModel) -> ModelFacts:
         state=model.state,
         detail=model.detail,
         version=model.version,
-        precision=stored.precision if stored else None,
+        variant=stored.variant if stored else None,
         sha256=stored.manifest() if stored else {},
         metrics=report.get("metrics", {}),
         parity=stored.parity() if stored else {},

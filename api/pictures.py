@@ -19,7 +19,7 @@ from explain.base import PREDICTED
 from explain.overlay import Output
 from models.card import ImageCard
 from models.interpret import interpret
-from models.line import Inferred
+from models.line import LATE, Inferred
 from runners.explained import Ask, Explained
 from runners.model import ServedModel
 from runners.remote import RemoteExplainer
@@ -162,4 +162,12 @@ def prediction(
     warnings = list(card.warnings)
     if warning := blurry(card, inferred.sharpness):
         warnings.append(warning)
-    return Prediction(**classified(said), **about(model, answer, warnings, request_id), timestamp=timestamp())
+    common = classified(said) | about(model, answer, warnings, request_id)
+    return Prediction(**common, timestamp=timestamp(), answered_by=answered_by(model, inferred))
+
+
+def answered_by(model: ServedModel, value: Inferred | Explained) -> str | None:
+    """Who answered, of a model with an early exit; an explanation is always the network's."""
+    if not model.exits:
+        return None
+    return value.answered_by if isinstance(value, Inferred) else LATE

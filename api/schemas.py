@@ -46,6 +46,11 @@ class Prediction(RowPrediction):
 
     gradcam_heatmap: str | None = None
     explanation_error: str | None = Field(None, description="Why there is no heatmap though one was asked for.")
+    answered_by: str | None = Field(
+        None,
+        description="`early_exit` or `network`, of a model with an early exit alone.",
+        exclude_if=lambda by: by is None,
+    )
 
 
 class ExplanationFacts(BaseModel):
@@ -210,7 +215,7 @@ class ModelFacts(BaseModel):
     state: str
     detail: str
     version: str | None
-    precision: str | None = Field(description="Of the CPU's graph: fp32, or the fp16 or int8 of a variant.")
+    variant: str | None = Field(description="Of the CPU's graph: fp32, the plain one; or fp16, int8, early-exit.")
     versions: list[str] = Field([], description="Those served, the one that the name alone means first.")
     sha256: dict[str, str]
     metrics: dict[str, Any]

@@ -12,6 +12,10 @@ Logits = npt.NDArray[np.float32]
 """Shape (N, K), float32, before softmax; K in the order of the card's labels."""
 
 
+Early = npt.NDArray[np.bool_]
+"""Shape (N,): of which items an early exit gave the logits."""
+
+
 class Backend(Protocol):
     """One loaded model on one device. `run` may be called from several threads at once."""
 

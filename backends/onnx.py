@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from backends.base import Batch, Logits
+from backends.base import Backend, Batch, Early, Logits
 
 LARGE = 4 * 2**20
 """Bytes of a batch whose run gives its memory back: of B4 after one batch of 16 the arena would keep 300 MB."""
@@ -15,7 +15,7 @@ _SAME_AS_REQUESTED = 1
 
 
 class OnnxBackend:
-    """One ONNX graph with one input and `logits` (or the only output).
+    """One ONNX graph with one input and `logits` (or the only output); `early` says which come from an early exit.
 
     Args:
         graph: the .onnx file; external weights lie beside it.
@@ -35,7 +35,9 @@ class OnnxBackend:
         self._input: str = first.name
         self._batches = not isinstance(first.shape[0], int)
         outputs = [output.name for output in session.get_outputs()]
-        self._output: str = "logits" if "logits" in outputs else outputs[0]
+        self._outputs: list[str] = ["logits" if "logits" in outputs else outputs[0]]
+        self.exits = "early" in outputs
+        self._outputs += ["early"] if self.exits else []
 
     def widen(self, widths: Collection[int], cores: Callable[[], int]) -> None:
         """Keep a session of each width instead; a run takes the narrowest that keeps its cores busy.
@@ -51,18 +53,31 @@ class OnnxBackend:
 
     def run(self, batch: Batch) -> Logits:
         """Infer one batch; see `backends.base.Backend`."""
+        return self.run_marked(batch)[0]
+
+    def run_marked(self, batch: Batch) -> tuple[Logits, Early]:
+        """Infer one batch; also says of which items the early exit gave the logits, none where the graph has none."""
         session = self._sessions[fitting(self._sessions, self._cores())]
         if self._batches or len(batch) == 1:
             return self._run(session, batch)
-        return np.concatenate([self._run(session, batch[index : index + 1]) for index in range(len(batch))])
+        rows = [self._run(session, batch[index : index + 1]) for index in range(len(batch))]
+        return np.concatenate([logits for logits, _ in rows]), np.concatenate([early for _, early in rows])
 
-    def _run(self, session: ort.InferenceSession, batch: Batch) -> Logits:
+    def _run(self, session: ort.InferenceSession, batch: Batch) -> tuple[Logits, Early]:
         options = _giving_back() if len(batch) > 1 and batch.nbytes > LARGE else None
-        return np.asarray(session.run([self._output], {self._input: batch}, options)[0], np.float32)
+        logits, *early = session.run(self._outputs, {self._input: batch}, options)
+        return np.asarray(logits, np.float32), np.full(len(batch), early[0]) if early else np.zeros(len(batch), bool)
 
     def close(self) -> None:
         """Release the sessions and their memory."""
         self._sessions.clear()
+
+
+def marked(backend: Backend, batch: Batch) -> tuple[Logits, Early | None]:
+    """Infer one batch on any backend; also, of a graph with an early exit, of which items that gave the logits."""
+    if isinstance(backend, OnnxBackend) and backend.exits:
+        return backend.run_marked(batch)
+    return backend.run(batch), None
 
 
 def fitting(widths: Collection[int], cores: int) -> int:

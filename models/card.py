@@ -24,6 +24,18 @@ class Explain(Frozen):
     method: MethodName
 
 
+class EarlyExit(Frozen):
+    """Where a variant of the network may stop early (`vitrine models import NAME --variant early-exit`).
+
+    The head in `exit.safetensors` looks at the activations of `layer`. What it says is the answer where the
+    probability of `positive_label` is under `clear_below`, or at least `clear_from`.
+    """
+
+    layer: str
+    clear_below: Annotated[float, Field(ge=0, le=1)]
+    clear_from: Annotated[float, Field(ge=0, le=1)]
+
+
 class ModelCard(Frozen):
     """What the cards of every kind of model say; see `ImageCard` and `RowCard`.
 
@@ -69,10 +81,20 @@ class ImageCard(ModelCard):
     input: ImageInput
     limits: ImageLimits = ImageLimits()
     explain: Explain | None = None
+    early_exit: EarlyExit | None = None
 
     @model_validator(mode="after")
     def _threshold_is_a_probability(self) -> Self:
         return _probability(self)
+
+    @model_validator(mode="after")
+    def _exit_fits(self) -> Self:
+        if self.early_exit is not None:
+            if self.threshold is None or len(self.labels) != 2:
+                raise ValueError("early_exit: it goes with two labels, a positive_label and a threshold")
+            if not self.early_exit.clear_below <= self.threshold <= self.early_exit.clear_from:
+                raise ValueError("early_exit: the threshold must lie between clear_below and clear_from")
+        return self
 
 
 class RowCard(ModelCard):

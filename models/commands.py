@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import click
 from rich import box
@@ -29,11 +29,11 @@ def list_() -> None:
     from models import store
 
     lock, installed = store.read_lock(), store.installed()
-    table = _table("Models", "model", "version", "state", "architecture", "precision", "AUC")
+    table = _table("Models", "model", "version", "state", "architecture", "variant", "AUC")
     for stored in installed:
         state = "served" if lock.get(stored.card.name) == stored.version else "installed"
         table.add_row(
-            stored.card.name, stored.version, state, stored.card.architecture, stored.precision, _auc_of(stored)
+            stored.card.name, stored.version, state, stored.card.architecture, stored.variant, _auc_of(stored)
         )
     notes = []
     for name, version in lock.items():
@@ -77,7 +77,7 @@ def show(name: str) -> None:
                 pointing.add_row(key, _plain(value))
         _print(pointing)
     if parity := stored.parity():
-        for title, found in (("Parity gate", parity), ("Lower precision", parity.pop("variant", {}))):
+        for title, found in (("Parity gate", parity), ("Variant", parity.pop("variant", {}))):
             gate = _table(title)
             for key, value in found.items():
                 gate.add_row(key, _plain(value))
@@ -96,7 +96,7 @@ def show(name: str) -> None:
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
 
 
-Precision = Literal["fp32", "fp16", "int8"]
+Variant = Literal["fp32", "fp16", "int8", "early-exit"]
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -108,11 +108,11 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--timm", "timm_name", help="A model that timm fetches from its hub, likewise.")
 @click.option("--labels", type=FILE, help="Its labels in the order of the outputs, one a line or a JSON list.")
 @click.option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    "--variant",
+    type=click.Choice(get_args(Variant)),
     default="fp32",
     show_default=True,
-    help="Lower it, unless AUC or a golden suffers.",
+    help="Make it of lower precision, or let it stop early, unless AUC or a golden suffers.",
 )
 def import_(
     name: str,
@@ -121,12 +121,12 @@ def import_(
     graph: Path | None,
     timm_name: str | None,
     labels: Path | None,
-    precision: Precision,
+    variant: Variant,
 ) -> None:
     """Install a bundled model: as it ships, or with your own weights or graph.
 
     Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised; a variant
-    of lower precision with fp32.
+    with the plain graph.
     """
     from models import store
 
@@ -154,9 +154,9 @@ def import_(
                     f"Largest difference from {found.reference}: {found.largest_difference:.1e}, "
                     f"{found.label_flips} of {found.inputs} labels another"
                 )
-            if precision != "fp32":
-                made = _lower(made, precision, Path(folder) / precision)
-            stored, fresh = store.import_package(made, own_weights=bool(own) or precision != "fp32")
+            if variant != "fp32":
+                made = _varied(made, variant, Path(folder) / variant)
+            stored, fresh = store.import_package(made, own_weights=bool(own) or variant != "fp32")
     except (StoreError, CardError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{'Imported' if fresh else 'Already there:'} {stored.tag}")
@@ -198,13 +198,13 @@ def _bring(
         raise _needs_more(name, error) from error
 
 
-def _lower(package: Path, precision: Literal["fp16", "int8"], made: Path) -> Path:
+def _varied(package: Path, kind: Literal["fp16", "int8", "early-exit"], made: Path) -> Path:
     """Make a variant of a package, and say what it comes to; gives its folder."""
-    click.echo(f"Comparing {precision} with fp32 …")
+    click.echo(f"Comparing {kind} with fp32 …")
     try:
-        from models.precision import lower
+        from models.variants import make
 
-        click.echo(str(lower(package, precision, made)))
+        click.echo(str(make(package, kind, made)))
     except ImportError as error:
         raise _needs_more(read_card(package / "card.toml").name, error) from error
     return made

@@ -11,7 +11,7 @@ import json
 import logging
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def export(
     goldens = golden_batch(card, list(images))
     inputs = np.concatenate([goldens, random_inputs(card)])
     graph = traced(network, {card.input.kind: torch.zeros(2, *inputs.shape[1:])}, ["logits"])
-    _point_into(graph, package / WEIGHTS)
+    point_into(graph, package / WEIGHTS)
     (package / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
 
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def export_explain(card: ImageCard, network: nn.Module, package: Path, tensors: 
         return str(error)
     inputs = {"image": torch.zeros(2, 3, *card.input.size), "target": torch.tensor([PREDICTED, 0])}
     graph = traced(module, inputs, ["logits", *METHOD_NAMES])
-    _point_into(graph, package / WEIGHTS)
+    point_into(graph, package / WEIGHTS)
     (package / EXPLAIN).write_bytes(graph.SerializeToString(deterministic=True))
     targets = np.arange(len(tensors), dtype=np.int64) % (len(card.labels) + 1) + PREDICTED
     reference = AutogradExplainer(network, card.explain.layer).run(tensors, targets, frozenset(METHOD_NAMES))
@@ -142,8 +142,10 @@ def export_explain(card: ImageCard, network: nn.Module, package: Path, tensors: 
     return None
 
 
-def traced(network: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]) -> onnx.ModelProto:
-    """The network as an ONNX model, batch dynamic, without traces of this machine."""
+def traced(
+    network: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], *, one_by_one: bool = False
+) -> onnx.ModelProto:
+    """The network as an ONNX model, without traces of this machine; batch dynamic, or fixed at 1."""
     program = torch.onnx.export(
         network,
         tuple(inputs.values()),
@@ -152,7 +154,7 @@ def traced(network: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
         dynamo=True,
         optimize=False,
         verbose=False,
-        dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
+        dynamic_shapes=None if one_by_one else tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
     )
     if program is None:
         raise StoreError("the ONNX exporter gave nothing")
@@ -166,17 +168,25 @@ def traced(network: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str]
     model.doc_string = ""
     del model.metadata_props[:]
     for part in (model.graph, *model.functions):
-        del part.metadata_props[:]
-        for node in part.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-    del model.graph.value_info[:]  # 1,227 shapes that ONNX Runtime works out itself
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        del value.metadata_props[:]
-        value.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        _forget(part)
+    if not one_by_one:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
     return model
+
+
+def _forget(part: onnx.GraphProto | onnx.FunctionProto) -> None:
+    """Remove what the exporter notes of where nodes and values come from, and shapes that ONNX Runtime works out."""
+    del part.metadata_props[:]
+    del part.value_info[:]
+    values = (*part.input, *part.output, *part.initializer) if isinstance(part, onnx.GraphProto) else ()
+    for each in (*part.node, *values):
+        each.doc_string = ""
+        del each.metadata_props[:]
+    for node in part.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _forget(attribute.g)
 
 
 def _holds_no_weight(node: Any) -> bool | None:
@@ -184,15 +194,17 @@ def _holds_no_weight(node: Any) -> bool | None:
     return False if any(value is not None and value.is_initializer() for value in node.inputs) else None
 
 
-def _point_into(model: onnx.ModelProto, weights: Path) -> None:
-    """Replace the initializers that are weights by references into the safetensors file."""
-    with weights.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
+def point_into(model: onnx.ModelProto, *files: Path) -> None:
+    """Replace the initializers that are weights by references into safetensors files.
+
+    Raises:
+        StoreError: one has another shape than in its file, or weights are in none.
+    """
+    entries = {name: (path, start, entry) for path in files for name, start, entry in _entries(path)}
     casts = []
     for tensor in model.graph.initializer:
-        entry = header.get(tensor.name)
-        if entry is None or entry["dtype"] not in ("F16", "F32"):
+        path, start, entry = entries.get(tensor.name, (None, 0, {}))
+        if path is None or entry["dtype"] not in ("F16", "F32"):
             continue
         if list(tensor.dims) != entry["shape"]:
             raise StoreError(f"{tensor.name}: the exporter changed its shape to {list(tensor.dims)}")
@@ -203,9 +215,9 @@ def _point_into(model: onnx.ModelProto, weights: Path) -> None:
             tensor.name, tensor.data_type = f"{plain}.fp16", TensorProto.FLOAT16
             casts.append(helper.make_node("Cast", [tensor.name], [plain], name=f"fp32 {plain}", to=TensorProto.FLOAT))
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", weights.name), ("offset", 8 + length + begin), ("length", end - begin)):
+        for key, value in (("location", path.name), ("offset", start + begin), ("length", end - begin)):
             tensor.external_data.add(key=key, value=str(value))
-    kept = {name for node in model.graph.node for name in node.input}
+    kept = set(_read_by(model.graph))
     unused = [tensor for tensor in model.graph.initializer if tensor.name not in kept and not tensor.external_data]
     for tensor in unused:
         model.graph.initializer.remove(tensor)
@@ -214,7 +226,23 @@ def _point_into(model: onnx.ModelProto, weights: Path) -> None:
     model.graph.node.extend(nodes)
     inside = sum(numpy_helper.to_array(each).nbytes for each in model.graph.initializer if not each.external_data)
     if inside > 2**20:
-        raise StoreError(f"the graph holds {inside:,} bytes of weights that are not in {weights.name}")
+        raise StoreError(f"the graph holds {inside:,} bytes of weights that are not in {files[0].name}")
+
+
+def _entries(weights: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Name, where the data of the file begin, and what its header says of each tensor."""
+    with weights.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        for name, entry in json.loads(file.read(length)).items():
+            yield name, 8 + length, entry
+
+
+def _read_by(graph: onnx.GraphProto) -> Iterator[str]:
+    """What the nodes of a graph read, those of its branches among them."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read_by(attribute.g)
 
 
 @click.command()

@@ -37,26 +37,26 @@ def write_goldens(package: Path, goldens: Sequence[Golden], reference: str) -> N
     (folder / INDEX).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 
-def loosen(package: Path, tolerance: float, precision: str) -> None:
-    """Note beside the goldens of a package that its graph computes in a lower precision, and what that may differ by.
+def loosen(package: Path, tolerance: float, variant: str) -> None:
+    """Note beside the goldens of a package that its graph is a variant, and by what that may differ.
 
     Args:
         package: the folder; the references in it stay as they are.
         tolerance: in probability, instead of `TOLERANCE`.
-        precision: of the graph.
+        variant: which.
     """
     index = package / FOLDER / INDEX
-    written = json.loads(index.read_text("utf-8")) | {"tolerance": tolerance, "precision": precision}
+    written = json.loads(index.read_text("utf-8")) | {"tolerance": tolerance, "variant": variant}
     index.write_text(json.dumps(written, indent=1) + "\n", "utf-8")
 
 
-def precision_of(package: Path) -> str:
-    """What the graph of a package computes in: `fp32`, or the `fp16` or `int8` of a variant.
+def variant_of(package: Path) -> str:
+    """Which variant the graph of a package is: `fp16`, `int8` or `early-exit`; `fp32` where it is the plain one.
 
     It stands beside the goldens, so that it is part of the version.
     """
     try:
-        return str(json.loads((package / FOLDER / INDEX).read_text("utf-8")).get("precision", "fp32"))
+        return str(json.loads((package / FOLDER / INDEX).read_text("utf-8")).get("variant", "fp32"))
     except (OSError, ValueError, AttributeError):
         return "fp32"  # `read_goldens` says what is wrong with them
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.base import Backend, Batch, Logits
+from backends.onnx import marked
 from errors import InvalidInput, StoreError
 from models.card import Card, ImageCard, RowCard
 from preprocessing.decode import check_size, decode
@@ -34,6 +35,8 @@ class Ready(NamedTuple):
 
 Picture = bytes | Pixels | Ready
 """What the lane of an image model takes; bytes are an encoded file."""
+EARLY, LATE = "early_exit", "network"
+"""Who answered."""
 HEAVY = 32 * 1024
 """Bytes of an encoded picture from which on decoding it takes more than handing it to another thread: a millisecond."""
 FARTHEST = 1e3
@@ -47,10 +50,14 @@ class Values(NamedTuple):
 
 
 class Inferred(NamedTuple):
-    """One picture's logits, shape (K,) float32, and its sharpness where the card asks for it."""
+    """One picture's logits, shape (K,) float32, and its sharpness where the card asks for it.
+
+    answered_by: `early_exit` or `network`; empty of a model without an early exit.
+    """
 
     logits: npt.NDArray[np.float32]
     sharpness: float | None
+    answered_by: str = ""
 
 
 class InferredRows(NamedTuple):
@@ -133,8 +140,10 @@ class PictureLine:
 
     def run(self, backend: Backend, items: Sequence[Transformed]) -> list[Inferred]:
         """See `Line`."""
-        logits = _checked(backend.run(self.batch(items)), len(items), len(self._card.labels))
-        return [Inferred(row, item.sharpness) for row, item in zip(logits, items, strict=True)]
+        outputs, early = marked(backend, self.batch(items))
+        logits = _checked(outputs, len(items), len(self._card.labels))
+        by = [""] * len(items) if early is None else [EARLY if each else LATE for each in early]
+        return [Inferred(row, item.sharpness, who) for row, item, who in zip(logits, items, by, strict=True)]
 
     def weigh(self, item: Transformed) -> int:
         """See `Line`."""

@@ -15,11 +15,12 @@ from typing import Any
 from errors import StoreError
 from models.card import Card, read_card
 from models.goldens import FOLDER as GOLDENS
-from models.goldens import precision_of
+from models.goldens import variant_of
 
 MANIFEST, REPORT, EXPLANATIONS, PARITY = "manifest.json", "report.json", "explanations.json", "parity.json"
 TUNING = "tuning.json"
 GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"
+EXIT = "exit.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class StoredModel:
         return self.path / GRAPH
 
     @property
-    def precision(self) -> str:
-        """What the graph computes in: `fp32`, or `fp16` or `int8` where it is a variant."""
-        return precision_of(self.path)
+    def variant(self) -> str:
+        """Which variant the graph is: `fp16`, `int8` or `early-exit`; `fp32` where it is the plain one."""
+        return variant_of(self.path)
 
     @property
     def explain_graph(self) -> Path | None:
@@ -124,7 +125,7 @@ def verify(stored: StoredModel) -> None:
 def files_of(package: Path) -> dict[str, str]:
     """sha256 of every file that makes the version, by its path in the package; StoreError if one is missing."""
     names = ["card.toml", GRAPH, f"{GOLDENS}/goldens.json"]
-    names += [EXPLAIN] * (package / EXPLAIN).exists()
+    names += [each for each in (EXPLAIN, EXIT) if (package / each).exists()]
     came_as_graph = read_card(package / "card.toml").architecture == "onnx"
     names += [WEIGHTS] * (not came_as_graph or (package / WEIGHTS).exists())
     names += [path.relative_to(package).as_posix() for path in (package / GOLDENS).glob("*") if path.name[0] != "."]

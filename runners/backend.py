@@ -33,13 +33,13 @@ def device_of(stored: StoredModel, wanted: str) -> str:
     """Where a model runs.
 
     A network of rows stays on the CPU, which answers before an accelerator has been handed the batch; so does a model
-    that came as a graph, since PyTorch has no network of it, and a variant of lower precision, since PyTorch would run
-    the fp32 weights beside it.
+    that came as a graph, since PyTorch has no network of it, and a variant, since PyTorch would run the plain
+    network beside it.
 
     Raises:
         DeviceMissing: see `backends.devices.choose`.
     """
-    on_torch = isinstance(stored.card, ImageCard) and stored.card.architecture != "onnx" and stored.precision == "fp32"
+    on_torch = isinstance(stored.card, ImageCard) and stored.card.architecture != "onnx" and stored.variant == "fp32"
     return choose(wanted) if on_torch else "cpu"
 
 

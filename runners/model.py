@@ -23,7 +23,7 @@ from runners.cache import NO_CACHE, ResponseCache
 from runners.cpu_plan import CoreShare, CpuPlan, cores
 from runners.lanes import runner_of
 from runners.runner import Answer, Runner
-from runners.stats import RunnerStats, added
+from runners.stats import RunnerStats, added, metrics
 from runners.tuning import tuned_plan
 
 logger = logging.getLogger("vitrine.models")
@@ -105,6 +105,11 @@ class ServedModel:
     def runtime(self) -> str:
         """What computes it: `onnx` or `torch`; what would, where nothing does yet."""
         return "onnx" if self._backend is None or isinstance(self._backend, OnnxBackend) else "torch"
+
+    @property
+    def exits(self) -> bool:
+        """Whether it may answer by an early exit."""
+        return isinstance(self._backend, OnnxBackend) and self._backend.exits
 
     @property
     def unexplained(self) -> str:
@@ -205,7 +210,11 @@ class ServedModel:
     def _run(self, items: Sequence[Any]) -> list[Any]:
         if self._backend is None:
             raise RuntimeError("the backend is not loaded")
-        return self._line.run(self._backend, items)
+        results = self._line.run(self._backend, items)
+        if self.exits and self.state == "ready":
+            for each in results:
+                metrics().early_exit.labels(self.name, each.answered_by).inc()
+        return results
 
     def _replay(self, share: CoreShare) -> None:
         """Run the goldens as a client's requests, then as one batch in a crowd, and compare probabilities.

@@ -49,6 +49,7 @@ class Metrics:
     batch: Histogram
     out_of_memory: Counter
     cache: Counter
+    early_exit: Counter
 
 
 _making = threading.Lock()
@@ -76,6 +77,9 @@ def _make() -> Metrics:
         batch=Histogram("vitrine_batch_size", "Items in a batch.", ["model"], buckets=_SIZES),
         cache=Counter(
             "vitrine_cache_requests", "Pictures looked up in the response cache, by outcome.", ["model", "outcome"]
+        ),
+        early_exit=Counter(
+            "vitrine_early_exit", "Pictures of a model with an early exit, by who answered.", ["model", "by"]
         ),
         out_of_memory=Counter(
             "vitrine_out_of_memory", "Batches that did not fit the device, and were halved.", ["model"]

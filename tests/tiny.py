@@ -51,8 +51,12 @@ def logits_of_plain(level: int) -> npt.NDArray[np.float32]:
     return np.asarray(np.full(3, (level / 255 - 0.5) / 0.5) @ WEIGHT, np.float32)
 
 
-def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None) -> Path:
-    """Write the package; `batch` fixes the graph's batch axis."""
+def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None, *, exits: bool = False) -> Path:
+    """Write the package; `batch` fixes the graph's batch axis.
+
+    With `exits` an early exit gives three times the logits wherever one of those is at least 2.25: at levels under 64
+    and from 192 on.
+    """
     (folder / "goldens").mkdir(parents=True)
     (folder / "card.toml").write_text(CARD.format(name=name))
     nodes = [
@@ -65,7 +69,19 @@ def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None) -> 
         numpy_helper.from_array(WEIGHT, "weight"),
         numpy_helper.from_array(np.array([2, 3], np.int64), "axes"),
     ]
-    graph = helper.make_graph(nodes, "tiny", [image], [logits], weights)
+    outputs = [logits]
+    if exits:
+        nodes[-1].output[0] = "whole"
+        nodes += [
+            helper.make_node("Mul", ["whole", "gain"], ["sooner"]),
+            helper.make_node("ReduceMax", ["sooner"], ["most"], keepdims=0),
+            helper.make_node("GreaterOrEqual", ["most", "limit"], ["early"]),
+            helper.make_node("Where", ["early", "sooner", "whole"], ["logits"]),
+        ]
+        constants = {"gain": 3, "limit": 2.25}
+        weights += [numpy_helper.from_array(np.array(each, np.float32), name) for name, each in constants.items()]
+        outputs.append(helper.make_tensor_value_info("early", TensorProto.BOOL, []))
+    graph = helper.make_graph(nodes, "tiny", [image], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     (folder / "predict.onnx").write_bytes(model.SerializeToString())
@@ -74,6 +90,7 @@ def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None) -> 
     for level in (10, 240):
         (folder / "goldens" / f"{level}.png").write_bytes(plain(level))
         rows.append({"file": f"{level}.png", "logits": [float(value) for value in logits_of_plain(level)]})
-    goldens = {"reference": "NumPy", "tolerance": 1e-3, "goldens": rows}
+    goldens = {"reference": "NumPy", "tolerance": 0.5 if exits else 1e-3, "goldens": rows}
+    goldens |= {"variant": "early-exit"} if exits else {}
     (folder / "goldens" / "goldens.json").write_text(json.dumps(goldens))
     return folder

@@ -13,7 +13,7 @@ from api.oip.message import InferAnswer, InferRequest, Wanted, check_names
 from api.oip.signature import outputs_of
 from api.oip.tensors import BYTES, Array, Tensor, as_bytes, texts
 from api.parameters import threshold_range
-from api.pictures import AT_ONCE, Pictures, blurry, default_ask
+from api.pictures import AT_ONCE, Pictures, answered_by, blurry, default_ask
 from api.rows import FEW
 from errors import InvalidInput, VitrineError
 from models.card import Card, ImageCard, RowCard
@@ -102,7 +102,8 @@ class Inference:
             outputs[MAP] = Tensor(MAP, "FP32", np.stack([each.value.map for each in good]))
         warnings = list(card.warnings)
         warnings += filter(None, (blurry(card, each.value.sharpness) for each in good))
-        return Inferred(_answer(model, wanted, outputs, warnings, failed), good)
+        by = list(filter(None, (answered_by(model, each.value) for each in good)))
+        return Inferred(_answer(model, wanted, outputs, warnings, failed, by), good)
 
     async def _explained(
         self, model: ServedModel, card: ImageCard, items: Sequence[Picture], asked: _Asked, deadline: float
@@ -236,12 +237,15 @@ def _answer(
     outputs: dict[str, Tensor],
     warnings: Sequence[str],
     failed: dict[int, str],
+    by: Sequence[str] = (),
 ) -> InferAnswer:
     parameters = dict[str, str | int | float | bool]()
     if warnings:
         parameters["warnings"] = " ".join(dict.fromkeys(warnings))
     if failed:
         parameters["failed"] = json.dumps(failed)
+    if by:
+        parameters["answered_by"] = ",".join(by)
     return InferAnswer(model.name, model.version or "", [outputs[each.name] for each in wanted], parameters)
 
 

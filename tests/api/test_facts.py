@@ -37,5 +37,5 @@ def test_health_lists_every_version_that_is_served_and_models_names_them(tmp_pat
     assert set(health["explanations"]) == set(listed)
     facts = {each["name"]: each for each in client.get("/models").json()["models"]}
     assert (facts["tiny"]["versions"], facts["other"]["versions"]) == (["1a", "2b"], ["3c"])
-    assert facts["tiny"]["precision"] == "fp32"
+    assert facts["tiny"]["variant"] == "fp32"
     assert served.close(5)

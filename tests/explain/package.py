@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from models.card import read_image_card
 from models.checkpoint import rounded
-from models.export import _point_into, export_explain, traced
+from models.export import export_explain, point_into, traced
 from models.goldens import Golden, write_goldens
 from models.package import GRAPH, WEIGHTS
 from preprocessing.decode import decode
@@ -72,7 +72,7 @@ def small_package(folder: Path, *, explained: bool = True) -> Path:
     net = small_net()
     save_file(rounded(SmallNet().state_dict()), folder / WEIGHTS)
     graph = traced(net, {"image": torch.zeros(2, 3, *SIZE)}, ["logits"])
-    _point_into(graph, folder / WEIGHTS)
+    point_into(graph, folder / WEIGHTS)
     (folder / GRAPH).write_bytes(graph.SerializeToString())
     images = {f"{seed}.png": coloured(seed) for seed in range(3)}
     tensors = np.concatenate([tensor_of(data, folder) for data in images.values()])

@@ -43,23 +43,20 @@ def test_the_network_is_the_one_on_the_card() -> None:
 
 
 @pytest.mark.slow
-def test_an_export_gives_pytorchs_logits_and_is_the_same_bytes_again(tmp_path: Path) -> None:
+def test_an_export_gives_pytorchs_logits_and_names_no_machine(tmp_path: Path) -> None:
     weights, images = Checkpoint(network().state_dict(), {}), golden_images()[:2]
-    assert export(SHIPPED / "card.toml", weights, images, tmp_path / "a", halve=True).largest_difference <= 1e-4
-    export(SHIPPED / "card.toml", weights, images, tmp_path / "b", halve=True)
-    for path in (path for path in (tmp_path / "a").rglob("*") if path.is_file()):
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
-    graph = (tmp_path / "a" / GRAPH).read_bytes()
+    assert export(SHIPPED / "card.toml", weights, images, tmp_path, halve=True).largest_difference <= 1e-4
+    graph = (tmp_path / GRAPH).read_bytes()
     assert len(graph) < 2**20
     assert str(Path(__file__).parent.parent).encode() not in graph
 
     reference = EfficientNetB4Head(2)
-    reference.load_state_dict(load_file(tmp_path / "a" / WEIGHTS))
+    reference.load_state_dict(load_file(tmp_path / WEIGHTS))
     reference.eval()
     tensors = np.random.default_rng(1).normal(size=(3, 3, 224, 224)).astype(np.float32)
     with torch.inference_mode():
         expected = reference(torch.from_numpy(tensors)).numpy()
-    session = ort.InferenceSession(tmp_path / "a" / GRAPH, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(tmp_path / GRAPH, providers=["CPUExecutionProvider"])
     assert np.abs(session.run(["logits"], {"image": tensors})[0] - expected).max() <= 1e-4 * max(
         1, np.abs(expected).max()
     )

@@ -155,11 +155,6 @@ def test_compiled_after_layer2_it_explains_as_autograd_does(shortened: tuple[Pyr
     check(shortened[0], "layer2", shortened[1])
 
 
-@pytest.mark.slow
-def test_compiled_after_layer2_with_all_its_blocks_too(network: PyramidNet) -> None:
-    check(network, "layer2", Explained(network, "layer2", (32, 32)))
-
-
 def test_its_explanations_can_be_written_as_onnx(shortened: tuple[PyramidNet, Explained]) -> None:
     inputs = {"image": torch.zeros(2, 3, 32, 32), "target": torch.tensor([-1, 0])}
     graph = traced(shortened[1], inputs, ["logits", *METHOD_NAMES])

@@ -1,7 +1,7 @@
-"""A model's package → a variant of lower precision, behind a gate of its own. Needs `onnx` (the `torch` extra).
+"""A model's package → a variant of it, behind a gate of its own. Needs the `torch` extra.
 
-Only `predict.onnx` is lowered, and holds its weights inside itself then; the weights and the explain graph beside it
-stay as they are, in fp32, and the goldens keep fp32's references.
+Only `predict.onnx` is another one: of lower precision, and then it holds its weights inside itself, or with an early
+exit. The weights and the explain graph beside it stay as they are, and the goldens keep the plain graph's references.
 """
 
 import logging
@@ -25,14 +25,15 @@ from backends.base import Batch
 from backends.onnx import OnnxBackend
 from errors import StoreError
 from models.card import Card, ImageCard, RowCard, read_card
+from models.early_exit import with_exit
 from models.goldens import golden_inputs, loosen, read_goldens
 from models.labelled import Items, Labelled, Split
-from models.package import EXPLANATIONS, GRAPH, PARITY, WEIGHTS, files_of
+from models.package import EXIT, EXPLANATIONS, GRAPH, PARITY, WEIGHTS, files_of
 from models.parity import golden_batch, random_inputs
 from models.registry import source_of
-from models.variant import Side, Variant, measure, write
+from models.variant_gate import Side, Variant, measure, write
 
-Lower = Literal["fp16", "int8"]
+Kind = Literal["fp16", "int8", "early-exit"]
 ITEMS_OF_PICTURES, ITEMS_OF_ROWS = 512, 20_000
 """Labelled items that AUC is taken on; with fewer, a fall of 0.002 would be chance."""
 CALIBRATING = 4
@@ -42,17 +43,18 @@ QUANTISED = ["Conv", "Gemm", "MatMul"]
 instead of 0.027, and AUC on 96 phantoms fell by 0.0013 instead of 0.0002."""
 
 
-def lower(package: Path, precision: Lower, made: Path) -> Variant:
-    """Write the variant of a package that passes the gate of `models.variant`.
+def make(package: Path, kind: Kind, made: Path) -> Variant:
+    """Write the variant of a package that passes the gate of `models.variant_gate`.
 
     Args:
-        package: the folder of the fp32 package; read only.
-        precision: `int8`: static quantisation, calibrated on the goldens and, where the model has them, on labelled
-            items; `fp16`: every weight and operation halved, inputs and outputs still float32.
+        package: the folder of the plain package; read only.
+        kind: `int8`: static quantisation, calibrated on the goldens and, where the model has them, on labelled items;
+            `fp16`: every weight and operation halved, inputs and outputs still float32; `early-exit`: the head in
+            `exit.safetensors` answers what the card calls clear.
         made: the folder to write into; made if it is not there.
 
     Raises:
-        StoreError: the graph cannot be lowered, or the variant breaks the gate; the message says how.
+        StoreError: the graph cannot be made, or the variant breaks the gate; the message says how.
     """
     card = read_card(package / "card.toml")
     items = ITEMS_OF_PICTURES if isinstance(card, ImageCard) else ITEMS_OF_ROWS
@@ -61,32 +63,41 @@ def lower(package: Path, precision: Lower, made: Path) -> Variant:
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(package / name, made / name)
     try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet():
-            warnings.simplefilter("ignore")  # fp16 says of every weight that it is clipped; the gate says if it matters
-            prepared = _prepared(package / GRAPH, Path(folder))
-            if precision == "int8":
-                _quantise(prepared, made / GRAPH, card, package, items // CALIBRATING)
-            else:
-                halved = convert_float_to_float16(onnx.load(prepared), keep_io_types=True)
-                (made / GRAPH).write_bytes(halved.SerializeToString(deterministic=True))
-        if not _is_lowered(onnx.load(made / GRAPH)):
-            raise StoreError(
-                f"{card.name}: there is nothing in its graph that {precision} could be made of. Keep fp32."
-            )
-        lowered = OnnxBackend(made / GRAPH)
+        if kind == "early-exit":
+            (made / GRAPH).write_bytes(with_exit(card, package).SerializeToString(deterministic=True))
+        else:
+            _lower(package, kind, made, card, items // CALIBRATING)
+        backend = OnnxBackend(made / GRAPH)
     except (StoreError, ImportError):
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise StoreError(f"{card.name} cannot be lowered to {precision} ({reason}). Keep fp32.") from error
+        raise StoreError(f"{card.name} cannot be lowered to {kind} ({reason}). Keep fp32.") from error
     goldens, _ = read_goldens(package)
-    weights = package / WEIGHTS
-    weighs = (package / GRAPH).stat().st_size + (weights.stat().st_size if weights.exists() else 0)
-    fp32, validating = Side(OnnxBackend(package / GRAPH), weighs), labelled_of(card, "validate", items)
-    found = measure(card, precision, goldens, validating, fp32, Side(lowered, (made / GRAPH).stat().st_size))
-    loosen(made, found.tolerance, precision)
+    plain = Side(OnnxBackend(package / GRAPH), _bytes(package, package / WEIGHTS))
+    validating = labelled_of(card, "validate", items)
+    beside = (made / WEIGHTS, made / EXIT) if kind == "early-exit" else ()
+    found = measure(card, kind, goldens, validating, plain, Side(backend, _bytes(made, *beside)))
+    loosen(made, found.tolerance, kind)
     write(found, made)
     return found
+
+
+def _bytes(package: Path, *weights: Path) -> int:
+    return sum(each.stat().st_size for each in (package / GRAPH, *weights) if each.exists())
+
+
+def _lower(package: Path, precision: Literal["fp16", "int8"], made: Path, card: Card, calibrating: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")  # fp16 says of every weight that it is clipped; the gate says if it matters
+        prepared = _prepared(package / GRAPH, Path(folder))
+        if precision == "int8":
+            _quantise(prepared, made / GRAPH, card, package, calibrating)
+        else:
+            halved = convert_float_to_float16(onnx.load(prepared), keep_io_types=True)
+            (made / GRAPH).write_bytes(halved.SerializeToString(deterministic=True))
+    if not _is_lowered(onnx.load(made / GRAPH)):
+        raise StoreError(f"{card.name}: there is nothing in its graph that {precision} could be made of. Keep fp32.")
 
 
 def _is_lowered(model: onnx.ModelProto) -> bool:

@@ -28,9 +28,9 @@ from models.labelled import Items, Labelled, auc
 from models.machine_anomaly import data as readings
 from models.package import MANIFEST, StoredModel, files_of
 from models.parity import golden_batch
-from models.precision import ITEMS_OF_ROWS, lower
 from models.registry import source_of
-from models.variant import RANDOM, Side, measure
+from models.variant_gate import RANDOM, Side, measure
+from models.variants import ITEMS_OF_ROWS, make
 from preprocessing.transform import transform
 from runners.backend import device_of
 from runners.cpu_plan import CoreShare
@@ -81,7 +81,7 @@ def served(stored: StoredModel, rows: list[dict[str, float]]) -> np.ndarray:
 
 @pytest.mark.parametrize(("precision", "kind"), [("int8", TensorProto.INT8), ("fp16", TensorProto.FLOAT16)])
 def test_churn_is_lowered_and_the_report_is_what_numpy_makes_of_it(home: Path, precision: str, kind: int) -> None:
-    result = imported("churn", "--precision", precision)
+    result = imported("churn", "--variant", precision)
     assert result.exit_code == 0, result.output
     stored = store.find("churn")
     drawn = customers.draw(ITEMS, customers.VALIDATE)
@@ -89,7 +89,7 @@ def test_churn_is_lowered_and_the_report_is_what_numpy_makes_of_it(home: Path, p
     right = churn_chances(drawn.features)
     got = served(stored, [dict(zip(names, row, strict=True)) for row in drawn.features.tolist()])
     found = stored.parity()["variant"]
-    assert (found["precision"], found["data"], found["items"]) == (precision, "synthetic customers", ITEMS)
+    assert (found["variant"], found["data"], found["items"]) == (precision, "synthetic customers", ITEMS)
     assert found["auc_fp32"] == pytest.approx(roc_auc_score(drawn.label, right), abs=1e-5)
     assert found["auc"] == pytest.approx(roc_auc_score(drawn.label, got), abs=1e-5)
     assert found["largest_difference_labelled"] == pytest.approx(np.abs(got - right).max(), abs=1e-5)
@@ -117,7 +117,7 @@ def test_churn_is_lowered_and_the_report_is_what_numpy_makes_of_it(home: Path, p
 
 
 def test_labels_that_differ_are_counted(home: Path) -> None:
-    assert imported("churn", "--precision", "int8").exit_code == 0
+    assert imported("churn", "--variant", "int8").exit_code == 0
     found, graph = store.find("churn").parity()["variant"], OnnxBackend(store.find("churn").graph)
     rows = customers.draw(ITEMS, customers.VALIDATE)
     batches = list(customers.labelled(store.find("churn").card, "validate", ITEMS) or [])
@@ -130,18 +130,18 @@ def test_labels_that_differ_are_counted(home: Path) -> None:
 def test_a_variant_is_a_version_of_its_own_that_stays_in_service(home: Path) -> None:
     assert imported("churn").exit_code == 0
     plain = store.find("churn")
-    assert imported("churn", "--precision", "int8").exit_code == 0
+    assert imported("churn", "--variant", "int8").exit_code == 0
     variant = store.find("churn")
     assert variant.version != plain.version and len(store.installed()) == 2
-    assert (plain.precision, variant.precision) == ("fp32", "int8")
+    assert (plain.variant, variant.variant) == ("fp32", "int8")
     assert not store.shipped_is_wanted("churn")
     listed = CliRunner().invoke(main, ["models", "list"]).output.splitlines()
     assert any(variant.version in line and "int8" in line and "served" in line for line in listed)
     assert any(plain.version in line and "fp32" in line and "installed" in line for line in listed)
     shown = CliRunner().invoke(main, ["models", "show", "churn"]).output
-    assert "Lower precision" in shown and "auc_fp32" in shown and "milliseconds_fp32" in shown
-    assert "Lower precision" not in CliRunner().invoke(main, ["models", "show", plain.tag]).output
-    again = imported("churn", "--precision", "int8")
+    assert "Variant" in shown and "auc_fp32" in shown and "milliseconds_fp32" in shown
+    assert "Variant" not in CliRunner().invoke(main, ["models", "show", plain.tag]).output
+    again = imported("churn", "--variant", "int8")
     assert again.exit_code == 0 and f"Already there: {variant.tag}" in again.output
 
 
@@ -156,14 +156,14 @@ def with_an_outlier(folder: Path, size: float) -> Path:
 
 def test_what_int8_ruins_is_refused_and_fp16_takes_it(home: Path, tmp_path: Path) -> None:
     weights = with_an_outlier(tmp_path, 1e4)
-    result = imported("churn", "--weights", weights, "--precision", "int8")
+    result = imported("churn", "--weights", weights, "--variant", "int8")
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert "AUC falls from 0.89" in result.output and "to 0.5000 on 20,000 labelled items" in result.output
-    assert "try --precision fp16" in result.output
+    assert "try --variant fp16" in result.output
     assert store.installed() == []
-    result = imported("churn", "--weights", weights, "--precision", "fp16")
+    result = imported("churn", "--weights", weights, "--variant", "fp16")
     assert result.exit_code == 0, result.output
-    assert store.find("churn").precision == "fp16"
+    assert store.find("churn").variant == "fp16"
 
 
 def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -174,14 +174,14 @@ def test_outputs_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     onnx.save(graph, tmp_path / "broken.onnx")
     fp32 = Side(OnnxBackend(CHURN / "predict.onnx"), 1)
     assert measure(card, "fp16", goldens, None, fp32, fp32).largest_difference_goldens < 1e-6
-    with pytest.raises(StoreError, match=r"at fp16 is refused: its outputs for goldens .* are not finite.*keep fp32"):
+    with pytest.raises(StoreError, match=r"as fp16 is refused: its outputs for goldens .* are not finite.*keep fp32"):
         measure(card, "fp16", goldens, None, fp32, Side(OnnxBackend(tmp_path / "broken.onnx"), 1))
 
 
 def test_a_golden_that_is_called_another_label_is_refused_by_name(tmp_path: Path) -> None:
     package = tmp_path / "churn"
     shutil.copytree(CHURN, package)
-    lower(package, "int8", tmp_path / "int8")
+    make(package, "int8", tmp_path / "int8")
     goldens = sorted((package / "goldens").glob("[0-9].json"))
     rows = np.array([list(json.loads(path.read_text()).values()) for path in goldens])
     right = churn_chances(rows)
@@ -193,13 +193,13 @@ def test_a_golden_that_is_called_another_label_is_refused_by_name(tmp_path: Path
     card = (package / "card.toml").read_text()
     (package / "card.toml").write_text(card.replace("threshold = 0.5", f"threshold = {threshold:.8f}"))
     with pytest.raises(StoreError, match=rf"1 of 4 goldens are called another label \({goldens[place].name}\)"):
-        lower(package, "int8", tmp_path / "again")
+        make(package, "int8", tmp_path / "again")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_pictures_without_labelled_data_are_lowered_served_and_explained(tmp_path: Path, precision: Any) -> None:
     package = small_package(tmp_path / "small")
-    found = lower(package, precision, tmp_path / "made")
+    found = make(package, precision, tmp_path / "made")
     assert (found.auc, found.auc_fp32, found.items) == (None, None, 0) and "no AUC" in str(found)
     assert found.inputs == 3 + RANDOM
     card = read_image_card(tmp_path / "made" / "card.toml")
@@ -230,7 +230,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def test_a_graph_as_it_comes_is_lowered_too(home: Path, tmp_path: Path, precision: str, batch: int | str) -> None:
     weight = graph_file(tmp_path / "g.onnx", batch=batch)
     arguments = ("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
-    result = imported(*arguments, "--precision", precision)
+    result = imported(*arguments, "--variant", precision)
     assert result.exit_code == 0, result.output
     stored = store.find("imagenet")
     inputs = golden_batch(stored.card, [(each.name, each.data) for each in read_goldens(stored.path)[0]])
@@ -245,7 +245,7 @@ def test_without_an_auc_labels_that_change_for_random_inputs_are_refused(home: P
     # It averages noise of mean 0, so its logits are all but equal, and eight bits cannot keep them apart.
     graph_file(tmp_path / "g.onnx")
     arguments = ("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
-    result = imported(*arguments, "--precision", "int8")
+    result = imported(*arguments, "--variant", "int8")
     assert result.exit_code == 1 and "random inputs are called another label, and there is no AUC" in result.output
     assert store.installed() == []
 
@@ -290,7 +290,7 @@ def test_faults_are_the_positive_half_of_the_readings_and_other_rows_have_none()
 def test_a_card_of_other_features_has_no_auc(home: Path, tmp_path: Path) -> None:
     (tmp_path / "card.toml").write_text((CHURN / "card.toml").read_text().replace('name = "age"', 'name = "years"'))
     result = imported(
-        "churn", "--weights", CHURN / "weights.safetensors", "--card", tmp_path / "card.toml", "--precision", "int8"
+        "churn", "--weights", CHURN / "weights.safetensors", "--card", tmp_path / "card.toml", "--variant", "int8"
     )
     assert result.exit_code == 0, result.output  # calibrated on rows from anywhere in the card's ranges
     assert "no AUC" in result.output
@@ -352,7 +352,7 @@ def test_int8_is_calibrated_on_other_items_than_it_is_judged_by(
         return really(card, split, count)
 
     monkeypatch.setattr(customers, "labelled", spy)
-    lower(CHURN, "int8", tmp_path / "made")
+    make(CHURN, "int8", tmp_path / "made")
     assert asked == [("calibrate", ITEMS // 4), ("validate", ITEMS)]
     drawn = [
         np.concatenate([each.inputs for each in really(read_card(CHURN / "card.toml"), *each_split) or []])
@@ -377,12 +377,12 @@ def test_a_graph_without_anything_to_lower_is_refused(tmp_path: Path) -> None:
         package / "predict.onnx",
     )
     with pytest.raises(StoreError, match="nothing in its graph that int8 could be made of"):
-        lower(package, "int8", tmp_path / "made")
+        make(package, "int8", tmp_path / "made")
 
 
 def test_what_cannot_be_done_says_what_to_do(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "models.precision")
+    monkeypatch.delitem(sys.modules, "models.variants")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    result = imported("churn", "--precision", "int8")
+    result = imported("churn", "--variant", "int8")
     assert result.exit_code == 1 and "(onnx is missing here)" in result.output and ".venv-dev" in result.output
     assert store.installed() == []

@@ -1,16 +1,18 @@
-"""The gate before a variant of lower precision, and what it reports: speed and error beside fp32."""
+"""The gate before a variant, and what it reports: speed and error beside the plain graph, which is fp32."""
 
 import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from backends.base import Backend, Batch, Logits
+from backends.base import Backend, Batch, Early, Logits
+from backends.onnx import marked
 from errors import StoreError
 from models.card import Card
 from models.goldens import TOLERANCE, Golden
@@ -23,7 +25,7 @@ AUC_FALL = 0.002
 """By how much the AUC may be lower than fp32's on the same items; more is refused."""
 FLIPPED, RANDOM = 0.1, 64
 """Without an AUC: the share of so many random inputs that may be called another label."""
-MARGIN, WARM_UP, RUNS = 1.5, 3, 30
+MARGIN, WARM_UP, RUNS = 1.5, 1, 60
 
 
 class Side(NamedTuple):
@@ -41,11 +43,12 @@ class Variant:
     were none.
     largest_difference_…: see `models.interpret.difference`; of goldens from their references, else from fp32's graph.
     label_flips: of all `inputs`, those called another label; no golden among them.
-    milliseconds: an item, alone, on one thread: the median of runs in turns with fp32's.
+    milliseconds: an item, alone, on one thread: the median of runs in turns with fp32's, the goldens one by one.
     bytes: of the graph and the weights it needs. tolerance: what the goldens are replayed within.
+    answered_early: the share of the labelled items, or else of the random inputs, that an early exit answers.
     """
 
-    precision: str
+    variant: str
     data: str
     items: int
     auc_fp32: float | None
@@ -64,9 +67,11 @@ class Variant:
     bytes_fp32: int
     bytes: int
     tolerance: float
+    answered_early: float | None = None
 
     def __str__(self) -> str:
         """A line for the operator."""
+        early = "" if self.answered_early is None else f"{self.answered_early:.1%} answered early; "
         quality = "no AUC"
         if self.auc_fp32 is not None:
             quality = (
@@ -81,9 +86,9 @@ class Variant:
         }
         away = ", ".join(f"{by:.1e} on {name}" for name, by in differences.items() if by is not None)
         return (
-            f"{self.precision}: {quality}; at most {away}; {self.label_flips} of {self.inputs:,} labels another, no "
-            f"golden's; {self.milliseconds:.3g} ms an item (fp32 {self.milliseconds_fp32:.3g}), {self.bytes:,} bytes "
-            f"(fp32 {self.bytes_fp32:,})"
+            f"{self.variant}: {early}{quality}; at most {away}; {self.label_flips} of {self.inputs:,} labels another, "
+            f"no golden's; {self.milliseconds:.3g} ms an item (fp32 {self.milliseconds_fp32:.3g}), "
+            f"{self.bytes:,} bytes (fp32 {self.bytes_fp32:,})"
         )
 
 
@@ -112,13 +117,13 @@ class _Rates(NamedTuple):
 
 
 def measure(
-    card: Card, precision: str, goldens: Sequence[Golden], labelled: Labelled | None, fp32: Side, lowered: Side
+    card: Card, kind: str, goldens: Sequence[Golden], labelled: Labelled | None, fp32: Side, lowered: Side
 ) -> Variant:
     """Compare a variant with fp32, on goldens, random inputs and labelled items.
 
     Args:
         card: says what clients will see of the outputs.
-        precision: its name.
+        kind: its name.
         goldens: with fp32's references.
         labelled: items to take AUC on, where the model has any.
         fp32: the model as it is.
@@ -132,22 +137,24 @@ def measure(
     alone, together = (_Pair(references, _in_batches(lowered.backend, inputs, size)) for size in BATCHES)
     noise = random_inputs(card, RANDOM)
     random = _Pair(*(_in_batches(each.backend, noise, max(BATCHES)) for each in (fp32, lowered)))
-    valid, truth = _on(labelled, fp32.backend, lowered.backend) if labelled else (None, np.zeros(0, np.int64))
+    valid, truth, early = None, np.zeros(0, np.int64), marked(lowered.backend, noise)[1]
+    if labelled:
+        valid, truth, early = _on(labelled, fp32.backend, lowered.backend)
     pairs = {"goldens": alone, "goldens in batches": together, "random inputs": random}
     pairs |= {labelled.name: valid} if labelled and valid else {}
     if strange := [name for name, pair in pairs.items() if not np.isfinite(pair.got).all()]:
-        raise _refused(card, precision, f"its outputs for {' and '.join(strange)} are not finite")
+        raise _refused(card, kind, f"its outputs for {' and '.join(strange)} are not finite")
     before = after = None
     if labelled and valid:
         before, after = (_rates(card, labelled.positive, outputs, truth) for outputs in valid)
     names = [goldens[place].name for place in sorted({*alone.flips(card), *together.flips(card)})]
     if problems := list(_problems(names, len(goldens), random, before, after, len(truth), card)):
-        raise _refused(card, precision, " and ".join(problems))
-    milliseconds_fp32, milliseconds = _in_turns(inputs[:1], fp32.backend, lowered.backend)
+        raise _refused(card, kind, " and ".join(problems))
+    milliseconds_fp32, milliseconds = _in_turns(inputs, fp32.backend, lowered.backend)
     away = max(alone.away(card), together.away(card))
     others = [random, *([valid] if valid else [])]
     return Variant(
-        precision=precision,
+        variant=kind,
         data=labelled.name if labelled else "no labelled data, so no AUC",
         items=len(truth),
         auc_fp32=round(before.auc, 6) if before else None,
@@ -166,6 +173,7 @@ def measure(
         bytes_fp32=fp32.bytes,
         bytes=lowered.bytes,
         tolerance=max(TOLERANCE, float(f"{MARGIN * away:.2g}")),
+        answered_early=None if early is None else round(float(early.mean()), 4),
     )
 
 
@@ -213,24 +221,29 @@ def _in_batches(backend: Backend, inputs: Batch, size: int) -> Logits:
     return np.concatenate([backend.run(inputs[at : at + size]) for at in range(0, len(inputs), size)])
 
 
-def _on(labelled: Labelled, fp32: Backend, lowered: Backend) -> tuple[_Pair, Labels]:
-    """Outputs of both, batch by batch, since the inputs together may be more than the memory holds."""
-    rows = [(fp32.run(batch), lowered.run(batch), truth) for batch, truth in labelled.items]
-    wanted, got, truth = zip(*rows, strict=True)
-    return _Pair(np.concatenate(wanted), np.concatenate(got)), np.concatenate(truth)
+def _on(labelled: Labelled, fp32: Backend, lowered: Backend) -> tuple[_Pair, Labels, Early | None]:
+    """Outputs of both, batch by batch, since the inputs together may be more than the memory holds; who answered."""
+    rows = [(fp32.run(batch), *marked(lowered, batch), truth) for batch, truth in labelled.items]
+    wanted, got, early, truth = zip(*rows, strict=True)
+    pair = _Pair(np.concatenate(wanted), np.concatenate(got))
+    return pair, np.concatenate(truth), None if early[0] is None else np.concatenate(early)
 
 
-def _in_turns(item: Batch, *backends: Backend) -> list[float]:
-    """Median milliseconds of one item on each, run in turns, so that whatever else the machine does slows all."""
+def _in_turns(inputs: Batch, *backends: Backend) -> list[float]:
+    """Milliseconds of one item on each, the inputs one by one, in turns, so that whatever else goes on slows all.
+
+    The median of rounds over all inputs, of which an early exit may answer some and not others.
+    """
     times: list[list[float]] = [[] for _ in backends]
-    for run in range(WARM_UP + RUNS):
+    for each in range(WARM_UP + ceil(RUNS / len(inputs))):
         for backend, taken in zip(backends, times, strict=True):
             started = time.perf_counter()
-            backend.run(item)
-            taken += [1e3 * (time.perf_counter() - started)] if run >= WARM_UP else []
+            for item in inputs:
+                backend.run(item[None])
+            taken += [1e3 * (time.perf_counter() - started) / len(inputs)] if each >= WARM_UP else []
     return [round(statistics.median(taken), 4) for taken in times]
 
 
-def _refused(card: Card, precision: str, why: str) -> StoreError:
-    other = "keep fp32, or try --precision fp16" if precision == "int8" else "keep fp32"
-    return StoreError(f"{card.name} at {precision} is refused: {why}. Nothing was imported; {other}.")
+def _refused(card: Card, kind: str, why: str) -> StoreError:
+    other = "keep fp32, or try --variant fp16" if kind == "int8" else "keep fp32"
+    return StoreError(f"{card.name} as {kind} is refused: {why}. Nothing was imported; {other}.")
