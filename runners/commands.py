@@ -106,7 +106,7 @@ def _tune(stored: StoredModel, options: RunnerOptions, slo_p99_ms: float, probe_
     with closing(Trial(stored, options, share, probe_s)) as trial:
         machine = machine_of(trial.device, share.available)
         space = space_of(trial.default, share.available, trial.device, options)
-        expected_s = _expected_s(space, probe_s)
+        expected_s = _expected_s(space, probe_s, trial.lasts_s(trial.saturation(trial.default)))
         click.echo(f"Tuning {stored.tag} for a p99 of {slo_p99_ms:g} ms: about {max(1, round(expected_s / 60))} min.")
         columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as bar:
@@ -147,10 +147,10 @@ def _tune(stored: StoredModel, options: RunnerOptions, slo_p99_ms: float, probe_
         click.echo("No plot: matplotlib is not installed here (it comes with what `make test` installs).")
 
 
-def _expected_s(space: Space, probe_s: float) -> float:
-    """What a search usually takes, a second for loading each shape and some for draining each probe included."""
+def _expected_s(space: Space, probe_s: float, lasts_s: float) -> float:
+    """What a search usually takes, a second for loading each shape included; `lasts_s` is what a probe lasts."""
     screened = len(space.shapes) + min(4, len(space.batches))
-    return screened * (0.75 * probe_s + 1) + PROBES * 1.15 * probe_s
+    return screened * (0.75 * probe_s + 1) + PROBES * lasts_s
 
 
 def _figures(value: float | None) -> float:

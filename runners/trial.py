@@ -150,10 +150,17 @@ class Trial:
 
     def latencies(self, layout: CpuPlan, rate: float, seed: int) -> Latencies:
         """See `World`; a tenth of the arrivals comes before those that count."""
-        arrivals = round(min(max(FEWEST, rate * self._probe_s), max(30, MOST_S * self._probe_s * rate)))
+        arrivals = self._arrivals(rate)
         early = arrivals // 10
         with self._runner(layout) as runner:
             return open_loop(runner.submit, self._payloads, schedule(rate, early + arrivals, seed))[early:]
+
+    def lasts_s(self, rate: float) -> float:
+        """How long `latencies` takes at a rate, the early arrivals included."""
+        return 1.1 * self._arrivals(rate) / rate
+
+    def _arrivals(self, rate: float) -> int:
+        return round(min(max(FEWEST, rate * self._probe_s), max(30, MOST_S * self._probe_s * rate)))
 
     @contextmanager
     def _runner(self, layout: CpuPlan) -> Iterator[Runner[Any, Any, Any]]:

@@ -66,7 +66,9 @@ function show(answer) {
   at("unexplained").hidden = !answer.explanation_error;
   at("unexplained").textContent = answer.explanation_error ?? "";
   look();
-  at("small").textContent = `${answer.inference_time_ms.toFixed(0)} ms on ${answer.device}, request ${answer.request_id}`;
+  const by = { early_exit: " by the early exit", network: " by the whole network" }[answer.answered_by] ?? "";
+  const took = `${answer.inference_time_ms.toFixed(0)} ms on ${answer.device}${by}`;
+  at("small").textContent = `${took}, request ${answer.request_id}`;
 }
 
 function look() {
