@@ -19,7 +19,7 @@ from explain.base import PREDICTED
 from explain.overlay import Output
 from models.card import ImageCard
 from models.interpret import interpret
-from models.line import LATE, Inferred
+from models.line import EARLY, LATE, AnsweredBy, Inferred
 from runners.explained import Ask, Explained
 from runners.model import ServedModel
 from runners.remote import RemoteExplainer
@@ -149,6 +149,17 @@ def blurry(card: ImageCard, sharpness: float | None) -> str:
     return f"The picture is blurry (sharpness {sharpness:.0f}, under {limit:.0f}): trust this less."
 
 
+def unclear(card: ImageCard, by: str | None, threshold: float | None) -> str:
+    """A warning about an early answer that is judged by a threshold which its exit was not chosen for; else empty."""
+    limits = card.early_exit
+    if by != EARLY or limits is None or threshold is None or limits.clear_below <= threshold <= limits.clear_from:
+        return ""
+    return (
+        f"The early exit answered, which is meant for thresholds from {limits.clear_below:g} to {limits.clear_from:g}: "
+        f"at {threshold:g} trust this less, or ask a version without it."
+    )
+
+
 def prediction(
     model: ServedModel,
     card: ImageCard,
@@ -160,13 +171,13 @@ def prediction(
     inferred = answer.value
     said = interpret(inferred.logits, card, threshold=parameters.threshold, top_k=parameters.top_k)
     warnings = list(card.warnings)
-    if warning := blurry(card, inferred.sharpness):
-        warnings.append(warning)
+    by = answered_by(model, inferred)
+    warnings += filter(None, (blurry(card, inferred.sharpness), unclear(card, by, parameters.threshold)))
     common = classified(said) | about(model, answer, warnings, request_id)
-    return Prediction(**common, timestamp=timestamp(), answered_by=answered_by(model, inferred))
+    return Prediction(**common, timestamp=timestamp(), answered_by=by)
 
 
-def answered_by(model: ServedModel, value: Inferred | Explained) -> str | None:
+def answered_by(model: ServedModel, value: Inferred | Explained) -> AnsweredBy | None:
     """Who answered, of a model with an early exit; an explanation is always the network's."""
     if not model.exits:
         return None

@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.line import AnsweredBy
+
 
 def timestamp() -> str:
     """Now, UTC, ISO 8601 with milliseconds."""
@@ -46,9 +48,9 @@ class Prediction(RowPrediction):
 
     gradcam_heatmap: str | None = None
     explanation_error: str | None = Field(None, description="Why there is no heatmap though one was asked for.")
-    answered_by: str | None = Field(
+    answered_by: AnsweredBy | None = Field(
         None,
-        description="`early_exit` or `network`, of a model with an early exit alone.",
+        description="Who gave the probabilities; of a model with an early exit alone.",
         exclude_if=lambda by: by is None,
     )
 

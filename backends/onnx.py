@@ -15,18 +15,19 @@ _SAME_AS_REQUESTED = 1
 
 
 class OnnxBackend:
-    """One ONNX graph with one input and `logits` (or the only output); `early` says which come from an early exit.
+    """One ONNX graph with one input and `logits` (or the only output).
 
     Args:
         graph: the .onnx file; external weights lie beside it.
         threads: threads a run uses, the caller's own among them.
+        exits: whether its output `early` says if an early exit gave the logits; any other graph's may mean anything.
 
     A graph whose batch axis is fixed at 1 is run item by item.
     """
 
     device = "cpu"
 
-    def __init__(self, graph: Path, threads: int = 1) -> None:
+    def __init__(self, graph: Path, threads: int = 1, *, exits: bool = False) -> None:
         self._graph = graph
         session = _session(graph, threads)
         self._sessions = {threads: session}
@@ -36,8 +37,8 @@ class OnnxBackend:
         self._batches = not isinstance(first.shape[0], int)
         outputs = [output.name for output in session.get_outputs()]
         self._outputs: list[str] = ["logits" if "logits" in outputs else outputs[0]]
-        self.exits = "early" in outputs
-        self._outputs += ["early"] if self.exits else []
+        self.exits = exits
+        self._outputs += ["early"] if exits else []
 
     def widen(self, widths: Collection[int], cores: Callable[[], int]) -> None:
         """Keep a session of each width instead; a run takes the narrowest that keeps its cores busy.

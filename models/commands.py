@@ -13,7 +13,7 @@ from rich.table import Table
 from errors import CardError, StoreError
 from models import bring, registry
 from models.card import read_card
-from models.package import StoredModel
+from models.package import EARLY_EXIT, Kind, StoredModel
 from models.package import verify as verify_files
 from models.parity import Parity
 
@@ -96,7 +96,6 @@ def show(name: str) -> None:
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
 
 
-Variant = Literal["fp32", "fp16", "int8", "early-exit"]
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -109,7 +108,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--labels", type=FILE, help="Its labels in the order of the outputs, one a line or a JSON list.")
 @click.option(
     "--variant",
-    type=click.Choice(get_args(Variant)),
+    type=click.Choice(["fp32", *get_args(Kind)]),
     default="fp32",
     show_default=True,
     help="Make it of lower precision, or let it stop early, unless AUC or a golden suffers.",
@@ -121,7 +120,7 @@ def import_(
     graph: Path | None,
     timm_name: str | None,
     labels: Path | None,
-    variant: Variant,
+    variant: Literal["fp32"] | Kind,
 ) -> None:
     """Install a bundled model: as it ships, or with your own weights or graph.
 
@@ -143,6 +142,8 @@ def import_(
         raise click.ClickException(f"{name} ships without weights. Bring yours: {registry.how_to_import(name)}")
     if not own and (card_file or labels):
         raise click.ClickException("--card and --labels go with your own weights or graph.")
+    if own and variant == EARLY_EXIT:
+        raise click.ClickException("early-exit goes with the weights that ship: its head was trained on what they see.")
     try:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder)
@@ -198,7 +199,7 @@ def _bring(
         raise _needs_more(name, error) from error
 
 
-def _varied(package: Path, kind: Literal["fp16", "int8", "early-exit"], made: Path) -> Path:
+def _varied(package: Path, kind: Kind, made: Path) -> Path:
     """Make a variant of a package, and say what it comes to; gives its folder."""
     click.echo(f"Comparing {kind} with fp32 …")
     try:

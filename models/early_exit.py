@@ -25,11 +25,13 @@ def with_exit(card: Card, package: Path) -> onnx.ModelProto:
     if not (package / EXIT).exists():
         raise StoreError(f"{card.name}: the weights of its early exit, {EXIT}, are missing.")
     try:
-        network = load_network(card, read_checkpoint(package / WEIGHTS).weights)
-        module = EarlyExit(network, head_of(read_checkpoint(package / EXIT).weights), card)
-    except (NotCompilable, RuntimeError) as error:
+        network, head = load_network(card, read_checkpoint(package / WEIGHTS).weights), read_checkpoint(package / EXIT)
+        image, module = torch.zeros(1, 3, *card.input.size), EarlyExit(network, head_of(head.weights), card)
+        if (classes := module.exit(module.trunk(image)).shape[1]) != len(card.labels):
+            raise RuntimeError(f"its head has {classes} outputs for {len(card.labels)} labels")
+    except (NotCompilable, RuntimeError, IndexError) as error:
         raise StoreError(f"{card.name}: the early exit does not fit its network ({error}).") from error
-    graph = traced(module, {"image": torch.zeros(1, 3, *card.input.size)}, ["logits", "early"], one_by_one=True)
+    graph = traced(module, {"image": image}, ["logits", "early"], one_by_one=True)
     point_into(graph, package / WEIGHTS, package / EXIT)
     return graph
 

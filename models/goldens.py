@@ -56,7 +56,8 @@ def variant_of(package: Path) -> str:
     It stands beside the goldens, so that it is part of the version.
     """
     try:
-        return str(json.loads((package / FOLDER / INDEX).read_text("utf-8")).get("variant", "fp32"))
+        written = json.loads((package / FOLDER / INDEX).read_text("utf-8"))
+        return str(written.get("variant", written.get("precision", "fp32")))  # `precision` was its name at first
     except (OSError, ValueError, AttributeError):
         return "fp32"  # `read_goldens` says what is wrong with them
 

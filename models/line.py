@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,9 @@ class Ready(NamedTuple):
 
 Picture = bytes | Pixels | Ready
 """What the lane of an image model takes; bytes are an encoded file."""
-EARLY, LATE = "early_exit", "network"
-"""Who answered."""
+AnsweredBy = Literal["early_exit", "network"]
+EARLY: AnsweredBy = "early_exit"
+LATE: AnsweredBy = "network"
 HEAVY = 32 * 1024
 """Bytes of an encoded picture from which on decoding it takes more than handing it to another thread: a millisecond."""
 FARTHEST = 1e3
@@ -52,12 +53,12 @@ class Values(NamedTuple):
 class Inferred(NamedTuple):
     """One picture's logits, shape (K,) float32, and its sharpness where the card asks for it.
 
-    answered_by: `early_exit` or `network`; empty of a model without an early exit.
+    answered_by: who gave the logits; None of a model without an early exit.
     """
 
     logits: npt.NDArray[np.float32]
     sharpness: float | None
-    answered_by: str = ""
+    answered_by: AnsweredBy | None = None
 
 
 class InferredRows(NamedTuple):
@@ -142,7 +143,7 @@ class PictureLine:
         """See `Line`."""
         outputs, early = marked(backend, self.batch(items))
         logits = _checked(outputs, len(items), len(self._card.labels))
-        by = [""] * len(items) if early is None else [EARLY if each else LATE for each in early]
+        by = [None] * len(items) if early is None else [EARLY if each else LATE for each in early]
         return [Inferred(row, item.sharpness, who) for row, item, who in zip(logits, items, by, strict=True)]
 
     def weigh(self, item: Transformed) -> int:

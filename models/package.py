@@ -10,13 +10,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from errors import StoreError
 from models.card import Card, read_card
 from models.goldens import FOLDER as GOLDENS
 from models.goldens import variant_of
 
+Kind = Literal["fp16", "int8", "early-exit"]
+"""A variant of a model."""
+EARLY_EXIT: Final = "early-exit"
 MANIFEST, REPORT, EXPLANATIONS, PARITY = "manifest.json", "report.json", "explanations.json", "parity.json"
 TUNING = "tuning.json"
 GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"

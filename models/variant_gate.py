@@ -117,7 +117,7 @@ class _Rates(NamedTuple):
 
 
 def measure(
-    card: Card, kind: str, goldens: Sequence[Golden], labelled: Labelled | None, fp32: Side, lowered: Side
+    card: Card, kind: str, goldens: Sequence[Golden], labelled: Labelled | None, fp32: Side, made: Side
 ) -> Variant:
     """Compare a variant with fp32, on goldens, random inputs and labelled items.
 
@@ -127,19 +127,19 @@ def measure(
         goldens: with fp32's references.
         labelled: items to take AUC on, where the model has any.
         fp32: the model as it is.
-        lowered: the variant.
+        made: the variant.
 
     Raises:
         StoreError: a golden is called another label, AUC falls by more than `AUC_FALL`, or, where there is none, more
             than `FLIPPED` of the random inputs are called another; or outputs are not finite.
     """
     inputs, references = golden_batch(card, goldens_of(goldens)), np.stack([golden.logits for golden in goldens])
-    alone, together = (_Pair(references, _in_batches(lowered.backend, inputs, size)) for size in BATCHES)
+    alone, together = (_Pair(references, _in_batches(made.backend, inputs, size)) for size in BATCHES)
     noise = random_inputs(card, RANDOM)
-    random = _Pair(*(_in_batches(each.backend, noise, max(BATCHES)) for each in (fp32, lowered)))
-    valid, truth, early = None, np.zeros(0, np.int64), marked(lowered.backend, noise)[1]
+    random = _Pair(*(_in_batches(each.backend, noise, max(BATCHES)) for each in (fp32, made)))
+    valid, truth, early = None, np.zeros(0, np.int64), marked(made.backend, noise)[1]
     if labelled:
-        valid, truth, early = _on(labelled, fp32.backend, lowered.backend)
+        valid, truth, early = _on(labelled, fp32.backend, made.backend)
     pairs = {"goldens": alone, "goldens in batches": together, "random inputs": random}
     pairs |= {labelled.name: valid} if labelled and valid else {}
     if strange := [name for name, pair in pairs.items() if not np.isfinite(pair.got).all()]:
@@ -148,9 +148,11 @@ def measure(
     if labelled and valid:
         before, after = (_rates(card, labelled.positive, outputs, truth) for outputs in valid)
     names = [goldens[place].name for place in sorted({*alone.flips(card), *together.flips(card)})]
+    if early is not None and not early.any():
+        raise _refused(card, kind, f"of {len(early)} items not one is answered early")
     if problems := list(_problems(names, len(goldens), random, before, after, len(truth), card)):
         raise _refused(card, kind, " and ".join(problems))
-    milliseconds_fp32, milliseconds = _in_turns(inputs, fp32.backend, lowered.backend)
+    milliseconds_fp32, milliseconds = _in_turns(inputs, fp32.backend, made.backend)
     away = max(alone.away(card), together.away(card))
     others = [random, *([valid] if valid else [])]
     return Variant(
@@ -171,7 +173,7 @@ def measure(
         milliseconds_fp32=milliseconds_fp32,
         milliseconds=milliseconds,
         bytes_fp32=fp32.bytes,
-        bytes=lowered.bytes,
+        bytes=made.bytes,
         tolerance=max(TOLERANCE, float(f"{MARGIN * away:.2g}")),
         answered_early=None if early is None else round(float(early.mean()), 4),
     )
@@ -208,7 +210,7 @@ def write(found: Variant, package: Path) -> None:
     """Put the report into a package's parity report, beside what is there of fp32."""
     path = package / PARITY
     there = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    there |= {"served": f"{there.get('served', 'OnnxBackend (cpu)')}, in fp32, before it was lowered"}
+    there |= {"served": f"{there.get('served', 'OnnxBackend (cpu)')}, of the plain graph"}
     path.write_text(json.dumps(there | {"variant": asdict(found)}, indent=1, allow_nan=False) + "\n", "utf-8")
 
 
@@ -221,9 +223,9 @@ def _in_batches(backend: Backend, inputs: Batch, size: int) -> Logits:
     return np.concatenate([backend.run(inputs[at : at + size]) for at in range(0, len(inputs), size)])
 
 
-def _on(labelled: Labelled, fp32: Backend, lowered: Backend) -> tuple[_Pair, Labels, Early | None]:
+def _on(labelled: Labelled, fp32: Backend, made: Backend) -> tuple[_Pair, Labels, Early | None]:
     """Outputs of both, batch by batch, since the inputs together may be more than the memory holds; who answered."""
-    rows = [(fp32.run(batch), *marked(lowered, batch), truth) for batch, truth in labelled.items]
+    rows = [(fp32.run(batch), *marked(made, batch), truth) for batch, truth in labelled.items]
     wanted, got, early, truth = zip(*rows, strict=True)
     pair = _Pair(np.concatenate(wanted), np.concatenate(got))
     return pair, np.concatenate(truth), None if early[0] is None else np.concatenate(early)

@@ -28,12 +28,11 @@ from models.card import Card, ImageCard, RowCard, read_card
 from models.early_exit import with_exit
 from models.goldens import golden_inputs, loosen, read_goldens
 from models.labelled import Items, Labelled, Split
-from models.package import EXIT, EXPLANATIONS, GRAPH, PARITY, WEIGHTS, files_of
+from models.package import EARLY_EXIT, EXIT, EXPLANATIONS, GRAPH, PARITY, WEIGHTS, Kind, files_of
 from models.parity import golden_batch, random_inputs
 from models.registry import source_of
 from models.variant_gate import Side, Variant, measure, write
 
-Kind = Literal["fp16", "int8", "early-exit"]
 ITEMS_OF_PICTURES, ITEMS_OF_ROWS = 512, 20_000
 """Labelled items that AUC is taken on; with fewer, a fall of 0.002 would be chance."""
 CALIBRATING = 4
@@ -63,20 +62,20 @@ def make(package: Path, kind: Kind, made: Path) -> Variant:
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(package / name, made / name)
     try:
-        if kind == "early-exit":
+        if kind == EARLY_EXIT:
             (made / GRAPH).write_bytes(with_exit(card, package).SerializeToString(deterministic=True))
         else:
             _lower(package, kind, made, card, items // CALIBRATING)
-        backend = OnnxBackend(made / GRAPH)
+        backend = OnnxBackend(made / GRAPH, exits=kind == EARLY_EXIT)
     except (StoreError, ImportError):
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise StoreError(f"{card.name} cannot be lowered to {kind} ({reason}). Keep fp32.") from error
+        raise StoreError(f"{card.name} cannot be made {kind} ({reason}). Keep fp32.") from error
     goldens, _ = read_goldens(package)
     plain = Side(OnnxBackend(package / GRAPH), _bytes(package, package / WEIGHTS))
     validating = labelled_of(card, "validate", items)
-    beside = (made / WEIGHTS, made / EXIT) if kind == "early-exit" else ()
+    beside = (made / WEIGHTS, made / EXIT) if kind == EARLY_EXIT else ()
     found = measure(card, kind, goldens, validating, plain, Side(backend, _bytes(made, *beside)))
     loosen(made, found.tolerance, kind)
     write(found, made)

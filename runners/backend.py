@@ -15,7 +15,7 @@ from errors import StoreError
 from models.card import ImageCard
 from models.goldens import read_goldens
 from models.interpret import called, difference
-from models.package import WEIGHTS, StoredModel
+from models.package import EARLY_EXIT, WEIGHTS, StoredModel
 from models.parity import golden_batch
 from runners.cpu_plan import CoreShare, CpuPlan, plan
 from runners.stats import metrics
@@ -83,7 +83,8 @@ def new_backend(
 
 
 def _on_cpu(stored: StoredModel, share: CoreShare, over: Callable[[CpuPlan], CpuPlan]) -> tuple[OnnxBackend, CpuPlan]:
-    backend, inputs = OnnxBackend(stored.graph), [(each.name, each.data) for each in read_goldens(stored.path)[0][:1]]
+    backend = OnnxBackend(stored.graph, exits=stored.variant == EARLY_EXIT)
+    inputs = [(each.name, each.data) for each in read_goldens(stored.path)[0][:1]]
     batch = golden_batch(stored.card, inputs)
     run_s, admit_s = _least_s(lambda: backend.run(batch)), _least_s(lambda: golden_batch(stored.card, inputs))
     planned = plan(stored.card, share.available, item_s=admit_s + run_s)

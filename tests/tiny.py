@@ -41,6 +41,14 @@ max_items = 4
 """
 
 
+EXITS = """
+[early_exit]
+layer = "none of this graph's"
+clear_below = 0.02
+clear_from = 0.98
+"""
+
+
 def plain(level: int) -> bytes:
     """A flat grey PNG."""
     return encode(np.full((16, 16, 3), level, np.uint8))
@@ -58,7 +66,7 @@ def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None, *, 
     and from 192 on.
     """
     (folder / "goldens").mkdir(parents=True)
-    (folder / "card.toml").write_text(CARD.format(name=name))
+    (folder / "card.toml").write_text(CARD.format(name=name) + EXITS * exits)
     nodes = [
         helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
         helper.make_node("MatMul", ["mean", "weight"], ["logits"]),

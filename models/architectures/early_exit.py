@@ -72,9 +72,14 @@ class EarlyExit(nn.Module):
         self._limits, self._positive = card.early_exit, card.labels.index(card.positive_label)
         self.eval()
 
+    def trunk(self, image: Tensor) -> Tensor:
+        """What the head is given, (1, channels, h, w)."""
+        features: Tensor = self._trunk[0](image)
+        return features
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        features = self._trunk[0](image)
+        features = self.trunk(image)
         early: Tensor = self.exit(features)
         chance = early.softmax(1)[0, self._positive]
         sure = (chance < self._limits.clear_below) | (chance >= self._limits.clear_from)

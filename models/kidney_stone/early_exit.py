@@ -105,7 +105,10 @@ def _see(card: ImageCard, task: _Task) -> tuple[Any, ...]:
 
 
 def see(card: ImageCard, tasks: list[_Task], out: Path) -> Seen:
-    """Run the shipped network over phantoms, in parallel; those that were seen before are read from `out`."""
+    """Run the shipped network over phantoms, in parallel; those that were seen before are read from `out`.
+
+    The file's name tells weights, input and seeds; whoever changes how phantoms are drawn removes the folder.
+    """
     layer, cores = _exit_of(card).layer, len(os.sched_getaffinity(0))
     asked = f"{sha256(HERE / WEIGHTS)} {card.input} {layer} {tasks}"
     cache = out / f"{hashlib.sha256(asked.encode()).hexdigest()[:12]}.npz"
@@ -179,17 +182,17 @@ class Limits(NamedTuple):
         return (early < self.below) | (early >= self.above)
 
 
-def choose(labels: quality.Labels, early: quality.Scores, whole: quality.Scores) -> Limits:
+def choose(labels: quality.Labels, early: quality.Scores, whole: quality.Scores, threshold: float) -> Limits:
     """Those that stop most often while AUC falls by `AUC_FALL` at most, and neither rate at the threshold falls."""
     best, most = Limits(0.0, 1.0), 0.0
     rates = (quality.sensitivity, quality.specificity)
     steps = np.linspace(0, 1, 81)
-    for below in np.unique(np.quantile(early[early < 0.5], steps)):
-        for above in np.unique(np.quantile(early[early >= 0.5], steps)):
+    for below in np.unique(np.quantile(early[early < threshold], steps).round(4)):
+        for above in np.unique(np.quantile(early[early >= threshold], steps).round(4)):
             limits = Limits(float(below), float(above))
             if (share := float(limits.sure(early).mean())) > most:
                 mixed = np.where(limits.sure(early), early, whole)
-                keeps = all(rate(labels, mixed) >= rate(labels, whole) for rate in rates)
+                keeps = all(rate(labels, mixed, threshold) >= rate(labels, whole, threshold) for rate in rates)
                 if keeps and quality.auc(labels, mixed) >= quality.auc(labels, whole) - AUC_FALL:
                     best, most = limits, share
     return best
@@ -206,7 +209,7 @@ def main() -> None:
 @click.option("--epochs", default=14, show_default=True)
 @click.option("--rate", default=2e-3, show_default=True, help="Peak learning rate of the one cycle.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--out", default=RUNS, type=click.Path(path_type=Path), help="Folder of the features.")
+@click.option("--out", default=RUNS, type=click.Path(path_type=Path), help="Folder of features and head.")
 def fit(count: int, choose_on: int, epochs: int, rate: float, seed: int, out: Path) -> None:
     """Train the head on features of the card's layer, and choose the limits, which belong on the card."""
     torch.manual_seed(seed)
@@ -214,20 +217,17 @@ def fit(count: int, choose_on: int, epochs: int, rate: float, seed: int, out: Pa
     card = read_image_card(HERE / "card.toml")
     seen = see(card, [_Task(FIT + index // 2, index % 2) for index in range(count)], out)
     head = ExitHead(seen.features.shape[1], len(card.labels))
-    some = seen.features[:2000].float()
-    head.norm.running_mean = some.mean((0, 2, 3))
-    head.norm.running_var = some.var((0, 2, 3))
     train(head, seen, epochs, rate)
-    save_file(rounded({f"exit.{name}": value for name, value in head.state_dict().items()}), HERE / EXIT)
-    (HERE / EXIT).chmod(0o644)
-    head = head_of(read_checkpoint(HERE / EXIT).weights)
+    save_file(rounded({f"exit.{name}": value for name, value in head.state_dict().items()}), out / EXIT)
+    (out / EXIT).chmod(0o644)
+    head = head_of(read_checkpoint(out / EXIT).weights)
     others = see(card, [_Task(CHOOSE + index) for index in range(choose_on)], out)
     labels, (early, whole) = others.labels.numpy(), chances(head, others)
-    limits = choose(labels, early, whole)
+    limits = choose(labels, early, whole, card.threshold or 0.5)
     click.echo(
         f"AUC of the head {quality.auc(labels, early):.4f}, of the whole network {quality.auc(labels, whole):.4f}"
     )
-    click.echo(f"Answered early: {limits.sure(early).mean():.1%}. For the card:")
+    click.echo(f"Answered early: {limits.sure(early).mean():.1%}. Copy {out / EXIT} to {HERE}. For its card:")
     click.echo(f"clear_below = {limits.below:.4f}\nclear_from = {limits.above:.4f}")
 
 
@@ -245,8 +245,13 @@ def judge(count: int, out: Path) -> None:
         name: {figure: round(of(labels, column), 4) for figure, of in FIGURES.items()}
         for name, column in columns.items()
     }
-    changed = int(((columns["with_exit"] >= 0.5) != (whole >= 0.5)).sum())
-    measured = {"answered_early": round(float(sure.mean()), 4), "calls_changed": changed, "n": count}
+    threshold, mixed = card.threshold or 0.5, columns["with_exit"]
+    measured = {
+        "answered_early": round(float(sure.mean()), 4),
+        "calls_changed": int(((mixed >= threshold) != (whole >= threshold)).sum()),
+        "largest_difference": round(float(np.abs(mixed - whole).max()), 4),
+        "n": count,
+    }
     written = (
         measured
         | figures

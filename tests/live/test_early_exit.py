@@ -39,6 +39,16 @@ def test_an_answer_names_who_gave_it(server: Server) -> None:
     assert facts["variant"] == "early-exit"
 
 
+def test_an_early_answer_warns_of_a_threshold_that_its_exit_was_not_chosen_for(server: Server) -> None:
+    def warned(level: int, threshold: float) -> bool:
+        url = f"{server.url}/predict?threshold={threshold}"
+        said = " ".join(requests.post(url, data=plain(level), timeout=30).json()["warnings"])
+        return f"meant for thresholds from 0.02 to 0.98: at {threshold:g}" in said
+
+    assert warned(SOONER[0], 0.99) and warned(SOONER[-1], 0.01)
+    assert not warned(SOONER[0], 0.98) and not warned(LATER[0], 0.99)
+
+
 def test_so_does_the_open_inference_protocol(server: Server) -> None:
     levels = (SOONER[0], LATER[0], SOONER[1])
     client = tritonclient.http.InferenceServerClient(server.url.removeprefix("http://"))
@@ -47,5 +57,8 @@ def test_so_does_the_open_inference_protocol(server: Server) -> None:
     given.set_data_from_numpy(pixels)
     answer = client.infer("tiny-exits", [given]).get_response()
     assert answer["parameters"]["answered_by"] == "early_exit,network,early_exit"
+    assert "thresholds from" not in answer["parameters"]["warnings"]
+    strict = client.infer("tiny-exits", [given], parameters={"threshold": 0.99}).get_response()
+    assert strict["parameters"]["warnings"].count("meant for thresholds from 0.02 to 0.98: at 0.99") == 1
     assert "answered_by" not in client.infer("tiny", [given]).get_response()["parameters"]
     client.close()

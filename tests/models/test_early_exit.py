@@ -14,22 +14,23 @@ from torch import nn
 
 from backends.onnx import OnnxBackend, marked
 from cli import main
-from errors import StoreError
+from errors import CardError, StoreError
 from explain.compile import NotCompilable, split
 from models import store, variants
 from models.architectures.early_exit import EarlyExit, ExitHead
 from models.card import ImageCard, parse_card, read_image_card
 from models.checkpoint import load_network, read_checkpoint, rounded
-from models.early_exit import head_of
+from models.early_exit import head_of, with_exit
 from models.export import point_into, traced
 from models.goldens import read_goldens
 from models.kidney_stone import data as phantoms
 from models.package import EXIT, WEIGHTS
+from models.variant_gate import Side, measure
 from runners.cpu_plan import CoreShare
 from runners.model import RunnerOptions, ServedModel
 from tests.conftest import ROOT
 from tests.explain.nets import SIZE, SmallNet
-from tests.tiny import CARD
+from tests.tiny import CARD, logits_of_plain, plain, tiny_package
 
 EXITS = '\n[early_exit]\nlayer = "{layer}"\nclear_below = {below}\nclear_from = {above}\n'
 
@@ -86,7 +87,7 @@ def test_the_graph_answers_early_where_the_head_is_sure_and_goes_on_elsewhere(tm
     )
     point_into(graph, tmp_path / WEIGHTS, tmp_path / EXIT)
     (tmp_path / "predict.onnx").write_bytes(graph.SerializeToString())
-    logits, by_exit = marked(OnnxBackend(tmp_path / "predict.onnx"), pictures.numpy())
+    logits, by_exit = marked(OnnxBackend(tmp_path / "predict.onnx", exits=True), pictures.numpy())
     assert by_exit is not None and np.array_equal(by_exit, sure)
     assert np.allclose(logits, np.where(sure[:, None], early, whole), atol=1e-4)
     assert not np.allclose(early, whole, atol=0.1)
@@ -102,11 +103,12 @@ def test_the_weights_are_in_their_files_and_the_graph_tells_nothing_of_this_mach
     point_into(graph, tmp_path / WEIGHTS, tmp_path / EXIT)
     assert not any(part in str(graph) for part in (str(Path(__file__).parents[2]), "fx_node", "stack_trace"))
     inside = {each.name: each for each in graph.graph.initializer if not each.external_data}
-    assert not [name for name in inside if name.removesuffix(".fp16") in {**net.state_dict(), **head.state_dict()}]
+    weights = {*net.state_dict(), *(f"exit.{name}" for name in head.state_dict())}
+    assert not [name for name in inside if name.removesuffix(".fp16") in weights]
     files = {entry.value for each in graph.graph.initializer for entry in each.external_data if entry.key == "location"}
     assert files == {WEIGHTS, EXIT}
     onnx.save(graph, tmp_path / "predict.onnx")
-    assert OnnxBackend(tmp_path / "predict.onnx").exits
+    assert OnnxBackend(tmp_path / "predict.onnx", exits=True).run(np.zeros((2, 3, *SIZE), np.float32)).shape == (2, 2)
 
 
 def test_a_head_comes_back_from_its_weights() -> None:
@@ -131,10 +133,11 @@ def test_a_layer_that_is_not_there_is_refused_by_name() -> None:
 def test_limits_that_make_no_sense_are_refused_by_name(old: str, new: str) -> None:
     text = CARD.format(name="tiny") + EXITS.format(layer="early", below=0.1, above=0.9)
     assert old in text
-    with pytest.raises(Exception, match="early_exit"):
+    with pytest.raises(CardError, match="early_exit"):
         parse_card(text.replace(old, new), "card.toml")
 
 
+@pytest.mark.slow
 def test_kidney_stones_passes_the_gate_and_its_goldens_say_who_answered(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +165,7 @@ def test_kidney_stones_passes_the_gate_and_its_goldens_say_who_answered(
         early, whole = head(features), tail(features)
     chance = early.softmax(1)[:, 1]
     sure = ((chance < card.early_exit.clear_below) | (chance >= card.early_exit.clear_from)).numpy()
-    logits, by_exit = marked(OnnxBackend(stored.graph), pictures.numpy())
+    logits, by_exit = marked(OnnxBackend(stored.graph, exits=True), pictures.numpy())
     assert by_exit is not None and np.array_equal(by_exit, sure)
     assert np.allclose(logits, np.where(sure[:, None], early, whole), atol=1e-3)
 
@@ -185,4 +188,38 @@ def test_a_model_without_an_exit_or_without_its_weights_is_refused_by_name(home:
     shutil.copytree(package / "goldens", tmp_path / "goldens")
     with pytest.raises(StoreError, match=r"the weights of its early exit, exit\.safetensors, are missing"):
         variants.make(tmp_path, "early-exit", tmp_path / "made")
+    own = ["--weights", str(package / WEIGHTS), "--variant", "early-exit"]
+    result = CliRunner().invoke(main, ["models", "import", "kidney-stone", *own])
+    assert result.exit_code == 1 and "goes with the weights that ship" in result.output
     assert store.installed() == []
+
+
+@pytest.mark.parametrize(
+    ("features", "classes", "said"), [(56, 3, "its head has 3 outputs for 2 labels"), (112, 2, "expected.*112|112")]
+)
+def test_a_head_that_does_not_fit_is_refused_before_anything_is_traced(
+    tmp_path: Path, features: int, classes: int, said: str
+) -> None:
+    card = read_image_card(ROOT / "models" / "kidney_stone" / "card.toml")
+    (tmp_path / WEIGHTS).symlink_to(ROOT / "models" / "kidney_stone" / WEIGHTS)
+    save_file(
+        {f"exit.{name}": value for name, value in ExitHead(features, classes).state_dict().items()}, tmp_path / EXIT
+    )
+    with pytest.raises(StoreError, match=rf"the early exit does not fit its network \(.*({said})"):
+        with_exit(card, tmp_path)
+
+
+def test_an_exit_that_is_never_taken_is_refused(tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "exits", "tiny", 1, exits=True)
+    plain_one = tiny_package(tmp_path / "plain")
+    card = read_image_card(package / "card.toml")
+    goldens, _ = read_goldens(plain_one)
+    middling = [golden._replace(data=plain(level)) for golden, level in zip(goldens, (100, 150), strict=True)]
+    middling = [each._replace(logits=logits_of_plain(level)) for each, level in zip(middling, (100, 150), strict=True)]
+    sides = (
+        Side(OnnxBackend(plain_one / "predict.onnx"), 1),
+        Side(OnnxBackend(package / "predict.onnx", exits=True), 1),
+    )
+    # Noise averages to grey, of which the exit is not sure.
+    with pytest.raises(StoreError, match="of 64 items not one is answered early"):
+        measure(card, "early-exit", middling, None, *sides)

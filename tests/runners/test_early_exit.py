@@ -43,8 +43,19 @@ def test_a_model_without_an_exit_says_nothing_of_it(tmp_path: Path) -> None:
     stored = seal(tiny_package(tmp_path / "plain"))
     plain_one = ServedModel(stored.card, stored)
     plain_one.load(RunnerOptions(), CoreShare(1))
-    assert not plain_one.exits and plain_one.submit(plain(255)).result(10).value.answered_by == ""
+    assert not plain_one.exits and plain_one.submit(plain(255)).result(10).value.answered_by is None
     assert plain_one.close(5)
+
+
+def test_an_output_of_that_name_means_nothing_in_a_graph_that_is_no_such_variant(tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "own", "tiny-own", 1, exits=True)
+    index = package / "goldens" / "goldens.json"
+    index.write_text(index.read_text().replace('"variant": "early-exit"', '"variant": "fp32"'))
+    stored = seal(package)
+    model = ServedModel(stored.card, stored)
+    model.load(RunnerOptions(), CoreShare(1))
+    assert not model.exits and model.submit(plain(255)).result(10).value.answered_by is None
+    assert model.close(5)
 
 
 def test_it_stays_on_the_cpu_where_its_graph_is(model: ServedModel) -> None:
