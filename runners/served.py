@@ -93,7 +93,9 @@ class ServedModels:
             return
         wanted = time.monotonic() - at_most_s
         async with self._asking:
-            if self._heard_at > wanted:  # while this waited, another asked
+            # Another asked a moment ago, maybe while this waited. That one was not ready then says nothing of now: a
+            # client that one worker told so would be told otherwise by the next.
+            if self._heard_at > wanted and self._others_ready:
                 return
             asked_at = time.monotonic()
             heard = await self._siblings.ask()

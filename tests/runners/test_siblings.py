@@ -5,7 +5,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from runners.model import RunnerOptions
+from runners.served import ServedModels
 from runners.siblings import Siblings
+from tests.runners.test_served_edges import seal
+from tests.tiny import tiny_package
 
 
 def sibling(folder: Path, name: str, **news: Any) -> Siblings:
@@ -56,3 +60,28 @@ def test_of_one_that_hangs_the_last_news_will_do(tmp_path: Path) -> None:
             assert await sibling(tmp_path, "b").ask(0.05) == []
 
     asyncio.run(scene())
+
+
+def test_that_another_was_not_ready_a_moment_ago_is_asked_again(tmp_path: Path) -> None:
+    served = ServedModels([seal(tiny_package(tmp_path / "tiny"))], {}, "tiny", RunnerOptions())
+    state = {"ready": False, "closing": False, "stats": {}}
+    other = Siblings(tmp_path, lambda: state)
+    other._own = tmp_path / "other.sock"
+
+    async def scene() -> list[bool]:
+        said = list[bool]()
+        await other.start()
+        await served.join(tmp_path)
+        served.start()
+        await asyncio.to_thread(served._loader.join)
+        for ready in (False, True, False):
+            state["ready"] = ready
+            await served.refresh(at_most_s=60)
+            said.append(served.ready)
+        await served.leave()
+        await other.stop()
+        return said
+
+    # That it was ready is taken for granted for as long as the caller allows.
+    assert asyncio.run(scene()) == [False, True, True]
+    assert served.close(5)
