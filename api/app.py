@@ -71,7 +71,7 @@ def build_app(
     @app.get("/", tags=["service"])
     async def index(request: Request) -> Response:
         """The web page for a browser; name, version, endpoints and model states for everyone else."""
-        if wants_page(request.scope, request.headers):
+        if wants_page(request.scope):
             return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": _PAGE_POLICY})
         endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models/{name}/explain"]
         endpoints += ["/models", "/health", "/metrics", "/v2"]

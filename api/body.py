@@ -67,17 +67,21 @@ async def read_json(request: Request, max_bytes: int) -> Any:
 
 async def read_body(request: Request) -> bytes:
     """The bytes of a request; ClientGone if it hangs up before their end."""
-    try:
-        return await request.body()
-    except ClientDisconnect as error:
-        raise ClientGone from error
+    parts, more = list[bytes](), True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(parts)  # the one part itself, where there is one
 
 
 async def _raw(request: Request) -> bytes:
     data = await read_body(request)
     if not data:
         raise InvalidInput("The body is empty. Send the encoded picture as the body, or a form with one `file`.")
-    if _media_type(request) == "application/json" and data.lstrip()[:1] in (b"{", b"["):
+    if data.lstrip()[:1] in (b"{", b"[") and _media_type(request) == "application/json":
         raise InvalidInput(
             "This model takes pictures, not JSON. Send the encoded picture as the body, or a form with one `file`."
         )

@@ -2,11 +2,12 @@
 
 import json
 import logging
+import random
 import re
 import time
-import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.gate import Gate
@@ -19,6 +20,9 @@ access = logging.getLogger("vitrine.access")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MODEL = re.compile(r"(?:/v2)?/models/([a-z0-9-]{1,60})(/|$)")
 _DEFAULT = ("/predict", "/predict/batch", "/infer", "/explain")
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_ids = random.Random()
+"""Ids tell requests apart and need no more; the system's randomness would let go of the interpreter each time."""
 
 
 class Front:
@@ -45,15 +49,16 @@ class Front:
     ) -> None:
         self._app, self._limit, self._default, self._known, self._log = app, max_body_bytes, default_model, known, log
         self._gate = gate
+        self._meters = dict[tuple[str, int], tuple[Counter, Histogram]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is not HTTP."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, headers = time.perf_counter(), Headers(scope=scope)
-        wanted = headers.get("x-request-id", "")
-        request_id = wanted if SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
+        started, headers = time.perf_counter(), dict[bytes, bytes](scope["headers"])
+        wanted = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = wanted if SANE_ID.fullmatch(wanted) else f"{_ids.getrandbits(128):032x}"
         status, size, received, holder = 0, 0, 0, ""
         scope = dict(
             scope, path=scope["path"].rstrip("/") or "/", state={**scope.get("state", {}), "request_id": request_id}
@@ -74,17 +79,15 @@ class Front:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                out = MutableHeaders(scope=message)
-                out["X-Request-ID"] = request_id
-                out["X-Content-Type-Options"] = "nosniff"
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), _NO_SNIFFING]
             else:
                 size += len(message.get("body", b""))
             await send(message)
 
         try:
             if self._gate is not None:  # before the body: who has no key has none read
-                holder = self._gate.http(scope["path"], wants_page(scope, headers), scope["headers"])
-            announced = headers.get("content-length", "")
+                holder = self._gate.http(scope["path"], wants_page(scope), scope["headers"])
+            announced = headers.get(b"content-length", b"")
             if announced.isdigit():
                 self._check(int(announced))
             await self._app(scope, counted, marked)
@@ -109,16 +112,25 @@ class Front:
         path = scope["path"]
         match = _MODEL.match(path)
         model = match[1] if match else self._default if path in _DEFAULT else ""
-        label = model if model in self._known or not model else "unknown"
-        metrics().requests.labels(label, str(status)).inc()
-        metrics().request.labels(label).observe(seconds)
+        requests, request = self._meters_of(model if model in self._known or not model else "unknown", status)
+        requests.inc()
+        request.observe(seconds)
         if self._log:
             client = scope.get("client") or ("", 0)
             line = {"request_id": request_id, "method": method, "path": path, "status": status, "bytes": size}
             line |= {"ms": round(seconds * 1e3, 2), "model": model, "client": client[0]}
             access.info(json.dumps(line if self._gate is None else line | {"key": holder}))
 
+    def _meters_of(self, label: str, status: int) -> tuple[Counter, Histogram]:
+        """The metrics of such requests; to look them up takes longer than to count."""
+        if (label, status) not in self._meters:
+            self._meters[label, status] = (
+                metrics().requests.labels(label, str(status)),
+                metrics().request.labels(label),
+            )
+        return self._meters[label, status]
 
-def wants_page(scope: Scope, headers: Headers) -> bool:
+
+def wants_page(scope: Scope) -> bool:
     """Whether a browser asks for the web page."""
-    return scope["path"] == "/" and scope["method"] == "GET" and "text/html" in headers.get("accept", "")
+    return scope["path"] == "/" and scope["method"] == "GET" and "text/html" in Headers(scope=scope).get("accept", "")

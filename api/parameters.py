@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from starlette.datastructures import QueryParams
 
@@ -26,12 +27,20 @@ def read_parameters(query: QueryParams, card: ModelCard) -> Parameters:
         InvalidInput: names the parameter, its value and what is allowed.
     """
     labels = len(card.labels)
+    defaults = _defaults(labels)
+    if not query:
+        return defaults
     return Parameters(
-        top_k=int(number(query, "top_k", 1, labels, whole=True) or min(1 if labels <= 2 else 3, labels)),
+        top_k=int(number(query, "top_k", 1, labels, whole=True) or defaults.top_k),
         threshold=number(query, "threshold", *threshold_range(card)),
         timeout_ms=number(query, "timeout_ms", 1, 3_600_000),
         include_gradcam=flag(query, "include_gradcam"),
     )
+
+
+@cache
+def _defaults(labels: int) -> Parameters:
+    return Parameters(min(1 if labels <= 2 else 3, labels), None, None, include_gradcam=False)
 
 
 def threshold_range(card: ModelCard) -> tuple[float, float]:

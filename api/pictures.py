@@ -48,8 +48,13 @@ class Pictures:
         parameters = read_parameters(request.query_params, card)
         deadline = self.deadline(parameters.timeout_ms)
         upload = await read_one(request)
-        work = self.predict(model, card, upload.data, parameters, deadline, request.state.request_id)
-        body, answer = await race(work, request, deadline)
+        request_id = request.state.request_id
+        if parameters.include_gradcam:
+            work = self.predict(model, card, upload.data, parameters, deadline, request_id)
+            body, answer = await race(work, request, deadline)
+        else:  # without a task of its own
+            answer = await race(asyncio.wrap_future(model.submit(upload.data, deadline)), request, deadline)
+            body = prediction(model, card, answer, parameters, request_id)
         exclude = None if parameters.include_gradcam else {"explanation_error"}
         return Response(body.model_dump_json(exclude=exclude), 200, timing_of([answer]), "application/json")
 

@@ -13,6 +13,9 @@ from runners.runner import Answer
 
 T = TypeVar("T")
 
+UNWATCHED_S = 0.1
+"""What is answered sooner is not worth a look at whether its client is still there, which costs a task."""
+
 
 async def race(work: Awaitable[T], request: Request, deadline: float, parameter: str = "timeout_ms") -> T:
     """Await work until it is done; a client that hangs up, or the deadline, cancels it.
@@ -23,20 +26,30 @@ async def race(work: Awaitable[T], request: Request, deadline: float, parameter:
         ClientGone: nobody is there to answer.
         DeadlineExceeded: the deadline passed.
     """
-    done, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(request))
+    done = asyncio.ensure_future(work)
     try:
-        left = max(0.0, deadline - time.monotonic())
-        await asyncio.wait({done, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((done,), timeout=max(0.0, min(UNWATCHED_S, deadline - time.monotonic())))
+        if not done.done():
+            await _or_hung_up(done, request, deadline)
         if done.done():
             return done.result()
-        if gone.done():
-            raise ClientGone
         raise DeadlineExceeded(
             f"The answer was not there before the deadline. Allow more time with {parameter}, or retry."
         )
     finally:
-        gone.cancel()
         done.cancel()
+
+
+async def _or_hung_up(done: "asyncio.Future[T]", request: Request, deadline: float) -> None:
+    """Wait for the work or the deadline; ClientGone if the client hangs up before."""
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        left = max(0.0, deadline - time.monotonic())
+        await asyncio.wait((done, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if gone.done() and not done.done():
+            raise ClientGone
+    finally:
+        gone.cancel()
 
 
 async def _hung_up(request: Request) -> None:

@@ -5,7 +5,8 @@ import time
 from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from prometheus_client import Counter, Histogram
 
@@ -87,6 +88,15 @@ def _make() -> Metrics:
     )
 
 
+class _Observed(NamedTuple):
+    """The metrics of one model; to look them up takes as long as to observe."""
+
+    queue: Histogram
+    decode: Histogram
+    infer: Histogram
+    batch: Histogram
+
+
 class StatsKeeper:
     """Counts for one Runner, from any of its lanes; nothing while it is `muted`."""
 
@@ -101,6 +111,11 @@ class StatsKeeper:
         self._last = 0.0
         self._queue_s = self._decode_s = self._waited_s = 0.0
 
+    @cached_property
+    def _observed(self) -> _Observed:
+        of = metrics()
+        return _Observed(*(each.labels(self._name) for each in (of.queue, of.decode, of.infer, of.batch)))
+
     def count(self, outcome: str) -> None:
         """One item that was not answered: `cancelled`, `rejected` or the name of its error."""
         if self.muted:
@@ -112,8 +127,8 @@ class StatsKeeper:
         """One batch of `size` inferences, from so many items, went through the backend."""
         if self.muted:
             return
-        metrics().batch.labels(self._name).observe(size)
-        metrics().infer.labels(self._name).observe(seconds)
+        self._observed.batch.observe(size)
+        self._observed.infer.observe(seconds)
         key = size if size <= 64 else 1 << (size - 1).bit_length()
         with self._lock:
             times, before = self._batches.get(key, (0, 0.0))
@@ -128,8 +143,8 @@ class StatsKeeper:
         """One item got its result."""
         if self.muted:
             return
-        metrics().queue.labels(self._name).observe(queue_s)
-        metrics().decode.labels(self._name).observe(decode_s)
+        self._observed.queue.observe(queue_s)
+        self._observed.decode.observe(decode_s)
         with self._lock:
             self._succeeded += 1
             self._queue_s += queue_s
