@@ -154,7 +154,7 @@ def blurry(card: ImageCard, sharpness: float | None) -> str:
     return f"The picture is blurry (sharpness {sharpness:.0f}, under {limit:.0f}): trust this less."
 
 
-def unclear(card: ImageCard, by: str | None, threshold: float | None) -> str:
+def beyond_limits(card: ImageCard, by: str | None, threshold: float | None) -> str:
     """A warning about an early answer that is judged by a threshold which its exit was not chosen for; else empty."""
     limits = card.early_exit
     if by != EARLY or limits is None or threshold is None or limits.clear_below <= threshold <= limits.clear_from:
@@ -177,7 +177,7 @@ def prediction(
     said = interpret(inferred.logits, card, threshold=parameters.threshold, top_k=parameters.top_k)
     warnings = list(card.warnings)
     by = answered_by(model, inferred)
-    warnings += filter(None, (blurry(card, inferred.sharpness), unclear(card, by, parameters.threshold)))
+    warnings += filter(None, (blurry(card, inferred.sharpness), beyond_limits(card, by, parameters.threshold)))
     common = classified(said) | about(model, answer, warnings, request_id)
     return Prediction(**common, timestamp=timestamp(), answered_by=by)
 

@@ -11,7 +11,6 @@ Batch = npt.NDArray[np.float32]
 Logits = npt.NDArray[np.float32]
 """Shape (N, K), float32, before softmax; K in the order of the card's labels."""
 
-
 Early = npt.NDArray[np.bool_]
 """Shape (N,): of which items an early exit gave the logits."""
 

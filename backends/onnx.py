@@ -3,8 +3,10 @@
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from backends.base import Backend, Batch, Early, Logits
@@ -54,20 +56,22 @@ class OnnxBackend:
 
     def run(self, batch: Batch) -> Logits:
         """Infer one batch; see `backends.base.Backend`."""
-        return self.run_marked(batch)[0]
+        return np.asarray(self._run(batch)[0], np.float32)
 
     def run_marked(self, batch: Batch) -> tuple[Logits, Early]:
-        """Infer one batch; also says of which items the early exit gave the logits, none where the graph has none."""
-        session = self._sessions[fitting(self._sessions, self._cores())]
-        if self._batches or len(batch) == 1:
-            return self._run(session, batch)
-        rows = [self._run(session, batch[index : index + 1]) for index in range(len(batch))]
-        return np.concatenate([logits for logits, _ in rows]), np.concatenate([early for _, early in rows])
+        """Infer one batch of a graph with an early exit; also says of which items that gave the logits."""
+        logits, early = self._run(batch)
+        return np.asarray(logits, np.float32), np.full(len(batch), early)
 
-    def _run(self, session: ort.InferenceSession, batch: Batch) -> tuple[Logits, Early]:
+    def _run(self, batch: Batch) -> list[npt.NDArray[Any]]:
+        """What the graph gives for a batch, each of `_outputs`."""
+        session = self._sessions[fitting(self._sessions, self._cores())]
+        if not self._batches and len(batch) > 1:
+            rows = [session.run(self._outputs, {self._input: batch[place : place + 1]}) for place in range(len(batch))]
+            return [np.concatenate([np.atleast_1d(one) for one in output]) for output in zip(*rows, strict=True)]
         options = _giving_back() if len(batch) > 1 and batch.nbytes > LARGE else None
-        logits, *early = session.run(self._outputs, {self._input: batch}, options)
-        return np.asarray(logits, np.float32), np.full(len(batch), early[0]) if early else np.zeros(len(batch), bool)
+        outputs: list[npt.NDArray[Any]] = session.run(self._outputs, {self._input: batch}, options)
+        return outputs
 
     def close(self) -> None:
         """Release the sessions and their memory."""

@@ -1,9 +1,10 @@
 """A model's package: the folder that is shipped, stored and served, and the check of its every byte.
 
 `card.toml`, `predict.onnx`, `weights.safetensors` (unless it came as a graph), `goldens/`, `explain.onnx` where the
-card names a layer, and the reports beside them. The version is the first 16 hex digits of the sha256 over all of them
-but the reports, so the same content is the same tag. Once stored, a `manifest.json` says the sha256 of each file, and
-`tuning.json`, where there is one, how it runs best on which machine.
+card names a layer, `exit.safetensors` where a head stands for an early exit, and the reports beside them. The version
+is the first 16 hex digits of the sha256 over all of them but the reports, so the same content is the same tag. Once
+stored, a `manifest.json` says the sha256 of each file, and `tuning.json`, where there is one, how it runs best on which
+machine.
 """
 
 import hashlib

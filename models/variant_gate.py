@@ -137,9 +137,10 @@ def measure(
     alone, together = (_Pair(references, _in_batches(made.backend, inputs, size)) for size in BATCHES)
     noise = random_inputs(card, RANDOM)
     random = _Pair(*(_in_batches(each.backend, noise, max(BATCHES)) for each in (fp32, made)))
-    valid, truth, early = None, np.zeros(0, np.int64), marked(made.backend, noise)[1]
     if labelled:
         valid, truth, early = _on(labelled, fp32.backend, made.backend)
+    else:
+        valid, truth, early = None, np.zeros(0, np.int64), marked(made.backend, noise)[1]
     pairs = {"goldens": alone, "goldens in batches": together, "random inputs": random}
     pairs |= {labelled.name: valid} if labelled and valid else {}
     if strange := [name for name, pair in pairs.items() if not np.isfinite(pair.got).all()]:

@@ -13,7 +13,7 @@ from api.oip.message import InferAnswer, InferRequest, Wanted, check_names
 from api.oip.signature import outputs_of
 from api.oip.tensors import BYTES, Array, Tensor, as_bytes, texts
 from api.parameters import threshold_range
-from api.pictures import AT_ONCE, Pictures, answered_by, blurry, default_ask, unclear
+from api.pictures import AT_ONCE, Pictures, answered_by, beyond_limits, blurry, default_ask
 from api.rows import FEW
 from errors import InvalidInput, VitrineError
 from models.card import Card, ImageCard, RowCard
@@ -103,7 +103,7 @@ class Inference:
         warnings = list(card.warnings)
         warnings += filter(None, (blurry(card, each.value.sharpness) for each in good))
         by = list(filter(None, (answered_by(model, each.value) for each in good)))
-        warnings += filter(None, (unclear(card, each, asked.threshold) for each in by))
+        warnings += filter(None, (beyond_limits(card, each, asked.threshold) for each in by))
         return Inferred(_answer(model, wanted, outputs, warnings, failed, by), good)
 
     async def _explained(

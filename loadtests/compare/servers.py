@@ -14,7 +14,7 @@ from loadtests.server import ROOT, free_port
 Settings = Mapping[str, Mapping[str, str]]
 """Variables by regime."""
 
-VITRINE: Settings = {COMPUTE: {}, OVERHEAD: {"VITRINE_WORKERS": "3"}}
+VITRINE: Settings = {COMPUTE: {}, OVERHEAD: {"VITRINE_WORKERS": "{cores}"}}
 """What Vitrine is told in each regime; the defaults where there is nothing."""
 
 STORE = ROOT / "runs" / "compare" / "bentoml"
