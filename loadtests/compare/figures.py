@@ -21,6 +21,7 @@ class Row(NamedTuple):
     rate: dict[int, float]
     p50_ms: dict[int, float]
     p99_ms: dict[int, float]
+    cpu_ms: dict[int, float]
     errors: int
     requests: int
     memory_mib: float
@@ -60,6 +61,7 @@ def row(turns: Sequence[Turn], regime: str, name: str) -> Row:
         over(lambda each: each.rate),
         over(lambda each: each.p50_ms),
         over(lambda each: each.p99_ms),
+        over(lambda each: each.cpu_ms),
         sum(each.errors for each in loads),
         sum(each.requests for each in loads),
         median(turn.memory_mib for turn in good),

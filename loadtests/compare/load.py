@@ -5,6 +5,7 @@ with uvloop and httptools, since Python's own HTTP clients need more of the proc
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, cast
@@ -49,7 +50,10 @@ class Exchange(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a load came to. Rate and latencies are of right answers; `problem` is the first wrong one."""
+    """What a load came to. Rate and latencies are of right answers; `problem` is the first wrong one.
+
+    `cpu_ms` is the processor time of the server for one request; not a number where nobody looked.
+    """
 
     rate: float
     p50_ms: float
@@ -57,6 +61,7 @@ class Load(NamedTuple):
     errors: int
     requests: int
     problem: str = ""
+    cpu_ms: float = math.nan
 
 
 class Connection(asyncio.Protocol):

@@ -51,6 +51,14 @@ class Tree:
                 total += getattr(each.memory_full_info(), "pss", 0) or each.memory_info().rss
         return total / 2**20
 
+    def cpu_s(self) -> float:
+        """Processor time that all of them have taken so far, and those of their children that have ended."""
+        total = 0.0
+        for each in self.members():
+            with contextlib.suppress(psutil.Error):
+                total += sum(each.cpu_times()[:4])
+        return total
+
     def stop(self) -> None:
         """End them all: the first one is asked, then all that are left, then they are killed."""
         left = self.members()

@@ -25,12 +25,13 @@ class Split(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """What a loop came to: pictures a second, the time of one of them, and the process's memory."""
+    """What a loop came to: pictures a second, the time of one of them, its processor time, the process's memory."""
 
     split: Split
     rate: float
     p50_ms: float
     p99_ms: float
+    cpu_ms: float
     memory_mib: float
 
 
@@ -65,13 +66,14 @@ def measure(package: Path, pictures: tuple[bytes, ...], split: Split, seconds: f
     for thread in pool:
         thread.start()
     ready.wait()
-    began = time.perf_counter()
+    began, before = time.perf_counter(), time.process_time()
     for thread in pool:
         thread.join()
+    cpu_ms = 1e3 * (time.process_time() - before) / sum(map(len, took))
     rate = sum(map(len, took)) / (time.perf_counter() - began)
     p50, p99 = np.percentile(np.concatenate(took) * 1e3, [50, 99])
     memory = getattr(psutil.Process().memory_full_info(), "pss", 0) or psutil.Process().memory_info().rss
-    return Raw(split, rate, float(p50), float(p99), memory / 2**20)
+    return Raw(split, rate, float(p50), float(p99), cpu_ms, memory / 2**20)
 
 
 def answers(package: Path, pictures: tuple[bytes, ...]) -> tuple[dict[str, Any], ...]:

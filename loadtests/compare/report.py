@@ -53,7 +53,7 @@ def block(run: Run) -> str:
 def _table(run: Run, regime: str) -> str:
     counts = " / ".join(map(str, CLIENTS))
     heads = ["server", f"a second at {counts} clients", f"p50 ms at {counts}", f"p99 ms at {counts}"]
-    heads += ["errors", "memory MiB", "start-up s"]
+    heads += [f"processor ms a request at {counts}", "errors", "memory MiB", "start-up s"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for each in run.rows(regime):
         title = run.titles[each.name]
@@ -61,7 +61,7 @@ def _table(run: Run, regime: str) -> str:
             reason = run.missing.get(each.name) or each.problem or "not measured"
             lines.append([title, f"missing: {_cell(reason)}", *[""] * (len(heads) - 2)])
             continue
-        figures = [_over(each.rate, 1), _over(each.p50_ms, 1), _over(each.p99_ms, 1)]
+        figures = [_over(each.rate, 1), _over(each.p50_ms, 1), _over(each.p99_ms, 1), _over(each.cpu_ms, 2)]
         errors = f"{each.errors:,} of {each.requests:,}" if each.requests else "–"
         lines.append([title, *figures, errors, _number(each.memory_mib, 0), _number(each.start_s, 1)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

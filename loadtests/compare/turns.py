@@ -56,12 +56,19 @@ def serve(server: Server, python: Path, regime: Regime, number: int, seconds: fl
         if problem:
             return Turn(number, regime.name, server.name, problem=f"{problem} ({_last_words(log)})")
         by.submit(load.closed, target, 16, WARM_S, 0.0).result()
-        loads = {clients: by.submit(load.closed, target, clients, seconds).result() for clients in CLIENTS}
+        loads = {clients: _loaded(tree, target, clients, seconds, by) for clients in CLIENTS}
         memory, opened = tree.memory_mib(), None
         best = max(each.rate for each in loads.values())
         if server.own and best:
             opened = by.submit(load.opened, target, OPEN_SHARE * best, OPEN_TIMES * seconds, number).result()
     return Turn(number, regime.name, server.name, start_s, memory, loads, opened)
+
+
+def _loaded(tree: Tree, target: Target, clients: int, seconds: float, by: Executor) -> Load:
+    """A closed loop, and what it cost the server."""
+    before = tree.cpu_s()
+    found: Load = by.submit(load.closed, target, clients, seconds).result()
+    return found._replace(cpu_ms=1e3 * (tree.cpu_s() - before) / found.requests)
 
 
 def first_answer(target: Target, tree: Tree, by: Executor) -> tuple[float, str]:
@@ -92,8 +99,8 @@ def loop(regime: Regime, number: int, seconds: float, cores: int, splits: list[r
     """One turn of raw: its best time of one picture alone, and its best rate of many."""
     alone = min((_raw(regime, split, seconds / 2, by) for split in raw.alone(cores)), key=lambda each: each.p50_ms)
     many = max((_raw(regime, split, seconds, by) for split in splits), key=lambda each: each.rate)
-    loads = {clients: Load(many.rate, math.nan, math.nan, 0, 0) for clients in CLIENTS[1:]}
-    loads[1] = Load(alone.rate, alone.p50_ms, alone.p99_ms, 0, 0)
+    loads = {clients: Load(many.rate, math.nan, math.nan, 0, 0, "", many.cpu_ms) for clients in CLIENTS[1:]}
+    loads[1] = Load(alone.rate, alone.p50_ms, alone.p99_ms, 0, 0, "", alone.cpu_ms)
     said = {clients: str(many.split) for clients in CLIENTS[1:]} | {1: str(alone.split)}
     return Turn(number, regime.name, RAW, math.nan, many.memory_mib, loads, None, said)
 

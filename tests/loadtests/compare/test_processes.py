@@ -41,3 +41,15 @@ def test_a_server_that_ignores_the_signal_and_its_orphan_are_gone_afterwards(
         serve_until_interrupted()
     assert len(found) == 2 and not any(processes.alive(each) for each in found)
     assert len(folders) == 1 and not folders[0].exists()
+
+
+def test_processor_time_is_that_of_all_processes_also_of_those_that_have_ended(tmp_path: Path) -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass\n"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); print('done', flush=True)\n"
+    log = tmp_path / "log.txt"
+    with processes.started([sys.executable, "-c", f"{busy}{code}time.sleep(60)"], {}, tmp_path, log) as tree:
+        deadline = time.monotonic() + 30
+        while "done" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert 0.55 <= tree.cpu_s() < 5  # the system counts by hundredths
