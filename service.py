@@ -38,6 +38,7 @@ from models import registry
 from models.card import ImageCard
 from models.package import StoredModel, open_stored
 from models.store import served_tags
+from runners.awaiting import awaitable
 from runners.cache import ResponseCache
 from runners.drain import end_within
 from runners.explained import Explained, ExplainedModels
@@ -185,7 +186,7 @@ class GradCam:
         try:
             future = self.models.get(model).submit(ask_of(ask), until)
             self.calls[call] = future
-            answer: Answer[Explained] = await asyncio.wrap_future(future)
+            answer: Answer[Explained] = await awaitable(future)
             return reply_in_text(reply_of(answer)) if isinstance(ask["data"], str) else reply_of(answer)
         except asyncio.CancelledError:
             return reply_of(DeadlineExceeded("Nobody waits for this any more."))

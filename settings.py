@@ -17,6 +17,7 @@ from errors import VitrineError
 
 PREFIX = "VITRINE_"
 ENV_FILE = Path(".env")
+MOST_WORKERS = 16
 
 
 class SettingsError(VitrineError):
@@ -76,7 +77,7 @@ class Settings(BaseSettings):
     linger_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
         None, description="How long a batch that is not full is held; empty: as tuned, else as planned."
     )
-    workers: Annotated[int, Field(ge=1, le=16)] = Field(
+    workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = Field(
         1, description="Processes that answer, each with every model; more than one pays for cheap models alone."
     )
     timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="Longest that a request may take.")

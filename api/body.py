@@ -67,7 +67,8 @@ async def read_json(request: Request, max_bytes: int) -> Any:
 
 async def read_body(request: Request) -> bytes:
     """The bytes of a request; ClientGone if it hangs up before their end."""
-    parts, more = list[bytes](), True
+    parts: list[bytes] = []
+    more = True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":

@@ -21,8 +21,6 @@ SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MODEL = re.compile(r"(?:/v2)?/models/([a-z0-9-]{1,60})(/|$)")
 _DEFAULT = ("/predict", "/predict/batch", "/infer", "/explain")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
-_ids = random.Random()
-"""Ids tell requests apart and need no more; the system's randomness would let go of the interpreter each time."""
 
 
 class Front:
@@ -56,9 +54,10 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, headers = time.perf_counter(), dict[bytes, bytes](scope["headers"])
+        started = time.perf_counter()
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of one that was sent twice the first
         wanted = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = wanted if SANE_ID.fullmatch(wanted) else f"{_ids.getrandbits(128):032x}"
+        request_id = wanted if SANE_ID.fullmatch(wanted) else new_id()
         status, size, received, holder = 0, 0, 0, ""
         scope = dict(
             scope, path=scope["path"].rstrip("/") or "/", state={**scope.get("state", {}), "request_id": request_id}
@@ -77,7 +76,7 @@ class Front:
 
         async def marked(message: Message) -> None:
             nonlocal status, size
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start":  # none of the apps behind sets either header
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), _NO_SNIFFING]
             else:
@@ -129,6 +128,11 @@ class Front:
                 metrics().request.labels(label),
             )
         return self._meters[label, status]
+
+
+def new_id() -> str:
+    """32 hex digits. They tell requests apart, no more: for the system's randomness a thread lets go of Python."""
+    return f"{random.getrandbits(128):032x}"
 
 
 def wants_page(scope: Scope) -> bool:

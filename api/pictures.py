@@ -20,6 +20,7 @@ from explain.overlay import Output
 from models.card import ImageCard
 from models.interpret import interpret
 from models.line import EARLY, LATE, AnsweredBy, Inferred
+from runners.awaiting import awaitable
 from runners.explained import Ask, Explained
 from runners.model import ServedModel
 from runners.remote import RemoteExplainer
@@ -53,7 +54,7 @@ class Pictures:
             work = self.predict(model, card, upload.data, parameters, deadline, request_id)
             body, answer = await race(work, request, deadline)
         else:  # without a task of its own
-            answer = await race(asyncio.wrap_future(model.submit(upload.data, deadline)), request, deadline)
+            answer = await race(awaitable(model.submit(upload.data, deadline)), request, deadline)
             body = prediction(model, card, answer, parameters, request_id)
         exclude = None if parameters.include_gradcam else {"explanation_error"}
         return Response(body.model_dump_json(exclude=exclude), 200, timing_of([answer]), "application/json")
@@ -115,7 +116,7 @@ class Pictures:
                 raise
             except VitrineError as error:
                 why_not = str(error)
-        answer = await asyncio.wrap_future(model.submit(data, deadline))
+        answer = await awaitable(model.submit(data, deadline))
         body = prediction(model, card, answer, parameters, request_id)
         body.explanation_error = why_not
         return body, answer

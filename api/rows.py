@@ -19,6 +19,7 @@ from models.card import RowCard
 from models.interpret import interpret, interpret_anomaly
 from models.line import InferredRows
 from preprocessing.rows import Row
+from runners.awaiting import awaitable
 from runners.model import ServedModel
 from runners.runner import Answer
 
@@ -41,7 +42,7 @@ async def predict_rows(
     parameters = read_parameters(request.query_params, card)
     deadline = time.monotonic() + min(parameters.timeout_ms or timeout_ms, timeout_ms) / 1000
     rows, many = _rows_of(await read_json(request, card.limits.max_bytes), card, batch=batch)
-    work = asyncio.wrap_future(model.submit_rows(rows, deadline))
+    work = awaitable(model.submit_rows(rows, deadline))
     answer: Answer[InferredRows] = await race(work, request, deadline)
     if not many and answer.value.problems:
         raise answer.value.problems[0]

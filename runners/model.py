@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -212,8 +213,8 @@ class ServedModel:
             raise RuntimeError("the backend is not loaded")
         results = self._line.run(self._backend, items)
         if self.exits and self.state == "ready":
-            for each in results:
-                metrics().early_exit.labels(self.name, each.answered_by).inc()
+            for by, count in Counter(each.answered_by for each in results).items():
+                metrics().early_exit.labels(self.name, by).inc(count)
         return results
 
     def _replay(self, share: CoreShare) -> None:

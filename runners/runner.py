@@ -262,4 +262,6 @@ class Runner(Generic[P, X, R]):
         if not item.future.done():
             self._stats.count(type(error).__name__)
             with contextlib.suppress(InvalidStateError):  # cancelled or given up this very moment
-                item.future.set_exception(error)
+                # Where it came from leads back to the item: its payload would stay until the garbage collector comes.
+                error.__cause__ = error.__context__ = None
+                item.future.set_exception(error.with_traceback(None))

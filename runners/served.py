@@ -26,8 +26,6 @@ logger = logging.getLogger("vitrine.models")
 
 REPLACEMENT_S = 120.0
 """Longest that a worker in place of a dead one keeps from taking requests."""
-YOUNG = 10_000
-"""New objects between collections; at Python's 700 they took 3 % of what a request of a cheap model costs."""
 PATIENT_S = 5.0
 """How long a worker that starts waits for the others' news."""
 
@@ -179,4 +177,3 @@ class ServedModels:
                 model.load(self._options, share)
         gc.collect()
         gc.freeze()  # what is there now stays: a full collection took 60 ms with it, and no request should wait so long
-        gc.set_threshold(YOUNG)

@@ -3,13 +3,12 @@
 import contextvars
 import json
 import logging
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 
-from api.front import SANE_ID
+from api.front import SANE_ID, new_id
 from api.gate import Gate
 from errors import KeyRefused
 from runners.stats import metrics
@@ -27,7 +26,7 @@ def request_id_of(context: Context) -> str:
     """The caller's own `x-request-id` where it is a sane one, else a new one."""
     metadata = context.invocation_metadata() or ()
     wanted = next((value for key, value in metadata if key == "x-request-id"), "")
-    return wanted if isinstance(wanted, str) and SANE_ID.fullmatch(wanted) else uuid.uuid4().hex
+    return wanted if isinstance(wanted, str) and SANE_ID.fullmatch(wanted) else new_id()
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):

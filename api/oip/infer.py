@@ -21,6 +21,7 @@ from models.interpret import interpret, interpret_anomaly, softmax
 from models.line import Picture, Pixels, Ready
 from preprocessing.decode import check_size
 from preprocessing.spec import ImageLimits
+from runners.awaiting import awaitable
 from runners.model import ServedModel
 from runners.runner import Answer
 
@@ -152,7 +153,7 @@ async def _rows_of(
     deadline: float,
 ) -> Inferred:
     values = rows_in(request.inputs, card)
-    answer = await asyncio.wrap_future(model.submit_rows(values, deadline))
+    answer = await awaitable(model.submit_rows(values, deadline))
     problems = answer.value.problems
     if problems and (not asked.partial or len(problems) == len(values.values)):
         first = min(problems)
@@ -185,7 +186,7 @@ def _submitted(model: ServedModel, items: Sequence[Picture], deadline: float) ->
         for future in waiting:
             future.cancel()
         raise
-    return [asyncio.wrap_future(future) for future in waiting]
+    return [awaitable(future) for future in waiting]
 
 
 async def _all(work: Sequence[Awaitable[Answer[Any]]]) -> list[Answer[Any] | BaseException]:

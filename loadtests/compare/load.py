@@ -52,7 +52,7 @@ class Exchange(NamedTuple):
 class Load(NamedTuple):
     """What a load came to. Rate and latencies are of right answers; `problem` is the first wrong one.
 
-    `cpu_ms` is the processor time of the server for one request; not a number where nobody looked.
+    `cpu_ms` is the processor time that the server took, user and system, for one right answer.
     """
 
     rate: float

@@ -52,7 +52,7 @@ class Tree:
         return total / 2**20
 
     def cpu_s(self) -> float:
-        """Processor time that all of them have taken so far, and those of their children that have ended."""
+        """Processor time that all of them have taken so far; also, on Linux, their children that have ended."""
         total = 0.0
         for each in self.members():
             with contextlib.suppress(psutil.Error):

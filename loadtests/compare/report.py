@@ -53,7 +53,7 @@ def block(run: Run) -> str:
 def _table(run: Run, regime: str) -> str:
     counts = " / ".join(map(str, CLIENTS))
     heads = ["server", f"a second at {counts} clients", f"p50 ms at {counts}", f"p99 ms at {counts}"]
-    heads += [f"processor ms a request at {counts}", "errors", "memory MiB", "start-up s"]
+    heads += [f"processor ms an answer at {counts}", "errors", "memory MiB", "start-up s"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for each in run.rows(regime):
         title = run.titles[each.name]

@@ -10,11 +10,12 @@ from pathlib import Path
 from loadtests.compare.regimes import COMPUTE, OVERHEAD, Regime
 from loadtests.compare.wire import Read, body_to, form_to, json_to, plain, read_v2, read_vitrine, v2_to
 from loadtests.server import ROOT, free_port
+from settings import MOST_WORKERS
 
 Settings = Mapping[str, Mapping[str, str]]
 """Variables by regime."""
 
-VITRINE: Settings = {COMPUTE: {}, OVERHEAD: {"VITRINE_WORKERS": "{cores}"}}
+VITRINE: Settings = {COMPUTE: {}, OVERHEAD: {"VITRINE_WORKERS": "{workers}"}}
 """What Vitrine is told in each regime; the defaults where there is nothing."""
 
 STORE = ROOT / "runs" / "compare" / "bentoml"
@@ -26,7 +27,8 @@ class Server:
     """One server.
 
     Words in braces in `command` and `settings` are filled in: `bin`, the folder of the environment's programs, `port`,
-    the free ports `spare` and `other`, the number of `cores`, and the name of the `model`.
+    the free ports `spare` and `other`, the number of `cores`, as many `workers` as that
+    or as Vitrine can have, and the name of the `model`.
 
     Attributes:
         name: of its requirements and environment; `--only` takes it.
@@ -51,7 +53,7 @@ class Server:
     def start(self, python: Path, port: int, regime: Regime, cores: int) -> tuple[list[str], dict[str, str]]:
         """The command and its variables."""
         words = {"bin": python.parent, "port": port, "spare": free_port(), "other": free_port(), "cores": cores}
-        words["model"] = regime.model
+        words |= {"model": regime.model, "workers": min(cores, MOST_WORKERS)}
         peers = PEERS | {"COMPARE_PACKAGE": str(regime.package), "COMPARE_BATCH": str(regime.batch)}
         common = OWN if self.own else peers
         settings = {**common, **self.settings.get(regime.name, {})}

@@ -68,7 +68,8 @@ def _loaded(tree: Tree, target: Target, clients: int, seconds: float, by: Execut
     """A closed loop, and what it cost the server."""
     before = tree.cpu_s()
     found: Load = by.submit(load.closed, target, clients, seconds).result()
-    return found._replace(cpu_ms=1e3 * (tree.cpu_s() - before) / found.requests)
+    right = found.requests - found.errors
+    return found._replace(cpu_ms=1e3 * (tree.cpu_s() - before) / right if right else math.nan)
 
 
 def first_answer(target: Target, tree: Tree, by: Executor) -> tuple[float, str]:

@@ -1,5 +1,6 @@
 """The file of API keys: what is in it, how it changes, and what a running server makes of a change."""
 
+import errno
 import hashlib
 import hmac
 import os
@@ -152,6 +153,20 @@ def test_a_place_that_cannot_be_written_to_is_said(path: Path) -> None:
     add_key(path, "ci")
     with pytest.raises(KeysError, match="cannot be written"):
         add_key(path / "keys.toml", "ci")  # a file is no folder, not for root either
+
+
+def test_a_disk_that_is_full_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_key(path, "ci")
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(KeysError, match="cannot be written"):
+        add_key(path, "web")
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
 def test_a_read_that_fails_for_want_of_file_descriptors_is_tried_again(path: Path) -> None:

@@ -26,6 +26,25 @@ def test_softmax_by_hand_and_without_overflow() -> None:
     assert softmax(logits(10_000, 9_999)) == pytest.approx([exp(1) / (1 + exp(1)), 1 / (1 + exp(1))])
 
 
+@pytest.mark.parametrize("count", [2, 10, 20, 21, 1000])
+def test_an_answer_has_the_probabilities_of_softmax_whatever_the_number_of_labels(count: int) -> None:
+    draw = np.random.default_rng(count)
+    for scale in (1, 100, 10_000):
+        row = draw.normal(0, scale, count).astype(np.float32)
+        said = interpret(row, many(count), top_k=count)
+        wanted = np.exp(row.astype(np.float64) - row.max()) / np.exp(row.astype(np.float64) - row.max()).sum()
+        assert list(said.probabilities.values()) == pytest.approx(wanted.tolist(), rel=1e-12, abs=1e-300)
+        assert [each.probability for each in said.top] == pytest.approx(sorted(wanted, reverse=True), rel=1e-12)
+
+
+def test_equally_probable_labels_come_in_the_order_of_the_card() -> None:
+    for count in (4, 24):
+        values = np.zeros(count, np.float32)
+        values[[1, 3]] = 2
+        said = interpret(values, many(count), top_k=3)
+        assert [each.label for each in said.top] == ["label1", "label3", "label0"]
+
+
 def test_the_positive_label_is_called_exactly_at_its_threshold() -> None:
     at = interpret(logits(0, 0), TWO)
     assert (at.label, at.class_id, at.confidence, at.threshold) == ("bright", 1, 0.5, 0.5)

@@ -43,6 +43,7 @@ def test_a_server_that_ignores_the_signal_and_its_orphan_are_gone_afterwards(
     assert len(folders) == 1 and not folders[0].exists()
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not tell what children took")
 def test_processor_time_is_that_of_all_processes_also_of_those_that_have_ended(tmp_path: Path) -> None:
     busy = "import time\nwhile time.process_time() < 0.3: pass\n"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); print('done', flush=True)\n"
@@ -52,4 +53,4 @@ def test_processor_time_is_that_of_all_processes_also_of_those_that_have_ended(t
         while "done" not in log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert 0.55 <= tree.cpu_s() < 5  # the system counts by hundredths
+        assert 0.55 <= tree.cpu_s() < 0.88  # the system counts by hundredths
