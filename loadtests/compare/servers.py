@@ -27,8 +27,8 @@ class Server:
     """One server.
 
     Words in braces in `command` and `settings` are filled in: `bin`, the folder of the environment's programs, `port`,
-    the free ports `spare` and `other`, the number of `cores`, as many `workers` as that
-    or as Vitrine can have, and the name of the `model`.
+    the free ports `spare` and `other`, the number of `cores`, that of `workers` (as many,
+    but no more than Vitrine allows), and the name of the `model`.
 
     Attributes:
         name: of its requirements and environment; `--only` takes it.
