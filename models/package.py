@@ -78,7 +78,8 @@ class StoredModel:
         try:
             files: dict[str, str] = json.loads((self.path / MANIFEST).read_text("utf-8"))["files"]
         except (OSError, ValueError, KeyError) as error:
-            raise StoreError(f"{self.tag}: {MANIFEST} is missing or damaged. {_again(self.card.name)}") from error
+            repair = _again(self.card.name, self.variant)
+            raise StoreError(f"{self.tag}: {MANIFEST} is missing or damaged. {repair}") from error
         return files
 
 
@@ -118,11 +119,11 @@ def verify(stored: StoredModel) -> None:
     for name, expected in stored.manifest().items():
         path = stored.path / name
         if not path.exists():
-            raise StoreError(f"{stored.tag}: {name} is missing. {_again(stored.card.name)}")
+            raise StoreError(f"{stored.tag}: {name} is missing. {_again(stored.card.name, stored.variant)}")
         if (actual := sha256(path)) != expected:
             raise StoreError(
                 f"{stored.tag}: {name} is damaged (sha256 {actual[:12]}…, expected {expected[:12]}…). "
-                f"{_again(stored.card.name)}"
+                f"{_again(stored.card.name, stored.variant)}"
             )
 
 
@@ -146,5 +147,6 @@ def version_of(files: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()[:16]
 
 
-def _again(name: str) -> str:
-    return f"Run `vitrine models remove {name}` and `vitrine models import {name}`."
+def _again(name: str, variant: str = "fp32") -> str:
+    option = "" if variant == "fp32" else f" --variant {variant}"
+    return f"Run `vitrine models remove {name}` and `vitrine models import {name}{option}`."

@@ -47,6 +47,12 @@ class Trainee(nn.Module):
                 module.p = 0.0
         self.aux = nn.ModuleDict({str(block): nn.Conv2d(width, 1, 1) for block, width in TAPS.items()})
 
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Go on from a trained network; predictors begin at zero: at random they would pull apart what it knows."""
+        self.network.load_state_dict(weights)
+        for parameter in self.aux.parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(N, 3, h, w) float32 → logits (N, 2) and one mask logit map (N, 1, h/s, w/s) a tap."""
         backbone, maps = self.network.backbone, list[Tensor]()
@@ -177,7 +183,7 @@ def train(
 
     trainee = Trainee()
     if start_from is not None:
-        trainee.network.load_state_dict(read_checkpoint(start_from).weights)
+        trainee.start_from(read_checkpoint(start_from).weights)
     trainee = trainee.to(where).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(trainee.parameters(), lr=rate, weight_decay=1e-2)
     done = 0

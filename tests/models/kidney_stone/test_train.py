@@ -11,7 +11,7 @@ from torch import nn
 
 from models.architectures.efficientnet import EfficientNetB4Head
 from models.kidney_stone.data import Sample
-from models.kidney_stone.train import Trainee, calibrate
+from models.kidney_stone.train import Trainee, calibrate, loss_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,6 +73,23 @@ def test_calibration_makes_rates_of_scores_and_changes_no_ranking() -> None:
 def test_what_is_shipped_holds_no_auxiliary_part() -> None:
     trainee = Trainee()
     assert set(trainee.network.state_dict()) == set(EfficientNetB4Head(2).state_dict())
+
+
+def test_going_on_from_weights_starts_with_the_gradient_of_the_label_alone() -> None:
+    torch.manual_seed(3)
+    trainee = Trainee()
+    trained = {name: value.clone() for name, value in EfficientNetB4Head(2).state_dict().items()}
+    trainee.start_from(trained)
+    trainee.eval()
+    image, label = torch.randn(2, 3, 64, 64), torch.tensor([0, 1])
+    mask = torch.zeros(2, 64, 64)
+    mask[1, 20:30, 20:30] = 1.0
+    logits, maps = trainee(image)
+    parameters = list(trainee.network.parameters())
+    got = torch.autograd.grad(loss_of(logits, maps, Sample(image, mask, label)), parameters, retain_graph=True)
+    wanted = torch.autograd.grad(nn.functional.cross_entropy(logits, label), parameters)
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    assert all(torch.equal(trainee.network.state_dict()[name], value) for name, value in trained.items())
 
 
 def test_the_auxiliary_maps_are_those_of_the_network_itself() -> None:
