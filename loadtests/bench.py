@@ -109,15 +109,16 @@ def fresh_clone() -> float:
             return seconds
 
 
-def by_model(port: int) -> dict[str, tuple[float, float]]:
-    """Seconds to ready and proportional MiB of the process tree, serving each installed model alone, and all."""
+def at_rest(port: int) -> dict[str, tuple[float, float, float]]:
+    """Seconds to ready, resident and proportional MiB of the process tree: each installed model alone, and all."""
     names = sorted({stored.card.name for stored in installed()})
+    cases = {f"{name} alone": {"VITRINE_MODELS": name, "VITRINE_DEFAULT_MODEL": name} for name in names}
+    cases |= {"all models": {}, "all models, without explanations": {"VITRINE_EXPLAIN": "false"}}
     found = {}
-    for name in tqdm([*names, "all"], desc="by model"):
-        settings = {} if name == "all" else {"VITRINE_MODELS": name, "VITRINE_DEFAULT_MODEL": name}
+    for case, settings in tqdm(cases.items(), desc="at rest"):
         with running(bentoml_serve(port), ROOT, port, 120, settings) as (pid, took):
             time.sleep(8)  # the Grad-CAM runner loads after the service is ready
-            found[name] = (took, memory_mib(pid)[1])
+            found[case] = (took, *memory_mib(pid))
     return found
 
 
@@ -155,9 +156,8 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
     click.echo(
         f"memory of the process tree after load: {resident:.0f} MiB resident, {shared_once:.0f} MiB proportional"
     )
-    for name, (took, proportional) in by_model(port).items():
-        what = "all models" if name == "all" else f"{name} alone"
-        click.echo(f"{what}: ready in {took:.1f} s, {proportional:.0f} MiB proportional")
+    for case, (took, resident, proportional) in at_rest(port).items():
+        click.echo(f"{case}: ready in {took:.1f} s, {resident:.0f} MiB resident, {proportional:.0f} MiB proportional")
     if fresh:
         click.echo(f"`make serve` in a fresh clone to ready: {fresh_clone():.0f} s")
 

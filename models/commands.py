@@ -90,8 +90,12 @@ def show(name: str) -> None:
             tuning.add_row(key, _plain(value))
         _print(tuning)
     files = _table(str(stored.path), "file", "bytes", "sha256")
-    for name_, digest in stored.manifest().items():
-        files.add_row(name_, f"{(stored.path / name_).stat().st_size:,}", digest[:16] + "…")
+    try:
+        for name_, digest in stored.manifest().items():
+            path = stored.path / name_
+            files.add_row(name_, f"{path.stat().st_size:,}" if path.exists() else "missing", digest[:16] + "…")
+    except StoreError as error:
+        raise click.ClickException(str(error)) from error
     _print(files)
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
 

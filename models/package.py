@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pydantic import TypeAdapter
+
 from errors import StoreError
 from models.card import Card, read_card
 from models.goldens import FOLDER as GOLDENS
@@ -25,6 +27,7 @@ MANIFEST, REPORT, EXPLANATIONS, PARITY = "manifest.json", "report.json", "explan
 TUNING = "tuning.json"
 GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"
 EXIT = "exit.safetensors"
+_FILES = TypeAdapter(dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,9 @@ class StoredModel:
     def manifest(self) -> dict[str, str]:
         """sha256 by file, relative to `path`."""
         try:
-            files: dict[str, str] = json.loads((self.path / MANIFEST).read_text("utf-8"))["files"]
-        except (OSError, ValueError, KeyError) as error:
-            repair = _again(self.card.name, self.variant)
-            raise StoreError(f"{self.tag}: {MANIFEST} is missing or damaged. {repair}") from error
-        return files
+            return _FILES.validate_python(json.loads((self.path / MANIFEST).read_text("utf-8"))["files"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self.tag}: {MANIFEST} is missing or damaged. {_repair(self.tag)}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -107,7 +108,8 @@ def open_stored(path: Path) -> StoredModel:
         written = json.loads((path / MANIFEST).read_text("utf-8"))
         return StoredModel(read_card(path / "card.toml"), str(written["version"]), path)
     except Exception as error:
-        raise StoreError(f"{path.parent.name}:{path.name}: damaged ({error}). {_again(path.parent.name)}") from error
+        tag = f"{path.parent.name}:{path.name}"
+        raise StoreError(f"{tag}: damaged ({error}). {_repair(tag)}") from error
 
 
 def verify(stored: StoredModel) -> None:
@@ -119,11 +121,11 @@ def verify(stored: StoredModel) -> None:
     for name, expected in stored.manifest().items():
         path = stored.path / name
         if not path.exists():
-            raise StoreError(f"{stored.tag}: {name} is missing. {_again(stored.card.name, stored.variant)}")
+            raise StoreError(f"{stored.tag}: {name} is missing. {_repair(stored.tag)}")
         if (actual := sha256(path)) != expected:
             raise StoreError(
                 f"{stored.tag}: {name} is damaged (sha256 {actual[:12]}…, expected {expected[:12]}…). "
-                f"{_again(stored.card.name, stored.variant)}"
+                f"{_repair(stored.tag)}"
             )
 
 
@@ -147,6 +149,9 @@ def version_of(files: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name}\0{digest}\n" for name, digest in files.items()).encode()).hexdigest()[:16]
 
 
-def _again(name: str, variant: str = "fp32") -> str:
-    option = "" if variant == "fp32" else f" --variant {variant}"
-    return f"Run `vitrine models remove {name}` and `vitrine models import {name}{option}`."
+def _repair(tag: str) -> str:
+    name = tag.partition(":")[0]
+    return (
+        f"Run `vitrine models import {name}` again, with the options of the first time, which repairs it; "
+        f"or `vitrine models remove {tag}`."
+    )

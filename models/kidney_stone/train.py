@@ -48,7 +48,7 @@ class Trainee(nn.Module):
         self.aux = nn.ModuleDict({str(block): nn.Conv2d(width, 1, 1) for block, width in TAPS.items()})
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Go on from a trained network; predictors begin at zero: at random they would pull apart what it knows."""
+        """Go on from a trained network; predictors begin at zero, so that only the label moves it at first."""
         self.network.load_state_dict(weights)
         for parameter in self.aux.parameters():
             nn.init.zeros_(parameter)

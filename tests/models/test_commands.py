@@ -1,5 +1,6 @@
 """`vitrine models …`, as typed: each command against a store of its own, with the model that ships."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -48,10 +49,21 @@ def test_a_flipped_byte_fails_verify_and_the_command_it_names_repairs_it(home: P
     damaged = models("verify", "kidney-stone")
     assert damaged.exit_code == 1
     assert "weights.safetensors is damaged" in damaged.output
-    assert "`vitrine models remove kidney-stone` and `vitrine models import kidney-stone`" in damaged.output
-    assert models("remove", "kidney-stone").exit_code == 0
+    assert "`vitrine models import kidney-stone` again" in damaged.output
     assert models("import", "kidney-stone").exit_code == 0
     assert models("verify", "kidney-stone").exit_code == 0
+
+
+def test_what_is_damaged_is_shown_as_far_as_it_goes_and_can_be_removed(home: Path) -> None:
+    models("import", "churn")
+    stored = store.find("churn")
+    stored.graph.unlink()
+    assert "missing" in models("show", "churn").output
+    (stored.path / "manifest.json").write_text(json.dumps({"version": stored.version}))
+    shown = models("show", "churn")
+    assert shown.exit_code == 1 and isinstance(shown.exception, SystemExit)
+    assert f"`vitrine models remove {stored.tag}`" in shown.output
+    assert models("remove", stored.tag).output == f"Removed {stored.tag}\n"
 
 
 def test_a_damaged_card_is_listed_as_such_with_its_repair(home: Path) -> None:

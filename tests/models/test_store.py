@@ -73,13 +73,14 @@ def test_a_flipped_byte_is_found_and_named(home: Path, package: Path) -> None:
         verify(stored)
 
 
-def test_a_damaged_variant_says_how_to_import_that_variant_again(home: Path, package: Path) -> None:
-    index = package / "goldens" / "goldens.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"variant": "fp16"}))
+@pytest.mark.parametrize("written", ["", "{", "null", "[]", "{}", '{"files": []}', '{"files": {"predict.onnx": 1}}'])
+def test_a_damaged_manifest_is_named_with_its_repair(home: Path, package: Path, written: str) -> None:
     stored, _ = store.import_package(package)
-    stored.graph.unlink()
-    with pytest.raises(StoreError, match=r"predict\.onnx is missing.*`vitrine models import tiny --variant fp16`"):
+    (stored.path / "manifest.json").write_text(written)
+    with pytest.raises(StoreError, match=rf"manifest\.json is missing or damaged.*models remove {stored.tag}`"):
         verify(stored)
+    store.import_package(package)
+    verify(stored)
 
 
 def test_a_package_without_one_of_its_files_is_refused(home: Path, package: Path) -> None:
