@@ -26,14 +26,14 @@ lint: $(DEV)  ## Check style and types
 	.venv-dev/bin/mypy
 
 train: $(DEV)  ## Train kidney-stone from scratch, or go on where it was interrupted (hours on a CPU)
-	.venv-dev/bin/python -m models.kidney_stone.train $(ARGS)
+	.venv-dev/bin/python -m training.kidney_stone.train $(ARGS)
 
 demo-weights: $(DEV)  ## Train a stand-in for cifar10 on procedural pictures and install it (minutes)
-	.venv-dev/bin/python -m models.cifar10.demo $(ARGS)
+	.venv-dev/bin/python -m training.cifar10.demo $(ARGS)
 	.venv-dev/bin/vitrine models import cifar10 --weights runs/cifar10-demo/best_model.pth --card runs/cifar10-demo/card.toml
 
 report: $(DEV)  ## Measure the shipped kidney-stone weights on held-out phantoms
-	.venv-dev/bin/python -m models.kidney_stone.report $(ARGS)
+	.venv-dev/bin/python -m training.kidney_stone.report $(ARGS)
 
 bench: $(DEV)  ## Images a second, start-up and memory, beside the raw loop in the same run
 	for name in kidney-stone churn machine-anomaly; do .venv-dev/bin/vitrine models import $$name; done

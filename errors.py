@@ -5,7 +5,7 @@
     │   ├── NoExplanation       400  this model has no explanations             (api)
     │   ├── InvalidImage        400  not an image, corrupt, too small          (preprocessing.decode)
     │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
-    ├── KeyRefused              401  no API key, or a wrong one             (api.gate)
+    ├── KeyRefused              401  no API key, or a wrong one             (api.auth)
     ├── NotFound                404  no such model or version                  (api)
     ├── QueueFull               429  the model's queue is full                 (runners)
     ├── Unavailable             503  starting, draining, self-check failed     (runners, api)
@@ -13,7 +13,7 @@
     ├── InferenceFailed         500  the backend failed on this very item      (runners)
     ├── CardError                    a card.toml that cannot be read           (models.card)
     ├── StoreError                   a stored model missing, damaged, refused  (models.store)
-    ├── KeysError                    the API keys' file, or none where it is due   (api.keys, api.gate)
+    ├── KeysError                    the API keys' file, or none where it is due   (api.keys, api.auth)
     └── DeviceMissing                no such device, or no PyTorch for it      (backends.devices)
 
 Messages are written for the person who has to act on them: what was wrong, and what to do instead.

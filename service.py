@@ -26,26 +26,26 @@ from bentoml.models import BentoModel
 from starlette.types import ASGIApp
 
 from api.app import build_app
-from api.gate import Gate, check_doors, gate_of
-from api.head import bound_heads
+from api.auth import Gate, check_doors, gate_of
+from api.header_limit import bound_heads
+from api.images import Pictures
 from api.keys import warnings_of as warnings_of_keys
-from api.oip.infer import Inference
-from api.oip.server import GrpcServer, probe
+from api.oip.grpc_server import GrpcServer, probe
+from api.oip.inference import Inference
 from api.pickles import NoPickleFromAfar
-from api.pictures import Pictures
 from errors import CardError, DeadlineExceeded, KeysError, StoreError, VitrineError
 from models import registry
 from models.card import ImageCard
 from models.package import StoredModel, open_stored
 from models.store import served_tags
 from runners.awaiting import awaitable
-from runners.cache import ResponseCache
-from runners.drain import end_within
-from runners.explained import Explained, ExplainedModels
-from runners.model import RunnerOptions
-from runners.remote import ClientProcess, RemoteExplainer, ask_of, reply_in_text, reply_of
 from runners.runner import Answer
-from runners.served import ServedModels
+from serving.cache import ResponseCache
+from serving.gradcam.client import ClientProcess, RemoteExplainer, ask_of, reply_in_text, reply_of
+from serving.gradcam.worker import Explained, ExplainedModels
+from serving.loaded_model import RunnerOptions
+from serving.repository import ServedModels
+from serving.shutdown import end_within
 from settings import load_settings, warnings_of
 
 VERSION = "0.1.0"
@@ -181,7 +181,7 @@ class GradCam:
 
     @bentoml.api
     async def explain(self, model: str, ask: dict[str, Any], seconds: float, call: str) -> dict[str, Any]:
-        """One picture; see `runners.remote.reply_of` for the answer, which is in text where the question was."""
+        """One picture; `serving.gradcam.client.reply_of` makes the answer, which is in text where the question was."""
         until = time.monotonic() + seconds
         try:
             future = self.models.get(model).submit(ask_of(ask), until)
@@ -250,7 +250,7 @@ class _Vitrine:
     @bentoml.api(route="/predict")
     async def predict(self, image: bytes, /) -> dict[str, Any]:
         """Predict one encoded picture with the default model: the schema that BentoML's client reads its calls from."""
-        raise NotImplementedError("`api.predict` stands in front of BentoML and answers this route.")
+        raise NotImplementedError("`api.routes` stands in front of BentoML and answers this route.")
 
 
 def _log_to_stdout() -> None:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.schemas import TopLabel
-from models.interpret import Interpretation
-from runners.model import ServedModel
+from postprocessing.interpret import Interpretation
 from runners.runner import Answer
+from serving.loaded_model import ServedModel
 
 
 def about(model: ServedModel, answer: Answer[Any], warnings: Sequence[str], request_id: str) -> dict[str, Any]:

@@ -10,19 +10,19 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.auth import Gate
 from api.docs import docs
-from api.facts import Facts
-from api.front import Front, wants_page
-from api.gate import Gate
+from api.images import Pictures
+from api.metadata import Facts
+from api.middleware import Front, wants_page
 from api.oip.http import OpenInference
-from api.oip.infer import Inference
-from api.pictures import Pictures
-from api.predict import Predictor
+from api.oip.inference import Inference
 from api.problems import ClientGone, handle
+from api.routes import Predictor
 from api.shortcut import Shortcut
 from errors import VitrineError
-from runners.remote import RemoteExplainer
-from runners.served import ServedModels
+from serving.gradcam.client import RemoteExplainer
+from serving.repository import ServedModels
 from settings import Settings
 
 STATIC = Path(__file__).parent / "static"

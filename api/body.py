@@ -1,4 +1,4 @@
-"""Request → what to predict: encoded pictures as a raw body or a form, rows as JSON. `api.front` limits the bytes."""
+"""Requests as the core takes them: encoded pictures from a raw body or a form, rows from JSON."""
 
 import asyncio
 import json

@@ -8,18 +8,18 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from api.body import read_one
-from api.describe import QUERY, QueryRow
+from api.images import ALPHA, Pictures, prediction
+from api.openapi import QUERY, QueryRow
 from api.parameters import number, one_of, read_parameters
-from api.pictures import ALPHA, Pictures, prediction
-from api.race import race, timing_of
 from api.schemas import ExplainedPrediction, ExplanationFacts
+from api.waiting import race, timing_of
 from errors import InvalidInput, NoExplanation
 from explain.base import METHOD_NAMES, PREDICTED
 from explain.overlay import OUTPUTS, Output
 from models.card import ImageCard
-from runners.explained import Ask, Explained
-from runners.model import ServedModel
 from runners.runner import Answer
+from serving.gradcam.worker import Ask, Explained
+from serving.loaded_model import ServedModel
 
 FORMATS, SIZES = ("json", "png"), ("original", "input")
 EXPLAIN_QUERY: list[QueryRow] = [

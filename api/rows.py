@@ -12,16 +12,16 @@ from api.answers import about, classified
 from api.body import read_json
 from api.parameters import Parameters, read_parameters
 from api.problems import problem_of
-from api.race import race, timing_of
 from api.schemas import AnomalyPrediction, RowBatchAnswer, RowError, RowPrediction, timestamp
+from api.waiting import race, timing_of
 from errors import InvalidInput
 from models.card import RowCard
-from models.interpret import interpret, interpret_anomaly
-from models.line import InferredRows
+from postprocessing.interpret import interpret, interpret_anomaly
 from preprocessing.rows import Row
 from runners.awaiting import awaitable
-from runners.model import ServedModel
 from runners.runner import Answer
+from serving.loaded_model import ServedModel
+from serving.pipeline import InferredRows
 
 BATCH = ("samples", "readings")
 FEW = 20

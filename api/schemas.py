@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.line import AnsweredBy
+from serving.pipeline import AnsweredBy
 
 
 def timestamp() -> str:

@@ -23,13 +23,13 @@ from tqdm import tqdm
 from backends.onnx import OnnxBackend
 from loadtests.server import ROOT, bentoml_serve, free_port, memory_mib, running
 from models.card import read_image_card
-from models.kidney_stone.data import CALIBRATE
-from models.kidney_stone.phantom import draw
 from models.store import find, installed
 from preprocessing.decode import decode
 from preprocessing.transform import transform
-from runners.cpu_plan import cores
 from runners.machine import conditions
+from runners.plan import cores
+from training.kidney_stone.data import CALIBRATE
+from training.kidney_stone.phantom import draw
 
 MODEL = "kidney-stone"
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from loadtests.bench import MODEL, payloads, raw, served
 from loadtests.server import ROOT, bentoml_serve, free_port, running
 from models.store import installed
-from runners.cpu_plan import cores
 from runners.machine import conditions
+from runners.plan import cores
 
 PICTURES = 200
 

@@ -24,11 +24,11 @@ from backends.onnx import OnnxBackend
 from explain.autograd import AutogradExplainer
 from explain.base import Explainer, Float32Array
 from explain.onnx import OnnxExplainer
+from export.onnx import export_explain
 from loadtests.bench import MODEL, payloads, served
 from loadtests.server import ROOT, bentoml_serve, free_port, running
 from models.card import Explain, ImageCard, read_image_card
 from models.checkpoint import load_network, read_checkpoint
-from models.export import export_explain
 from models.package import WEIGHTS, StoredModel
 from models.store import find
 from preprocessing.decode import decode

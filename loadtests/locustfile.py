@@ -24,9 +24,9 @@ from tritonclient.grpc import service_pb2
 from backends.onnx import OnnxBackend
 from loadtests.bench import MODEL, payloads
 from models.card import RowCard
-from models.interpret import softmax
-from models.line import line_of
 from models.store import find
+from postprocessing.interpret import softmax
+from serving.pipeline import line_of
 
 ROWS, TOLERANCE = "churn", 1e-4
 PNG = "iVBORw0KGgo"

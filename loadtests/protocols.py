@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 from tritonclient.grpc import service_pb2
 
-from api.oip.message import HEADER
+from api.oip.messages import HEADER
 from loadtests.bench import payloads
 from loadtests.server import ROOT, bentoml_serve, free_port, running
 from models.card import RowCard

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from errors import CardError
+from export.labelled import Source
 from models.card import Card, read_card
-from models.labelled import Source
 from models.package import GRAPH
 
 FOLDER = Path(__file__).resolve().parent
@@ -46,15 +46,15 @@ def how_to_import(name: str, folder: Path = FOLDER) -> str:
 def source_of(card: Card) -> Source | None:
     """The labelled data of a model, if it has any; that of kidney-stone needs PyTorch."""
     if card.name == "kidney-stone":
-        from models.kidney_stone import data as phantoms
+        from training.kidney_stone import data as phantoms
 
         return phantoms
     if card.name == "churn":
-        from models.churn import data as customers
+        from training.churn import data as customers
 
         return customers
     if card.name == "machine-anomaly":
-        from models.machine_anomaly import data as readings
+        from training.machine_anomaly import data as readings
 
         return readings
     return None

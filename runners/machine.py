@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import onnxruntime as ort
 
-from runners.cpu_plan import cores
+from runners.plan import cores
 
 
 def conditions() -> str:
@@ -23,7 +23,7 @@ def machine_of(device: str, available: int) -> str:
     """What a tuned plan depends on besides the model, in one line: device, cores, processor, runtime.
 
     Args:
-        device: as `runners.backend.device_of` names it.
+        device: as `serving.backend.device_of` names it.
         available: cores of this process.
     """
     runtime = f"ONNX Runtime {ort.__version__}" if device == "cpu" else f"PyTorch {version('torch')}"

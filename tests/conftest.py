@@ -1,6 +1,7 @@
 """What every room's tests share: phantoms as clients send them, and packages of the real layout."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -9,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from models.kidney_stone.data import CALIBRATE
-from models.kidney_stone.phantom import draw
+from training.kidney_stone.data import CALIBRATE
+from training.kidney_stone.phantom import draw
 
 hypothesis.settings.register_profile("vitrine", deadline=None)  # how fast this machine is just now is no property
 hypothesis.settings.load_profile("vitrine")
@@ -35,3 +36,19 @@ def pictures() -> list[bytes]:
         encode(image, "JPEG", quality=90) if index % 2 else encode(image, "PNG", compress_level=1)
         for index, image in enumerate(images)
     ]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty BENTOML_HOME, for this process and those it starts."""
+    from bentoml._internal.configuration.containers import BentoMLContainer
+    from bentoml._internal.models.model import ModelStore
+
+    folder = tmp_path / "bentoml"
+    (folder / "models").mkdir(parents=True)
+    (folder / "bentos").mkdir()
+    monkeypatch.setenv("BENTOML_HOME", str(folder))
+    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "True")
+    BentoMLContainer.model_store.set(ModelStore(folder / "models"))
+    yield folder
+    BentoMLContainer.model_store.reset()

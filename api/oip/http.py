@@ -10,17 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from api.body import LARGE, read_body
-from api.oip.facts import index_of, model_config, model_facts, server_facts, statistics_of
-from api.oip.infer import Inference
+from api.oip.inference import Inference
 from api.oip.items import checker
-from api.oip.message import HEADER, InferRequest, json_length_of, read_request, write_answer
+from api.oip.messages import HEADER, InferRequest, json_length_of, read_request, write_answer
+from api.oip.metadata import index_of, model_config, model_facts, server_facts, statistics_of
 from api.oip.signature import IMAGE, ROWS
 from api.oip.tensors import BYTES, Declared, Tensor, as_bytes, from_binary
-from api.race import race, timing_of
+from api.waiting import race, timing_of
 from errors import InvalidInput, TooLarge
 from models.card import ImageCard
-from runners.model import ServedModel
-from runners.served import ServedModels
+from serving.loaded_model import ServedModel
+from serving.repository import ServedModels
 
 SHORT = 1024
 """Bytes that the body of `repository/index` may have."""
@@ -153,7 +153,7 @@ def read_infer(body: bytes, header: str | None, model: ServedModel) -> InferRequ
     """A request's tensors: JSON, binary ones behind it, or one bare tensor as the whole body.
 
     Raises:
-        InvalidInput: nothing of the kind; see `api.oip.message.read_request` and `api.oip.items.checker`.
+        InvalidInput: nothing of the kind; see `api.oip.messages.read_request` and `api.oip.items.checker`.
     """
     check, length = checker(model.card, model.queue_size), json_length_of(header, len(body))
     if header is None or length:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from api.oip.message import Check, check_names
+from api.oip.messages import Check, check_names
 from api.oip.signature import ANY, IMAGE, PIXELS, ROWS, TensorSpec, inputs_of
 from api.oip.tensors import Declared, Tensor
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
-from models.line import Picture, Pixels, Ready, Values
+from serving.pipeline import Picture, Pixels, Ready, Values
 
 
 def checker(card: Card, queue_size: int) -> Check:

@@ -26,8 +26,8 @@ from loadtests.compare.servers import SERVERS, STORE, Server
 from loadtests.compare.turns import RAW, Turn
 from loadtests.compare.wire import plain, post
 from loadtests.server import ROOT, free_port
-from runners.cpu_plan import cores as available_cores
 from runners.machine import conditions
+from runners.plan import cores as available_cores
 
 NAMES = (RAW, *(server.name for server in SERVERS))
 

@@ -74,7 +74,7 @@ def payloads(count: int = 16) -> list[bytes]:
 
 def build(package: Path) -> None:
     """Write the model's package, as `vitrine models import --onnx` does of a user's graph."""
-    from models.bring import from_onnx
+    from export.importers import from_onnx
 
     package.mkdir(parents=True, exist_ok=True)
     file = package.with_suffix(".onnx")

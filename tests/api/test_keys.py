@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 import api.keys
-from api.commands import keys as command
 from api.keys import Keys, add_key, read_keys, remove_key, warnings_of
+from cli.keys import keys as command
 from errors import KeysError
 
 

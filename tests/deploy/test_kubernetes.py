@@ -15,10 +15,10 @@ from api.app import build_app
 from models import registry
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, files_of
-from runners.cpu_plan import CoreShare
-from runners.model import RunnerOptions
-from runners.served import ServedModels
+from runners.plan import CoreShare
 from runners.stats import metrics
+from serving.loaded_model import RunnerOptions
+from serving.repository import ServedModels
 from settings import PREFIX, Settings
 from tests.conftest import ROOT
 from tests.deploy.kustomize import KUBERNETES, SETS, Pod, missing, of_kind, pods, rendered, server

@@ -115,7 +115,7 @@ def test_it_is_confined_as_the_manifest_says(pod: Container) -> None:
 
 def test_lanes_are_planned_for_the_limit_and_not_for_the_machine(pod: Container) -> None:
     limits = server("cpu").container["resources"]["limits"]
-    code = "import sys; sys.path.insert(0, '/app/bento/src'); import runners.cpu_plan as p; print(p.cgroup_quota())"
+    code = "import sys; sys.path.insert(0, '/app/bento/src'); import runners.plan as p; print(p.cgroup_quota())"
     assert float(pod.run("python", "-c", code)) == float(limits["cpu"])
     found = json.loads(pod.podman("inspect", "--format", "json", pod.id))[0]["HostConfig"]
     assert found["Memory"] == int(limits["memory"].removesuffix("Gi")) * 2**30

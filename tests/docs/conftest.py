@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, encode
+from tests.export.test_importers import graph_file
 from tests.live.server import Server, serving, vitrine
 from tests.live.test_explain import explaining
-from tests.models.test_bring import graph_file
 
 SHIPPED = ("kidney-stone", "churn", "machine-anomaly")
 LEFT_OUT = (".git", ".venv*", ".env", ".*_cache", "__pycache__", "runs", "*.egg-info")

@@ -7,7 +7,7 @@ import subprocess
 
 import click
 
-from cli import main
+from cli.main import main
 from settings import PREFIX, Settings
 from tests.conftest import ROOT
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from export.onnx import export_explain, point_into, traced
 from models.card import read_image_card
 from models.checkpoint import rounded
-from models.export import export_explain, point_into, traced
 from models.goldens import Golden, write_goldens
 from models.package import GRAPH, WEIGHTS
 from preprocessing.decode import decode

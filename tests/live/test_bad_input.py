@@ -12,7 +12,7 @@ import pytest
 import requests
 from PIL import Image
 
-from api.head import LIMIT
+from api.header_limit import LIMIT
 from tests.conftest import encode
 from tests.live.server import Server
 from tests.preprocessing.test_decode import png_of

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.live.server import Server, install, serving
-from tests.runners.test_early_exit import LATER, SOONER
+from tests.serving.test_early_exit import LATER, SOONER
 from tests.tiny import plain, tiny_package
 
 

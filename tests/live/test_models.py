@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from models.architectures.pyramidnet import PyramidNet
-from models.interpret import softmax
-from models.machine_anomaly import data as sensors
+from postprocessing.interpret import softmax
 from tests.conftest import ROOT
+from tests.export.test_importers import graph_file, labels_file
 from tests.live.server import Server, environment, serving, vitrine
-from tests.models.test_bring import graph_file, labels_file
+from training.machine_anomaly import data as sensors
 
 BUNDLED = ROOT / "models"
 DEER = BUNDLED / "cifar10" / "goldens" / "04-deer.png"

@@ -10,16 +10,16 @@ import pytest
 from safetensors.numpy import load_file
 
 from backends.onnx import OnnxBackend
-from models import quality
+from export.parity import random_inputs
 from models.architectures import build
 from models.card import RowCard, read_card
-from models.churn import data as customers
 from models.goldens import read_goldens
-from models.interpret import interpret_anomaly, softmax
-from models.machine_anomaly import data as sensors
-from models.parity import random_inputs
+from postprocessing.interpret import interpret_anomaly, softmax
 from preprocessing.rows import transform_rows
 from tests.conftest import ROOT
+from training import figures as quality
+from training.churn import data as customers
+from training.machine_anomaly import data as sensors
 
 CHURN, ANOMALY = ROOT / "models" / "churn", ROOT / "models" / "machine_anomaly"
 Array = npt.NDArray[np.float64]

@@ -10,8 +10,8 @@ from loadtests.compare import cheapest
 from loadtests.compare.work import Work
 from loadtests.server import ROOT
 from models.card import read_image_card
-from models.interpret import interpret, softmax
-from models.line import PictureLine
+from postprocessing.interpret import interpret, softmax
+from serving.pipeline import PictureLine
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,193 @@
+"""Graphs as they come: what is taken, what is refused and why, and that what is served is what the graph says."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+from backends.onnx import OnnxBackend
+from cli.main import main
+from export.importers import read_labels
+from export.parity import golden_batch
+from models import store
+from models.architectures import build
+from models.card import read_card
+from models.goldens import golden_inputs
+from tests.conftest import ROOT
+
+IMAGENET = ROOT / "models" / "imagenet"
+CLASSES = 30
+
+
+def graph_file(
+    path: Path, *, batch: int | str = "N", size: int = 224, classes: int = CLASSES, rank: int = 2, kind: int = 1
+) -> np.ndarray:
+    """A graph with the names of the model zoo's ResNet: channel means times a matrix, which is returned."""
+    weight = np.random.default_rng(5).normal(size=(3, classes)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["data"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("GlobalAveragePool", ["float"], ["pooled"]),
+    ]
+    if rank == 2:
+        nodes += [helper.make_node("Flatten", ["pooled"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["out"])]
+    else:
+        nodes += [helper.make_node("Identity", ["pooled"], ["out"])]
+    data = helper.make_tensor_value_info("data", kind, [batch, 3, size, size])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, classes] if rank == 2 else [batch, 3, 1, 1])
+    graph = helper.make_graph(nodes, "zoo", [data], [out], [numpy_helper.from_array(weight, "w")] if rank == 2 else [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    return weight
+
+
+def labels_file(path: Path, count: int = CLASSES) -> Path:
+    path.write_text("\n".join(["crane", "tench, Tinca tinca", "crane", *map(str, range(count - 3))]) + "\n\n")
+    return path
+
+
+def models(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["models", "import", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_a_graph_is_served_as_it_comes(home: Path, tmp_path: Path, batch: int | str) -> None:
+    weight = graph_file(tmp_path / "g.onnx", batch=batch)
+    result = models("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+    assert result.exit_code == 0, result.output
+    assert ("served without batching" in result.output) == (batch == 1)
+    stored = store.find("imagenet")
+    assert stored.card.labels[:3] == ("crane (0)", "tench, Tinca tinca", "crane (2)")
+    assert stored.parity()["label_flips"] == 0
+    inputs = golden_batch(stored.card, golden_inputs(IMAGENET))
+    wanted = inputs.astype(np.float64).mean(axis=(2, 3)) @ weight
+    assert np.allclose(OnnxBackend(stored.graph).run(inputs), wanted, atol=1e-5)
+    shown = CliRunner().invoke(main, ["models", "show", "imagenet"]).output
+    assert "without optimisations" in shown and "largest_difference" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"classes": 31}, "gives 31 logits, but there are 30 labels"),
+        ({"rank": 4}, r"output out must be of rank 2"),
+        ({"batch": 4}, "batch is fixed at 4"),
+        ({"size": 299}, r"its input is \[3, 299, 299\], but the card's is \[3, 224, 224\]"),
+        ({"kind": TensorProto.DOUBLE}, r"must have one input of rank 4.*data tensor\(double\)"),
+    ],
+)
+def test_a_graph_that_does_not_fit_is_refused_by_name(
+    home: Path, tmp_path: Path, changes: dict[str, int], says: str
+) -> None:
+    graph_file(tmp_path / "g.onnx", **changes)
+    result = models("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert re.search(says, result.output), result.output
+    assert store.installed() == []
+
+
+@pytest.mark.parametrize("before", [b"", b"\xa3\x06\xa4\x06"], ids=["as it is", "behind a field nobody knows"])
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/hostname", "predict.onnx", "card.toml"])
+def test_a_graph_whose_weights_are_in_another_file_is_refused_and_the_file_named(
+    home: Path, tmp_path: Path, location: str, before: bytes
+) -> None:
+    graph_file(tmp_path / "g.onnx")
+    model = onnx.load(tmp_path / "g.onnx")
+    weights = model.graph.initializer[0]
+    onnx.external_data_helper.set_external_data(weights, location, offset=0, length=len(weights.raw_data))
+    (tmp_path / "weights.bin").write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    (tmp_path / "g.onnx").write_bytes(before + model.SerializeToString())
+    result = models("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert "cannot load it" in result.output and "onnx.save(" in result.output
+    assert location in result.output or weights.name in result.output, result.output
+    assert store.installed() == []
+
+
+def test_what_is_no_graph_and_what_is_missing_is_said(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "g.onnx").write_bytes(b"no graph")
+    labels = labels_file(tmp_path / "l.txt")
+    for arguments, says in (
+        (("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels), "ONNX Runtime cannot load it"),
+        (("imagenet", "--onnx", tmp_path / "g.onnx"), "bring --labels FILE"),
+        (("imagenet",), "--onnx GRAPH --labels LABELS"),
+        (("imagenet", "--weights", tmp_path / "g.onnx"), "bring --onnx FILE --labels FILE"),
+        (("churn", "--onnx", tmp_path / "g.onnx"), "bring --weights CHECKPOINT"),
+        (("churn", "--labels", labels), "go with your own"),
+        (("cifar10",), "vitrine models import cifar10 --weights CHECKPOINT"),
+        (("imagenet", "--onnx", tmp_path / "g.onnx", "--timm", "x"), "give one"),
+    ):
+        result = models(*arguments)
+        assert result.exit_code == 1 and says in result.output, (arguments, result.output)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("l.txt", "one\n", "two labels or more"),
+        ("l.txt", "a\n\nb\n", "no line empty"),
+        ("l.json", "{}", "a list of texts"),
+        ("l.json", "[1, 2]", "a list of texts"),
+        ("l.json", "[", "cannot be read"),
+    ],
+)
+def test_a_file_of_labels_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(Exception, match=says):
+        read_labels(tmp_path / name)
+
+
+def test_labels_may_be_json_and_hold_any_character(tmp_path: Path) -> None:
+    (tmp_path / "l.json").write_text(json.dumps(['a "quoted" one', "Käse\\", "\U0001f600"]))
+    assert read_labels(tmp_path / "l.json") == ['a "quoted" one', "Käse\\", "\U0001f600"]
+
+
+@pytest.mark.slow
+def test_timm_takes_the_weights_from_its_cache_and_says_so_when_they_are_nowhere(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+    from huggingface_hub import constants
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    result = models("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
+    assert result.exit_code == 1 and "has the weights in its cache" in result.output
+    torch.manual_seed(4)
+    network = timm.create_model("mobilenetv3_small_050").eval()
+    snapshot = tmp_path / "hub" / "models--timm--mobilenetv3_small_050.lamb_in1k"
+    (snapshot / "refs").mkdir(parents=True)
+    (snapshot / "refs" / "main").write_text("0" * 40)
+    (snapshot / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(network.state_dict(), snapshot / "snapshots" / ("0" * 40) / "model.safetensors")
+    result = models("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
+    assert result.exit_code == 0, result.output
+    stored = store.find("imagenet")
+    assert len(stored.card.labels) == 1000 and stored.card.labels[0].startswith("tench")
+    inputs = golden_batch(stored.card, golden_inputs(IMAGENET))
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(inputs)).numpy()
+    assert np.allclose(OnnxBackend(stored.graph).run(inputs), wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_card_of_ones_own_is_served_and_another_models_is_refused(home: Path, tmp_path: Path) -> None:
+    card = (ROOT / "models" / "churn" / "card.toml").read_text().replace("threshold = 0.5", "threshold = 0.3")
+    (tmp_path / "mine.toml").write_text(card)
+    torch.manual_seed(1)
+
+    torch.save(
+        {"model_state_dict": build(read_card(tmp_path / "mine.toml")).state_dict(), "version": "7"}, tmp_path / "w.pth"
+    )
+    result = models("churn", "--weights", tmp_path / "w.pth", "--card", tmp_path / "mine.toml")
+    assert result.exit_code == 0, result.output
+    assert store.find("churn").card.threshold == 0.3
+    assert store.find("churn").parity()["checkpoint"] == {"version": "7"}
+    result = models("machine-anomaly", "--weights", tmp_path / "w.pth", "--card", tmp_path / "mine.toml")
+    assert result.exit_code == 1 and "'churn', but 'machine-anomaly' is to be imported" in result.output
