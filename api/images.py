@@ -14,6 +14,7 @@ from api.parameters import Parameters, read_parameters
 from api.problems import problem_of
 from api.schemas import BatchAnswer, BatchError, BatchPrediction, Prediction, timestamp
 from api.waiting import race, timing_of
+from backends.base import AnsweredBy
 from errors import InvalidInput, NoExplanation, QueueFull, Unavailable, VitrineError
 from explain.base import PREDICTED
 from explain.overlay import Output
@@ -24,7 +25,7 @@ from runners.runner import Answer
 from serving.gradcam.client import RemoteExplainer
 from serving.gradcam.worker import Ask, Explained
 from serving.loaded_model import ServedModel
-from serving.pipeline import EARLY, LATE, AnsweredBy, Inferred
+from serving.pipeline import EARLY, LATE, Inferred
 
 ALPHA = 0.5
 """Opacity of an overlay at its peak, where none is asked for."""

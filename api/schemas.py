@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.pipeline import AnsweredBy
+from backends.base import AnsweredBy
 
 
 def timestamp() -> str:

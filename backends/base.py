@@ -1,6 +1,7 @@
 """The protocol that every backend keeps."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +12,40 @@ Batch = npt.NDArray[np.float32]
 Logits = npt.NDArray[np.float32]
 """Shape (N, K), float32, before softmax; K in the order of the card's labels."""
 
-Early = npt.NDArray[np.bool_]
-"""Shape (N,): of which items an early exit gave the logits."""
+AnsweredBy = Literal["early_exit", "network"]
+"""Which part of a network with an early exit gave an item's logits."""
+
+EARLY_EXIT: Final = "early_exit"
+WHOLE_NETWORK: Final = "network"
+
+
+class Outputs(NamedTuple):
+    """What a backend gives for one batch.
+
+    Attributes:
+        logits: shape (N, K), float32; row i belongs to item i of the batch.
+        answered_by: for each item, which part of the network answered; None for a network without an early exit.
+    """
+
+    logits: Logits
+    answered_by: Sequence[AnsweredBy] | None = None
 
 
 class Backend(Protocol):
     """One loaded model on one device. `run` may be called from several threads at once."""
 
     @property
-    def device(self) -> str:
-        """Where it runs: `cpu`, `cuda:0`, `mps`."""
+    def runtime(self) -> Literal["onnx", "torch"]:
+        """The library that computes."""
         ...
 
-    def run(self, batch: Batch) -> Logits:
-        """Infer one batch; row i of the logits belongs to item i of the batch."""
+    @property
+    def device(self) -> str:
+        """The device that it runs on: `cpu`, `cuda:0`, `mps`."""
+        ...
+
+    def run(self, batch: Batch) -> Outputs:
+        """Infer one batch of shape (N, …)."""
         ...
 
     def close(self) -> None:

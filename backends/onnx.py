@@ -1,75 +1,69 @@
-"""ONNX Runtime on the CPU."""
+"""The ONNX Runtime backend, on the CPU."""
 
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from backends.base import Backend, Batch, Early, Logits
+from backends.base import EARLY_EXIT, WHOLE_NETWORK, AnsweredBy, Batch, Outputs
 
-LARGE = 4 * 2**20
-"""Bytes of a batch whose run gives its memory back: of B4 after one batch of 16 the arena would keep 300 MB."""
+LARGE_BATCH_BYTES = 4 * 2**20
+"""A run of a larger batch gives its memory back: after one batch of 16 of B4 the arena would keep 300 MB."""
 _SAME_AS_REQUESTED = 1
 
 
 class OnnxBackend:
-    """One ONNX graph with one input and `logits` (or the only output).
+    """One ONNX graph with one input, and `logits` among its outputs or a single output of any name.
+
+    A graph whose batch axis is fixed at 1 is run item by item.
 
     Args:
         graph: the .onnx file; external weights lie beside it.
-        threads: threads a run uses, the caller's own among them.
-        exits: whether its output `early` says if an early exit gave the logits; any other graph's may mean anything.
-
-    A graph whose batch axis is fixed at 1 is run item by item.
+        threads: threads that a run uses, the caller's own among them.
     """
 
+    runtime: Literal["onnx"] = "onnx"
     device = "cpu"
 
-    def __init__(self, graph: Path, threads: int = 1, *, exits: bool = False) -> None:
+    def __init__(self, graph: Path, threads: int = 1) -> None:
         self._graph = graph
         session = _session(graph, threads)
         self._sessions = {threads: session}
-        self._cores: Callable[[], int] = lambda: threads
+        self._available_cores: Callable[[], int] = lambda: threads
         first = session.get_inputs()[0]
         self._input: str = first.name
-        self._batches = not isinstance(first.shape[0], int)
-        outputs = [output.name for output in session.get_outputs()]
-        self._outputs: list[str] = ["logits" if "logits" in outputs else outputs[0]]
-        self.exits = exits
-        self._outputs += ["early"] if exits else []
+        self._batch_is_dynamic = not isinstance(first.shape[0], int)
+        names = [output.name for output in session.get_outputs()]
+        self._outputs: list[str] = ["logits" if "logits" in names else names[0]]
 
-    def widen(self, widths: Collection[int], cores: Callable[[], int]) -> None:
-        """Keep a session of each width instead; a run takes the narrowest that keeps its cores busy.
+    def widen(self, widths: Collection[int], available_cores: Callable[[], int]) -> None:
+        """Keep one session for each width instead; a run takes the narrowest that keeps its cores busy.
 
-        Each costs the weights' memory again: ONNX Runtime lays them out anew for every session, whatever is shared.
+        Each session costs the memory of the weights again: ONNX Runtime lays them out anew for every session, whatever
+        is shared.
 
         Args:
-            widths: threads of each session.
-            cores: how many cores a run may use just now.
+            widths: the number of threads of each session.
+            available_cores: returns how many cores a run may use at that moment.
         """
         self._sessions = {width: self._sessions.get(width) or _session(self._graph, width) for width in widths}
-        self._cores = cores
+        self._available_cores = available_cores
 
-    def run(self, batch: Batch) -> Logits:
-        """Infer one batch; see `backends.base.Backend`."""
-        return np.asarray(self._run(batch)[0], np.float32)
-
-    def run_marked(self, batch: Batch) -> tuple[Logits, Early]:
-        """Infer one batch of a graph with an early exit; also says of which items that gave the logits."""
-        logits, early = self._run(batch)
-        return np.asarray(logits, np.float32), np.full(len(batch), early)
+    def run(self, batch: Batch) -> Outputs:
+        """Infer one batch of shape (N, …)."""
+        return Outputs(np.asarray(self._run(batch)[0], np.float32))
 
     def _run(self, batch: Batch) -> list[npt.NDArray[Any]]:
-        """What the graph gives for a batch, each of `_outputs`."""
-        session = self._sessions[fitting(self._sessions, self._cores())]
-        if not self._batches and len(batch) > 1:
+        """Return the arrays that the graph gives for a batch, one for each name in `_outputs`."""
+        session = self._sessions[narrowest_width(self._sessions, self._available_cores())]
+        if not self._batch_is_dynamic and len(batch) > 1:
             rows = [session.run(self._outputs, {self._input: batch[place : place + 1]}) for place in range(len(batch))]
-            return [np.concatenate([np.atleast_1d(one) for one in output]) for output in zip(*rows, strict=True)]
-        options = _giving_back() if len(batch) > 1 and batch.nbytes > LARGE else None
+            return [np.concatenate([np.atleast_1d(part) for part in output]) for output in zip(*rows, strict=True)]
+        options = _shrinking_run_options() if len(batch) > 1 and batch.nbytes > LARGE_BATCH_BYTES else None
         outputs: list[npt.NDArray[Any]] = session.run(self._outputs, {self._input: batch}, options)
         return outputs
 
@@ -78,15 +72,23 @@ class OnnxBackend:
         self._sessions.clear()
 
 
-def marked(backend: Backend, batch: Batch) -> tuple[Logits, Early | None]:
-    """Infer one batch on any backend; also, of a graph with an early exit, of which items that gave the logits."""
-    if isinstance(backend, OnnxBackend) and backend.exits:
-        return backend.run_marked(batch)
-    return backend.run(batch), None
+class EarlyExitBackend(OnnxBackend):
+    """An ONNX graph whose second output, `early`, says whether an early exit gave the logits."""
+
+    def __init__(self, graph: Path, threads: int = 1) -> None:
+        super().__init__(graph, threads)
+        self._outputs.append("early")
+
+    def run(self, batch: Batch) -> Outputs:
+        """Infer one batch and say for each item which part of the network answered."""
+        logits, early = self._run(batch)
+        exited = np.full(len(batch), early)
+        answered_by: list[AnsweredBy] = [EARLY_EXIT if each else WHOLE_NETWORK for each in exited]
+        return Outputs(np.asarray(logits, np.float32), answered_by)
 
 
-def fitting(widths: Collection[int], cores: int) -> int:
-    """Of some numbers of threads the fewest that keep so many cores busy, else the most.
+def narrowest_width(widths: Collection[int], cores: int) -> int:
+    """Return the smallest number of threads that keeps this many cores busy, or the largest if none does.
 
     Two runs that share a session of 4 threads on 4 cores take 29 ms each, on one of 2 threads 37, on one each of 1
     thread 52 (B4): a session's threads go where there is work.
@@ -116,7 +118,7 @@ def _share_arena() -> None:
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED}))
 
 
-def _giving_back() -> ort.RunOptions:
+def _shrinking_run_options() -> ort.RunOptions:
     options = ort.RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options

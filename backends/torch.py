@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from backends.base import Batch, Logits
+from backends.base import Batch, Logits, Outputs
 
 logger = logging.getLogger("vitrine.backends")
 
@@ -33,6 +33,8 @@ class TorchBackend:
         on_out_of_memory: told the size of each batch that did not fit.
     """
 
+    runtime: Literal["torch"] = "torch"
+
     def __init__(
         self,
         network: nn.Module,
@@ -52,11 +54,11 @@ class TorchBackend:
         self._on_out_of_memory = on_out_of_memory
         self._one_at_a_time = threading.Lock()
 
-    def run(self, batch: Batch) -> Logits:
-        """Infer one batch; see `backends.base.Backend`.
+    def run(self, batch: Batch) -> Outputs:
+        """Infer one batch of shape (N, …).
 
         Raises:
-            RuntimeError: what PyTorch said, also where it had no memory for a single item.
+            RuntimeError: PyTorch failed, or had no memory for a single item.
         """
         with self._one_at_a_time:
             rows: list[Logits] = []
@@ -70,7 +72,7 @@ class TorchBackend:
                 self.largest = size
                 rows.append(logits)
                 done += len(part)
-            return rows[0] if len(rows) == 1 else np.concatenate(rows)
+            return Outputs(rows[0] if len(rows) == 1 else np.concatenate(rows))
 
     def warm_up(self, shape: tuple[int, ...]) -> None:
         """Run batches of 1, 2, 4, … and of the largest size, so that kernels and memory are there for the first client.

@@ -89,7 +89,7 @@ def check(
     """
     worst, flips = 0.0, set[int]()
     for size in BATCHES:
-        outputs = np.concatenate([backend.run(inputs[at : at + size]) for at in range(0, len(inputs), size)])
+        outputs = np.concatenate([backend.run(inputs[at : at + size]).logits for at in range(0, len(inputs), size)])
         away = difference(outputs, reference, card).max(axis=1)
         worst = max(worst, float(away.max()))
         pairs = zip(outputs, reference, strict=True)

@@ -5,14 +5,14 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from backends.base import Backend, Batch, Early, Logits
-from backends.onnx import marked
+from backends.base import EARLY_EXIT, AnsweredBy, Backend, Batch, Logits
 from errors import StoreError
 from export.labelled import Labelled, Labels, auc, scores
 from export.parity import BATCHES, golden_batch, random_inputs
@@ -140,7 +140,7 @@ def measure(
     if labelled:
         valid, truth, early = _on(labelled, fp32.backend, made.backend)
     else:
-        valid, truth, early = None, np.zeros(0, np.int64), marked(made.backend, noise)[1]
+        valid, truth, early = None, np.zeros(0, np.int64), made.backend.run(noise).answered_by
     pairs = {"goldens": alone, "goldens in batches": together, "random inputs": random}
     pairs |= {labelled.name: valid} if labelled and valid else {}
     if strange := [name for name, pair in pairs.items() if not np.isfinite(pair.got).all()]:
@@ -149,7 +149,7 @@ def measure(
     if labelled and valid:
         before, after = (_rates(card, labelled.positive, outputs, truth) for outputs in valid)
     names = [goldens[place].name for place in sorted({*alone.flips(card), *together.flips(card)})]
-    if early is not None and not early.any():
+    if early is not None and EARLY_EXIT not in early:
         raise _refused(card, kind, f"of {len(early)} items not one is answered early")
     if problems := list(_problems(names, len(goldens), random, before, after, len(truth), card)):
         raise _refused(card, kind, " and ".join(problems))
@@ -176,7 +176,7 @@ def measure(
         bytes_fp32=fp32.bytes,
         bytes=made.bytes,
         tolerance=max(TOLERANCE, float(f"{MARGIN * away:.2g}")),
-        answered_early=None if early is None else round(float(early.mean()), 4),
+        answered_early=None if early is None else round(early.count(EARLY_EXIT) / len(early), 4),
     )
 
 
@@ -221,15 +221,15 @@ def goldens_of(goldens: Sequence[Golden]) -> list[tuple[str, bytes]]:
 
 
 def _in_batches(backend: Backend, inputs: Batch, size: int) -> Logits:
-    return np.concatenate([backend.run(inputs[at : at + size]) for at in range(0, len(inputs), size)])
+    return np.concatenate([backend.run(inputs[at : at + size]).logits for at in range(0, len(inputs), size)])
 
 
-def _on(labelled: Labelled, fp32: Backend, made: Backend) -> tuple[_Pair, Labels, Early | None]:
+def _on(labelled: Labelled, fp32: Backend, made: Backend) -> tuple[_Pair, Labels, Sequence[AnsweredBy] | None]:
     """Outputs of both, batch by batch, since the inputs together may be more than the memory holds; who answered."""
-    rows = [(fp32.run(batch), *marked(made, batch), truth) for batch, truth in labelled.items]
+    rows = [(fp32.run(batch).logits, *made.run(batch), truth) for batch, truth in labelled.items]
     wanted, got, early, truth = zip(*rows, strict=True)
     pair = _Pair(np.concatenate(wanted), np.concatenate(got))
-    return pair, np.concatenate(truth), None if early[0] is None else np.concatenate(early)
+    return pair, np.concatenate(truth), None if early[0] is None else list(chain.from_iterable(early))
 
 
 def _in_turns(inputs: Batch, *backends: Backend) -> list[float]:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from backends.base import Batch
-from backends.onnx import OnnxBackend
+from backends.onnx import EarlyExitBackend, OnnxBackend
 from errors import StoreError
 from export.early_exit import with_exit
 from export.labelled import Items, Labelled, Split
@@ -66,7 +66,7 @@ def make(package: Path, kind: Kind, made: Path) -> Variant:
             (made / GRAPH).write_bytes(with_exit(card, package).SerializeToString(deterministic=True))
         else:
             _lower(package, kind, made, card, items // CALIBRATING)
-        backend = OnnxBackend(made / GRAPH, exits=kind == EARLY_EXIT)
+        backend = (EarlyExitBackend if kind == EARLY_EXIT else OnnxBackend)(made / GRAPH)
     except (StoreError, ImportError):
         raise
     except Exception as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from backends.base import Backend
 from backends.devices import choose
-from backends.onnx import OnnxBackend
+from backends.onnx import EarlyExitBackend, OnnxBackend
 from errors import StoreError
 from export.parity import golden_batch
 from models.card import ImageCard
@@ -83,7 +83,7 @@ def new_backend(
 
 
 def _on_cpu(stored: StoredModel, share: CoreShare, over: Callable[[CpuPlan], CpuPlan]) -> tuple[OnnxBackend, CpuPlan]:
-    backend = OnnxBackend(stored.graph, exits=stored.variant == EARLY_EXIT)
+    backend = (EarlyExitBackend if stored.variant == EARLY_EXIT else OnnxBackend)(stored.graph)
     inputs = [(each.name, each.data) for each in read_goldens(stored.path)[0][:1]]
     batch = golden_batch(stored.card, inputs)
     run_s, admit_s = _least_s(lambda: backend.run(batch)), _least_s(lambda: golden_batch(stored.card, inputs))
@@ -105,7 +105,7 @@ def _passes(backend: "TorchBackend", stored: StoredModel) -> bool:
     batch = golden_batch(stored.card, [(golden.name, golden.data) for golden in goldens])
     wanted = np.stack([golden.logits for golden in goldens])
     try:
-        got = backend.run(batch)
+        got = backend.run(batch).logits
     except RuntimeError as error:  # an operator without kernels of that precision
         logger.info("%s at %s: refused (%s)", stored.tag, backend.precision, error)
         return False

@@ -11,7 +11,7 @@ from math import ceil
 from typing import Any, Literal
 
 from backends.base import Backend
-from backends.onnx import OnnxBackend
+from backends.onnx import EarlyExitBackend, OnnxBackend
 from errors import DeviceMissing, StoreError, Unavailable
 from models.card import Card, ImageCard
 from models.goldens import read_goldens
@@ -110,7 +110,7 @@ class ServedModel:
     @property
     def exits(self) -> bool:
         """Whether it may answer by an early exit."""
-        return isinstance(self._backend, OnnxBackend) and self._backend.exits
+        return isinstance(self._backend, EarlyExitBackend)
 
     @property
     def unexplained(self) -> str:

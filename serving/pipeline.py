@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from backends.base import Backend, Batch, Logits
-from backends.onnx import marked
+from backends.base import AnsweredBy, Backend, Batch, Logits
 from errors import InvalidInput, StoreError
 from models.card import Card, ImageCard, RowCard
 from preprocessing.decode import check_size, decode
@@ -35,7 +34,6 @@ class Ready(NamedTuple):
 
 Picture = bytes | Pixels | Ready
 """What the lane of an image model takes; bytes are an encoded file."""
-AnsweredBy = Literal["early_exit", "network"]
 EARLY: AnsweredBy = "early_exit"
 LATE: AnsweredBy = "network"
 HEAVY = 32 * 1024
@@ -141,9 +139,9 @@ class PictureLine:
 
     def run(self, backend: Backend, items: Sequence[Transformed]) -> list[Inferred]:
         """See `Line`."""
-        outputs, early = marked(backend, self.batch(items))
+        outputs, answered_by = backend.run(self.batch(items))
         logits = _checked(outputs, len(items), len(self._card.labels))
-        by = [None] * len(items) if early is None else [EARLY if each else LATE for each in early]
+        by: Sequence[AnsweredBy | None] = answered_by or [None] * len(items)
         return [Inferred(row, item.sharpness, who) for row, item, who in zip(logits, items, by, strict=True)]
 
     def weigh(self, item: Transformed) -> int:
@@ -188,7 +186,7 @@ class RowLine:
     def run(self, backend: Backend, items: Sequence[CheckedRows]) -> list[InferredRows]:
         """See `Line`."""
         batch = self.batch(items)
-        outputs = _checked(backend.run(batch), len(batch), self._outputs) if len(batch) else batch
+        outputs = _checked(backend.run(batch).logits, len(batch), self._outputs) if len(batch) else batch
         ends = np.cumsum([len(item.tensor) for item in items])
         parts = np.split(outputs, ends[:-1])
         return [InferredRows(part, item.problems) for part, item in zip(parts, items, strict=True)]

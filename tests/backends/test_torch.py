@@ -77,7 +77,7 @@ def test_logits_are_those_of_a_plain_forward(device: str, items: int) -> None:
     for network, batch in nets:
         wanted = plainly(network, batch)
         backend: Backend = TorchBackend(network, device)
-        logits = backend.run(batch)
+        logits = backend.run(batch).logits
         assert logits.shape == (items, 3) and logits.dtype == np.float32
         assert np.allclose(logits, wanted, atol=tolerance)
         backend.close()
@@ -89,7 +89,7 @@ def test_several_threads_get_their_own_rows(device: str) -> None:
     wanted = plainly(network, batch)
     backend = TorchBackend(network, device)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(backend.run, np.split(batch, 32)))
+        answers = [outputs.logits for outputs in pool.map(backend.run, np.split(batch, 32))]
     assert np.allclose(np.concatenate(answers), wanted, atol=1e-6 if device == "cpu" else 1e-2)
 
 
@@ -98,7 +98,7 @@ def test_several_threads_get_their_own_rows(device: str) -> None:
 def test_a_lower_precision_is_close_and_comes_back_as_float32(device: str, precision: Precision) -> None:
     network, batch = SmallNet(), images(4)
     wanted = plainly(network, batch)
-    logits = TorchBackend(network, device, precision).run(batch)
+    logits = TorchBackend(network, device, precision).run(batch).logits
     assert logits.dtype == np.float32
     assert np.allclose(logits, wanted, atol=0.05) and not np.allclose(logits, wanted, atol=1e-6)
 
@@ -111,16 +111,16 @@ def test_images_reach_the_network_channels_last_in_evaluation_mode_and_frozen() 
             assert self.weight.is_contiguous(memory_format=torch.channels_last)
             return super().forward(input).mean((2, 3))
 
-    assert TorchBackend(Looks(3, 2, 3), "cpu").run(images(2)).shape == (2, 2)
+    assert TorchBackend(Looks(3, 2, 3), "cpu").run(images(2)).logits.shape == (2, 2)
 
 
 def test_views_that_are_not_contiguous_or_not_writable_give_the_same_logits() -> None:
     backend, batch = TorchBackend(SmallNet(), "cpu"), images(8)
-    wanted = backend.run(np.ascontiguousarray(batch[::-2, :, ::-1]))
-    assert np.array_equal(backend.run(batch[::-2, :, ::-1]), wanted)
+    wanted = backend.run(np.ascontiguousarray(batch[::-2, :, ::-1])).logits
+    assert np.array_equal(backend.run(batch[::-2, :, ::-1]).logits, wanted)
     frozen = np.ascontiguousarray(batch[::-2, :, ::-1])
     frozen.flags.writeable = False
-    assert np.array_equal(backend.run(frozen), wanted)
+    assert np.array_equal(backend.run(frozen).logits, wanted)
 
 
 OUT_OF_MEMORY = [
@@ -138,21 +138,21 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(
     network = Rows(limit=2, error=error)
     backend = TorchBackend(network, "cpu", max_batch=8, on_out_of_memory=failed.append)
     with caplog.at_level(logging.WARNING, "vitrine.backends"):
-        assert np.array_equal(backend.run(rows(7)), rows(7) * 2)
+        assert np.array_equal(backend.run(rows(7)).logits, rows(7) * 2)
     assert (failed, backend.largest) == ([7, 4], 2)
     assert [record.message for record in caplog.records] == [
         "cpu: out of memory at a batch of 7",
         "cpu: out of memory at a batch of 4",
     ]
     network.seen.clear()
-    assert np.array_equal(backend.run(rows(5)), rows(5) * 2)
+    assert np.array_equal(backend.run(rows(5)).logits, rows(5) * 2)
     assert network.seen == [2, 2, 1] and failed == [7, 4]
 
 
 def test_memory_that_really_runs_out_is_told_from_other_errors() -> None:
     failed: list[int] = []
     backend = TorchBackend(Hungry(), "cpu", on_out_of_memory=failed.append)
-    assert np.array_equal(backend.run(rows(4)), rows(4) * 2)
+    assert np.array_equal(backend.run(rows(4)).logits, rows(4) * 2)
     assert failed == [4, 2]
 
 
@@ -168,8 +168,8 @@ def test_a_failed_run_lets_go_of_its_memory_before_the_next_try() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return doubled
 
-    assert np.array_equal(TorchBackend(Fills(), "cpu").run(rows(4)[:1]), rows(1) * 2)
-    assert np.array_equal(TorchBackend(Fills(), "cpu").run(rows(4)), rows(4) * 2)
+    assert np.array_equal(TorchBackend(Fills(), "cpu").run(rows(4)[:1]).logits, rows(1) * 2)
+    assert np.array_equal(TorchBackend(Fills(), "cpu").run(rows(4)).logits, rows(4) * 2)
 
 
 def test_a_single_item_that_does_not_fit_raises_and_the_next_try_is_a_full_batch() -> None:
@@ -180,7 +180,7 @@ def test_a_single_item_that_does_not_fit_raises_and_the_next_try_is_a_full_batch
         backend.run(rows(4))
     assert (failed, backend.largest) == ([4, 2, 1], 4)
     network.limit = 4  # whoever else used the device has left it
-    assert np.array_equal(backend.run(rows(4)), rows(4) * 2)
+    assert np.array_equal(backend.run(rows(4)).logits, rows(4) * 2)
     assert network.seen[-1] == 4
 
 
@@ -190,12 +190,12 @@ def test_any_other_error_comes_through_at_once() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         backend.run(rows(4))
     assert network.seen == [4]
-    assert len(backend.run(rows(1))) == 1, "the device is free again"
+    assert len(backend.run(rows(1)).logits) == 1, "the device is free again"
 
 
 def test_a_batch_larger_than_allowed_is_cut() -> None:
     network = Rows(limit=99, error=RuntimeError())
-    assert np.array_equal(TorchBackend(network, "cpu", max_batch=3).run(rows(7)), rows(7) * 2)
+    assert np.array_equal(TorchBackend(network, "cpu", max_batch=3).run(rows(7)).logits, rows(7) * 2)
     assert network.seen == [3, 3, 1]
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import nn
 
-from backends.onnx import OnnxBackend, marked
+from backends.onnx import EarlyExitBackend, OnnxBackend
 from cli.main import main
 from errors import CardError, StoreError
 from explain.compile import NotCompilable, split
@@ -88,8 +88,8 @@ def test_the_graph_answers_early_where_the_head_is_sure_and_goes_on_elsewhere(tm
     )
     point_into(graph, tmp_path / WEIGHTS, tmp_path / EXIT)
     (tmp_path / "predict.onnx").write_bytes(graph.SerializeToString())
-    logits, by_exit = marked(OnnxBackend(tmp_path / "predict.onnx", exits=True), pictures.numpy())
-    assert by_exit is not None and np.array_equal(by_exit, sure)
+    logits, answered_by = EarlyExitBackend(tmp_path / "predict.onnx").run(pictures.numpy())
+    assert answered_by == ["early_exit" if exited else "network" for exited in sure]
     assert np.allclose(logits, np.where(sure[:, None], early, whole), atol=1e-4)
     assert not np.allclose(early, whole, atol=0.1)
 
@@ -109,7 +109,7 @@ def test_the_weights_are_in_their_files_and_the_graph_tells_nothing_of_this_mach
     files = {entry.value for each in graph.graph.initializer for entry in each.external_data if entry.key == "location"}
     assert files == {WEIGHTS, EXIT}
     onnx.save(graph, tmp_path / "predict.onnx")
-    assert OnnxBackend(tmp_path / "predict.onnx", exits=True).run(np.zeros((2, 3, *SIZE), np.float32)).shape == (2, 2)
+    assert EarlyExitBackend(tmp_path / "predict.onnx").run(np.zeros((2, 3, *SIZE), np.float32)).logits.shape == (2, 2)
 
 
 def test_a_head_comes_back_from_its_weights() -> None:
@@ -164,8 +164,8 @@ def test_kidney_stones_passes_the_gate_and_its_goldens_say_who_answered(
         early, whole = head(features), tail(features)
     chance = early.softmax(1)[:, 1]
     sure = ((chance < card.early_exit.clear_below) | (chance >= card.early_exit.clear_from)).numpy()
-    logits, by_exit = marked(OnnxBackend(stored.graph, exits=True), pictures.numpy())
-    assert by_exit is not None and np.array_equal(by_exit, sure)
+    logits, answered_by = EarlyExitBackend(stored.graph).run(pictures.numpy())
+    assert answered_by == ["early_exit" if exited else "network" for exited in sure]
     assert np.allclose(logits, np.where(sure[:, None], early, whole), atol=1e-3)
 
     served = ServedModel(stored.card, stored)
@@ -217,7 +217,7 @@ def test_an_exit_that_is_never_taken_is_refused(tmp_path: Path) -> None:
     middling = [each._replace(logits=logits_of_plain(level)) for each, level in zip(middling, (100, 150), strict=True)]
     sides = (
         Side(OnnxBackend(plain_one / "predict.onnx"), 1),
-        Side(OnnxBackend(package / "predict.onnx", exits=True), 1),
+        Side(EarlyExitBackend(package / "predict.onnx"), 1),
     )
     # Noise averages to grey, of which the exit is not sure.
     with pytest.raises(StoreError, match="of 64 items not one is answered early"):

@@ -98,7 +98,7 @@ def test_goldens_and_graph_are_a_plain_forward_of_the_rounded_weights(
     assert not np.allclose(expected, unrounded, atol=1e-6)
     backend = OnnxBackend(package / "predict.onnx")
     for rows in (1, 2, 3):
-        assert np.allclose(backend.run(batch[:rows]), expected[:rows], atol=1e-5)
+        assert np.allclose(backend.run(batch[:rows]).logits, expected[:rows], atol=1e-5)
 
 
 def test_every_weight_is_in_the_one_file_and_the_graph_points_at_its_bytes(package: Path) -> None:
@@ -197,7 +197,7 @@ def test_the_shipped_graph_answers_as_pytorch_does_with_the_shipped_weights() ->
     with torch.inference_mode():
         expected = softmax(network(torch.from_numpy(batch)).numpy())
     backend = OnnxBackend(SHIPPED / "predict.onnx", threads=2)
-    assert np.abs(softmax(backend.run(batch)) - expected).max() <= 1e-4
+    assert np.abs(softmax(backend.run(batch).logits) - expected).max() <= 1e-4
     assert np.abs(softmax(np.stack([each.logits for each in goldens])) - expected).max() <= tolerance
 
 

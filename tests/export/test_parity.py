@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from backends.base import Batch, Logits
+from backends.base import Batch, Logits, Outputs
 from cli.main import main
 from errors import StoreError
 from export.parity import check, golden_batch, random_inputs
@@ -28,6 +28,7 @@ ANOMALY = read_card(ROOT / "models" / "machine_anomaly" / "card.toml")
 class Off:
     """A network whose first output is off by some; the reference is right."""
 
+    runtime: Literal["onnx"] = "onnx"
     device = "cpu"
 
     def __init__(self, card: Card, off: float, at: int = 0) -> None:
@@ -38,10 +39,10 @@ class Off:
         with torch.inference_mode():
             return np.asarray(self.network(torch.from_numpy(batch)))
 
-    def run(self, batch: Batch) -> Logits:
+    def run(self, batch: Batch) -> Outputs:
         outputs = self.right(batch).copy()
         outputs[:, self.at] += self.off
-        return outputs
+        return Outputs(outputs)
 
     def close(self) -> None: ...
 
@@ -71,9 +72,9 @@ def test_a_golden_that_is_called_another_label_is_refused_however_small_the_diff
     reference = np.array([[0.0, 1e-5], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]], np.float32)
 
     class Near(Off):
-        def run(self, batch: Batch) -> Logits:
+        def run(self, batch: Batch) -> Outputs:
             rows = [int(np.flatnonzero((inputs == row).all(axis=1))[0]) for row in batch]
-            return reference[rows] - np.array([0.0, 2e-5], np.float32)
+            return Outputs(reference[rows] - np.array([0.0, 2e-5], np.float32))
 
     near = Near(CHURN, 0.0)
     assert check(CHURN, inputs, reference, near, named="it").label_flips == 1

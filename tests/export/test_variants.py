@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from onnx import TensorProto
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
+from backends.base import Outputs
 from backends.onnx import OnnxBackend
 from cli.main import main
 from errors import StoreError
@@ -121,7 +122,7 @@ def test_labels_that_differ_are_counted(home: Path) -> None:
     found, graph = store.find("churn").parity()["variant"], OnnxBackend(store.find("churn").graph)
     rows = customers.draw(ITEMS, customers.VALIDATE)
     batches = list(customers.labelled(store.find("churn").card, "validate", ITEMS) or [])
-    outputs = np.concatenate([graph.run(batch) for batch, _ in batches])
+    outputs = np.concatenate([graph.run(batch).logits for batch, _ in batches])
     flips = ((outputs[:, 1] >= outputs[:, 0]) != (churn_chances(rows.features) >= 0.5)).sum()
     assert found["inputs"] == ITEMS + RANDOM + 4
     assert flips > 0 and 0 <= found["label_flips"] - flips <= RANDOM  # those of the random inputs come on top
@@ -186,7 +187,7 @@ def test_a_golden_that_is_called_another_label_is_refused_by_name(tmp_path: Path
     rows = np.array([list(json.loads(path.read_text()).values()) for path in goldens])
     right = churn_chances(rows)
     inputs = golden_batch(read_card(package / "card.toml"), [(path.name, path.read_bytes()) for path in goldens])
-    outputs = OnnxBackend(tmp_path / "int8" / "predict.onnx").run(inputs)
+    outputs = OnnxBackend(tmp_path / "int8" / "predict.onnx").run(inputs).logits
     got = 1 / (1 + np.exp(outputs[:, 0].astype(np.float64) - outputs[:, 1]))
     place = int(np.abs(got - right).argmax())
     threshold = (got[place] + right[place]) / 2
@@ -235,7 +236,7 @@ def test_a_graph_as_it_comes_is_lowered_too(home: Path, tmp_path: Path, precisio
     stored = store.find("imagenet")
     inputs = golden_batch(stored.card, [(each.name, each.data) for each in read_goldens(stored.path)[0]])
     wanted = [_softmax(row) for row in inputs.astype(np.float64).mean(axis=(2, 3)) @ weight]
-    got = [_softmax(row) for row in OnnxBackend(stored.graph).run(inputs)]
+    got = [_softmax(row) for row in OnnxBackend(stored.graph).run(inputs).logits]
     found = stored.parity()["variant"]
     assert found["largest_difference_goldens"] == pytest.approx(np.abs(np.subtract(got, wanted)).max(), abs=1e-5)
     assert found["bytes_fp32"] == (tmp_path / "g.onnx").stat().st_size
@@ -281,7 +282,7 @@ def test_faults_are_the_positive_half_of_the_readings_and_other_rows_have_none()
     outputs = OnnxBackend(ROOT / "models" / "machine_anomaly" / "predict.onnx").run(
         np.concatenate([each.inputs for each in parts])
     )
-    assert roc_auc_score(labels, outputs.mean(axis=1)) > 0.99
+    assert roc_auc_score(labels, outputs.logits.mean(axis=1)) > 0.99
     assert readings.labelled(read_card(CHURN / "card.toml"), "validate", 600) is None
     assert customers.labelled(card, "validate", 600) is None
     assert source_of(read_card(ROOT / "models" / "cifar10" / "card.toml")) is None
@@ -301,17 +302,19 @@ def test_a_card_of_other_features_has_no_auc(home: Path, tmp_path: Path) -> None
 class Known:
     """A backend that says of a row what its first value is; `swaps` of 100 positives come out below one negative."""
 
+    runtime: Literal["onnx"] = "onnx"
     device = "cpu"
 
     def __init__(self, swaps: int = 0, *, flips_in_batches: bool = False) -> None:
         self.swaps, self.flips_in_batches = swaps, flips_in_batches
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
+    def run(self, batch: np.ndarray) -> Outputs:
         score = batch[:, 0].copy()
         score[score == 1099] = 1100 + self.swaps - 0.5  # negatives are 1000 to 1099, positives 1100 to 1199
         if self.flips_in_batches and len(batch) > 1:
             score = np.where(np.abs(score) < 900, -score, score)
-        return np.stack([np.zeros_like(score), (score - 1100) * 0.01 * (score > 900) + score * (score < 900)], axis=1)
+        positive = (score - 1100) * 0.01 * (score > 900) + score * (score < 900)
+        return Outputs(np.stack([np.zeros_like(score), positive], axis=1))
 
     def close(self) -> None:
         """Nothing to release."""
@@ -321,7 +324,7 @@ def judged(lowered: Known, *, labelled: bool = True) -> Any:
     """What the gate says of a backend whose AUC is known by counting pairs: 1 - swaps / 10,000."""
     card, (shipped, _) = read_card(CHURN / "card.toml"), read_goldens(CHURN)
     inputs = golden_batch(card, [(each.name, each.data) for each in shipped])
-    goldens = [each._replace(logits=row) for each, row in zip(shipped, Known().run(inputs), strict=True)]
+    goldens = [each._replace(logits=row) for each, row in zip(shipped, Known().run(inputs).logits, strict=True)]
     rows = np.zeros((200, 6), np.float32)
     rows[:, 0] = np.arange(1000, 1200)
     items = Labelled("rows", "class_1", iter([Items(rows, (np.arange(200) >= 100).astype(np.int64))]))

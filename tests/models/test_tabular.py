@@ -55,7 +55,7 @@ def test_the_network_is_the_one_on_the_card(package: Path) -> None:
 def test_churn_serves_what_its_matrices_say() -> None:
     rows = random_inputs(card_of(CHURN), 200)
     wanted = through(rows.astype(np.float64), layers(CHURN, "network.0", "network.3", "network.6"))
-    assert np.allclose(OnnxBackend(CHURN / "predict.onnx").run(rows), wanted, atol=1e-4 * np.abs(wanted).max())
+    assert np.allclose(OnnxBackend(CHURN / "predict.onnx").run(rows).logits, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_the_anomaly_score_is_the_mean_squared_error_of_the_reconstruction() -> None:
@@ -63,7 +63,7 @@ def test_the_anomaly_score_is_the_mean_squared_error_of_the_reconstruction() -> 
     rows = transform_rows(sensors.faulty(200, 9, "leak"), card.input)
     code = through(rows.astype(np.float64), layers(ANOMALY, "encoder.0", "encoder.2"))
     again = through(code, layers(ANOMALY, "decoder.0", "decoder.2"))
-    errors = OnnxBackend(ANOMALY / "predict.onnx").run(rows)
+    errors = OnnxBackend(ANOMALY / "predict.onnx").run(rows).logits
     assert np.allclose(errors, (rows - again) ** 2, atol=1e-4)
     for row, error in zip(errors, (rows - again) ** 2, strict=True):
         said = interpret_anomaly(row, card)
@@ -97,9 +97,9 @@ def report(package: Path) -> dict[str, Any]:
 
 def test_churn_is_as_good_as_its_report_says_and_nearly_as_good_as_can_be() -> None:
     drawn, said = customers.draw(20_000, 77), report(CHURN)
-    scores = softmax(OnnxBackend(CHURN / "predict.onnx").run(transform_rows(drawn.features, card_of(CHURN).input)))[
-        :, 1
-    ]
+    scores = softmax(
+        OnnxBackend(CHURN / "predict.onnx").run(transform_rows(drawn.features, card_of(CHURN).input)).logits
+    )[:, 1]
     assert quality.auc(drawn.label, scores) == pytest.approx(said["auc"], abs=0.015)
     assert quality.auc(drawn.label, drawn.chance) - quality.auc(drawn.label, scores) < 0.01
     assert np.abs(scores - drawn.chance).mean() < 0.04
@@ -108,10 +108,10 @@ def test_churn_is_as_good_as_its_report_says_and_nearly_as_good_as_can_be() -> N
 def test_the_threshold_keeps_the_stated_false_positive_rate_and_each_fault_points_at_its_sensor() -> None:
     card, said = card_of(ANOMALY), report(ANOMALY)
     backend = OnnxBackend(ANOMALY / "predict.onnx")
-    well = backend.run(transform_rows(sensors.healthy(50_000, 77), card.input)).mean(axis=1)
+    well = backend.run(transform_rows(sensors.healthy(50_000, 77), card.input)).logits.mean(axis=1)
     assert (well > card.threshold).mean() == pytest.approx(said["wanted_false_positive_rate"], abs=0.003)
     for fault in sensors.FAULTS:
-        ill = backend.run(transform_rows(sensors.faulty(2000, 77, fault), card.input)).mean(axis=1)
+        ill = backend.run(transform_rows(sensors.faulty(2000, 77, fault), card.input)).logits.mean(axis=1)
         assert (ill > card.threshold).mean() == pytest.approx(said[f"detected, {fault}"], abs=0.03)
     with pytest.raises(ValueError, match="worn bearing"):
         sensors.faulty(1, 0, "rust")

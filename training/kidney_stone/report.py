@@ -69,7 +69,7 @@ def score(package: Path, count: int, batch: int = 16) -> tuple[quality.Labels, q
 
     with ProcessPoolExecutor(cores) as pool, tqdm(total=count, desc="score", unit="phantom") as bar:
         for items in batches(pool.map(_one, ((TEST + index, spec) for index in range(count)), chunksize=batch)):
-            logits = backend.run(np.stack([tensor for tensor, _, _ in items]))
+            logits = backend.run(np.stack([tensor for tensor, _, _ in items])).logits
             scores += softmax(logits)[:, 1].tolist()
             labels += [label for _, label, _ in items]
             strata += [facts for _, _, facts in items]
