@@ -1,20 +1,24 @@
 """The one exception tree. What a client sees of each is decided in `api/problems.py`, nowhere else.
 
     VitrineError
-    ├── InvalidInput            400  one item or request is wrong              (preprocessing, api)
-    │   ├── NoExplanation       400  this model has no explanations             (api)
+    ├── InvalidInput            400  one item or request is wrong              (preprocessing, serving, api)
+    │   ├── NoExplanation       400  this model or picture has no explanation  (serving)
     │   ├── InvalidImage        400  not an image, corrupt, too small          (preprocessing.decode)
     │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
-    ├── KeyRefused              401  no API key, or a wrong one             (api.auth)
-    ├── NotFound                404  no such model or version                  (api)
-    ├── QueueFull               429  the model's queue is full                 (runners)
-    ├── Unavailable             503  starting, draining, self-check failed     (runners, api)
-    ├── DeadlineExceeded        504  the caller's deadline passed              (runners)
+    ├── KeyRefused              401  no API key, or a wrong one                (api.auth)
+    ├── NotFound                404  no such model or version                  (serving.repository)
+    ├── QueueFull               429  the model's queue is full                 (runners, serving.gradcam)
+    ├── CallerGone              499  nobody waits for the answer any more      (serving.waiting, api.body)
+    ├── Unavailable             503  starting, draining, self-check failed     (runners, serving)
+    ├── DeadlineExceeded        504  the caller's deadline passed              (runners, serving)
     ├── InferenceFailed         500  the backend failed on this very item      (runners)
     ├── CardError                    a card.toml that cannot be read           (models.card)
-    ├── StoreError                   a stored model missing, damaged, refused  (models.store)
-    ├── KeysError                    the API keys' file, or none where it is due   (api.keys, api.auth)
-    └── DeviceMissing                no such device, or no PyTorch for it      (backends.devices)
+    ├── StoreError                   a model missing, damaged or refused       (models, serving, export)
+    ├── KeysError                    the API keys' file, or none where it is due  (api.keys, api.auth)
+    ├── SettingsError                a VITRINE_* variable that is not allowed  (settings)
+    ├── DeviceMissing                no such device, or no PyTorch for it      (backends.devices)
+    ├── NotCompilable                a network without compiled explain graph  (explain.compile)
+    └── LimitMissed                  no plan keeps the latency limit           (tuning.search)
 
 Messages are written for the person who has to act on them: what was wrong, and what to do instead.
 """
@@ -64,6 +68,10 @@ class Unavailable(VitrineError):
         self.retry_after_s = retry_after_s
 
 
+class CallerGone(VitrineError):
+    """The caller left before the answer was there."""
+
+
 class DeadlineExceeded(VitrineError):
     """The caller's deadline passed before the answer was there."""
 
@@ -86,3 +94,19 @@ class KeysError(VitrineError):
 
 class DeviceMissing(VitrineError):
     """The device that was asked for cannot be used here."""
+
+
+class SettingsError(VitrineError):
+    """A VITRINE_* variable has a value that is not allowed."""
+
+
+class NotCompilable(VitrineError):
+    """The network cannot be cut at this layer, or its gradient cannot be traced; autograd can still explain it."""
+
+
+class LimitMissed(VitrineError):
+    """No plan keeps the latency limit at any rate; `lowest_ms` is the lowest p99 that was measured."""
+
+    def __init__(self, slo_ms: float, lowest_ms: float) -> None:
+        super().__init__(f"No plan keeps a p99 of {slo_ms:g} ms here: the lowest measured is {lowest_ms:.1f} ms.")
+        self.lowest_ms = lowest_ms

@@ -1,4 +1,4 @@
-"""What an operator sets: `VITRINE_*` in the environment or in `.env`, read once, frozen."""
+"""The settings of an operator: `VITRINE_*` in the environment or in `.env`, read once and never changed."""
 
 import difflib
 import ipaddress
@@ -13,32 +13,29 @@ from pydantic import AfterValidator, Field, FilePath, ValidationError, model_val
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backends.devices import parse
-from errors import VitrineError
+from errors import SettingsError
 
 PREFIX = "VITRINE_"
 ENV_FILE = Path(".env")
 MOST_WORKERS = 16
+"""The most processes that answer requests."""
 
 
-class SettingsError(VitrineError):
-    """A VITRINE_* variable has a value that is not allowed."""
-
-
-def _address(text: str) -> str:
+def _ip_address(text: str) -> str:
     return "127.0.0.1" if text == "localhost" else str(ipaddress.ip_address(text))
 
 
 Exempt = Literal["health", "metrics", "docs"]
 
 
-def _exempt(text: str) -> str:
+def _known_exemptions(text: str) -> str:
     if text != "none" and (unknown := [word for word in _words(text) if word not in get_args(Exempt)]):
         raise ValueError(f"{unknown[0]!r} is none of {', '.join(get_args(Exempt))}, by commas, or none")
     return text
 
 
 def _words(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",") if each.strip()]
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 class Settings(BaseSettings):
@@ -49,40 +46,43 @@ class Settings(BaseSettings):
     )
 
     profile: Literal["development", "production"] = "development"
-    host: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_ip_address)] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 3000
-    grpc_port: Annotated[int, Field(ge=0, le=65_535)] = Field(3001, description="0 turns gRPC off.")
-    grpc_tls_cert: FilePath | None = Field(None, description="PEM; with VITRINE_GRPC_TLS_KEY gRPC speaks TLS.")
-    grpc_tls_key: FilePath | None = Field(None, description="PEM, without a passphrase.")
+    grpc_port: Annotated[int, Field(ge=0, le=65_535)] = Field(3001, description="The port of gRPC; 0 turns gRPC off.")
+    grpc_tls_cert: FilePath | None = Field(None, description="A PEM file; with VITRINE_GRPC_TLS_KEY, gRPC speaks TLS.")
+    grpc_tls_key: FilePath | None = Field(None, description="A PEM file, without a passphrase.")
     api_keys_file: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
         None, description="The file of `vitrine keys`; with it every request needs a key."
     )
-    api_keys_exempt: Annotated[str, NoDecode, AfterValidator(_exempt)] = Field(
-        "health", description="What needs none, by commas: health, metrics, docs; or none."
+    api_keys_exempt: Annotated[str, NoDecode, AfterValidator(_known_exemptions)] = Field(
+        "health", description="What needs no key, separated by commas: health, metrics, docs; or none."
     )
     allow_anonymous: bool = Field(
         False, description="Whether other machines may use the service where there is no file of keys."
     )
     default_model: str = "kidney-stone"
     models: Annotated[str, NoDecode] = Field(
-        "", description="What to serve, NAME or NAME:VERSION by commas; empty: all that are installed."
+        "", description="The models to serve, NAME or NAME:VERSION separated by commas; empty: all that are installed."
     )
     device: Annotated[str, AfterValidator(parse)] = Field(
-        "auto", description="auto, cpu (ONNX Runtime), or by PyTorch cuda, cuda:1, …, mps, torch-cpu."
+        "auto", description="auto, cpu (on ONNX Runtime), or cuda, cuda:1, …, mps, torch-cpu (on PyTorch)."
     )
-    queue_size: Annotated[int, Field(ge=1)] = Field(256, description="Items that may wait, a model.")
+    queue_size: Annotated[int, Field(ge=1)] = Field(256, description="How many items may wait for each model.")
     max_batch: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Items a run; empty: as tuned, else as planned."
+        None, description="The largest batch; empty: as tuned here, else the default plan's."
     )
     linger_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
-        None, description="How long a batch that is not full is held; empty: as tuned, else as planned."
+        None,
+        description="How long a batch waits to be filled; empty: as tuned here, else the default plan's.",
     )
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = Field(
-        1, description="Processes that answer, each with every model; more than one pays for cheap models alone."
+        1, description="Processes that answer, each with all models; more than one pays only for cheap models."
     )
-    timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="Longest that a request may take.")
-    explain: bool = Field(True, description="Whether to start the Grad-CAM runner, a process of its own.")
-    explain_timeout_ms: Annotated[int, Field(ge=1)] = Field(10_000, description="Longest that an explanation may take.")
+    timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="The longest that a request may take.")
+    explain: bool = Field(True, description="Whether to start the Grad-CAM runner, which is a process of its own.")
+    explain_timeout_ms: Annotated[int, Field(ge=1)] = Field(
+        10_000, description="The longest that an explanation may take."
+    )
     explain_url: Annotated[str, Field(pattern=r"^(https?://[^/\s=]+)?$")] = Field(
         "", description="http://HOST:PORT of a Grad-CAM runner that was started elsewhere; empty: one is started here."
     )
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         20.0, description="After SIGTERM the process ends within this."
     )
     cache_mb: Annotated[int, Field(ge=0)] = Field(
-        0, description="Memory for answers given before, by the picture's digest; 0 keeps none."
+        0, description="Memory for answers to pictures that may come again; 0 keeps none."
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
     docs: bool | None = Field(None, description="/docs, /redoc, /openapi.json; empty: only in development.")
@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")
-    def _addresses_fit(self) -> Self:
+    def _ports_and_certificate_agree(self) -> Self:
         if (self.grpc_tls_cert is None) != (self.grpc_tls_key is None):
             raise ValueError("VITRINE_GRPC_TLS_CERT and VITRINE_GRPC_TLS_KEY go together: give both or neither")
         if self.grpc_tls_cert and self.grpc_tls_key:
@@ -124,22 +124,22 @@ class Settings(BaseSettings):
 
     @property
     def exempt(self) -> tuple[str, ...]:
-        """What needs no key."""
+        """The groups of routes that need no key."""
         return () if self.api_keys_exempt == "none" else tuple(_words(self.api_keys_exempt))
 
     @property
     def chosen_models(self) -> tuple[tuple[str, str], ...]:
-        """Name and beginning of a version (empty: the one in service) of what to serve; nothing means all."""
-        named = (each.partition(":") for each in _words(self.models))
-        return tuple((name, version) for name, _, version in named)
+        """Name and beginning of a version (empty: the one in service) of each model to serve; empty means all."""
+        parts = (word.partition(":") for word in _words(self.models))
+        return tuple((name, version) for name, _, version in parts)
 
 
 @cache
 def load_settings() -> Settings:
-    """Read the settings once.
+    """Return the settings, which the first call reads.
 
     Raises:
-        SettingsError: the message names each variable, its value and what is allowed.
+        SettingsError: a value is not allowed; the message names each such variable, its value and what is allowed.
     """
     try:
         return Settings()
@@ -154,17 +154,17 @@ def load_settings() -> Settings:
 
 
 def warnings_of(settings: Settings) -> list[str]:
-    """What an operator should know before serving with these settings."""
-    found = []
+    """Return what an operator should know before serving with these settings, one sentence each."""
+    warnings = []
     if settings.api_keys_file is None and not ipaddress.ip_address(settings.host).is_loopback:
-        found.append(
+        warnings.append(
             f"Listening on {settings.host}: anyone who reaches this machine can use the service; it asks for no key."
         )
     if settings.api_keys_file is not None and settings.allow_anonymous:
-        found.append("VITRINE_ALLOW_ANONYMOUS does nothing beside VITRINE_API_KEYS_FILE: a key is asked for.")
+        warnings.append("VITRINE_ALLOW_ANONYMOUS does nothing beside VITRINE_API_KEYS_FILE: a key is asked for.")
     names = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.exists() else ())}
     known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
     for name in sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known):
         near = difflib.get_close_matches(name.upper(), known, 1)
-        found.append(f"{name} is no setting of Vitrine." + (f" Did you mean {near[0]}?" if near else ""))
-    return found
+        warnings.append(f"{name} is no setting of Vitrine." + (f" Did you mean {near[0]}?" if near else ""))
+    return warnings

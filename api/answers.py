@@ -1,16 +1,16 @@
-"""What every prediction says, of a picture or a row."""
+"""The fields that the predictions of pictures and of rows have in common."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from api.schemas import TopLabel
-from postprocessing.interpret import Interpretation
+from postprocessing.classification import Classification
 from runners.runner import Answer
-from serving.loaded_model import ServedModel
+from serving.loaded_model import LoadedModel
 
 
-def about(model: ServedModel, answer: Answer[Any], warnings: Sequence[str], request_id: str) -> dict[str, Any]:
-    """Where a prediction came from."""
+def origin_fields(model: LoadedModel, answer: Answer[Any], warnings: Sequence[str], request_id: str) -> dict[str, Any]:
+    """Return the fields that say where a prediction came from."""
     return {
         "model": model.name,
         "version": model.version or "",
@@ -21,13 +21,13 @@ def about(model: ServedModel, answer: Answer[Any], warnings: Sequence[str], requ
     }
 
 
-def classified(said: Interpretation) -> dict[str, Any]:
-    """What a classifier called."""
+def classification_fields(classification: Classification) -> dict[str, Any]:
+    """Return the fields that say which label a classifier gives, and how sure it is."""
     return {
-        "prediction": said.label,
-        "predicted_class_id": said.class_id,
-        "confidence": said.confidence,
-        "probabilities": said.probabilities,
-        "top": [TopLabel(label=each.label, probability=each.probability) for each in said.top],
-        "threshold": said.threshold,
+        "prediction": classification.label,
+        "predicted_class_id": classification.class_id,
+        "confidence": classification.confidence,
+        "probabilities": classification.probabilities,
+        "top": [TopLabel(label=ranked.label, probability=ranked.probability) for ranked in classification.top],
+        "threshold": classification.threshold,
     }

@@ -4,123 +4,108 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.auth import Gate
-from api.docs import docs
-from api.images import Pictures
-from api.metadata import Facts
-from api.middleware import Front, wants_page
+from api.auth import Authenticator
+from api.docs import docs_routes
+from api.metadata import MetadataRoutes
+from api.middleware import Middleware, wants_page
 from api.oip.http import OpenInference
-from api.oip.inference import Inference
-from api.problems import ClientGone, handle
-from api.routes import Predictor
-from api.shortcut import Shortcut
-from errors import VitrineError
-from serving.gradcam.client import RemoteExplainer
-from serving.repository import ServedModels
+from api.openapi import openapi_document
+from api.operation import Endpoint, Operation
+from api.routes import PredictionRoutes
+from serving.predictor import Predictor
+from serving.repository import ModelRepository
 from settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-_PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
+PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 
 
 def build_app(
-    served: ServedModels,
+    repository: ModelRepository,
+    predictor: Predictor,
     settings: Settings,
     version: str,
-    explainer: RemoteExplainer | None = None,
     behind: ASGIApp | None = None,
     behind_paths: Collection[str] = (),
-    gate: Gate | None = None,
+    authenticator: Authenticator | None = None,
 ) -> ASGIApp:
-    """The ASGI app of one process.
+    """Return the ASGI application of one process.
 
     Args:
-        served: the models.
+        repository: the models.
+        predictor: predicts and explains with them.
         settings: limits and switches.
         version: Vitrine's own.
-        explainer: the Grad-CAM runner; None where it is switched off.
-        behind: BentoML's app; gets lifespan events, and the paths that are not ours but in `behind_paths`.
+        behind: BentoML's application, which gets lifespan events and the paths in `behind_paths`.
         behind_paths: what BentoML answers.
-        gate: what checks keys, of BentoML's paths too; None where none is asked.
+        authenticator: checks keys, for BentoML's paths too; None where none is asked for.
     """
-    app = FastAPI(
-        title="Vitrine",
-        version=version,
-        description="Image classifiers whose every prediction can be checked. Errors are RFC 9457 problem details.",
-        openapi_url="/openapi.json" if settings.docs_enabled else None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        exception_handlers=dict.fromkeys((VitrineError, HTTPException, ClientGone, Exception), handle),
-    )
-    predictor = Predictor(served, settings, explainer)
-    app.include_router(predictor.routes())
-    app.include_router(Facts(served, explainer).routes())
-    inference = Inference(Pictures(settings.timeout_ms, explainer))
-    app.include_router(OpenInference(served, inference, version, settings.max_body_bytes).routes())
+    operations = [
+        *PredictionRoutes(repository, predictor).operations(),
+        *MetadataRoutes(repository, predictor.explainer).operations(),
+        *OpenInference(repository, predictor, version, settings.max_body_bytes).operations(),
+        Operation("GET", "/", _index(repository, settings, version), tag="service"),
+    ]
+    routes: list[BaseRoute] = [operation.route() for operation in operations]
     if settings.docs_enabled:
-        app.include_router(docs("Vitrine"))
-    app.mount("/static", StaticFiles(directory=STATIC))
-
-    @app.get("/", tags=["service"])
-    async def index(request: Request) -> Response:
-        """The web page for a browser; name, version, endpoints and model states for everyone else."""
-        if wants_page(request.scope):
-            return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": _PAGE_POLICY})
-        endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models/{name}/explain"]
-        endpoints += ["/models", "/health", "/metrics", "/v2"]
-        endpoints += ["/docs", "/redoc", "/openapi.json"] if settings.docs_enabled else []
-        states = {name: model.state for name, model in sorted(served.models.items())}
-        return JSONResponse({"name": "vitrine", "version": version, "endpoints": endpoints, "models": states})
+        document = openapi_document(operations, version, asks_for_keys=authenticator is not None)
+        routes += [Route("/openapi.json", _document(document)), *docs_routes()]
+    routes.append(Mount("/static", StaticFiles(directory=STATIC)))
 
     async def not_ours(scope: Scope, receive: Receive, send: Send) -> None:
-        if behind is not None and scope["path"] in behind_paths:
-            await behind(scope, receive, send)
-        else:
+        if behind is None or scope["path"] not in behind_paths:
             raise HTTPException(404, f"There is nothing at {scope['path']}. GET / lists the endpoints.")
+        await behind(scope, receive, send)
 
-    app.router.default = not_ours
-    app.openapi_schema = _without_422(app.openapi())
-    if gate is not None:
-        _say_keys(app.openapi_schema)
-    front = Front(
-        Shortcut(app, predictor.shortcuts()),
+    router = Router(routes, redirect_slashes=False, default=not_ours)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = router  # with it a wrong method is an exception, which becomes problem details
+        await router(scope, receive, send)
+
+    middleware = Middleware(
+        application,
         settings.max_body_bytes,
-        served.default,
-        frozenset(served.models),
-        log=settings.access_log,
-        gate=gate,
+        repository.default,
+        frozenset(repository.models),
+        logs_access=settings.access_log,
+        authenticator=authenticator,
     )
 
     async def entry(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await front(scope, receive, send)
+            await middleware(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close"})  # there are none here, nor a way past the gate
+            await send({"type": "websocket.close"})  # there are none here, nor a way past the keys
         elif behind is not None:
             await behind(scope, receive, send)
 
     return entry
 
 
-def _without_422(document: dict[str, Any]) -> dict[str, Any]:
-    """Drop the answer that FastAPI documents by itself: we check parameters ourselves and say 400."""
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            operation.get("responses", {}).pop("422", None)
-    return document
+def _document(document: dict[str, Any]) -> Endpoint:
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(document)
+
+    return openapi
 
 
-def _say_keys(document: dict[str, Any]) -> None:
-    """The two ways to send a key; Swagger UI makes its Authorize button of them."""
-    document.setdefault("components", {})["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    }
-    document["security"] = [{"bearer": []}, {"header": []}]
+def _index(repository: ModelRepository, settings: Settings, version: str) -> Endpoint:
+    async def index(request: Request) -> Response:
+        """The web page for a browser; name, version, endpoints and model states for everyone else."""
+        if wants_page(request.scope):
+            return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": PAGE_POLICY})
+        endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models/{name}/explain"]
+        endpoints += ["/models", "/health", "/metrics", "/v2"]
+        endpoints += ["/docs", "/redoc", "/openapi.json"] if settings.docs_enabled else []
+        states = {name: model.state for name, model in sorted(repository.models.items())}
+        return JSONResponse({"name": "vitrine", "version": version, "endpoints": endpoints, "models": states})
+
+    return index

@@ -1,4 +1,4 @@
-"""Who may pass: every request needs a key, but for what an operator exempts and for the page where a key is typed."""
+"""Who may use the service: every request needs a key, but for the web page and what an operator exempts."""
 
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -14,78 +14,83 @@ PATHS: Mapping[str, frozenset[str]] = {
     "metrics": frozenset(("/metrics",)),
     "docs": frozenset(("/docs", "/redoc", "/openapi.json")),
 }
-"""What each word of VITRINE_API_KEYS_EXEMPT opens, as `api.middleware` leaves paths; statistics are not health."""
-_FOLDERS = {"docs": "/docs/files/"}
-_PAGE = "/static/"
-_CALLS = ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady")
-_SERVICE = "/grpc.health.v1.Health/"
+"""The paths that each word of VITRINE_API_KEYS_EXEMPT opens, without trailing slashes; statistics are not health."""
+FOLDERS = {"docs": "/docs/files/"}
+PAGE_FOLDER = "/static/"
+HEALTH_CALLS = ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady")
+HEALTH_SERVICE = "/grpc.health.v1.Health/"
 
 Headers = Iterable[tuple[Any, Any]]
 
 
-class Gate:
-    """Checks the key of every request of one process, of HTTP and gRPC alike.
+class Authenticator:
+    """Checks the key of every request of one process, over HTTP and gRPC alike.
 
     Args:
-        keys: of whom there are.
+        keys: the keys that there are.
         exempt: words of `PATHS`.
     """
 
     def __init__(self, keys: Keys, exempt: Iterable[str]) -> None:
         self._keys = keys
         exempt = frozenset(exempt)
-        self._paths = frozenset().union(*(PATHS[word] for word in exempt))
-        self._folders = (_PAGE, *(_FOLDERS[word] for word in exempt if word in _FOLDERS))
-        self._health = "health" in exempt
+        self._open_paths = frozenset().union(*(PATHS[word] for word in exempt))
+        self._open_folders = (PAGE_FOLDER, *(FOLDERS[word] for word in exempt if word in FOLDERS))
+        self._health_is_open = "health" in exempt
 
-    def http(self, path: str, page: bool, headers: Headers) -> str:
-        """Whose key the request has; "" where none is asked and none given.
+    def authenticate_http(self, path: str, is_page: bool, headers: Headers) -> str:
+        """Return the name of the request's key; "" where none is needed and none came.
 
         Args:
             path: without a trailing slash.
-            page: whether a browser asks for the web page.
-            headers: ASGI's, names in lower case.
+            is_page: whether a browser asks for the web page.
+            headers: as ASGI has them, names in lower case.
 
         Raises:
-            KeyRefused: no key or a wrong one.
+            KeyRefused: there is no key, or a wrong one.
         """
-        open_ = page or path in self._paths or path.startswith(self._folders)
-        return self._holder(headers, open_)
+        is_open = is_page or path in self._open_paths or path.startswith(self._open_folders)
+        return self._key_name(headers, is_open)
 
-    def grpc(self, method: str, metadata: Headers) -> str:
-        """The same for a call, `/service/Method`."""
-        return self._holder(metadata, self._health and (method in _CALLS or method.startswith(_SERVICE)))
+    def authenticate_grpc(self, method: str, metadata: Headers) -> str:
+        """Return the name of the call's key; "" where none is needed and none came.
 
-    def _holder(self, headers: Headers, open_: bool) -> str:
-        key = key_in(headers)
-        holder = self._keys.name_of(key) if key else None
-        if holder is None and not open_:
-            said = "This key is not known here." if key else "A key is needed here, and one only."
-            raise KeyRefused(f"{said} Send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.")
-        return holder or ""
+        Args:
+            method: `/service/Method`.
+            metadata: names and values.
+
+        Raises:
+            KeyRefused: there is no key, or a wrong one.
+        """
+        is_health = method in HEALTH_CALLS or method.startswith(HEALTH_SERVICE)
+        return self._key_name(metadata, self._health_is_open and is_health)
+
+    def _key_name(self, headers: Headers, is_open: bool) -> str:
+        key = find_key(headers)
+        name = self._keys.name_of(key) if key else None
+        if name is None and not is_open:
+            problem = "This key is not known here." if key else "A key is needed here, and one only."
+            raise KeyRefused(f"{problem} Send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.")
+        return name or ""
 
 
-def key_in(headers: Headers) -> bytes:
-    """The key among a request's headers or metadata; nothing where there is none, or where two differ.
+def find_key(headers: Headers) -> bytes:
+    """Return the key among a request's headers or metadata; b"" where there is none, or where two differ.
 
-    `Authorization` of another scheme is somebody else's, a proxy's say, and says nothing.
+    `Authorization` of another scheme belongs to somebody else, such as a proxy, and is passed over.
     """
-    found = set[bytes]()
+    keys = set[bytes]()
     for name, value in headers:
         if name in (b"x-api-key", "x-api-key"):
-            found.add(_bytes(value).strip())
+            keys.add(_bytes(value).strip())
         elif name in (b"authorization", "authorization"):
             scheme, _, rest = _bytes(value).strip().partition(b" ")
             if scheme.lower() == b"bearer":
-                found.add(rest.strip())
-    return found.pop() if len(found) == 1 else b""
+                keys.add(rest.strip())
+    return keys.pop() if len(keys) == 1 else b""
 
 
-def _bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
-
-
-def check_doors(settings: Settings, *hosts: str) -> None:
+def check_listening(settings: Settings, *hosts: str) -> None:
     """Raise unless the service may listen on these hosts, and its keys can be read.
 
     Raises:
@@ -94,13 +99,24 @@ def check_doors(settings: Settings, *hosts: str) -> None:
     if settings.api_keys_file is not None:
         read_keys(settings.api_keys_file)
         return
-    wide = [host for host in hosts if not _is_loopback(host)]
-    if wide and not settings.allow_anonymous:
+    reachable = [host for host in hosts if not _is_loopback(host)]
+    if reachable and not settings.allow_anonymous:
         raise KeysError(
-            f"Other machines reach {wide[0]}, so keys are needed: make one with "
+            f"Other machines reach {reachable[0]}, so keys are needed: make one with "
             "`vitrine keys add NAME --file keys.toml` and set VITRINE_API_KEYS_FILE=keys.toml, "
             "or let anyone in with VITRINE_ALLOW_ANONYMOUS=true."
         )
+
+
+def authenticator_for(settings: Settings) -> Authenticator | None:
+    """Return what checks keys, or None where the settings ask for none."""
+    if settings.api_keys_file is None:
+        return None
+    return Authenticator(Keys(settings.api_keys_file), settings.exempt)
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
 
 
 def _is_loopback(host: str) -> bool:
@@ -108,10 +124,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def gate_of(settings: Settings) -> Gate | None:
-    """The gate that the settings ask for; None where no key is asked."""
-    if settings.api_keys_file is None:
-        return None
-    return Gate(Keys(settings.api_keys_file), settings.exempt)

@@ -9,50 +9,50 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
-from api.problems import ClientGone
-from errors import InvalidInput, TooLarge
+from errors import CallerGone, InvalidInput, TooLarge
 
-LARGE = 32 * 1024
-"""Bytes of JSON from which on a thread reads it."""
-ONE, MANY = ("file", "image"), ("files", "file", "image")
+LARGE_JSON_BYTES = 32 * 1024
+"""A thread parses JSON of this size or more, because no other request should wait for it."""
+FIELDS_OF_ONE, FIELDS_OF_MANY = ("file", "image"), ("files", "file", "image")
 
 
 class Upload(NamedTuple):
-    """One encoded picture as it was sent."""
+    """One encoded picture as it was sent, with its file name if it had one."""
 
     data: bytes
     filename: str | None = None
 
 
 async def read_one(request: Request) -> Upload:
-    """The one picture of a request: its raw body, or the file in the field `file` or `image`.
+    """Return the one picture of a request: its raw body, or the file in the field `file` or `image`.
 
     Raises:
-        InvalidInput: no file, two, or another field; JSON where a picture is due.
+        CallerGone: the client hung up before the end of the body.
+        InvalidInput: there is no file, or two, or another field; or JSON in place of a picture.
     """
     if not _is_form(request):
-        return Upload(await _raw(request))
-    uploads = await _files(request, ONE, limit=1)
+        return Upload(await _raw_picture(request))
+    uploads = await _files(request, FIELDS_OF_ONE, limit=1)
     return uploads[0]
 
 
 async def read_many(request: Request, max_items: int) -> list[Upload]:
-    """The pictures of a form's `files`, in order.
+    """Return the pictures of a form's `files`, in order.
 
     Raises:
-        InvalidInput: no form, no files, another field, or more than `max_items`.
+        InvalidInput: there is no form, no file, another field, or more files than `max_items`.
     """
     if not _is_form(request):
         raise InvalidInput("A batch is a form: send multipart/form-data with one field `files` for each picture.")
-    return await _files(request, MANY, limit=max_items)
+    return await _files(request, FIELDS_OF_MANY, limit=max_items)
 
 
 async def read_json(request: Request, max_bytes: int) -> Any:
-    """The JSON of a request, whatever content type it names; `api.rows` says what has to be in it.
+    """Return the JSON of a request, whatever content type it names.
 
     Raises:
-        InvalidInput: a form, nothing, or no JSON.
-        TooLarge: more than `max_bytes`.
+        InvalidInput: the body is a form, or no JSON.
+        TooLarge: the body has more than `max_bytes`.
     """
     if _is_form(request):
         raise InvalidInput("This model takes rows of numbers: send JSON, not a form with files.")
@@ -60,25 +60,25 @@ async def read_json(request: Request, max_bytes: int) -> Any:
     if len(data) > max_bytes:
         raise TooLarge(f"The body has {len(data):,} bytes; this model takes at most {max_bytes:,}.")
     try:
-        return json.loads(data) if len(data) < LARGE else await asyncio.to_thread(json.loads, data)
+        return json.loads(data) if len(data) < LARGE_JSON_BYTES else await asyncio.to_thread(json.loads, data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"The body is not JSON ({error}).") from error
 
 
 async def read_body(request: Request) -> bytes:
-    """The bytes of a request; ClientGone if it hangs up before their end."""
+    """Return the bytes of a request's body; CallerGone says that the client hung up before their end."""
     parts: list[bytes] = []
     more = True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise CallerGone
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
-    return b"".join(parts)  # the one part itself, where there is one
+    return b"".join(parts)  # no copy where there is only one part
 
 
-async def _raw(request: Request) -> bytes:
+async def _raw_picture(request: Request) -> bytes:
     data = await read_body(request)
     if not data:
         raise InvalidInput("The body is empty. Send the encoded picture as the body, or a form with one `file`.")
@@ -94,16 +94,16 @@ async def _files(request: Request, fields: tuple[str, ...], limit: int) -> list[
     try:
         # One more than is allowed is read, so that the message can tell the two mistakes apart.
         async with request.form(max_files=limit + 1, max_fields=16, max_part_size=64 * 1024) as form:
-            sent = form.multi_items()
+            parts = form.multi_items()
             uploads = [
                 Upload(await value.read(), value.filename)
-                for field, value in sent
+                for field, value in parts
                 if isinstance(value, UploadFile) and field in fields
             ]
-            others = sorted({field for field, value in sent if field not in fields})
-            texts = sorted({field for field, value in sent if field in fields and not isinstance(value, UploadFile)})
+            others = sorted({field for field, value in parts if field not in fields})
+            texts = sorted({field for field, value in parts if field in fields and not isinstance(value, UploadFile)})
     except ClientDisconnect as error:
-        raise ClientGone from error
+        raise CallerGone from error
     except (MultiPartException, HTTPException) as error:
         detail = str(getattr(error, "message", "") or getattr(error, "detail", "") or error)
         if "Too many files" in detail:
@@ -112,11 +112,11 @@ async def _files(request: Request, fields: tuple[str, ...], limit: int) -> list[
     if texts:
         raise InvalidInput(f"The field `{texts[0]}` holds text, not a file. Send it as a file part, with a file name.")
     if not uploads:
-        found = f"; the form has {', '.join(f'`{name}`' for name in others)}" if others else ""
-        raise InvalidInput(f"The form has no file in {accepted}{found}. Name the field `{fields[0]}`.")
+        has = f"; the form has {', '.join(f'`{name}`' for name in others)}" if others else ""
+        raise InvalidInput(f"The form has no file in {accepted}{has}. Name the field `{fields[0]}`.")
     if len(uploads) > limit:
-        more = " Use /predict/batch for several." if limit == 1 else ""
-        raise InvalidInput(f"{len(uploads)} files were sent; at most {limit} are taken in one request.{more}")
+        advice = " Use /predict/batch for several." if limit == 1 else ""
+        raise InvalidInput(f"{len(uploads)} files were sent; at most {limit} are taken in one request.{advice}")
     return uploads
 
 

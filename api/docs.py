@@ -1,46 +1,70 @@
-"""Swagger UI and ReDoc from the files of the package `fastapi-offline`: no page loads anything from elsewhere."""
+"""Swagger UI and ReDoc from local files: no page loads anything from elsewhere."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
-import fastapi_offline
-from fastapi import APIRouter
-from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from starlette.responses import HTMLResponse
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-_POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
-"""Their inline scripts may run; what their bundles would fetch elsewhere (a logo) is blocked."""
+from api.operation import Endpoint
 
-ASSETS = Path(fastapi_offline.__file__).parent / "static"
+POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
+"""The pages' inline scripts may run; what their bundles would fetch elsewhere (a logo) is blocked."""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Vitrine</title>
+<link rel="shortcut icon" href="/docs/files/favicon.png">
+{head}
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+SWAGGER = _PAGE.format(
+    head='<link rel="stylesheet" href="/docs/files/swagger-ui.css">',
+    body="""<div id="swagger-ui"></div>
+<script src="/docs/files/swagger-ui-bundle.js"></script>
+<script>
+SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, showExtensions: true,
+  showCommonExtensions: true, presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset]})
+</script>""",
+)
+REDOC = _PAGE.format(
+    head="<style>body { margin: 0; padding: 0; }</style>",
+    body='<redoc spec-url="/openapi.json"></redoc>\n<script src="/docs/files/redoc.standalone.js"></script>',
+)
 
 
-def docs(title: str) -> APIRouter:
-    """The routes `/docs` and `/redoc` and the files that they need."""
-    router = APIRouter(include_in_schema=False)
-    router.mount("/docs/files", StaticFiles(directory=ASSETS))
+def docs_routes() -> list[BaseRoute]:
+    """Return the routes of `/docs`, `/redoc` and the files that they need."""
+    return [
+        Route("/docs", _page(SWAGGER)),
+        Route("/redoc", _page(REDOC)),
+        Mount("/docs/files", StaticFiles(directory=files_folder())),
+    ]
 
-    @router.get("/docs")
-    async def swagger() -> HTMLResponse:
-        page = get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title=title,
-            swagger_js_url="/docs/files/swagger-ui-bundle.js",
-            swagger_css_url="/docs/files/swagger-ui.css",
-            swagger_favicon_url="/docs/files/favicon.png",
-        )
-        page.headers["Content-Security-Policy"] = _POLICY
-        return page
 
-    @router.get("/redoc")
-    async def redoc() -> HTMLResponse:
-        page = get_redoc_html(
-            openapi_url="/openapi.json",
-            title=title,
-            redoc_js_url="/docs/files/redoc.standalone.js",
-            redoc_favicon_url="/docs/files/favicon.png",
-            with_google_fonts=False,
-        )
-        page.headers["Content-Security-Policy"] = _POLICY
-        return page
+def files_folder() -> Path:
+    """Return the folder of the package `fastapi-offline` that holds the bundles; the package is not imported.
 
-    return router
+    Raises:
+        RuntimeError: the package is not installed.
+    """
+    package = find_spec("fastapi_offline")
+    if package is None or package.origin is None:
+        raise RuntimeError("The package fastapi-offline, which brings Swagger UI and ReDoc, is not installed.")
+    return Path(package.origin).parent / "static"
+
+
+def _page(text: str) -> Endpoint:
+    async def page(request: Request) -> Response:
+        return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
+
+    return page

@@ -1,4 +1,4 @@
-"""API keys: their file, and whose key it is that a request brings.
+"""API keys: the file that holds their digests, and the name of the key that a request brings.
 
 A key is `vk_` and 256 random bits. The file keeps its SHA-256 alone. A slow hash, as passwords need, would add
 nothing: nobody guesses 256 bits however fast each guess is, and every request would pay for it with milliseconds.
@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import stat
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
@@ -22,20 +21,21 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from atomic_write import atomic_write
 from errors import KeysError
 
 logger = logging.getLogger("vitrine.keys")
 
 PREFIX = "vk_"
-"""What scanners for leaked secrets can look for."""
+"""The prefix that scanners for leaked secrets can look for."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-LOOK_EVERY_S = 2.0
-"""How often a running server looks whether the file has changed."""
-_HEAD = "# Keys of Vitrine's API, each as its SHA-256; `vitrine keys` writes this file anew.\n"
+RELOAD_INTERVAL_S = 2.0
+"""How often a running server looks whether the file has changed, in seconds."""
+_HEADER = "# Keys of Vitrine's API, each as its SHA-256; `vitrine keys` writes this file anew.\n"
 
 
 class Entry(BaseModel):
-    """One key: whose it is, the SHA-256 of the key in hexadecimal, and the day it was made."""
+    """One key: its name, the SHA-256 of the key in hexadecimal, and the day it was made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,55 +53,57 @@ class _File(BaseModel):
 class Keys:
     """The keys of one file, which is read again when it has changed.
 
-    A file that is damaged or gone leaves the keys as they were; before the first good one there are none, and nobody
-    is let in. Either is logged.
+    A file that is damaged or gone leaves the keys as they were, and the log says so. Before the first good file there
+    are no keys, so nobody is let in.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries = list[tuple[str, str]]()
-        self._seen: tuple[int, ...] | None = None
-        self._look_at = 0.0
+        self._last_state: tuple[int, ...] | None = None
+        self._reload_at = 0.0
 
     def name_of(self, key: bytes) -> str | None:
-        """Whose key this is; None if it is nobody's. All are compared, so that time tells nothing."""
+        """Return the name of a key, or None for an unknown one; all are compared, so that timing tells nothing."""
         now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + LOOK_EVERY_S
-            self._look()
-        digest, found = digest_of(key), None
+        if now >= self._reload_at:
+            self._reload_at = now + RELOAD_INTERVAL_S
+            self._reload()
+        digest, key_name = digest_of(key), None
         for name, known in self._entries:
             if hmac.compare_digest(digest, known):
-                found = name
-        return found
+                key_name = name
+        return key_name
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         try:
-            now = os.stat(self._path)
-            state: tuple[int, ...] = (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+            status = os.stat(self._path)
+            state: tuple[int, ...] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         except OSError:
             state = ()
-        if state == self._seen:
+        if state == self._last_state:
             return
         try:
-            self._entries = [(each.name, each.sha256) for each in read_keys(self._path)]
+            self._entries = [(entry.name, entry.sha256) for entry in read_keys(self._path)]
         except KeysError as error:
             logger.error("The keys stay as they were: %s", error)
-            if state and isinstance(error.__cause__, OSError):  # no file descriptors, say: try again
+            if state and isinstance(
+                error.__cause__, OSError
+            ):  # perhaps the process has no file descriptors left: try again
                 return
         else:
-            if self._seen is not None:
+            if self._last_state is not None:
                 logger.info("%d keys read anew from %s", len(self._entries), self._path)
-        self._seen = state
+        self._last_state = state
 
 
 def digest_of(key: bytes) -> str:
-    """What the file has in place of a key."""
+    """Return the digest that stands in the file for a key."""
     return hashlib.sha256(key).hexdigest()
 
 
 def read_keys(path: Path) -> list[Entry]:
-    """The entries of the file.
+    """Return the entries of the file.
 
     Raises:
         KeysError: it is missing, unreadable or damaged.
@@ -115,9 +117,9 @@ def read_keys(path: Path) -> list[Entry]:
         raise KeysError(f"The file of API keys {path} is damaged: {error}.") from error
     except ValidationError as error:
         detail = error.errors()[0]
-        place = ".".join(str(each) for each in detail["loc"])
+        place = ".".join(map(str, detail["loc"]))
         raise KeysError(f"The file of API keys {path} is damaged at {place}: {detail['msg']}.") from error
-    if len({each.name for each in entries}) < len(entries):
+    if len({entry.name for entry in entries}) < len(entries):
         raise KeysError(f"The file of API keys {path} has two keys of one name.")
     return entries
 
@@ -130,7 +132,7 @@ def add_key(path: Path, name: str) -> str:
     """
     key = PREFIX + secrets.token_urlsafe(32)
     with _changing(path) as entries:
-        if name in [each.name for each in entries]:
+        if name in [entry.name for entry in entries]:
             raise KeysError(f"{path} has a key {name} already; remove it, or choose another name.")
         today = datetime.now(UTC).date()
         entries.append(Entry(name=name, sha256=digest_of(key.encode()), created=today))
@@ -144,28 +146,28 @@ def remove_key(path: Path, name: str) -> None:
         KeysError: there is none of that name, or the file cannot be read or written.
     """
     with _changing(path) as entries:
-        kept = [each for each in entries if each.name != name]
+        kept = [entry for entry in entries if entry.name != name]
         if len(kept) == len(entries):
-            known = ", ".join(each.name for each in entries) or "none"
+            known = ", ".join(entry.name for entry in entries) or "none"
             raise KeysError(f"{path} has no key {name}; it has: {known}.")
         entries[:] = kept
 
 
-def warnings_of(path: Path | None) -> list[str]:
-    """What an operator should know of the file; nothing where there is none, or where it cannot be read."""
+def file_warnings(path: Path | None) -> list[str]:
+    """Return what an operator should know about the file; nothing where there is none, or where it cannot be read."""
     try:
         mode, entries = (stat.S_IMODE(path.stat().st_mode), read_keys(path)) if path is not None else (0, [])
     except (OSError, KeysError):
         return []
-    found = []
+    warnings = []
     if mode & 0o077:
-        found.append(
+        warnings.append(
             f"{path} (mode {mode:04o}) is open to others than its owner: `chmod 600` it, unless it is a mounted secret "
             "or a server of another user reads it."
         )
     if path is not None and not entries:
-        found.append(f"{path} has no key yet, so nobody is let in: `vitrine keys add NAME --file {path}` makes one.")
-    return found
+        warnings.append(f"{path} has no key yet, so nobody is let in: `vitrine keys add NAME --file {path}` makes one.")
+    return warnings
 
 
 @contextlib.contextmanager
@@ -189,21 +191,8 @@ def _changing(path: Path) -> Iterator[list[Entry]]:
 
 def _write(path: Path, entries: list[Entry]) -> None:
     tables = [
-        f'\n[[key]]\nname = "{each.name}"\nsha256 = "{each.sha256}"\ncreated = {each.created.isoformat()}\n'
-        for each in entries
+        f'\n[[key]]\nname = "{entry.name}"\nsha256 = "{entry.sha256}"\ncreated = {entry.created.isoformat()}\n'
+        for entry in entries
     ]
-    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(_HEAD + "".join(tables))
-            if path.exists():  # the server, perhaps of another user, can read it as before
-                now = path.stat()
-                os.fchmod(descriptor, stat.S_IMODE(now.st_mode))
-                if (now.st_uid, now.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(descriptor, now.st_uid, now.st_gid)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    with atomic_write(path, private=True) as file:  # a server of another user can read it as before
+        file.write((_HEADER + "".join(tables)).encode())

@@ -1,31 +1,36 @@
-"""What is served and how it is: health, cards, statistics."""
+"""Health, cards and statistics of what is served."""
 
 import time
 from dataclasses import asdict
-from typing import Any
 
-from fastapi import APIRouter, Response
 from pydantic import BaseModel
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
+from api.operation import Endpoint, Operation, at_paths
 from api.schemas import Health, ModelFacts, ModelHealth, Stats, timestamp
+from api.target import VersionQuery, requested_model
 from explain.base import METHOD_NAMES
 from models.card import ImageCard
-from serving.gradcam.client import RemoteExplainer
-from serving.loaded_model import ServedModel
-from serving.repository import ServedModels
+from serving.gradcam.client import ExplainerClient
+from serving.loaded_model import LoadedModel
+from serving.repository import ModelRepository
 
 
-class Facts:
-    """Health, cards and statistics of the models of one process."""
+class MetadataRoutes:
+    """The operations about the models of one process.
 
-    def __init__(self, served: ServedModels, explainer: RemoteExplainer | None) -> None:
-        self._served, self._explainer = served, explainer
+    Args:
+        repository: the models.
+        explainer: calls the Grad-CAM process; None where explanations are switched off.
+    """
 
-    def routes(self) -> APIRouter:
-        """The routes and what else they answer to."""
-        router = APIRouter()
-        tables: tuple[tuple[Any, type[BaseModel] | None, str, tuple[str, ...]], ...] = (
+    def __init__(self, repository: ModelRepository, explainer: ExplainerClient | None) -> None:
+        self._repository, self._explainer = repository, explainer
+
+    def operations(self) -> list[Operation]:
+        """Return every operation, with the other names that it answers to."""
+        table: tuple[tuple[Endpoint, type[BaseModel] | None, str, tuple[str, ...]], ...] = (
             (self.health, Health, "health", ("/health",)),
             (self.live, None, "health", ("/health/live", "/livez", "/healthz")),
             (self.ready, Health, "health", ("/health/ready", "/readyz")),
@@ -36,106 +41,113 @@ class Facts:
             (self.default_model, ModelFacts, "models", ("/model-info", "/model/info", "/predict/info")),
             (self.stats, Stats, "models", ("/models/{name}/stats", "/models/{name}/versions/{version}/stats")),
         )
-        for endpoint, model, tag, paths in tables:
-            for index, path in enumerate(paths):
-                shown = index == 0
-                router.add_api_route(path, endpoint, response_model=model, tags=[tag], include_in_schema=shown)
-        return router
+        return [
+            operation
+            for endpoint, answer, tag, paths in table
+            for operation in at_paths("GET", paths, endpoint, tag=tag, answer=answer, query=_query(paths[0]))
+        ]
 
-    async def health(self) -> Response:
-        """The service and every model's state; always 200 while the process answers."""
-        await self._served.refresh(at_most_s=0.5)
+    async def health(self, request: Request) -> Response:
+        """The state of the service and of every model; always 200 while the process answers."""
+        await self._repository.refresh(max_age_s=0.5)
         return _json(self._health())
 
-    async def live(self) -> Response:
+    async def live(self, request: Request) -> Response:
         """Liveness: the process answers."""
         return JSONResponse({"status": "ok"})
 
-    async def ready(self) -> Response:
-        """Readiness: 200 once the default model predicts and no other is still loading, else 503 and why."""
-        await self._served.refresh(at_most_s=0.5)
-        return _json(self._health(), 200 if self._served.ready else 503)
+    async def ready(self, request: Request) -> Response:
+        """Readiness: 200 once the default model predicts and no other is still loading, else 503 and the reason."""
+        await self._repository.refresh(max_age_s=0.5)
+        return _json(self._health(), 200 if self._repository.ready else 503)
 
-    async def models(self) -> Response:
+    async def models(self, request: Request) -> Response:
         """The card, version and state of every model."""
-        facts = [self._facts(model).model_dump() for _, model in sorted(self._served.models.items())]
-        return JSONResponse({"default": self._served.default, "models": facts})
+        details = [self._details(model).model_dump() for _, model in sorted(self._repository.models.items())]
+        return JSONResponse({"default": self._repository.default, "models": details})
 
-    async def model(self, name: str, version: str | None = None) -> Response:
-        """One model's card, version, files and measured quality."""
-        return _json(self._facts(self._served.get(name, version)))
+    async def model(self, request: Request) -> Response:
+        """The card, version, files and measured quality of one model."""
+        return _json(self._details(requested_model(self._repository, request)))
 
-    async def default_model(self) -> Response:
+    async def default_model(self, request: Request) -> Response:
         """The default model's card."""
-        return _json(self._facts(self._served.get()))
+        return _json(self._details(self._repository.get()))
 
-    async def stats(self, name: str, version: str | None = None) -> Response:
+    async def stats(self, request: Request) -> Response:
         """Counts, mean batch, queue and compute time of one model since the start."""
-        await self._served.refresh()
-        return _json(self._stats_of(self._served.get(name, version)))
+        await self._repository.refresh()
+        return _json(self._stats(requested_model(self._repository, request)))
 
-    async def stats_of_default(self) -> Response:
+    async def stats_of_default(self, request: Request) -> Response:
         """The default model's statistics."""
-        await self._served.refresh()
-        return _json(self._stats_of(self._served.get()))
+        await self._repository.refresh()
+        return _json(self._stats(self._repository.get()))
 
-    def _facts(self, model: ServedModel) -> ModelFacts:
-        facts = facts_of(model)
-        facts.versions = list(self._served.versions.get(model.name, ()))
-        return facts
+    def _details(self, model: LoadedModel) -> ModelFacts:
+        details = model_details(model)
+        details.versions = list(self._repository.versions.get(model.name, ()))
+        return details
 
-    def _stats_of(self, model: ServedModel) -> Stats:
-        body = stats_of(model)
-        if self._explainer is not None and not self._explainer.open:
-            body.explain = self._explainer.status.get(model.tag, {}).get("stats")
-        return body
+    def _stats(self, model: LoadedModel) -> Stats:
+        stats = model_stats(model)
+        if self._explainer is not None and not self._explainer.unavailable_reason:
+            stats.explain = self._explainer.status.get(model.tag, {}).get("stats")
+        return stats
 
-    def _explanations(self, model: ServedModel) -> str:
-        """`ready`, or why there are none just now."""
-        if model.unexplained:
-            return model.unexplained
+    def _explanation_state(self, model: LoadedModel) -> str:
+        """Return `ready`, or why there are no explanations just now."""
+        if model.not_explainable_reason:
+            return model.not_explainable_reason
         if self._explainer is None:
             return "switched off (VITRINE_EXPLAIN=false)"
-        if self._explainer.open:
-            return self._explainer.open
-        there = self._explainer.status.get(model.tag, {"state": "missing", "detail": "not installed"})
-        return "ready" if there["state"] == "ready" else f"{there['state']}: {there['detail']}"
+        if self._explainer.unavailable_reason:
+            return self._explainer.unavailable_reason
+        status = self._explainer.status.get(model.tag, {"state": "missing", "detail": "not installed"})
+        return "ready" if status["state"] == "ready" else f"{status['state']}: {status['detail']}"
 
     def _health(self) -> Health:
-        served = self._served
-        default = served.models.get(served.default)
-        states = {model.state for model in served.every}
-        if served.closing:
+        repository = self._repository
+        default = repository.models.get(repository.default)
+        states = {model.state for model in repository.every}
+        if repository.closing:
             status, detail = "draining", "finishing what is in flight; send nothing new"
         elif default is None or default.state in ("missing", "failed"):
             status = "degraded"
-            detail = f"{served.default}: {default.detail}" if default else f"there is no model {served.default!r}"
-        elif not served.ready:
-            busy = [model for model in served.every if model.state in ("loading", "checking")]
+            detail = (
+                f"{repository.default}: {default.detail}" if default else f"there is no model {repository.default!r}"
+            )
+        elif not repository.ready:
+            busy = [model for model in repository.every if model.state in ("loading", "checking")]
             detail = "; ".join(f"{model.tag}: {model.detail}" for model in busy) or "another worker is not ready"
             status = "starting"
         else:
             status, detail = ("degraded", "a model failed") if "failed" in states else ("ok", "")
-        others = {each.tag: each for each in served.every if each is not served.models[each.name]}
-        listed = dict(sorted((served.models | others).items()))
+        other_versions = {model.tag: model for model in repository.every if model is not repository.models[model.name]}
+        listed = dict(sorted((repository.models | other_versions).items()))
         return Health(
             status=status,
             detail=detail,
             device=default.device if default else None,
             model_loaded=default is not None and default.state == "ready",
             model_version=default.version if default else None,
-            uptime_seconds=round(time.monotonic() - served.started_at, 3),
+            uptime_seconds=round(time.monotonic() - repository.started_at, 3),
             models={
                 name: ModelHealth(state=model.state, version=model.version, device=model.device, detail=model.detail)
                 for name, model in listed.items()
             },
-            explanations={name: self._explanations(model) for name, model in listed.items()},
+            explanations={name: self._explanation_state(model) for name, model in listed.items()},
             timestamp=timestamp(),
         )
 
 
-def stats_of(model: ServedModel) -> Stats:
-    """A model's counters; zeros before it runs."""
+def _query(path: str) -> type[BaseModel] | None:
+    """Return the model of the query of a path that names a model but no version of it, which has one."""
+    return VersionQuery if "{name}" in path and "{version}" not in path else None
+
+
+def model_stats(model: LoadedModel) -> Stats:
+    """Return a model's counters; zeros before it runs."""
     stats = model.stats()
     return Stats(
         model=model.name,
@@ -147,8 +159,8 @@ def stats_of(model: ServedModel) -> Stats:
     )
 
 
-def facts_of(model: ServedModel) -> ModelFacts:
-    """A model's card with what is installed and measured of it."""
+def model_details(model: LoadedModel) -> ModelFacts:
+    """Return a model's card with what is installed and measured of it."""
     stored = model.stored
     card, report = model.card, stored.report() if stored else {}
     explain = (

@@ -1,93 +1,161 @@
-"""What OpenAPI says of the prediction routes: bodies, parameters, errors; of rows, made from the model's card."""
+"""The OpenAPI 3.1 document, made of the operations, of pydantic's JSON schemas and of the models' cards."""
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api.operation import Operation
 from api.schemas import Problem
-from models.card import RowCard
+from models.card import RowCard, is_detector
 from preprocessing.spec import Feature, Identifier
 
-QueryRow = tuple[str, dict[str, Any], str]
-
-_PICTURE = {"schema": {"type": "string", "format": "binary"}}
-FORM = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}
-FORMS = {
-    "type": "object",
-    "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-    "required": ["files"],
+REFERENCE = "#/components/schemas/{model}"
+PROBLEMS = {
+    400: "Not what the model takes, damaged, wrong field or parameter",
+    401: "No API key, or a wrong one; only where keys are asked for",
+    404: "Unknown model; the known ones are listed",
+    413: "Too many bytes or pixels",
+    429: "The queue is full; see Retry-After",
+    503: "Starting, draining, or the self-check failed",
+    504: "The deadline passed",
 }
-_TIMEOUT: QueryRow = ("timeout_ms", {"type": "number", "minimum": 1}, "Answer 504 rather than later than this.")
-QUERY: list[QueryRow] = [
-    ("threshold", {"type": "number", "minimum": 0, "maximum": 1}, "Instead of the card's."),
-    ("top_k", {"type": "integer", "minimum": 1}, "How many of the most probable labels to list in `top`."),
-    _TIMEOUT,
-    ("include_gradcam", {"type": "boolean"}, "Ask for a heatmap; `explanation_error` says why there is none."),
-]
-DETECTOR_QUERY: list[QueryRow] = [("threshold", {"type": "number", "minimum": 0}, "Instead of the card's."), _TIMEOUT]
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
-    for status, text in (
-        (400, "Not what the model takes, damaged, wrong field or parameter"),
-        (401, "No API key, or a wrong one; only where keys are asked for"),
-        (404, "Unknown model; the known ones are listed"),
-        (413, "Too many bytes or pixels"),
-        (429, "The queue is full; see Retry-After"),
-        (503, "Starting, draining, or the self-check failed"),
-        (504, "The deadline passed"),
+"""The problems that a prediction may answer with, by status."""
+DESCRIPTION = "Image classifiers whose every prediction can be checked. Errors are RFC 9457 problem details."
+KEY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+"""The two ways to send a key; Swagger UI makes its Authorize button of them."""
+
+_FILE = {"type": "string", "format": "binary"}
+
+
+def openapi_document(operations: Sequence[Operation], version: str, *, asks_for_keys: bool) -> dict[str, Any]:
+    """Return the document of the documented operations.
+
+    Args:
+        operations: all of the API.
+        version: Vitrine's own.
+        asks_for_keys: whether requests need a key.
+    """
+    documented = [operation for operation in operations if operation.documented]
+    answers: dict[type[BaseModel], None] = dict.fromkeys(
+        operation.answer for operation in documented if operation.answer
     )
-}
+    modes: list[tuple[type[BaseModel], Literal["serialization"]]] = [(model, "serialization") for model in answers]
+    _, definitions = models_json_schema([*modes, (Problem, "serialization")], ref_template=REFERENCE)
+    paths = dict[str, dict[str, Any]]()
+    for operation in documented:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
+    components: dict[str, Any] = {"schemas": definitions["$defs"]}
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Vitrine",
+            "description": DESCRIPTION,
+            "version": version,
+        },
+        "paths": paths,
+        "components": components,
+    }
+    if asks_for_keys:
+        components["securitySchemes"] = KEY_SCHEMES
+        document["security"] = [{scheme: []} for scheme in KEY_SCHEMES]
+    return document
 
 
-def picture_body(form: dict[str, Any], query: Sequence[QueryRow], *, raw: bool) -> dict[str, Any]:
-    """Of a route that takes pictures."""
-    content: dict[str, Any] = {"multipart/form-data": {"schema": form}}
-    if raw:
-        content |= {"image/png": _PICTURE, "image/jpeg": _PICTURE}
-    return {"requestBody": {"required": True, "content": content}, "parameters": _listed(query)}
+def _described(operation: Operation) -> dict[str, Any]:
+    schema = {"$ref": REFERENCE.format(model=operation.answer.__name__)} if operation.answer else {}
+    responses: dict[str, Any] = {
+        "200": {"description": "Successful Response", "content": {"application/json": {"schema": schema}}}
+    }
+    if operation.problems:
+        problem = {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model=Problem.__name__)}}}
+        responses |= {str(status): {"description": text, "content": problem} for status, text in PROBLEMS.items()}
+    described: dict[str, Any] = {"tags": [operation.tag], **operation.titles()}
+    if parameters := [*_path_parameters(operation.path), *_query_parameters(operation.query)]:
+        described["parameters"] = parameters
+    if operation.body:
+        described["requestBody"] = operation.body
+    return described | {"responses": responses}
 
 
-def row_body(card: RowCard, *, many: bool) -> dict[str, Any]:
-    """Of a route that takes rows, with an example that works."""
-    row, example = row_schema(card), example_of(card)
-    detector = card.task == "anomaly-detection"
-    schema: dict[str, Any]
-    body: Any
-    if many:
-        name = "readings" if detector else "samples"
-        rows = {"type": "array", "items": row, "minItems": 1, "maxItems": card.limits.max_items}
-        schema, body = _object({name: rows}), {name: [example]}
-    elif detector:
-        schema, body = row, example
-    else:
-        schema, body = _object({"features": row}), {"features": example}
-    content = {"application/json": {"schema": schema, "example": body}}
-    query = DETECTOR_QUERY if detector else QUERY[:-1]
-    return {"requestBody": {"required": True, "content": content}, "parameters": _listed(query)}
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    names = re.findall(r"{(\w+)}", path)
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _query_parameters(query: type[BaseModel] | None) -> list[dict[str, Any]]:
+    """Return a parameter for each field of the model that also checks them."""
+    if query is None:
+        return []
+    parameters = []
+    for name, schema in query.model_json_schema()["properties"].items():
+        description = schema.pop("description", "")
+        schema.pop("title", None)
+        schema.pop("default", None)
+        if "anyOf" in schema:  # an optional value: the null stands for leaving it out
+            schema = next(option for option in schema["anyOf"] if option.get("type") != "null")
+        parameters.append({"name": name, "in": "query", "schema": schema, "description": description})
+    return parameters
+
+
+def image_body() -> dict[str, Any]:
+    """Return the description of a body with one picture: a form with a file, or the encoded picture itself."""
+    form = {"type": "object", "properties": {"file": _FILE}, "required": ["file"]}
+    content = {"multipart/form-data": {"schema": form}, "image/png": {"schema": _FILE}, "image/jpeg": {"schema": _FILE}}
+    return {"required": True, "content": content}
+
+
+def images_body() -> dict[str, Any]:
+    """Return the description of a form with several pictures."""
+    files = {"files": {"type": "array", "items": _FILE}}
+    form = {"type": "object", "properties": files, "required": ["files"]}
+    return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+
+
+def row_body(card: RowCard) -> dict[str, Any]:
+    """Return the description of a body with one row, with an example that works."""
+    row, example = row_schema(card), row_example(card)
+    if is_detector(card):
+        return _json_body(row, example)
+    return _json_body(_object({"features": row}), {"features": example})
+
+
+def rows_body(card: RowCard) -> dict[str, Any]:
+    """Return the description of a body with several rows, with an example that works."""
+    name = "readings" if is_detector(card) else "samples"
+    rows = {"type": "array", "items": row_schema(card), "minItems": 1, "maxItems": card.limits.max_items}
+    return _json_body(_object({name: rows}), {name: [row_example(card)]})
 
 
 def row_schema(card: RowCard) -> dict[str, Any]:
-    """The JSON schema of one row."""
-    return _object({each.name: _property(each) for each in card.input.entries})
+    """Return the JSON schema of one row."""
+    return _object({entry.name: _entry_schema(entry) for entry in card.input.entries})
 
 
-def example_of(card: RowCard) -> dict[str, Any]:
-    """A row that the card allows."""
-    return {each.name: each.example for each in card.input.entries}
+def row_example(card: RowCard) -> dict[str, Any]:
+    """Return a row that the card allows."""
+    return {entry.name: entry.example for entry in card.input.entries}
 
 
-def _property(each: Feature | Identifier) -> dict[str, Any]:
-    said = {"description": each.description} if each.description else {}
-    if isinstance(each, Feature):
-        unit = {"description": f"{each.description} ({each.unit})".strip()} if each.unit else said
-        return {"type": "number", "minimum": each.low, "maximum": each.high, **unit}
-    if each.kind == "text":
-        return {"type": "string", "minLength": 1, "maxLength": each.max_length, **said}
-    return {"type": "string", "format": "date-time", **said}
+def _entry_schema(entry: Feature | Identifier) -> dict[str, Any]:
+    if isinstance(entry, Feature):
+        text = f"{entry.description} ({entry.unit})".strip() if entry.unit else entry.description
+        limits: dict[str, Any] = {"type": "number", "minimum": entry.low, "maximum": entry.high}
+    elif entry.kind == "text":
+        text, limits = entry.description, {"type": "string", "minLength": 1, "maxLength": entry.max_length}
+    else:
+        text, limits = entry.description, {"type": "string", "format": "date-time"}
+    return limits | ({"description": text} if text else {})
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
-def _listed(query: Sequence[QueryRow]) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "query", "schema": schema, "description": text} for name, schema, text in query]
+def _json_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}

@@ -1,79 +1,197 @@
-"""The query parameters of a prediction."""
+"""The query parameters of predictions and explanations: one pydantic model a route, which checks and documents them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import QueryParams
 
 from errors import InvalidInput
-from models.card import ModelCard, RowCard
+from explain.base import PREDICTED, MethodName
+from explain.overlay import Output
+from models.card import Card, ImageCard, ModelCard, is_detector
+from serving.gradcam.requests import DEFAULT_ALPHA
+from serving.gradcam.wire import ExplanationRequest
+from serving.predictions import PredictionParameters
+
+LONGEST_TIMEOUT_MS = 3_600_000
+SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """What a client may ask of one prediction; None leaves it to the card or the settings."""
-
-    top_k: int
-    threshold: float | None
-    timeout_ms: float | None
-    include_gradcam: bool
+def _switch(text: str) -> bool:
+    if text.lower() not in SWITCH:
+        raise ValueError("must be true or false")
+    return SWITCH[text.lower()]
 
 
-def read_parameters(query: QueryParams, card: ModelCard) -> Parameters:
-    """Read and check the query as the card allows; unknown names are ignored.
+def _with_plus(text: str) -> str:
+    """Return a word with the plus signs that an URL turned into spaces because they were not quoted."""
+    return text.replace(" ", "+")
 
-    Raises:
-        InvalidInput: names the parameter, its value and what is allowed.
-    """
-    labels = len(card.labels)
-    defaults = _defaults(labels)
-    if not query:
-        return defaults
-    return Parameters(
-        top_k=int(number(query, "top_k", 1, labels, whole=True) or defaults.top_k),
-        threshold=number(query, "threshold", *threshold_range(card)),
-        timeout_ms=number(query, "timeout_ms", 1, 3_600_000),
-        include_gradcam=flag(query, "include_gradcam"),
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Threshold = Annotated[float | None, Field(description="Instead of the card's.", allow_inf_nan=False)]
+
+
+class Query(BaseModel):
+    """What every prediction can be asked; unknown names are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    threshold: Threshold = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=1, description="How many of the most probable labels to list in `top`.")
+    timeout_ms: float | None = Field(
+        None, ge=1, le=LONGEST_TIMEOUT_MS, allow_inf_nan=False, description="Answer 504 rather than later than this."
+    )
+
+    @classmethod
+    def read(cls, query: bytes, card: ModelCard) -> Self:
+        """Check a query string, percent-encoded as it came, as the card allows.
+
+        Raises:
+            InvalidInput: the message names the parameter, its value and what is allowed.
+        """
+        if not query:
+            return cls()
+        try:
+            return cls.model_validate(dict(QueryParams(query)), context={"labels": card.labels})
+        except ValidationError as error:
+            raise InvalidInput(_problem(error, cls)) from error
+
+    @field_validator("top_k", mode="before")
+    @classmethod
+    def _is_a_number_of_labels(cls, text: str, info: ValidationInfo) -> int:
+        labels = len(info.context["labels"]) if info.context else 0
+        try:
+            top_k = int(text)
+        except ValueError:
+            top_k = 0
+        if not 1 <= top_k <= labels:
+            raise ValueError(f"must be a whole number from 1 to {labels}")
+        return top_k
+
+    def parameters(self, card: ModelCard) -> PredictionParameters:
+        """Return what the core is asked for."""
+        labels = len(card.labels)
+        return PredictionParameters(self.threshold, self.top_k or min(1 if labels <= 2 else 3, labels))
+
+
+class PredictionQuery(Query):
+    """What the prediction of a classifier can be asked."""
+
+    include_gradcam: Switch = Field(False, description="Ask for a heatmap; `explanation_error` says why there is none.")
+
+    def parameters(self, card: ModelCard) -> PredictionParameters:
+        """Return what the core is asked for."""
+        parameters = super().parameters(card)
+        return replace(parameters, with_heatmap=True) if self.include_gradcam else parameters
+
+
+class RowQuery(PredictionQuery):
+    """What the prediction of rows can be asked; a heatmap is answered with the reason why there is none."""
+
+    include_gradcam: SkipJsonSchema[Switch] = False
+
+
+class DetectorQuery(RowQuery):
+    """What the prediction of a detector can be asked; its threshold is a score above 0."""
+
+    top_k: SkipJsonSchema[int | None] = Field(None, ge=1)
+
+    threshold: Threshold = Field(None, ge=1e-9, le=1e9)
+
+
+class Drawing(BaseModel):
+    """How an explanation can be drawn."""
+
+    format: Literal["json", "png"] = Field("json", description="json, or the picture itself.")
+    output: Output = Field("overlay", description="The heatmap over the picture, the bare heatmap, the numbers.")
+    target: str | None = Field(
+        None, description="The class to explain, by label or index; the predicted one by default."
+    )
+    method: Annotated[MethodName | None, BeforeValidator(_with_plus)] = Field(
+        None, description="Instead of the card's."
+    )
+    alpha: float = Field(
+        DEFAULT_ALPHA,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description=f"Opacity of the overlay at its peak; {DEFAULT_ALPHA} by default.",
+    )
+    size: Literal["original", "input"] = Field(
+        "original", description="Of the picture: the upload's own, or the model's input."
     )
 
 
-@cache
-def _defaults(labels: int) -> Parameters:
-    return Parameters(min(1 if labels <= 2 else 3, labels), None, None, include_gradcam=False)
+class ExplanationQuery(Query, Drawing):
+    """What an explanation can be asked: how it is drawn, and what its prediction can be asked."""
+
+    include_gradcam: SkipJsonSchema[Switch] = False
+
+    @field_validator("target")
+    @classmethod
+    def _is_a_label_or_its_index(cls, target: str | None, info: ValidationInfo) -> str | None:
+        labels: Sequence[str] = info.context["labels"] if info.context else ()
+        if target is not None and target not in labels and target not in map(str, range(len(labels))):
+            some = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
+            raise ValueError(f"must be a label ({some}) or its index, 0 to {len(labels) - 1}")
+        return target
+
+    @field_validator("output")
+    @classmethod
+    def _is_no_picture_of_numbers(cls, output: Output, info: ValidationInfo) -> Output:
+        if output == "map" and info.data.get("format") == "png":
+            raise ValueError("a map is numbers, no PNG: ask for output=heatmap, or for format=json")
+        return output
+
+    def request(self, data: bytes, card: ModelCard, default_method: str) -> ExplanationRequest:
+        """Return the request for one encoded picture."""
+        return ExplanationRequest(
+            data,
+            self._target(card.labels),
+            self.method or default_method,
+            self.output,
+            self.alpha,
+            at_input_size=self.size == "input",
+            threshold=self.threshold,
+        )
+
+    def _target(self, labels: Sequence[str]) -> int:
+        if self.target is None:
+            return PREDICTED
+        return labels.index(self.target) if self.target in labels else int(self.target)
 
 
-def threshold_range(card: ModelCard) -> tuple[float, float]:
-    """From where to where a threshold may lie: a probability, or a detector's score above 0."""
-    return (1e-9, 1e9) if isinstance(card, RowCard) and card.task == "anomaly-detection" else (0.0, 1.0)
+def prediction_query(card: Card) -> type[PredictionQuery]:
+    """Return the model of the query of a card's predictions."""
+    if is_detector(card):
+        return DetectorQuery
+    return PredictionQuery if isinstance(card, ImageCard) else RowQuery
 
 
-def one_of(query: QueryParams, name: str, allowed: Sequence[str], default: str) -> str:
-    """A word of a closed set; InvalidInput lists the set."""
-    word = query.get(name, default).replace(" ", "+")  # what a URL makes of a plus that was not quoted
-    if word not in allowed:
-        raise InvalidInput(f"{name}={word!r}: must be one of {', '.join(allowed)}.")
-    return word
+def threshold_limits(card: ModelCard) -> tuple[float, float]:
+    """Return the lowest and the highest threshold: of a probability, or of a detector's score."""
+    return (1e-9, 1e9) if is_detector(card) else (0.0, 1.0)
 
 
-def number(query: QueryParams, name: str, low: float, high: float, *, whole: bool = False) -> float | None:
-    """A number within limits, both included; None where it is not given."""
-    text = query.get(name)
-    if text is None:
-        return None
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise InvalidInput(f"{name}={text!r}: must be {kind} from {low:g} to {high:g}.")
-    return value
+def _problem(error: ValidationError, query: type[BaseModel]) -> str:
+    """Return what is wrong with the first parameter that is wrong, and what it must be."""
+    detail = error.errors()[0]
+    name = str(detail["loc"][0])
+    if detail["type"] == "value_error":
+        expected = str(detail["ctx"]["error"])
+    else:
+        expected = f"must be {_expectation(query.model_json_schema()['properties'][name])}"
+    return f"{name}={detail['input']!r}: {expected}."
 
 
-def flag(query: QueryParams, name: str) -> bool:
-    """A switch, off by default."""
-    text = query.get(name, "false").lower()
-    if text not in ("true", "false", "1", "0"):
-        raise InvalidInput(f"{name}={query[name]!r}: must be true or false.")
-    return text in ("true", "1")
+def _expectation(schema: Mapping[str, Any]) -> str:
+    """Return the words for what a parameter's schema allows."""
+    options = schema.get("anyOf", [schema])
+    limits = next(option for option in options if option.get("type") != "null")
+    if "enum" in limits:
+        return f"one of {', '.join(limits['enum'])}"
+    return f"a number from {limits['minimum']:g} to {limits['maximum']:,.10g}"

@@ -1,84 +1,71 @@
-"""Predictions of rows: read, queue, wait, interpret."""
+"""Predictions of rows over HTTP: from a request to the core, and from its answer to JSON."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import about, classified
+from api.answers import classification_fields, origin_fields
 from api.body import read_json
-from api.parameters import Parameters, read_parameters
+from api.caller import HttpCaller, timing_headers
+from api.parameters import prediction_query
 from api.problems import problem_of
 from api.schemas import AnomalyPrediction, RowBatchAnswer, RowError, RowPrediction, timestamp
-from api.waiting import race, timing_of
 from errors import InvalidInput
-from models.card import RowCard
-from postprocessing.interpret import interpret, interpret_anomaly
+from models.card import RowCard, as_row_card
+from postprocessing.anomaly import Anomaly
 from preprocessing.rows import Row
-from runners.awaiting import awaitable
-from runners.runner import Answer
-from serving.loaded_model import ServedModel
-from serving.pipeline import InferredRows
+from serving.loaded_model import LoadedModel
+from serving.predictions import RowPredictions
+from serving.predictor import FEW_ROWS, Predictor
 
-BATCH = ("samples", "readings")
-FEW = 20
-"""Rows whose answer is written at once; more are written by a thread."""
+BATCH_FIELDS = ("samples", "readings")
+
+RowAnswer = RowPrediction | AnomalyPrediction | RowError
 
 
-async def predict_rows(
-    model: ServedModel, card: RowCard, request: Request, timeout_ms: float, *, batch: bool
-) -> Response:
-    """Answer a request of one row, or of `samples` or `readings`; those are told by their field on either route.
+async def predict(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:
+    """Answer with the prediction of one row, or of all rows in `samples` or `readings`.
+
+    Several rows are told by their field on either route; `batch` requires it.
 
     Raises:
-        InvalidInput: the body is not what the card asks for; of a batch, only as a whole: a wrong row is an item's
-            error in the answer.
-        TooLarge: more bytes than the card allows.
+        InvalidInput: the body is not what the card asks for; a wrong row of several is only an error in the answer.
+        TooLarge: the body has more bytes than the card allows.
     """
-    model.check_ready()
-    parameters = read_parameters(request.query_params, card)
-    deadline = time.monotonic() + min(parameters.timeout_ms or timeout_ms, timeout_ms) / 1000
-    rows, many = _rows_of(await read_json(request, card.limits.max_bytes), card, batch=batch)
-    work = awaitable(model.submit_rows(rows, deadline))
-    answer: Answer[InferredRows] = await race(work, request, deadline)
-    if not many and answer.value.problems:
-        raise answer.value.problems[0]
-    headers = timing_of([answer])
+    model.check_ready()  # before the body is read
+    card = as_row_card(model.card)
+    query = prediction_query(card).read(request.scope["query_string"], card)
+    deadline = predictor.deadline(query.timeout_ms)
+    body = await read_json(request, card.limits.max_bytes)
+    rows, are_many = _rows(body, card, batch=batch)
+    predictions = await predictor.predict_rows(model, rows, query.parameters(card), deadline, HttpCaller(request))
+    if not are_many and predictions.problems:
+        raise predictions.problems[0]
 
-    def body() -> str:
-        said = _said(model, card, rows, answer, parameters, request.state.request_id)
-        return said[0].model_dump_json() if not many else _batch(model, answer, said)
+    def write() -> str:
+        answers = _answers(model, card, rows, predictions, request.state.request_id, heatmap=query.include_gradcam)
+        return _batch_json(model, predictions, answers) if are_many else answers[0].model_dump_json()
 
-    # A thousand rows are some 50 ms of Python, which no other request should wait for.
-    text = await asyncio.to_thread(body) if len(rows) > FEW else body()
-    return Response(text, 200, headers, "application/json")
-
-
-def _batch(
-    model: ServedModel, answer: Answer[InferredRows], said: list[RowPrediction | AnomalyPrediction | RowError]
-) -> str:
-    return RowBatchAnswer(
-        model=model.name,
-        version=model.version or "",
-        batch_size=len(said),
-        total_samples=len(said),
-        errors=len(answer.value.problems),
-        inference_time_ms=round(answer.decode_ms + answer.infer_ms, 3),
-        predictions=said,
-    ).model_dump_json()
+    text = write() if len(rows) <= FEW_ROWS else await asyncio.to_thread(write)
+    return Response(text, 200, timing_headers([predictions.answer]), "application/json")
 
 
-def _rows_of(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool]:
-    """The rows of a body, and whether they are a batch."""
+async def predict_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
+    """Answer with the predictions of several rows; one that is wrong fails alone."""
+    return await predict(predictor, model, request, batch=True)
+
+
+def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool]:
+    """Return the rows of a body, and whether they came as several."""
     if not isinstance(body, Mapping):
-        raise InvalidInput(f"The body must be a JSON object, not {type(body).__name__}. {_how(batch)}")
-    names = [name for name in BATCH if name in body]
+        raise InvalidInput(f"The body must be a JSON object, not {type(body).__name__}. {_advice(batch)}")
+    names = [name for name in BATCH_FIELDS if name in body]
     if not names:
         if batch:
-            raise InvalidInput(f"The body has no rows. {_how(batch)}")
+            raise InvalidInput(f"The body has no rows. {_advice(batch)}")
         return [_flat(body)], False
     if len(body) > 1:
         raise InvalidInput(f"Beside `{names[0]}` nothing else is expected, but there is {', '.join(map(repr, body))}.")
@@ -93,39 +80,54 @@ def _rows_of(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], b
 
 
 def _flat(row: Any) -> Any:
-    """A row with the values of `features`, if it has such, beside what else it says."""
+    """Return a row whose values may stand in `features`, beside whatever else it has, as one flat object."""
     if isinstance(row, Mapping) and isinstance(row.get("features"), Mapping):
         return {**{name: value for name, value in row.items() if name != "features"}, **row["features"]}
     return row
 
 
-def _how(batch: bool) -> str:
+def _advice(batch: bool) -> str:
     if batch:
         return 'Send {"samples": [{…}, …]} or {"readings": [{…}, …]}, a row each.'
     return 'Send {"features": {…}}, or the named values alone.'
 
 
-def _said(
-    model: ServedModel,
+def _answers(
+    model: LoadedModel,
     card: RowCard,
     rows: Sequence[Row],
-    answer: Answer[InferredRows],
-    parameters: Parameters,
+    predictions: RowPredictions,
     request_id: str,
-) -> list[RowPrediction | AnomalyPrediction | RowError]:
-    outputs, said = iter(answer.value.outputs), list[RowPrediction | AnomalyPrediction | RowError]()
-    common, now = about(model, answer, card.warnings, request_id), timestamp()
-    if parameters.include_gradcam:
-        common |= {"gradcam_heatmap": None, "explanation_error": f"There is no explanation: {model.unexplained}."}
+    *,
+    heatmap: bool,
+) -> list[RowAnswer]:
+    """Return the answer of every row, in the order in which they were sent."""
+    results, answers = iter(predictions.results), list[RowAnswer]()
+    common = origin_fields(model, predictions.answer, predictions.warnings, request_id)
+    if heatmap:
+        reason = f"There is no explanation: {model.not_explainable_reason}."
+        common |= {"gradcam_heatmap": None, "explanation_error": reason}
+    now = timestamp()
     for place, row in enumerate(rows):
-        if problem := answer.value.problems.get(place):
-            said.append(RowError(error=problem_of(problem, request_id)))
+        if problem := predictions.problems.get(place):
+            answers.append(RowError(error=problem_of(problem, request_id)))
             continue
-        identifiers = {each.name: row[each.name] for each in card.input.identifiers}
-        if card.task == "anomaly-detection":
-            found = interpret_anomaly(next(outputs), card, threshold=parameters.threshold)
-            said.append(AnomalyPrediction(**found._asdict(), **common, **identifiers))
+        result, identifiers = next(results), {entry.name: row[entry.name] for entry in card.input.identifiers}
+        if isinstance(result, Anomaly):
+            answers.append(AnomalyPrediction(**result._asdict(), **common, **identifiers))
         else:
-            read = interpret(next(outputs), card, threshold=parameters.threshold, top_k=parameters.top_k)
-            said.append(RowPrediction(**classified(read), **common, **{"timestamp": now, **identifiers}))
-    return said
+            fields = common | {"timestamp": now} | identifiers
+            answers.append(RowPrediction(**classification_fields(result), **fields))
+    return answers
+
+
+def _batch_json(model: LoadedModel, predictions: RowPredictions, answers: list[RowAnswer]) -> str:
+    return RowBatchAnswer(
+        model=model.name,
+        version=model.version or "",
+        batch_size=len(answers),
+        total_samples=len(answers),
+        errors=len(predictions.problems),
+        inference_time_ms=round(predictions.answer.decode_ms + predictions.answer.infer_ms, 3),
+        predictions=answers,
+    ).model_dump_json()

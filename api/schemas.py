@@ -9,7 +9,7 @@ from backends.base import AnsweredBy
 
 
 def timestamp() -> str:
-    """Now, UTC, ISO 8601 with milliseconds."""
+    """Return the time now, in UTC, as ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -83,7 +83,7 @@ class EarlyExitBackend(OnnxBackend):
         """Infer one batch and say for each item which part of the network answered."""
         logits, early = self._run(batch)
         exited = np.full(len(batch), early)
-        answered_by: list[AnsweredBy] = [EARLY_EXIT if each else WHOLE_NETWORK for each in exited]
+        answered_by: list[AnsweredBy] = [EARLY_EXIT if is_early else WHOLE_NETWORK for is_early in exited]
         return Outputs(np.asarray(logits, np.float32), answered_by)
 
 

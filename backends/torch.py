@@ -131,7 +131,7 @@ class TorchBackend:
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     """CUDA's allocator has a type for it; cuBLAS, cuDNN, MPS and the CPU's allocator only say so."""
-    said = str(error).lower()
+    message = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or any(
-        each in said for each in ("out of memory", "status_alloc_failed", "can't allocate memory")
+        text in message for text in ("out of memory", "status_alloc_failed", "can't allocate memory")
     )

@@ -1,4 +1,4 @@
-"""One prediction as a picture: the input, its overlay, and what the model says, side by side."""
+"""A figure of one explained prediction: the picture, its overlay and the answer, side by side."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,53 +9,60 @@ from PIL import Image, ImageDraw, ImageFont
 from explain.overlay import UInt8Array
 
 HEIGHT, PANEL, GAP = 300, 300, 12
-"""Pixels: of a picture, the width of the words beside them, between them."""
+"""Height of a picture, width of the text panel and width of the gaps between them, in pixels."""
 INK, FAINT, FILL, TRACK = (30, 34, 40), (100, 108, 118), (11, 110, 153), (222, 227, 233)
+"""Colours of the text, of the small text, of the bars and of their background."""
 
 
-class Words(NamedTuple):
-    """What stands beside the pictures: the label given, probabilities by label, and lines below them."""
+class Caption(NamedTuple):
+    """The text beside the pictures.
+
+    Attributes:
+        label: the predicted label.
+        probabilities: label → probability, in the order to list them.
+        lines: lines of small text below them.
+    """
 
     label: str
     probabilities: dict[str, float]
     lines: Sequence[str]
 
 
-def figure(image: UInt8Array, overlaid: UInt8Array, words: Words) -> UInt8Array:
-    """Draw two pictures of one size and the words beside them, on white.
+def draw_figure(image: UInt8Array, overlaid: UInt8Array, caption: Caption) -> UInt8Array:
+    """Draw two pictures of the same size, and the caption beside them, on white.
 
     Args:
         image: RGB, shape (H, W, 3), uint8.
-        overlaid: the same with the heatmap on it.
-        words: what the model says.
+        overlaid: the same picture with the heatmap laid over it.
+        caption: the text.
 
     Returns:
-        RGB, shape (HEIGHT + 2 GAP, …, 3), uint8.
+        RGB, shape (HEIGHT + 2 GAP, W, 3), uint8, where W follows from the pictures' shape.
     """
     width = round(image.shape[1] * HEIGHT / image.shape[0])
     sheet = Image.new("RGB", (2 * width + PANEL + 4 * GAP, HEIGHT + 2 * GAP), "white")
-    for place, picture in enumerate((image, overlaid)):
-        shown = Image.fromarray(picture).resize((width, HEIGHT), Image.Resampling.LANCZOS)
-        sheet.paste(shown, (GAP + place * (width + GAP), GAP))
+    for index, picture in enumerate((image, overlaid)):
+        resized = Image.fromarray(picture).resize((width, HEIGHT), Image.Resampling.LANCZOS)
+        sheet.paste(resized, (GAP + index * (width + GAP), GAP))
     draw, left, top = ImageDraw.Draw(sheet), 2 * width + 3 * GAP, GAP + 4
-    draw.text((left, top), words.label, INK, ImageFont.load_default(30))
+    draw.text((left, top), caption.label, INK, ImageFont.load_default(30))
     top += 52
-    for label, chance in words.probabilities.items():
+    for label, probability in caption.probabilities.items():
         draw.text((left, top), label, INK, ImageFont.load_default(15))
-        draw.text((left + PANEL, top), f"{chance:.4f}", INK, ImageFont.load_default(15), anchor="ra")
+        draw.text((left + PANEL, top), f"{probability:.4f}", INK, ImageFont.load_default(15), anchor="ra")
         draw.rectangle((left, top + 22, left + PANEL, top + 30), TRACK)
-        if chance * PANEL >= 1:
-            draw.rectangle((left, top + 22, left + round(chance * PANEL), top + 30), FILL)
+        if probability * PANEL >= 1:
+            draw.rectangle((left, top + 22, left + round(probability * PANEL), top + 30), FILL)
         top += 44
     small = ImageFont.load_default(13)
-    wrapped = [part for line in words.lines for part in [*_wrapped(draw, line, small), ""]][:-1]
-    for row, part in enumerate(wrapped):
-        draw.text((left, GAP + HEIGHT - 18 * (len(wrapped) - row)), part, FAINT, small)
+    rows = [part for line in caption.lines for part in [*_wrap(draw, line, small), ""]][:-1]
+    for index, part in enumerate(rows):
+        draw.text((left, GAP + HEIGHT - 18 * (len(rows) - index)), part, FAINT, small)
     return np.asarray(sheet)
 
 
-def _wrapped(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """A line cut between words where it would be wider than the panel."""
+def _wrap(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Split a text between words into lines that are no wider than the panel."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

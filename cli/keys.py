@@ -2,42 +2,39 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from api.keys import LOOK_EVERY_S, NAME, add_key, read_keys, remove_key
-from errors import KeysError
-from settings import SettingsError, load_settings
-
-HOME = Path(__file__).resolve().parent.parent
+from api.keys import NAME, RELOAD_INTERVAL_S, add_key, read_keys, remove_key
+from cli.serve import HOME
+from settings import load_settings
 
 
-def _path(context: click.Context, parameter: click.Parameter, given: Path | None) -> Path:
-    """The file that was named here, else by the settings as `vitrine serve` reads them."""
-    if given is not None:
-        return given.absolute()
-    try:
-        with contextlib.chdir(HOME):
-            found = load_settings().api_keys_file
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
-    if found is None:
+def _keys_file(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+    """Return the file of `--file`, else that of the settings as `vitrine serve` reads them."""
+    if value is not None:
+        return value.absolute()
+    with contextlib.chdir(HOME):
+        path = load_settings().api_keys_file
+    if path is None:
         raise click.UsageError("Name the file: --file keys.toml, or VITRINE_API_KEYS_FILE=keys.toml.")
-    return found
+    return path
 
 
-def _name(context: click.Context, parameter: click.Parameter, given: str) -> str:
-    if not re.fullmatch(NAME, given):
+def _valid_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(NAME, value):
         raise click.BadParameter("up to 64 letters, digits, dots, hyphens and underscores.")
-    return given
+    return value
 
 
-_file = click.option(
-    "--file", type=click.Path(dir_okay=False, path_type=Path), callback=_path, help="Instead of VITRINE_API_KEYS_FILE."
+_file_option = click.option(
+    "--file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_keys_file,
+    help="Instead of VITRINE_API_KEYS_FILE.",
 )
-_named = click.argument("name", callback=_name)
+_name_argument = click.argument("name", callback=_valid_name)
 
 
 @click.group(name="keys")
@@ -46,39 +43,27 @@ def keys() -> None:
 
 
 @keys.command()
-@_named
-@_file
+@_name_argument
+@_file_option
 def add(name: str, file: Path) -> None:
     """Make a key and print it, this once; NAME says whose it is in the log."""
-    with _told():
-        click.echo(add_key(file, name))
+    click.echo(add_key(file, name))
     advice = "This is the only time that the key is shown. A server that runs takes it within seconds; start one with"
     click.echo(f"{advice} VITRINE_API_KEYS_FILE={file}", err=True)
 
 
 @keys.command(name="list")
-@_file
+@_file_option
 def list_(file: Path) -> None:
     """List the keys by name, with the day each was made."""
-    with _told():
-        for each in read_keys(file):
-            click.echo(f"{each.created}  {each.name}")
+    for key in read_keys(file):
+        click.echo(f"{key.created}  {key.name}")
 
 
 @keys.command()
-@_named
-@_file
+@_name_argument
+@_file_option
 def remove(name: str, file: Path) -> None:
     """Take a key back."""
-    with _told():
-        remove_key(file, name)
-    click.echo(f"Removed {name}; a server that runs refuses it within {LOOK_EVERY_S:.0f} seconds.", err=True)
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """A KeysError is one line and exit code 1."""
-    try:
-        yield
-    except KeysError as error:
-        raise click.ClickException(str(error)) from error
+    remove_key(file, name)
+    click.echo(f"Removed {name}; a server that runs refuses it within {RELOAD_INTERVAL_S:.0f} seconds.", err=True)

@@ -2,21 +2,26 @@
 
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cli.labelled_data import labelled_data_source
 from errors import CardError, StoreError
-from export import importers as bring
-from export.parity import Parity
+from export import importers
+from export.card_text import card_for_own_weights
+from export.parity import ParityReport
 from models import registry
 from models.card import read_card
-from models.package import EARLY_EXIT, Kind, StoredModel
+from models.package import EARLY_EXIT_VARIANT, StoredModel, VariantName
 from models.package import verify as verify_files
+from runners.tuned import read_tuned
 
 
 @click.group(name="models")
@@ -30,24 +35,25 @@ def list_() -> None:
     from models import store
 
     lock, installed = store.read_lock(), store.installed()
+    installed_names = {stored.card.name for stored in installed}
+    installed_tags = {(stored.card.name, stored.version) for stored in installed}
     table = _table("Models", "model", "version", "state", "architecture", "variant", "AUC")
     for stored in installed:
         state = "served" if lock.get(stored.card.name) == stored.version else "installed"
-        table.add_row(
-            stored.card.name, stored.version, state, stored.card.architecture, stored.variant, _auc_of(stored)
-        )
+        card = stored.card
+        table.add_row(card.name, stored.version, state, card.architecture, stored.variant, _auc(stored))
     notes = []
     for name, version in lock.items():
-        if (name, version) not in {(stored.card.name, stored.version) for stored in installed}:
+        if (name, version) not in installed_tags:
             table.add_row(name, version, "damaged", "", "", "")
-            notes.append(f"Repair {name} with: {registry.how_to_import(name)}")
-    for name, card in registry.bundled().items():
-        if isinstance(card, CardError):
+            notes.append(f"Repair {name} with: {registry.import_command(name)}")
+    for name, bundled in registry.bundled_cards().items():
+        if isinstance(bundled, CardError):
             table.add_row(name, "", "card not valid", "", "", "")
-            notes.append(str(card))
-        elif name not in lock and name not in {stored.card.name for stored in installed}:
-            table.add_row(name, "", "not installed", card.architecture, "", "")
-            notes.append(f"Install {name} with: {registry.how_to_import(name)}")
+            notes.append(str(bundled))
+        elif name not in lock and name not in installed_names:
+            table.add_row(name, "", "not installed", bundled.architecture, "", "")
+            notes.append(f"Install {name} with: {registry.import_command(name)}")
     _print(table)
     for note in notes:
         click.echo(note, err=True)
@@ -60,10 +66,7 @@ def show(name: str) -> None:
     from models import store
 
     stored = _find(name)
-    card = _table(f"{stored.card.title} ({stored.tag})")
-    for key, value in stored.card.model_dump().items():
-        card.add_row(key, _plain(value))
-    _print(card)
+    _print_values(f"{stored.card.title} ({stored.tag})", stored.card.model_dump())
     if metrics := stored.report().get("metrics"):
         quality = _table("Measured quality", "figure", "value", "95 % interval")
         for key, value in metrics.items():
@@ -71,34 +74,44 @@ def show(name: str) -> None:
                 low_high = metrics.get(f"{key}_ci95")
                 quality.add_row(key, str(value), f"{low_high[0]} to {low_high[1]}" if low_high else "")
         _print(quality)
-    if explanations := stored.explanations():
-        pointing = _table("Measured explanations")
-        for key, value in explanations.items():
-            if key != "compared":
-                pointing.add_row(key, _plain(value))
-        _print(pointing)
-    if parity := stored.parity():
-        for title, found in (("Parity gate", parity), ("Variant", parity.pop("variant", {}))):
-            gate = _table(title)
-            for key, value in found.items():
-                gate.add_row(key, _plain(value))
-            if found:
-                _print(gate)
-    for machine, found in stored.tuning().items():
-        tuning = _table("Tuned")
-        tuning.add_row("machine", machine)
-        for key, value in found.items():
-            tuning.add_row(key, _plain(value))
-        _print(tuning)
+    explanations = stored.explanations()
+    explanations.pop("compared", None)
+    _print_values("Measured explanations", explanations)
+    parity = stored.parity()
+    variant = parity.pop("variant", {})
+    _print_values("Parity check", parity)
+    _print_values("Variant", variant)
+    for machine, tuned in read_tuned(stored.path).items():
+        _print_values("Tuned", {"machine": machine} | tuned.model_dump(mode="json"))
     files = _table(str(stored.path), "file", "bytes", "sha256")
-    try:
-        for name_, digest in stored.manifest().items():
-            path = stored.path / name_
-            files.add_row(name_, f"{path.stat().st_size:,}" if path.exists() else "missing", digest[:16] + "…")
-    except StoreError as error:
-        raise click.ClickException(str(error)) from error
+    for file, digest in stored.manifest().items():
+        path = stored.path / file
+        files.add_row(file, f"{path.stat().st_size:,}" if path.exists() else "missing", digest[:16] + "…")
     _print(files)
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """An operator's own model that takes the place of a bundled one's weights; at most one of the first three is given.
+
+    Attributes:
+        weights: a checkpoint of the card's architecture.
+        graph: an ONNX graph.
+        timm_name: what timm calls a model in its hub.
+        card_file: the operator's own card; None for the bundled one.
+        labels: the file of a graph's labels.
+    """
+
+    weights: Path | None
+    graph: Path | None
+    timm_name: str | None
+    card_file: Path | None
+    labels: Path | None
+
+    def is_given(self) -> bool:
+        """Return whether there is a model of the operator's own."""
+        return any(source is not None for source in (self.weights, self.graph, self.timm_name))
 
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -113,20 +126,12 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--labels", type=FILE, help="Its labels in the order of the outputs, one a line or a JSON list.")
 @click.option(
     "--variant",
-    type=click.Choice(["fp32", *get_args(Kind)]),
+    type=click.Choice(["fp32", *get_args(VariantName)]),
     default="fp32",
     show_default=True,
     help="Make it of lower precision, or let it stop early, unless AUC or a golden suffers.",
 )
-def import_(
-    name: str,
-    weights: Path | None,
-    card_file: Path | None,
-    graph: Path | None,
-    timm_name: str | None,
-    labels: Path | None,
-    variant: Literal["fp32"] | Kind,
-) -> None:
+def import_(name: str, variant: Literal["fp32"] | VariantName, **options: Any) -> None:
     """Install a bundled model: as it ships, or with your own weights or graph.
 
     Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised; a variant
@@ -134,93 +139,90 @@ def import_(
     """
     from models import store
 
-    card = registry.bundled().get(name)
-    if card is None:
-        raise click.ClickException(f"There is no bundled model {name!r}. Known: {', '.join(registry.bundled())}.")
-    if isinstance(card, CardError):
-        raise click.ClickException(str(card))
-    package = registry.package_of(name)
-    own = [each for each in (weights, graph, timm_name) if each is not None]
-    if len(own) > 1:
-        raise click.ClickException("--weights, --onnx and --timm are three ways in: give one.")
-    if not own and not registry.has_weights(name):
-        raise click.ClickException(f"{name} ships without weights. Bring yours: {registry.how_to_import(name)}")
-    if not own and (card_file or labels):
-        raise click.ClickException("--card and --labels go with your own weights or graph.")
-    if own and variant == EARLY_EXIT:
-        raise click.ClickException("early-exit goes with the weights that ship: its head was trained on what they see.")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder)
-            if not own:
-                made = package
-            else:
-                found = _bring(package, made, card_file, weights, graph, timm_name, labels)
-                click.echo(
-                    f"Largest difference from {found.reference}: {found.largest_difference:.1e}, "
-                    f"{found.label_flips} of {found.inputs} labels another"
-                )
+    own = OwnModel(**options)
+    _check_options(name, own, variant)
+    with tempfile.TemporaryDirectory() as folder:
+        package = registry.package_folder(name)
+        try:
+            if own.is_given():
+                package = _make_own_package(package, own, Path(folder) / "own")
             if variant != "fp32":
-                made = _varied(made, variant, Path(folder) / variant)
-            stored, fresh = store.import_package(made, own_weights=bool(own) or variant != "fp32")
-    except (StoreError, CardError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(f"{'Imported' if fresh else 'Already there:'} {stored.tag}")
+                package = _make_variant(package, variant, Path(folder) / variant)
+        except ImportError as error:
+            raise StoreError(
+                f"This needs the `torch` extra ({error.name} is missing here). Use the environment of `make test`: "
+                f".venv-dev/bin/vitrine models import {name} …"
+            ) from error
+        stored, is_new = store.import_package(package, own_weights=own.is_given() or variant != "fp32")
+    click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}")
 
 
-def _bring(
-    package: Path,
-    made: Path,
-    card_file: Path | None,
-    weights: Path | None,
-    graph: Path | None,
-    timm_name: str | None,
-    labels: Path | None,
-) -> Parity:
-    """Make a package of what an operator brought."""
-    name, own_card = package.name.replace("_", "-"), card_file or package / "card.toml"
-    card = read_card(own_card)
+def _check_options(name: str, own: OwnModel, variant: str) -> None:
+    """Raise unless the bundled model is there and the options fit one another."""
+    cards = registry.bundled_cards()
+    card = cards.get(name)
+    if card is None:
+        raise click.ClickException(f"There is no bundled model {name!r}. Known: {', '.join(cards)}.")
+    if isinstance(card, CardError):
+        raise card
+    if sum(source is not None for source in (own.weights, own.graph, own.timm_name)) > 1:
+        raise click.ClickException("--weights, --onnx and --timm are three ways in: give one.")
+    if own.is_given():
+        if variant == EARLY_EXIT_VARIANT:
+            raise click.ClickException(
+                "early-exit goes with the weights that ship: its head was trained on what they see."
+            )
+    elif not registry.has_weights(name):
+        raise click.ClickException(f"{name} ships without weights. Bring yours: {registry.import_command(name)}")
+    elif own.card_file or own.labels:
+        raise click.ClickException("--card and --labels go with your own weights or graph.")
+
+
+def _make_own_package(bundled: Path, own: OwnModel, folder: Path) -> Path:
+    """Write the package of an operator's own model, print how it compares, and return its folder."""
+    name, card_file = bundled.name.replace("_", "-"), own.card_file or bundled / "card.toml"
+    card = read_card(card_file)
     if card.name != name:
-        raise CardError(f"{own_card}: the card's name is {card.name!r}, but {name!r} is to be imported")
-    if (weights is not None) == (card.architecture == "onnx"):
-        way = "--onnx FILE --labels FILE, or --timm NAME" if card.architecture == "onnx" else "--weights CHECKPOINT"
-        raise StoreError(f"{name} is {card.architecture}: bring {way}.")
+        raise CardError(f"{card_file}: the card's name is {card.name!r}, but {name!r} is to be imported")
+    if (own.weights is not None) == (card.architecture == "onnx"):
+        options = "--onnx FILE --labels FILE, or --timm NAME" if card.architecture == "onnx" else "--weights CHECKPOINT"
+        raise StoreError(f"{name} is {card.architecture}: bring {options}.")
     click.echo("Comparing what would be served with its reference …")
-    try:
-        if weights is not None:
-            if card_file is None:
-                own_card = made / "card.toml"
-                own_card.write_text(bring.own_card((package / "card.toml").read_text("utf-8"), weights), "utf-8")
-                if card.task == "anomaly-detection":
-                    click.echo(f"The threshold {card.threshold:g} is that of the bundled weights: --card brings yours.")
-            return bring.from_checkpoint(own_card, weights, package, made)
-        listed = bring.read_labels(labels) if labels else None
-        if graph is None:
-            return bring.from_timm(own_card.read_text("utf-8"), timm_name or "", listed, package, made, click.echo)
-        if listed is None:
-            raise StoreError("A graph does not know its labels: bring --labels FILE.")
-        return bring.from_onnx(own_card.read_text("utf-8"), graph, listed, package, made, click.echo)
-    except ImportError as error:
-        raise _needs_more(name, error) from error
-
-
-def _varied(package: Path, kind: Kind, made: Path) -> Path:
-    """Make a variant of a package, and say what it comes to; gives its folder."""
-    click.echo(f"Comparing {kind} with fp32 …")
-    try:
-        from export.variants import make
-
-        click.echo(str(make(package, kind, made)))
-    except ImportError as error:
-        raise _needs_more(read_card(package / "card.toml").name, error) from error
-    return made
-
-
-def _needs_more(name: str, error: ImportError) -> StoreError:
-    return StoreError(
-        f"This needs the `torch` extra ({error.name} is missing here). Use the environment of `make test`: "
-        f".venv-dev/bin/vitrine models import {name} …"
+    folder.mkdir()
+    if own.weights is not None and own.card_file is None:
+        card_text = card_for_own_weights(card_file.read_text("utf-8"), own.weights)
+        card_file = folder / "card.toml"
+        card_file.write_text(card_text, "utf-8")
+        if card.task == "anomaly-detection":
+            click.echo(f"The threshold {card.threshold:g} is that of the bundled weights: --card brings yours.")
+    report = _import_into(folder, own, card_file, bundled)
+    click.echo(
+        f"Largest difference from {report.reference}: {report.largest_difference:.1e}, "
+        f"{report.label_flips} of {report.inputs} labels differ"
     )
+    return folder
+
+
+def _import_into(folder: Path, own: OwnModel, card_file: Path, inputs: Path) -> ParityReport:
+    if own.weights is not None:
+        return importers.from_checkpoint(card_file, own.weights, inputs, folder)
+    card_text = card_file.read_text("utf-8")
+    labels = importers.read_labels(own.labels) if own.labels else None
+    if own.graph is None:
+        return importers.from_timm(card_text, own.timm_name or "", labels, inputs, folder, click.echo)
+    if labels is None:
+        raise StoreError("A graph does not know its labels: bring --labels FILE.")
+    return importers.from_onnx(card_text, own.graph, labels, inputs, folder, click.echo)
+
+
+def _make_variant(package: Path, variant: VariantName, folder: Path) -> Path:
+    """Write the package of a variant, print how it compares with fp32, and return its folder."""
+    click.echo(f"Comparing {variant} with fp32 …")
+    from export.variants import make_variant
+
+    source = labelled_data_source(read_card(package / "card.toml"))
+    click.echo(str(make_variant(package, variant, folder, source)))
+    return folder
 
 
 @models.command()
@@ -228,10 +230,7 @@ def _needs_more(name: str, error: ImportError) -> StoreError:
 def verify(name: str) -> None:
     """Check the sha256 of every file of an installed model."""
     stored = _find(name)
-    try:
-        verify_files(stored)
-    except StoreError as error:
-        raise click.ClickException(str(error)) from error
+    verify_files(stored)
     click.echo(f"{stored.tag}: all {len(stored.manifest())} files as imported")
 
 
@@ -242,32 +241,37 @@ def remove(name: str) -> None:
     from models import store
 
     base, _, version = name.partition(":")
-    try:
-        gone = store.remove(base, version or None)
-    except StoreError as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(f"Removed {', '.join(gone)}")
+    click.echo(f"Removed {', '.join(store.remove(base, version or None))}")
 
 
 def _find(name: str) -> StoredModel:
     from models import store
 
     base, _, version = name.partition(":")
-    try:
-        return store.find(base, version or None)
-    except StoreError as error:
-        raise click.ClickException(str(error)) from error
+    return store.find(base, version or None)
 
 
-def _auc_of(stored: StoredModel) -> str:
-    """A model's AUC; a variant's beside fp32's on the same data, which is not what the model's own was measured on."""
+def _auc(stored: StoredModel) -> str:
+    """Return a model's AUC as text.
+
+    A variant's stands beside fp32's on the same data, which are other data than the model's own report is about.
+    """
     if auc := stored.report().get("metrics", {}).get("auc"):
         return f"{auc:.4f}"
     variant = stored.parity().get("variant", {})
     return f"{variant['auc']:.4f} (fp32 {variant['auc_fp32']:.4f})" if variant.get("auc") else ""
 
 
-def _plain(value: object) -> str:
+def _print_values(title: str, values: Mapping[str, object]) -> None:
+    """Print keys and values as a table; nothing if there are none."""
+    table = _table(title)
+    for key, value in values.items():
+        table.add_row(key, _text(value))
+    if values:
+        _print(table)
+
+
+def _text(value: object) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{key} = {part}" for key, part in value.items())
     if isinstance(value, tuple):
@@ -276,7 +280,7 @@ def _plain(value: object) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """A table with a frame in a terminal, bare columns in a pipe."""
+    """Return a table with a frame in a terminal, and bare columns in a pipe."""
     frame = box.ROUNDED if sys.stdout.isatty() else None
     return Table(*columns, title=title, title_justify="left", show_header=bool(columns), box=frame)
 

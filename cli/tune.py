@@ -16,18 +16,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from errors import StoreError, VitrineError
+from errors import LimitMissed, StoreError
 from models.package import StoredModel, verify
+from runners.cores import CoreShare, available_cores
 from runners.machine import conditions, machine_of
-from runners.plan import CoreShare, CpuPlan, cores
+from runners.plan import Plan
 from runners.tuned import Tuned, forget, remember
-from serving.loaded_model import RunnerOptions
-from tuning.candidates import space_of
-from tuning.measure import Trial
-from tuning.search import ROUNDS, Candidate, LimitMissed, Outcome, Space, search
+from serving.options import RunnerOptions
+from tuning.candidates import search_space
+from tuning.measure import ModelMeasurer
+from tuning.search import ROUNDS, Candidate, Outcome, Space, search
 
 PROBES = 5 + 4 + 4 * 2 * ROUNDS
-"""Probes of a usual search: the default from nothing, a few that challenge it, and the final rounds."""
+"""Probes of a usual search: those that find the default's rate, a few of its rivals, and the final rounds."""
 
 
 @click.command(name="tune")
@@ -52,25 +53,25 @@ PROBES = 5 + 4 + 4 * 2 * ROUNDS
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to draw p99 against rate; runs/tune-NAME.png by default.",
 )
-@click.option("--forget", "forgets", is_flag=True, help="Go back to the defaults: delete what was found.")
-def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, forgets: bool) -> None:
+@click.option("--forget", "go_back", is_flag=True, help="Go back to the defaults: delete what was found.")
+def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, go_back: bool) -> None:
     """Find the plan that answers most requests within a latency limit, on this machine.
 
     Lanes, threads, batches and linger are measured with the model's own goldens, arriving at random. What wins is
     written beside the model (NAME, or NAME:VERSION), and serving uses it from its next start on.
     """
     from models import store
-    from settings import SettingsError, load_settings
+    from settings import load_settings
 
     base, _, version = name.partition(":")
     try:
         stored = store.find(base, version or None)
-        if forgets:
-            had = forget(stored)
-            click.echo(f"{stored.tag}: {'back to the defaults' if had else 'was not tuned'}")
+        if go_back:
+            was_tuned = forget(stored.path)
+            click.echo(f"{stored.tag}: {'back to the defaults' if was_tuned else 'was not tuned'}")
             return
         settings = load_settings()
-        options = RunnerOptions.of(settings.model_dump())
+        options = RunnerOptions.from_settings(settings.model_dump())
         _warn(settings.host, settings.port, options)
         verify(stored)
         _tune(stored, options, slo_p99_ms, seconds, plot_to or Path("runs") / f"tune-{base}.png")
@@ -79,13 +80,13 @@ def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, for
             f"{error} Nothing was written. Allow more with --slo-p99-ms {1.5 * error.lowest_ms:.3g}, give the process "
             "more cores, or stop what else runs here."
         ) from error
-    except (VitrineError, SettingsError, OSError) as error:
+    except OSError as error:
         raise click.ClickException(str(error)) from error
 
 
 def _warn(host: str, port: int, options: RunnerOptions) -> None:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if load > cores() / 4:
+    if load > available_cores() / 4:
         click.echo(f"Warning: this machine is busy (load {load:.1f}): what is found will be too slow.", err=True)
     try:
         socket.create_connection((host, port), 0.2).close()
@@ -103,101 +104,109 @@ def _tune(stored: StoredModel, options: RunnerOptions, slo_p99_ms: float, probe_
     cv2.setNumThreads(1)  # lanes are the parallelism
     share = CoreShare(options.cores())
     console = Console(stderr=True, highlight=False)
-    with closing(Trial(stored, options, share, probe_s)) as trial:
-        machine = machine_of(trial.device, share.available)
-        space = space_of(trial.default, share.available, trial.device, options)
-        expected_s = _expected_s(space, probe_s, trial.lasts_s(trial.saturation(trial.default)))
+    with closing(ModelMeasurer(stored, options, share, probe_s)) as measurer:
+        default, device = measurer.default, measurer.device
+        machine = machine_of(device, share.available)
+        space = search_space(default, share.available, device, options)
+        expected_s = _expected_s(space, probe_s, measurer.probe_duration_s(measurer.saturation(default)))
         click.echo(f"Tuning {stored.tag} for a p99 of {slo_p99_ms:g} ms: about {max(1, round(expected_s / 60))} min.")
         columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             began, task = time.monotonic(), bar.add_task("loading", total=expected_s)
 
-            def said(what: str) -> None:
+            def show(what: str) -> None:
                 bar.update(task, description=what, completed=min(expected_s, time.monotonic() - began))
 
-            found = search(trial, trial.default, space, slo_p99_ms, said)
-    _print(found)
-    best, default = found.best, found.default
-    tuned = Tuned(
-        date=datetime.now(UTC).date().isoformat(),
-        slo_p99_ms=slo_p99_ms,
-        rate=_figures(best.rate),
-        default_rate=_figures(default.rate),
-        saturation=_figures(best.saturation),
-        alone_p50_ms=_figures(best.alone_p50_ms),
-        plan=best.layout,
-    )
-    try:
-        path = remember(stored, machine, tuned)
-    except OSError as error:
-        raise StoreError(f"{stored.path}: the result could not be written ({error}).") from error
-    click.echo(f"{conditions()}\n{stored.tag}, device {trial.device}, p99 within {slo_p99_ms:g} ms")
-    click.echo("Arrivals come from a thread of the same process, which costs a little; there is no HTTP in this.")
-    if best is default:
-        click.echo(f"The default stays, at {tuned.rate:g} requests/s: nothing beat it by more than noise.")
-    else:
-        gain = f"{best.rate / default.rate - 1:+.0%}" if best.rate and default.rate else "the default never kept it"
-        click.echo(f"Best: {best.layout}: {tuned.rate:g} requests/s ({gain}; default {tuned.default_rate:g})")
-        click.echo(f"Alone, a request takes {best.alone_p50_ms:.3g} ms (default {default.alone_p50_ms:.3g}).")
-    click.echo(f"Written: {path}. A server uses it from its next start on.")
+            outcome = search(measurer, default, space, slo_p99_ms, show)
+    _print(outcome)
+    _write(stored, device, machine, outcome, slo_p99_ms)
     if find_spec("matplotlib"):
-        _plot(found, slo_p99_ms, f"{stored.tag}, {machine}", plot_to)
+        _plot(outcome, slo_p99_ms, f"{stored.tag}, {machine}", plot_to)
         click.echo(f"Plot: {plot_to}")
     else:
         click.echo("No plot: matplotlib is not installed here (it comes with what `make test` installs).")
 
 
-def _expected_s(space: Space, probe_s: float, lasts_s: float) -> float:
-    """What a search usually takes, a second for loading each shape included; `lasts_s` is what a probe lasts."""
+def _write(stored: StoredModel, device: str, machine: str, outcome: Outcome, slo_p99_ms: float) -> None:
+    """Write the best plan beside the model, and print it with the conditions that it was measured in."""
+    best, default = outcome.best, outcome.default
+    tuned = Tuned(
+        date=datetime.now(UTC).date().isoformat(),
+        slo_p99_ms=slo_p99_ms,
+        rate=_rounded(best.rate),
+        default_rate=_rounded(default.rate),
+        saturation=_rounded(best.saturation),
+        alone_p50_ms=_rounded(best.alone_p50_ms),
+        plan=best.plan,
+    )
+    try:
+        path = remember(stored.path, machine, tuned)
+    except OSError as error:
+        raise StoreError(f"{stored.path}: the result could not be written ({error}).") from error
+    click.echo(f"{conditions()}\n{stored.tag}, device {device}, p99 within {slo_p99_ms:g} ms")
+    click.echo("Arrivals come from a thread of the same process, which costs a little; there is no HTTP in this.")
+    if best is default:
+        click.echo(f"The default stays, at {tuned.rate:g} requests/s: nothing beat it by more than noise.")
+    else:
+        gain = f"{best.rate / default.rate - 1:+.0%}" if best.rate and default.rate else "the default never kept it"
+        click.echo(f"Best: {best.plan}: {tuned.rate:g} requests/s ({gain}; default {tuned.default_rate:g})")
+        click.echo(f"Alone, a request takes {best.alone_p50_ms:.3g} ms (default {default.alone_p50_ms:.3g}).")
+    click.echo(f"Written: {path}. A server uses it from its next start on.")
+
+
+def _expected_s(space: Space, probe_s: float, latencies_s: float) -> float:
+    """Return the seconds that a search usually takes, a second for loading each shape included.
+
+    Args:
+        space: what is tried.
+        probe_s: seconds of a probe, as the user gave them.
+        latencies_s: seconds that one measurement of latencies takes.
+    """
     screened = len(space.shapes) + min(4, len(space.batches))
-    return screened * (0.75 * probe_s + 1) + PROBES * lasts_s
+    return screened * (0.75 * probe_s + 1) + PROBES * latencies_s
 
 
-def _figures(value: float | None) -> float:
-    """Four significant digits: more would be noise."""
+def _rounded(value: float | None) -> float:
+    """Round to four significant digits: more would be noise."""
     return float(f"{value or 0.0:.4g}")
 
 
-def _print(found: Outcome) -> None:
+def _print(outcome: Outcome) -> None:
     tty = sys.stdout.isatty()
-    decoders = any(each.layout.decoders for each in found.candidates)
+    decoders = any(candidate.plan.decoders for candidate in outcome.candidates)
     names = ["lanes", "threads", "max batch", "linger ms", *(["decoders"] * decoders)]
     names += ["saturation, 1/s", "p50 alone, ms", "within the limit, 1/s", ""]
     table = Table(*names, box=box.ROUNDED if tty else None)
-    for each in sorted(found.candidates, key=lambda one: (-(one.rate or 0), -one.saturation)):
-        table.add_row(*_cells(each.layout, decoders), *_measured(each), _role(each, found))
+    for candidate in sorted(outcome.candidates, key=lambda measured: (-(measured.rate or 0), -measured.saturation)):
+        roles = ["default"] * (candidate is outcome.default) + ["best"] * (candidate is outcome.best)
+        table.add_row(*_plan_cells(candidate.plan, decoders), *_measured_cells(candidate), ", ".join(roles))
     Console(highlight=False, width=None if tty else 200).print(table)
 
 
-def _cells(layout: CpuPlan, decoders: bool) -> list[str]:
-    shown = [layout.lanes, "/".join(map(str, layout.widths)), layout.max_batch, f"{layout.linger_ms:g}"]
-    return [str(each) for each in shown + [layout.decoders] * decoders]
+def _plan_cells(plan: Plan, decoders: bool) -> list[str]:
+    values = [plan.lanes, "/".join(map(str, plan.widths)), plan.max_batch, f"{plan.linger_ms:g}"]
+    return [str(value) for value in values + [plan.decoders] * decoders]
 
 
-def _measured(candidate: Candidate) -> list[str]:
+def _measured_cells(candidate: Candidate) -> list[str]:
     rate = "lower" if candidate.rate is None else f"{candidate.rate:.4g}" if candidate.rate else "never"
     return [f"{candidate.saturation:.4g}", f"{candidate.alone_p50_ms:.3g}", rate]
 
 
-def _role(candidate: Candidate, found: Outcome) -> str:
-    words = ["default"] * (candidate is found.default) + ["best"] * (candidate is found.best)
-    return ", ".join(words)
-
-
-def _plot(found: Outcome, slo_p99_ms: float, title: str, path: Path) -> None:
-    """p99 against rate, every probe of the default and of the best."""
+def _plot(outcome: Outcome, slo_p99_ms: float, title: str, path: Path) -> None:
+    """Draw p99 against rate, every probe of the default and of the best, into a PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    shown = {"default": found.default} | ({"best": found.best} if found.best is not found.default else {})
-    for (label, candidate), colour in zip(shown.items(), ("#7a7a7a", "#0b6e99"), strict=False):
-        probes = sorted((each.rate, each.p99_ms) for each in found.probes if each.layout == candidate.layout)
+    curves = {"default": outcome.default} | ({"best": outcome.best} if outcome.best is not outcome.default else {})
+    for (label, candidate), colour in zip(curves.items(), ("#7a7a7a", "#0b6e99"), strict=False):
+        probes = sorted((probe.rate, probe.p99_ms) for probe in outcome.probes if probe.plan == candidate.plan)
         if not probes:
             continue
-        axes.plot(*zip(*probes, strict=True), "o", color=colour, label=f"{label}: {candidate.layout}")
+        axes.plot(*zip(*probes, strict=True), "o", color=colour, label=f"{label}: {candidate.plan}")
         if candidate.rate:
             axes.axvline(candidate.rate, color=colour, linestyle=":")
     axes.axhline(slo_p99_ms, color="#b3261e", linewidth=1, label=f"limit, {slo_p99_ms:g} ms")

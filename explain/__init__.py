@@ -1,4 +1,5 @@
-"""Class activation maps: methods, the compiled explain graph, overlays, and how good the maps are.
+"""Class activation maps: the methods, explainers that compute them with ONNX Runtime or PyTorch, and overlays.
 
-Imports nothing of BentoML, FastAPI or settings, so that a notebook can explain exactly as serving does.
+Nothing in this package imports BentoML, a web framework or the settings, so a notebook can explain a prediction exactly
+as the server does.
 """

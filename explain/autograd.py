@@ -1,6 +1,6 @@
-"""Explanations by PyTorch's autograd: on CUDA and MPS, for what cannot be compiled, and to compare with.
+"""An explainer that differentiates with PyTorch's autograd. It needs PyTorch.
 
-Needs PyTorch.
+It serves on CUDA and MPS and explains networks that cannot be compiled; compiled graphs are compared with it.
 """
 
 import threading
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from explain.base import Explanation, Float32Array, Int64Array
+from explain.base import ExplainerOutputs, Float32Array, Int64Array
 from explain.methods import METHODS, cam
 
 
 class AutogradExplainer:
-    """Any network, any layer that it names.
+    """Explains any network at any layer that can be named.
 
     Args:
-        network: image → logits; put into evaluation mode.
-        layer: dotted name of a module whose output is (N, C, h, w).
+        network: maps images (N, 3, h, w) to logits (N, K); it is put into evaluation mode.
+        layer: dotted name of a module whose output has shape (N, C, h, w).
         device: `cpu`, `cuda:0` or `mps`.
 
     Raises:
@@ -32,31 +32,31 @@ class AutogradExplainer:
             self._layer = self._network.get_submodule(layer)
         except AttributeError as error:
             raise ValueError(f"the network has no layer {layer!r}") from error
-        self._one_at_a_time = threading.Lock()  # a hook sees whatever passes through its layer
+        self._lock = threading.Lock()  # a hook is called for every batch that passes through its layer
 
-    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> Explanation:
-        """Explain one batch; see `explain.base.Explainer`."""
-        seen: list[Tensor] = []
+    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
+        """Explain one batch, as `explain.base.Explainer.run` describes."""
+        captured: list[Tensor] = []
 
-        def cut(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
-            """Only what comes after the layer is differentiated."""
-            seen.append(output.detach().requires_grad_())
-            return seen[0].clone()  # what follows may write into its input
+        def detach_output(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            """Keep the layer's output as a leaf, so that only the layers after it are differentiated."""
+            captured.append(output.detach().requires_grad_())
+            return captured[0].clone()  # the next layer may write into its input
 
-        with self._one_at_a_time, torch.enable_grad():
-            hook = self._layer.register_forward_hook(cut)
+        with self._lock, torch.enable_grad():
+            hook = self._layer.register_forward_hook(detach_output)
             try:
                 logits = self._network(torch.from_numpy(batch).to(self.device))
             finally:
                 hook.remove()
             target = torch.from_numpy(targets).to(self.device)
-            chosen = torch.where(target < 0, logits.argmax(1), target)
-            activations = seen[0]
-            (gradients,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), activations)
+            classes = torch.where(target < 0, logits.argmax(1), target)
+            activations = captured[0]
+            (gradients,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), activations)
             activations = activations.detach()
             maps = {name: cam(METHODS[name], activations, gradients).cpu().numpy() for name in methods}
-            return Explanation(np.asarray(logits.detach().cpu().numpy(), np.float32), maps)
+            return ExplainerOutputs(np.asarray(logits.detach().cpu().numpy(), np.float32), maps)
 
     def close(self) -> None:
-        """Let go of the network."""
+        """Release the network."""
         del self._network, self._layer

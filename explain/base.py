@@ -1,4 +1,4 @@
-"""The protocol that every explainer keeps."""
+"""The protocol of an explainer, and the names of the methods that it offers."""
 
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -10,31 +10,43 @@ Int64Array = npt.NDArray[np.int64]
 
 MethodName = Literal["gradcam", "gradcam++", "layercam", "hirescam"]
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
-"""What `explain.methods.METHODS` defines; here, so that serving can list them without PyTorch."""
+"""The keys of `explain.methods.METHODS`. They are repeated here so that serving can list them without PyTorch."""
 
 PREDICTED = -1
-"""The target that means: whatever class has the highest logit."""
+"""The target that stands for the class with the highest logit."""
 
 
-class Explanation(NamedTuple):
-    """Of one batch. logits: (N, K) float32. maps: by method, (N, h, w) float32 ≥ 0, not normalised."""
+class ExplainerOutputs(NamedTuple):
+    """What an explainer computes for one batch.
+
+    Attributes:
+        logits: shape (N, K), float32.
+        maps: method name → maps, shape (N, h, w), float32, not negative and not normalised; (h, w) is the target
+            layer's size.
+    """
 
     logits: Float32Array
     maps: dict[str, Float32Array]
 
 
 class Explainer(Protocol):
-    """One model on one device that gives logits and maps. `run` may be called from several threads at once."""
+    """One model on one device that computes logits and maps. Several threads may call `run` at once."""
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu`, `cuda:0`, `mps`."""
+        """The device that computes: `cpu`, `cuda:0` or `mps`."""
         ...
 
-    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> Explanation:
-        """Explain a batch, (N, 3, h, w) float32, each item for its own target class, (N,) int64, or `PREDICTED`."""
+    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
+        """Compute the logits of a batch and one map for each item and method.
+
+        Args:
+            batch: transformed pictures, shape (N, 3, h, w), float32.
+            targets: the class that each item is explained for, or `PREDICTED`; shape (N,), int64.
+            methods: names out of `METHOD_NAMES`.
+        """
         ...
 
     def close(self) -> None:
-        """Release what it holds; `run` must not be called afterwards."""
+        """Release the model; `run` must not be called afterwards."""
         ...

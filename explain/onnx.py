@@ -1,19 +1,19 @@
-"""The compiled explain graph in ONNX Runtime on the CPU."""
+"""An explainer that runs the compiled explain graph in ONNX Runtime on the CPU."""
 
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from explain.base import Explanation, Float32Array, Int64Array
+from explain.base import ExplainerOutputs, Float32Array, Int64Array
 
 
 class OnnxExplainer:
-    """One explain graph: inputs `image` and `target`, outputs `logits` and a map for each method.
+    """Runs one explain graph, with inputs `image` and `target`, and outputs `logits` and one map for each method.
 
     Args:
-        graph: the .onnx file; external weights lie beside it.
-        threads: threads a run uses, the caller's own among them.
+        graph: the .onnx file; its external weights lie beside it.
+        threads: how many threads a run uses, including the caller's own.
     """
 
     device = "cpu"
@@ -27,11 +27,11 @@ class OnnxExplainer:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
-    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> Explanation:
-        """Explain one batch; see `explain.base.Explainer`."""
-        wanted = sorted(methods)
-        logits, *maps = self._session.run(["logits", *wanted], {"image": batch, "target": targets})
-        return Explanation(np.asarray(logits), dict(zip(wanted, map(np.asarray, maps), strict=True)))
+    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
+        """Explain one batch, as `explain.base.Explainer.run` describes."""
+        names = sorted(methods)
+        logits, *maps = self._session.run(["logits", *names], {"image": batch, "target": targets})
+        return ExplainerOutputs(np.asarray(logits), dict(zip(names, map(np.asarray, maps), strict=True)))
 
     def close(self) -> None:
         """Release the session and its memory."""

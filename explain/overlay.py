@@ -1,4 +1,4 @@
-"""map → picture: the heatmap at the size wanted, and the overlay on the image."""
+"""From a map to a picture: the heatmap at a chosen size, its overlay on the image, and PNG encoding."""
 
 from typing import Literal
 
@@ -10,10 +10,12 @@ from explain.base import Float32Array
 
 UInt8Array = npt.NDArray[np.uint8]
 Output = Literal["overlay", "heatmap", "map"]
-OUTPUTS = ("overlay", "heatmap", "map")
 
 COLOURS = cv2.COLORMAP_INFERNO
-"""Perceptually uniform, from black through red to pale yellow: equal steps look equal, also to the colour-blind."""
+"""A perceptually uniform colour map, from black through red to pale yellow.
+
+Equal steps of the heatmap look equal, also to colour-blind readers.
+"""
 
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, 0, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_SUB)
 
@@ -22,11 +24,11 @@ def heatmap(cam: Float32Array, size: tuple[int, int]) -> Float32Array:
     """Stretch a map to a size and scale it to [0, 1] by its maximum there.
 
     Args:
-        cam: shape (h, w), float32 ≥ 0; zero everywhere stays zero.
+        cam: shape (h, w), float32, not negative; a map of zeros stays zero.
         size: (height, width) in pixels.
 
     Returns:
-        Shape (height, width), float32 in [0, 1]; cubic interpolation, area where a side shrinks.
+        Shape (height, width), float32 in [0, 1], interpolated cubically, or by area where a side shrinks.
     """
     kernel = cv2.INTER_AREA if size[0] < cam.shape[0] or size[1] < cam.shape[1] else cv2.INTER_CUBIC
     stretched = np.maximum(cv2.resize(cam.astype(np.float32), (size[1], size[0]), interpolation=kernel), 0.0)
@@ -35,7 +37,7 @@ def heatmap(cam: Float32Array, size: tuple[int, int]) -> Float32Array:
 
 
 def overlay(image: UInt8Array, heat: Float32Array, alpha: float) -> UInt8Array:
-    """Lay a heatmap over a picture; where the model did not look, the picture stays as it is.
+    """Lay a heatmap over a picture; where the heatmap is 0, the picture stays as it is.
 
     Args:
         image: RGB, shape (H, W, 3), uint8.
@@ -51,12 +53,21 @@ def overlay(image: UInt8Array, heat: Float32Array, alpha: float) -> UInt8Array:
 
 
 def grey(heat: Float32Array) -> UInt8Array:
-    """A heatmap in [0, 1] as grey levels, uint8."""
+    """Return a heatmap in [0, 1] as grey levels in [0, 255], uint8."""
     return np.asarray(cv2.convertScaleAbs(heat, alpha=255.0), np.uint8)
 
 
 def png(picture: UInt8Array) -> bytes:
-    """Encode grey (H, W) or RGB (H, W, 3), uint8; as quick as OpenCV's own settings and 30 % smaller on an overlay."""
+    """Encode a picture as PNG.
+
+    The settings are as quick as OpenCV's own, and an overlay's file is 30 % smaller.
+
+    Args:
+        picture: grey (H, W) or RGB (H, W, 3), uint8.
+
+    Raises:
+        ValueError: OpenCV cannot encode an array of this shape.
+    """
     if picture.ndim == 3:
         picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8)
     written, data = cv2.imencode(".png", picture, _PNG)

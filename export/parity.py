@@ -1,7 +1,9 @@
-"""The parity gate: what is served gives what the reference gave, on goldens and random inputs, alone and in batches."""
+"""The parity check: what would be served is compared with a reference, on goldens and random inputs.
+
+Both are run alone and in batches. A difference in what clients would see keeps a model from being imported.
+"""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +11,30 @@ from typing import Any
 import numpy as np
 
 from backends.base import Backend, Batch, Logits
-from errors import InvalidInput, StoreError
+from errors import StoreError
 from models.card import Card, ImageCard
 from models.package import PARITY
-from postprocessing.interpret import called, difference
+from postprocessing.comparison import decision, difference
 from preprocessing.rows import transform_rows
-from serving.pipeline import line_of
 
 LIMIT = 1e-4
-"""Largest |Δ| between reference and served graph, in probability (a detector: in squared error); more is refused."""
-RANDOM, BATCHES = 16, (1, 8)
+"""Largest |Δ| between reference and served graph, in probability (of a detector: in squared error)."""
+RANDOM_INPUTS, BATCH_SIZES = 16, (1, 8)
 
 
 @dataclass(frozen=True)
-class Parity:
-    """What the gate measured.
+class ParityReport:
+    """What the parity check measured, as it is written into the package.
 
-    largest_difference: see `postprocessing.interpret.difference`. label_flips: inputs that are called another label.
+    Attributes:
+        reference: what computed the reference outputs.
+        served: the backend that was compared with it.
+        inputs: number of inputs.
+        batches: the batch sizes in which each input was run.
+        largest_difference: as of `postprocessing.comparison.difference`.
+        label_flips: number of inputs for which backend and reference give different labels.
+        limit: the largest difference that passes.
+        checkpoint: metadata of the checkpoint that the weights came from.
     """
 
     reference: str
@@ -37,74 +46,67 @@ class Parity:
     limit: float = LIMIT
     checkpoint: dict[str, Any] | None = None
 
+    def write(self, package: Path) -> None:
+        """Write the report into a package."""
+        (package / PARITY).write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n", "utf-8")
 
-def random_inputs(card: Card, count: int = RANDOM, seed: int = 0) -> Batch:
-    """Transformed inputs of no data set, (count, …) float32: normal noise, or rows from anywhere in their range."""
+
+def random_inputs(card: Card, count: int = RANDOM_INPUTS, seed: int = 0) -> Batch:
+    """Return transformed inputs that belong to no data set, (count, …) float32.
+
+    For pictures they are normal noise, for rows values drawn uniformly from the range of each feature.
+    """
     rng = np.random.default_rng(seed)
     if isinstance(card, ImageCard):
         return rng.standard_normal((count, 3, *card.input.size)).astype(np.float32)
-    low, high = ([getattr(each, end) for each in card.input.features] for end in ("low", "high"))
-    return transform_rows(rng.uniform(low, high, (count, len(low))), card.input)
+    features = card.input.features
+    low, high = [feature.low for feature in features], [feature.high for feature in features]
+    return transform_rows(rng.uniform(low, high, (count, len(features))), card.input)
 
 
-def golden_batch(card: Card, inputs: Sequence[tuple[str, bytes]]) -> Batch:
-    """Golden inputs, transformed as a client's would be.
-
-    Raises:
-        StoreError: the card refuses one.
-    """
-    line, admitted = line_of(card), []
-    for name, data in inputs:
-        try:
-            admitted.append(line.admit(line.golden(data)))
-            line.check(admitted[-1])
-        except InvalidInput as error:
-            raise StoreError(f"{card.name}: its card refuses the golden input {name}: {error}") from error
-    return line.batch(admitted)
+def run_in_batches(backend: Backend, inputs: Batch, size: int) -> Logits:
+    """Return the outputs (N, K) float32 of inputs (N, …) that are run `size` at a time."""
+    starts = range(0, len(inputs), size)
+    return np.concatenate([backend.run(inputs[start : start + size]).logits for start in starts])
 
 
-def check(
+def label_flips(outputs: Logits, reference: Logits, card: Card) -> list[int]:
+    """Return the indices of the items to which outputs and reference, (N, K) float32 each, give different labels."""
+    pairs = zip(outputs, reference, strict=True)
+    return [index for index, (row, expected) in enumerate(pairs) if decision(row, card) != decision(expected, card)]
+
+
+def check_parity(
     card: Card,
     inputs: Batch,
     reference: Logits,
     backend: Backend,
     *,
-    named: str,
+    reference_name: str,
     goldens: int = 0,
-    limit: float = LIMIT,
-) -> Parity:
+) -> ParityReport:
     """Compare a backend with the reference outputs.
 
     Args:
         card: says what clients will see of the outputs.
         inputs: (N, …) float32.
-        reference: (N, K) float32, what they should give.
+        reference: (N, K) float32, what the backend should give for them.
         backend: what is to be served.
-        named: what computed the reference.
-        goldens: how many of the inputs, the first, are golden: there no label may be another.
-        limit: largest difference that passes.
+        reference_name: what computed the reference.
+        goldens: number of the inputs that are goldens, which come first and whose labels must not differ.
 
     Raises:
-        StoreError: too large a difference, or another label for a golden.
+        StoreError: the outputs differ by more than `LIMIT`, or a golden gets another label.
     """
-    worst, flips = 0.0, set[int]()
-    for size in BATCHES:
-        outputs = np.concatenate([backend.run(inputs[at : at + size]).logits for at in range(0, len(inputs), size)])
-        away = difference(outputs, reference, card).max(axis=1)
-        worst = max(worst, float(away.max()))
-        pairs = zip(outputs, reference, strict=True)
-        flips |= {place for place, (got, wanted) in enumerate(pairs) if called(got, card) != called(wanted, card)}
-    served = f"{type(backend).__name__} ({backend.device})"
-    found = Parity(named, served, len(inputs), BATCHES, worst, len(flips), limit)
-    flipped = sorted(place for place in flips if place < goldens)
-    if not worst <= limit or flipped:
+    largest, flips = 0.0, set[int]()
+    for size in BATCH_SIZES:
+        outputs = run_in_batches(backend, inputs, size)
+        largest = max(largest, float(difference(outputs, reference, card).max()))
+        flips |= set(label_flips(outputs, reference, card))
+    if not largest <= LIMIT or any(index < goldens for index in flips):
         raise StoreError(
-            f"{card.name}: what would be served differs from {named} by {worst:.2e} (limit {limit:g}), "
-            f"with {len(flips)} of {len(inputs)} labels another. Nothing was imported."
+            f"{card.name}: what would be served differs from {reference_name} by {largest:.2e} (limit {LIMIT:g}), "
+            f"and {len(flips)} of {len(inputs)} labels differ. Nothing was imported."
         )
-    return found
-
-
-def write(found: Parity, package: Path) -> None:
-    """Put the report into a package."""
-    (package / PARITY).write_text(json.dumps(asdict(found), indent=1, allow_nan=False) + "\n", "utf-8")
+    served = f"{type(backend).__name__} ({backend.device})"
+    return ParityReport(reference_name, served, len(inputs), BATCH_SIZES, largest, len(flips))

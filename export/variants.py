@@ -1,7 +1,8 @@
-"""A model's package → a variant of it, behind a gate of its own. Needs the `torch` extra.
+"""Making a variant of a model's package: lower precision or an early exit. Needs the `torch` extra.
 
-Only `predict.onnx` is another one: of lower precision, and then it holds its weights inside itself, or with an early
-exit. The weights and the explain graph beside it stay as they are, and the goldens keep the plain graph's references.
+Only `predict.onnx` is another file than in the plain package: a graph of lower precision, which holds its weights
+inside itself, or one with an early exit. The weights and the explain graph stay as they are, and the goldens keep the
+plain graph's references.
 """
 
 import logging
@@ -24,119 +25,110 @@ from rich.progress import Progress
 from backends.base import Batch
 from backends.onnx import EarlyExitBackend, OnnxBackend
 from errors import StoreError
-from export.early_exit import with_exit
-from export.labelled import Items, Labelled, Split
-from export.parity import golden_batch, random_inputs
-from export.variant_gate import Side, Variant, measure, write
+from export.early_exit import early_exit_graph
+from export.labelled_data import LabelledBatch, LabelledData, LabelledDataSource, Split
+from export.parity import random_inputs
+from export.variant_comparison import ComparedModel, compare_with_fp32
+from export.variant_report import VariantReport
 from models.card import Card, ImageCard, RowCard, read_card
-from models.goldens import golden_inputs, loosen, read_goldens
-from models.package import EARLY_EXIT, EXIT, EXPLANATIONS, GRAPH, PARITY, WEIGHTS, Kind, files_of
-from models.registry import source_of
+from models.goldens import golden_inputs, mark_as_variant, read_goldens
+from models.package import EARLY_EXIT_VARIANT, EXIT, EXPLANATIONS, GRAPH, PARITY, WEIGHTS, VariantName, file_digests
+from serving.self_check import golden_batch
 
-ITEMS_OF_PICTURES, ITEMS_OF_ROWS = 512, 20_000
-"""Labelled items that AUC is taken on; with fewer, a fall of 0.002 would be chance."""
-CALIBRATING = 4
-"""A quarter as many others calibrate int8."""
-QUANTISED = ["Conv", "Gemm", "MatMul"]
-"""Operators that int8 is for. With every one that ONNX Runtime can quantise, kidney-stone's goldens came out 0.038 away
-instead of 0.027, and AUC on 96 phantoms fell by 0.0013 instead of 0.0002."""
+LABELLED_PICTURES, LABELLED_ROWS = 512, 20_000
+"""Number of labelled items that the AUC is measured on; with fewer, a fall of 0.002 would be chance."""
+CALIBRATION_SHARE = 4
+"""int8 is calibrated on other labelled items, a quarter as many."""
+QUANTISED_OPERATORS = ["Conv", "Gemm", "MatMul"]
+"""Operators that int8 replaces. When every operator that ONNX Runtime can quantise was replaced, kidney-stone's goldens
+differed by 0.038 instead of 0.027, and the AUC on 96 phantoms fell by 0.0013 instead of 0.0002."""
 
 
-def make(package: Path, kind: Kind, made: Path) -> Variant:
-    """Write the variant of a package that passes the gate of `export.variant_gate`.
+def make_variant(package: Path, variant: VariantName, folder: Path, source: LabelledDataSource | None) -> VariantReport:
+    """Write the package of a variant, unless it is worse than fp32; see `export.variant_comparison`.
 
     Args:
-        package: the folder of the plain package; read only.
-        kind: `int8`: static quantisation, calibrated on the goldens and, where the model has them, on labelled items;
-            `fp16`: every weight and operation halved, inputs and outputs still float32; `early-exit`: the head in
+        package: the folder of the plain package; it is only read.
+        variant: `int8` is static quantisation, calibrated on the goldens and on labelled items if there are any; `fp16`
+            halves every weight and operation, while inputs and outputs stay float32; with `early-exit` the head in
             `exit.safetensors` answers what the card calls clear.
-        made: the folder to write into; made if it is not there.
+        folder: where to write; it is created if it does not exist.
+        source: the model's labelled data, if it has any.
 
     Raises:
-        StoreError: the graph cannot be made, or the variant breaks the gate; the message says how.
+        StoreError: the graph cannot be made, or it is worse than fp32; the message says in what.
     """
     card = read_card(package / "card.toml")
-    items = ITEMS_OF_PICTURES if isinstance(card, ImageCard) else ITEMS_OF_ROWS
-    for name in (*files_of(package), EXPLANATIONS, PARITY):
+    items = LABELLED_PICTURES if isinstance(card, ImageCard) else LABELLED_ROWS
+    for name in (*file_digests(package), EXPLANATIONS, PARITY):
         if name != GRAPH and (package / name).exists():
-            (made / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(package / name, made / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(package / name, folder / name)
+    is_early_exit = variant == EARLY_EXIT_VARIANT
     try:
-        if kind == EARLY_EXIT:
-            (made / GRAPH).write_bytes(with_exit(card, package).SerializeToString(deterministic=True))
+        if variant == EARLY_EXIT_VARIANT:
+            (folder / GRAPH).write_bytes(early_exit_graph(card, package).SerializeToString(deterministic=True))
         else:
-            _lower(package, kind, made, card, items // CALIBRATING)
-        backend = (EarlyExitBackend if kind == EARLY_EXIT else OnnxBackend)(made / GRAPH)
+            calibration = _calibration_inputs(card, package, source, items // CALIBRATION_SHARE)
+            _write_lower_precision_graph(package / GRAPH, variant, folder / GRAPH, card, calibration)
+        backend = (EarlyExitBackend if is_early_exit else OnnxBackend)(folder / GRAPH)
     except (StoreError, ImportError):
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise StoreError(f"{card.name} cannot be made {kind} ({reason}). Keep fp32.") from error
+        raise StoreError(f"{card.name} cannot be made {variant} ({reason}). Keep fp32.") from error
     goldens, _ = read_goldens(package)
-    plain = Side(OnnxBackend(package / GRAPH), _bytes(package, package / WEIGHTS))
-    validating = labelled_of(card, "validate", items)
-    beside = (made / WEIGHTS, made / EXIT) if kind == EARLY_EXIT else ()
-    found = measure(card, kind, goldens, validating, plain, Side(backend, _bytes(made, *beside)))
-    loosen(made, found.tolerance, kind)
-    write(found, made)
-    return found
+    labelled_data = _labelled_data(card, source, "validate", items)
+    fp32 = ComparedModel(OnnxBackend(package / GRAPH), _total_size(package / GRAPH, package / WEIGHTS))
+    needed = (folder / WEIGHTS, folder / EXIT) if is_early_exit else ()
+    lowered = ComparedModel(backend, _total_size(folder / GRAPH, *needed))
+    report = compare_with_fp32(card, variant, goldens, labelled_data, fp32, lowered)
+    mark_as_variant(folder, variant, report.tolerance)
+    report.write(folder)
+    return report
 
 
-def _bytes(package: Path, *weights: Path) -> int:
-    return sum(each.stat().st_size for each in (package / GRAPH, *weights) if each.exists())
+def _total_size(*files: Path) -> int:
+    return sum(path.stat().st_size for path in files if path.exists())
 
 
-def _lower(package: Path, precision: Literal["fp16", "int8"], made: Path, card: Card, calibrating: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")  # fp16 says of every weight that it is clipped; the gate says if it matters
-        prepared = _prepared(package / GRAPH, Path(folder))
+def _write_lower_precision_graph(
+    graph: Path, precision: Literal["fp16", "int8"], target: Path, card: Card, calibration: Iterator[Batch]
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), _quiet_root_logger():
+        warnings.simplefilter("ignore")  # fp16 warns of every weight that is clipped; the comparison shows the effect
+        prepared = _prepare_graph(graph, Path(scratch))
         if precision == "int8":
-            _quantise(prepared, made / GRAPH, card, package, calibrating)
+            _quantise(prepared, target, calibration)
         else:
             halved = convert_float_to_float16(onnx.load(prepared), keep_io_types=True)
-            (made / GRAPH).write_bytes(halved.SerializeToString(deterministic=True))
-    if not _is_lowered(onnx.load(made / GRAPH)):
+            target.write_bytes(halved.SerializeToString(deterministic=True))
+    lowered = onnx.load(target).graph
+    if not (
+        any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in lowered.initializer)
+        or any(node.op_type == "QuantizeLinear" for node in lowered.node)
+    ):
         raise StoreError(f"{card.name}: there is nothing in its graph that {precision} could be made of. Keep fp32.")
 
 
-def _is_lowered(model: onnx.ModelProto) -> bool:
-    halves = any(each.data_type == onnx.TensorProto.FLOAT16 for each in model.graph.initializer)
-    return halves or any(node.op_type == "QuantizeLinear" for node in model.graph.node)
-
-
-def labelled_of(card: Card, split: Split, items: int) -> Labelled | None:
-    """So many labelled items of a model, with a progress bar in a terminal; None where it has none."""
-    source = source_of(card)
-    drawn = source.labelled(card, split, items) if source else None
-    return Labelled(source.NAME, source.POSITIVE, _shown(drawn, split, items)) if source and drawn else None
-
-
-def _shown(drawn: Iterator[Items], task: str, total: int) -> Iterator[Items]:
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
-        bar = progress.add_task(task, total=total)
-        for each in drawn:
-            yield each
-            progress.advance(bar, len(each.labels))
-
-
-def _prepared(graph: Path, folder: Path) -> Path:
-    """The graph with its weights inside, batch norms folded and shapes inferred; a file in `folder`."""
-    whole, prepared = folder / "whole.onnx", folder / "prepared.onnx"
+def _prepare_graph(graph: Path, scratch: Path) -> Path:
+    """Write the graph with its weights inside, batch norms folded and shapes inferred; return its path in `scratch`."""
+    whole, prepared = scratch / "whole.onnx", scratch / "prepared.onnx"
     whole.write_bytes(onnx.load(graph).SerializeToString(deterministic=True))
     quant_pre_process(whole, prepared, skip_symbolic_shape=True)
     return prepared
 
 
-def _quantise(prepared: Path, graph: Path, card: Card, package: Path, items: int) -> None:
-    """Write the int8 graph, calibrated on the goldens and so many labelled items.
+def _quantise(prepared: Path, target: Path, calibration: Iterator[Batch]) -> None:
+    """Write the int8 graph.
 
     Weights get 7 bits (`reduce_range`): on CPUs without VNNI, 16 bits hold the sum of two products, and saturate.
     """
     quantize_static(
         prepared,
-        graph,
-        _Reader(onnx.load(prepared).graph.input[0].name, _calibrating(card, package, items)),
-        op_types_to_quantize=QUANTISED,
+        target,
+        _CalibrationReader(onnx.load(prepared).graph.input[0].name, calibration),
+        op_types_to_quantize=QUANTISED_OPERATORS,
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         reduce_range=True,
@@ -145,35 +137,50 @@ def _quantise(prepared: Path, graph: Path, card: Card, package: Path, items: int
     )
 
 
-def _calibrating(card: Card, package: Path, items: int) -> Iterator[Batch]:
-    """One at a time, since a graph's batch may be fixed at 1.
+def _calibration_inputs(card: Card, package: Path, source: LabelledDataSource | None, items: int) -> Iterator[Batch]:
+    """Yield inputs to calibrate on, one at a time, since a graph's batch may be fixed at 1.
 
-    Rows of a model without labelled data come from anywhere in their range, other ones than the gate looks at.
+    Without labelled data, rows are drawn from the ranges of the features, other ones than the comparison uses.
     """
-    goldens = golden_batch(card, golden_inputs(package))
-    yield from goldens[:, None]
-    if labelled := labelled_of(card, "calibrate", items):
-        for each in labelled.items:
-            yield from each.inputs[:, None]
+    yield from golden_batch(card, golden_inputs(package))[:, None]
+    if labelled_data := _labelled_data(card, source, "calibrate", items):
+        for batch in labelled_data.batches:
+            yield from batch.inputs[:, None]
     elif isinstance(card, RowCard):
         yield from random_inputs(card, items, seed=1)[:, None]
 
 
-class _Reader:
-    """What ONNX Runtime's calibration takes its inputs from."""
+def _labelled_data(card: Card, source: LabelledDataSource | None, split: Split, items: int) -> LabelledData | None:
+    batches = source.labelled(card, split, items) if source else None
+    if source is None or batches is None:
+        return None
+    return LabelledData(source.NAME, source.POSITIVE, _with_progress_bar(batches, split, items))
 
-    def __init__(self, name: str, batches: Iterator[Batch]) -> None:
-        self._name, self._batches = name, batches
+
+def _with_progress_bar(batches: Iterator[LabelledBatch], task: str, total: int) -> Iterator[LabelledBatch]:
+    """Yield the batches, and show how far they are in a terminal."""
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+        bar = progress.add_task(task, total=total)
+        for batch in batches:
+            yield batch
+            progress.advance(bar, len(batch.labels))
+
+
+class _CalibrationReader:
+    """What ONNX Runtime's calibration reads its inputs from."""
+
+    def __init__(self, input_name: str, batches: Iterator[Batch]) -> None:
+        self._input_name, self._batches = input_name, batches
 
     def get_next(self) -> dict[str, Batch] | None:
-        """One input, by name; None after the last."""
+        """Return the next input by its name; None after the last."""
         batch = next(self._batches, None)
-        return None if batch is None else {self._name: batch}
+        return None if batch is None else {self._input_name: batch}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the root logger, which the quantiser tells its steps, to errors."""
+def _quiet_root_logger() -> Iterator[None]:
+    """Keep the quantiser, which logs its steps to the root logger, to errors."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -1,17 +1,16 @@
 """`make bench-explain`: what an explanation costs beside a prediction, in the same run. Needs PyTorch.
 
-The graph: one thread, by batch size, for the card's layer and for the last block, and PyTorch's autograd beside them.
-The service: explanations a second, overlay and PNG included, over predictions a second; and how a prediction's
-latency stands a flood of explanations.
+The graph is timed on one thread, by batch size, for the card's layer and for the last block, with PyTorch's autograd
+beside them. Of the service, explanations a second, overlay and PNG included, are compared with predictions a second,
+and the latency of predictions during a flood of explanations with that of predictions alone.
 """
 
-import http.client
 import shutil
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -24,10 +23,12 @@ from backends.onnx import OnnxBackend
 from explain.autograd import AutogradExplainer
 from explain.base import Explainer, Float32Array
 from explain.onnx import OnnxExplainer
-from export.onnx import export_explain
-from loadtests.bench import MODEL, payloads, served
-from loadtests.server import ROOT, bentoml_serve, free_port, running
-from models.card import Explain, ImageCard, read_image_card
+from export.onnx import export_explain_graph
+from loadtests.bench import MODEL, phantoms
+from loadtests.clients import Call, post_images, served_rate
+from loadtests.figures import measurement_options, median_and_range, ratios
+from loadtests.server import EXPLAINER_LOADS_S, free_port, serving
+from models.card import Explain, ImageCard
 from models.checkpoint import load_network, read_checkpoint
 from models.package import WEIGHTS, StoredModel
 from models.store import find
@@ -35,106 +36,102 @@ from preprocessing.decode import decode
 from preprocessing.transform import transform
 from runners.machine import conditions
 
-LAST = "backbone.blocks.6"
+LAST_BLOCK = "backbone.blocks.6"
 
 
-def graphs(stored: StoredModel, tensors: Float32Array, rounds: int) -> list[str]:
-    """Lines: time of an explanation over that of a prediction, single-threaded, taking turns."""
-    card = stored.card
-    if not isinstance(card, ImageCard) or card.explain is None:
+def time_graphs(stored: StoredModel, card: ImageCard, tensors: Float32Array, rounds: int) -> list[str]:
+    """Time explanations and predictions by turns, single-threaded; return a line to print for each.
+
+    Args:
+        stored: the model.
+        card: its card.
+        tensors: shape (N, 3, H, W), N at least 8.
+        rounds: how many times each is run.
+
+    Raises:
+        click.ClickException: the model has no explanations.
+    """
+    if card.explain is None:
         raise click.ClickException(f"{stored.tag} has no explanations")
     torch.set_num_threads(1)
     network = load_network(card, read_checkpoint(stored.path / WEIGHTS).weights)
-    predict = OnnxBackend(stored.graph)
-    method = frozenset({card.explain.method})
+    backend, methods = OnnxBackend(stored.graph), frozenset({card.explain.method})
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(stored.path / WEIGHTS, Path(folder) / WEIGHTS)  # ONNX Runtime follows no link out of a folder
         explainers: dict[str, Explainer] = {}
-        for layer in (card.explain.layer, LAST):
+        for layer in (card.explain.layer, LAST_BLOCK):
             at_layer = card.model_copy(update={"explain": Explain(layer=layer, method=card.explain.method)})
-            export_explain(at_layer, network, Path(folder), tensors[:2])
+            export_explain_graph(at_layer, network, Path(folder), tensors[:2])
             explainers[f"compiled, {layer}"] = OnnxExplainer(Path(folder) / "explain.onnx")
             explainers[f"autograd, {layer}"] = AutogradExplainer(network, layer)
-        for batch in (1, 8):
-            few, targets = tensors[:batch], np.full(batch, -1, np.int64)
-            works: dict[str, Callable[[], object]] = {"prediction": lambda few=few: predict.run(few)}  # type: ignore[misc]
-            for name, explainer in explainers.items():
-                works[name] = lambda explainer=explainer, few=few, targets=targets: explainer.run(  # type: ignore[misc]
-                    few, targets, method
-                )
-            times: dict[str, list[float]] = {name: [] for name in works}
-            for turn in tqdm(range(rounds + 1), desc=f"batch {batch}"):
-                for name, work in works.items():
+        for size in (1, 8):
+            batch, targets = tensors[:size], np.full(size, -1, np.int64)
+            calls: dict[str, Call] = {"prediction": partial(backend.run, batch)}
+            calls |= {name: partial(explainer.run, batch, targets, methods) for name, explainer in explainers.items()}
+            times_s: dict[str, list[float]] = {name: [] for name in calls}
+            for turn in tqdm(range(rounds + 1), desc=f"batch {size}"):
+                for name, call in calls.items():
                     started = time.perf_counter()
-                    work()
+                    call()
                     if turn:
-                        times[name].append(time.perf_counter() - started)
-            for name, each in times.items():
-                ratios = [a / b for a, b in zip(each, times["prediction"], strict=True)]
-                milliseconds = statistics.median(each) * 1e3 / batch
-                cost = statistics.median(ratios)
-                lines.append(f"batch {batch}: {name:<32} {milliseconds:6.1f} ms an image, {cost:.2f} predictions")
+                        times_s[name].append(time.perf_counter() - started)
+            for name, values in times_s.items():
+                milliseconds = statistics.median(values) * 1e3 / size
+                cost = statistics.median(ratios(values, times_s["prediction"]))
+                lines.append(f"batch {size}: {name:<32} {milliseconds:6.1f} ms an image, {cost:.2f} predictions")
     return lines
 
 
-def latency_ms(port: int, image: bytes, seconds: float) -> float:
-    """Median latency of one client's predictions."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    times, ends = [], time.perf_counter() + seconds
-    while time.perf_counter() < ends:
-        started = time.perf_counter()
-        connection.request("POST", "/predict", image, {"Content-Type": "image/jpeg"})
-        response = connection.getresponse()
-        response.read()
-        if response.status != 200:
-            raise RuntimeError(f"a prediction got {response.status}")
-        times.append(time.perf_counter() - started)
-    connection.close()
-    return statistics.median(times) * 1e3
+def lone_latency_ms(port: int, image: bytes, seconds: float) -> float:
+    """Return the median latency of one client's predictions."""
+    return statistics.median(post_images(port, [image], 1, seconds).latencies_s) * 1e3
 
 
-def flooded_ms(port: int, images: list[bytes], seconds: float) -> float:
-    """The same while 16 clients ask for explanations without a pause."""
-    flood = threading.Thread(target=served, args=(port, images, 16, seconds + 6, "/explain"))
+def flooded_latency_ms(port: int, images: list[bytes], seconds: float) -> float:
+    """Return the same while 16 clients ask for explanations without a pause."""
+    flood = threading.Thread(target=served_rate, args=(port, images, 16, seconds + 6, "/explain"))
     flood.start()
     time.sleep(4)  # the clients' process has to start
-    latency = latency_ms(port, images[0], seconds)
+    latency_ms = lone_latency_ms(port, images[0], seconds)
     flood.join()
-    return latency
+    return latency_ms
 
 
 @click.command()
-@click.option("--seconds", default=8.0, show_default=True, help="Length of one measurement of the service.")
-@click.option("--rounds", default=3, show_default=True, help="Rounds of the service; medians are printed.")
+@measurement_options(seconds=8.0, rounds=3)
 @click.option("--turns", default=20, show_default=True, help="Runs of each graph.")
 def bench(seconds: float, rounds: int, turns: int) -> None:
     """Explanations over predictions: the graph's time, the service's rate, the latency of predictions in a flood."""
     cv2.setNumThreads(1)
-    images, port, stored = payloads(), free_port(), find(MODEL)
-    card = read_image_card(stored.path / "card.toml")
-    tensors = np.stack([transform(decode(data, card.limits), card.input).tensor for data in images])
-    lines = graphs(stored, tensors, turns)
+    images, port, stored = phantoms(), free_port(), find(MODEL)
+    card = stored.card
+    if not isinstance(card, ImageCard):
+        raise click.ClickException(f"{stored.tag} takes no pictures")
+    tensors = np.stack([transform(decode(image, card.limits), card.input).tensor for image in images])
+    lines = time_graphs(stored, card, tensors, turns)
     rates: dict[str, list[float]] = {"/predict": [], "/explain": []}
-    alone, flooded = list[float](), list[float]()
-    with running(bentoml_serve(port), ROOT, port, 120):
-        time.sleep(8)  # the Grad-CAM runner loads after the service is ready
-        served(port, images, 16, 3.0, "/explain")
+    alone_ms, flooded_ms = list[float](), list[float]()
+    with serving(port):
+        time.sleep(EXPLAINER_LOADS_S)
+        served_rate(port, images, 16, 3.0, "/explain")
         for _ in tqdm(range(rounds), desc="rounds"):
-            for path, each in rates.items():
-                each.append(served(port, images, 16, seconds, path))
-            alone.append(latency_ms(port, images[0], seconds))
-            flooded.append(flooded_ms(port, images, seconds))
+            for path, values in rates.items():
+                values.append(served_rate(port, images, 16, seconds, path))
+            alone_ms.append(lone_latency_ms(port, images[0], seconds))
+            flooded_ms.append(flooded_latency_ms(port, images, seconds))
     click.echo(conditions())
     click.echo(f"PyTorch {torch.__version__.split('+')[0]}; {stored.tag}; medians")
     for line in lines:
         click.echo(line)
-    for path, each in rates.items():
-        click.echo(f"16 clients, {path}: {statistics.median(each):.1f}/s ({min(each):.1f}-{max(each):.1f})")
-    share = statistics.median(a / b for a, b in zip(rates["/explain"], rates["/predict"], strict=True))
+    for path, values in rates.items():
+        click.echo(f"16 clients, {path}: {median_and_range(values, '/s')}")
+    share = statistics.median(ratios(rates["/explain"], rates["/predict"]))
     click.echo(f"explanations / predictions: {share:.2f}")
-    slower = statistics.median(a / b for a, b in zip(flooded, alone, strict=True))
-    click.echo(f"one client's prediction: {statistics.median(alone):.1f} ms, in a flood of explanations x {slower:.2f}")
+    slower = statistics.median(ratios(flooded_ms, alone_ms))
+    click.echo(
+        f"one client's prediction: {statistics.median(alone_ms):.1f} ms, in a flood of explanations x {slower:.2f}"
+    )
 
 
 if __name__ == "__main__":

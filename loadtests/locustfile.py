@@ -1,8 +1,8 @@
 """Users of a running server, for `locust -f loadtests/locustfile.py --host http://127.0.0.1:3000` and `make loadtest`.
 
-Every answer is compared with what the graph says without a server. Pictures are phantoms drawn from seeds that no
-split of the training uses. `Arrivals` is the open loop: requests come when they come (a Poisson process, at `--rate` a
-second), and latency counts from when one was due, not from when it was sent.
+Every answer is compared with what the graph answers without a server. Pictures are phantoms drawn from seeds that no
+split of the training uses. `Arrivals` is the open loop: requests are due at random (a Poisson process, `--rate` of them
+a second), and latency counts from when a request was due, not from when it was sent.
 """
 
 import json
@@ -19,14 +19,15 @@ import numpy as np
 from geventhttpclient import HTTPClient
 from grpc.experimental import gevent as grpc_gevent
 from locust import FastHttpUser, User, constant, events, task
-from tritonclient.grpc import service_pb2
 
 from backends.onnx import OnnxBackend
-from loadtests.bench import MODEL, payloads
+from loadtests.bench import MODEL, phantoms
+from loadtests.grpc_client import infer_request, model_infer
 from models.card import RowCard
+from models.package import StoredModel
 from models.store import find
-from postprocessing.interpret import softmax
-from serving.pipeline import line_of
+from postprocessing.classification import softmax
+from serving.self_check import golden_batch
 
 ROWS, TOLERANCE = "churn", 1e-4
 PNG = "iVBORw0KGgo"
@@ -36,44 +37,61 @@ grpc_gevent.init_gevent()
 
 
 class Case(NamedTuple):
-    """One request: the encoded picture or the row, and the probability of the last label."""
+    """One request: the encoded picture or the row, and the right probability of the last label."""
 
-    sent: Any
-    wanted: float
+    payload: Any
+    probability: float
 
 
 @cache
 def pictures() -> list[Case]:
-    """Phantoms as JPEG, and P(stone) by the graph alone."""
-    stored = find(MODEL)
-    line, backend = line_of(stored.card), OnnxBackend(stored.graph)
-    return [
-        Case(data, float(softmax(line.outputs(line.run(backend, [line.admit(data)])[0]))[-1])) for data in payloads()
-    ]
+    """Return phantoms as JPEG, with P(stone) by the graph alone."""
+    answer = _last_probability_by_graph(find(MODEL))
+    return [Case(image, answer(image)) for image in phantoms()]
 
 
 @cache
 def rows(count: int = 32) -> list[Case]:
-    """Rows from anywhere in the features' ranges, and the probability of the last label."""
+    """Return rows drawn uniformly from the features' ranges, with the probability of the last label.
+
+    Raises:
+        TypeError: the model takes no rows.
+    """
     stored, rng = find(ROWS), np.random.default_rng(0)
     if not isinstance(stored.card, RowCard):
         raise TypeError(f"{ROWS} takes no rows")
-    line, backend, found = line_of(stored.card), OnnxBackend(stored.graph), []
-    for _ in range(count):
-        row = {each.name: float(rng.uniform(each.low, each.high)) for each in stored.card.input.features}
-        outputs = line.outputs(line.run(backend, [line.admit([row])])[0])
-        found.append(Case(row, float(softmax(outputs)[-1])))
-    return found
+    answer, features = _last_probability_by_graph(stored), stored.card.input.features
+    drawn = [
+        {feature.name: float(rng.uniform(feature.low, feature.high)) for feature in features} for _ in range(count)
+    ]
+    return [Case(row, answer([row])) for row in drawn]
+
+
+def _last_probability_by_graph(stored: StoredModel) -> Callable[[Any], float]:
+    backend = OnnxBackend(stored.graph)
+
+    def answer(payload: Any) -> float:
+        data = payload if isinstance(payload, bytes) else json.dumps(payload[0]).encode()
+        batch = golden_batch(stored.card, [("a request", data)])
+        return float(softmax(backend.run(batch).logits[0])[-1])
+
+    return answer
 
 
 def last_probability(answer: dict[str, Any]) -> float:
-    """The probability of the last label of a prediction."""
+    """Return the probability of the last label of a prediction."""
     return float(list(answer["probabilities"].values())[-1])
 
 
-def wrong(got: float, case: Case) -> str:
-    """What is wrong with an answer; empty if nothing is."""
-    return "" if abs(got - case.wanted) <= TOLERANCE else f"{got} instead of {case.wanted}"
+def mismatch(probability: float, case: Case) -> str:
+    """Return what is wrong with an answer's probability, an empty string if nothing is."""
+    right = abs(probability - case.probability) <= TOLERANCE
+    return "" if right else f"{probability} instead of {case.probability}"
+
+
+def check_of(case: Case) -> Callable[[dict[str, Any]], str]:
+    """Return the check of one prediction: what is wrong with it, an empty string if nothing is."""
+    return lambda answer: mismatch(last_probability(answer), case)
 
 
 class Http(FastHttpUser):
@@ -82,9 +100,9 @@ class Http(FastHttpUser):
     abstract = True
     wait_time = constant(0)
 
-    def ask(self, name: str, path: str, check: Callable[[dict[str, Any]], str], **what: Any) -> None:
-        """POST, and have the answer checked."""
-        with self.client.post(path, name=name, catch_response=True, **what) as response:
+    def ask(self, name: str, path: str, check: Callable[[dict[str, Any]], str], **request: Any) -> None:
+        """Send a POST request, and report to locust what `check` finds wrong with the answer."""
+        with self.client.post(path, name=name, catch_response=True, **request) as response:
             if response.status_code != 200:
                 response.failure(f"{response.status_code}: {(response.text or '')[:200]}")
             elif problem := check(json.loads(response.text or "{}")):
@@ -100,7 +118,12 @@ class RawUser(Http):
     def predict(self) -> None:
         """Predict."""
         case = random.choice(pictures())
-        self.ask("raw", f"/models/{MODEL}/predict", lambda said: wrong(last_probability(said), case), data=case.sent)
+        self.ask(
+            "raw",
+            f"/models/{MODEL}/predict",
+            check_of(case),
+            data=case.payload,
+        )
 
 
 class FormUser(Http):
@@ -112,8 +135,8 @@ class FormUser(Http):
     def predict(self) -> None:
         """Predict."""
         case = random.choice(pictures())
-        files = {"file": ("ct.jpg", case.sent)}
-        self.ask("form", f"/models/{MODEL}/predict", lambda said: wrong(last_probability(said), case), files=files)
+        files = {"file": ("ct.jpg", case.payload)}
+        self.ask("form", f"/models/{MODEL}/predict", check_of(case), files=files)
 
 
 class BatchUser(Http):
@@ -125,11 +148,12 @@ class BatchUser(Http):
     def predict(self) -> None:
         """Predict."""
         cases = random.sample(pictures(), 4)
-        files = [("files", (f"{place}.jpg", case.sent)) for place, case in enumerate(cases)]
+        files = [("files", (f"{place}.jpg", case.payload)) for place, case in enumerate(cases)]
 
-        def check(said: dict[str, Any]) -> str:
-            pairs = zip(said["predictions"], cases, strict=True)
-            return " ".join(filter(None, (wrong(last_probability(one), case) for one, case in pairs)))
+        def check(answer: dict[str, Any]) -> str:
+            pairs = zip(answer["predictions"], cases, strict=True)
+            problems = (check_of(case)(prediction) for prediction, case in pairs)
+            return " ".join(filter(None, problems))
 
         self.ask("batch of 4", f"/models/{MODEL}/predict/batch", check, files=files)
 
@@ -144,11 +168,11 @@ class ExplainUser(Http):
         """Explain."""
         case = random.choice(pictures())
 
-        def check(said: dict[str, Any]) -> str:
-            drawn = said["gradcam_heatmap"].startswith(PNG)
-            return wrong(last_probability(said), case) if drawn else "the heatmap is no PNG"
+        def check(answer: dict[str, Any]) -> str:
+            is_png = answer["gradcam_heatmap"].startswith(PNG)
+            return check_of(case)(answer) if is_png else "the heatmap is no PNG"
 
-        self.ask("explain", f"/models/{MODEL}/explain", check, data=case.sent)
+        self.ask("explain", f"/models/{MODEL}/explain", check, data=case.payload)
 
 
 class RowUser(Http):
@@ -160,8 +184,8 @@ class RowUser(Http):
     def predict(self) -> None:
         """Predict."""
         case = random.choice(rows())
-        body = {"features": case.sent}
-        self.ask("row", f"/models/{ROWS}/predict", lambda said: wrong(last_probability(said), case), json=body)
+        body = {"features": case.payload}
+        self.ask("row", f"/models/{ROWS}/predict", check_of(case), json=body)
 
 
 class GrpcUser(User):
@@ -172,32 +196,27 @@ class GrpcUser(User):
 
     def on_start(self) -> None:
         """Connect."""
-        channel = grpc.insecure_channel(grpc_address(self.environment), [("grpc.use_local_subchannel_pool", 1)])
-        self.call: Any = channel.unary_unary(
-            "/inference.GRPCInferenceService/ModelInfer",
-            service_pb2.ModelInferRequest.SerializeToString,
-            service_pb2.ModelInferResponse.FromString,
-        )
+        self.infer = model_infer(grpc_address(self.environment))
 
     @task
     def predict(self) -> None:
         """Predict."""
         case = random.choice(pictures())
-        request = service_pb2.ModelInferRequest(model_name=MODEL)
-        request.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(case.sent)
+        request = infer_request(MODEL)
+        request.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(case.payload)
         request.outputs.add(name="probabilities")
         started, problem, size = time.perf_counter(), "", 0
         try:
-            answer = self.call(request, timeout=60)
+            answer = self.infer(request, timeout=60)
             size = len(answer.raw_output_contents[0])
-            problem = wrong(float(np.frombuffer(answer.raw_output_contents[0], "<f4")[-1]), case)
+            problem = mismatch(float(np.frombuffer(answer.raw_output_contents[0], "<f4")[-1]), case)
         except grpc.RpcError as error:
             problem = f"{error.code()}: {error.details()}"
         fire(self.environment, "gRPC", "gRPC", time.perf_counter() - started, size, problem)
 
 
 class Arrivals(User):
-    """The open loop: one picture as the body, whenever the next is due."""
+    """The open loop: one picture as the body, whenever a request is due."""
 
     fixed_count = 1
     rate = 0.0
@@ -205,23 +224,23 @@ class Arrivals(User):
     @task
     def arrive(self) -> None:
         """Send requests until stopped, each from a greenlet of its own."""
-        place, due = urlsplit(str(self.environment.host)), time.perf_counter()
+        address, due = urlsplit(str(self.environment.host)), time.perf_counter()
         client = HTTPClient(
-            place.hostname or "", place.port, concurrency=1024, network_timeout=60, connection_timeout=60
+            address.hostname or "", address.port, concurrency=1024, network_timeout=60, connection_timeout=60
         )
         while True:
             due += random.expovariate(self.rate or self.environment.parsed_options.rate)
             gevent.sleep(max(0.0, due - time.perf_counter()))
-            gevent.spawn(self._one, client, random.choice(pictures()), due)
+            gevent.spawn(self._post, client, random.choice(pictures()), due)
 
-    def _one(self, client: HTTPClient, case: Case, due: float) -> None:
+    def _post(self, client: HTTPClient, case: Case, due: float) -> None:
         size, problem = 0, ""
         try:
-            response = client.post(f"/models/{MODEL}/predict", body=case.sent)
+            response = client.post(f"/models/{MODEL}/predict", body=case.payload)
             body = response.read()
             size = len(body)
             if response.status_code == 200:
-                problem = wrong(last_probability(json.loads(body)), case)
+                problem = mismatch(last_probability(json.loads(body)), case)
             else:
                 problem = f"{response.status_code}: {body[:200]!r}"
         except OSError as error:
@@ -230,17 +249,17 @@ class Arrivals(User):
 
 
 def fire(environment: Any, kind: str, name: str, seconds: float, size: int, problem: str) -> None:
-    """Report a request to locust."""
-    failed = AssertionError(problem) if problem else None
+    """Report a request to locust; `problem` is empty if all was well."""
+    exception = AssertionError(problem) if problem else None
     environment.events.request.fire(
-        request_type=kind, name=name, response_time=seconds * 1e3, response_length=size, exception=failed, context={}
+        request_type=kind, name=name, response_time=seconds * 1e3, response_length=size, exception=exception, context={}
     )
 
 
 def grpc_address(environment: Any) -> str:
-    """Where gRPC listens: `--grpc`, or the host's port 3001."""
-    given = getattr(environment.parsed_options, "grpc", "") if environment.parsed_options else ""
-    return given or f"{urlsplit(str(environment.host)).hostname}:3001"
+    """Return where gRPC listens: `--grpc`, or the host's port 3001."""
+    address = getattr(environment.parsed_options, "grpc", "") if environment.parsed_options else ""
+    return address or f"{urlsplit(str(environment.host)).hostname}:3001"
 
 
 @events.init_command_line_parser.add_listener

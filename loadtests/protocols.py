@@ -4,12 +4,10 @@ Kidney-stone gets one encoded picture, the cheapest model one row as a binary te
 processes, each with a connection of its own, and send the next request when the last is answered.
 """
 
-import http.client
 import json
 import statistics
-import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -17,151 +15,105 @@ import click
 import grpc
 import numpy as np
 from tqdm import tqdm
-from tritonclient.grpc import service_pb2
 
-from api.oip.messages import HEADER
-from loadtests.bench import payloads
-from loadtests.server import ROOT, bentoml_serve, free_port, running
+from api.oip.messages import JSON_LENGTH_HEADER
+from loadtests.bench import MODEL, phantoms
+from loadtests.clients import Call, Calls, HttpClient, call_in_threads
+from loadtests.figures import measurement_options, ratios
+from loadtests.grpc_client import infer_request, model_infer
+from loadtests.server import free_port, serving
 from models.card import RowCard
 from models.store import find
 from runners.machine import conditions
 
-IMAGES, ROWS = "kidney-stone", "churn"
+ROWS = "churn"
 CLIENTS = (1, 16, 64)
 PROCESSES = 2
-"""Of clients; one alone would be the limit with the cheapest model."""
+"""Processes of clients; a single one would be the limit with the cheapest model."""
 
 
 class Load(NamedTuple):
-    """Answers a second, and the median of their latencies in milliseconds."""
+    """Answers a second, and the median of their latencies."""
 
     rate: float
     p50_ms: float
 
 
-def _http(port: int, model: str, payload: bytes) -> Callable[[], None]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    if model == IMAGES:
-        body, headers = payload, {HEADER: "0"}
+def _http_call(port: int, model: str, payload: bytes, _index: int) -> Call:
+    if model == MODEL:
+        body, headers = payload, {JSON_LENGTH_HEADER: "0"}
     else:
         tensor = {"name": "rows", "datatype": "FP32", "shape": [1, len(payload) // 4]}
-        head = json.dumps(
-            {
-                "inputs": [{**tensor, "parameters": {"binary_data_size": len(payload)}}],
-                "parameters": {"binary_data_output": True},
-            }
-        ).encode()
-        body, headers = head + payload, {HEADER: str(len(head))}
-
-    def call() -> None:
-        connection.request("POST", f"/v2/models/{model}/infer", body, headers)
-        response = connection.getresponse()
-        answer = response.read()
-        if response.status != 200:
-            raise RuntimeError(f"{response.status}: {answer[:200]!r}")
-
-    return call
+        message = {
+            "inputs": [{**tensor, "parameters": {"binary_data_size": len(payload)}}],
+            "parameters": {"binary_data_output": True},
+        }
+        head = json.dumps(message).encode()
+        body, headers = head + payload, {JSON_LENGTH_HEADER: str(len(head))}
+    return partial(HttpClient(port).post, f"/v2/models/{model}/infer", body, headers)
 
 
-def _grpc(port: int, model: str, payload: bytes) -> Callable[[], None]:
-    # Without it the threads of a process would share one connection.
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
-    request = service_pb2.ModelInferRequest(model_name=model)
-    if model == IMAGES:
+def _grpc_call(port: int, model: str, payload: bytes, _index: int) -> Call:
+    request = infer_request(model)
+    if model == MODEL:
         request.inputs.add(name="image", datatype="BYTES", shape=[1])
         request.raw_input_contents.append(len(payload).to_bytes(4, "little") + payload)
     else:
         request.inputs.add(name="rows", datatype="FP32", shape=[1, len(payload) // 4])
         request.raw_input_contents.append(payload)
-    remote = channel.unary_unary(
-        "/inference.GRPCInferenceService/ModelInfer",
-        service_pb2.ModelInferRequest.SerializeToString,
-        service_pb2.ModelInferResponse.FromString,
-    )
-
-    def call() -> None:
-        remote(request, timeout=60)
-
-    return call
+    return partial(model_infer(f"127.0.0.1:{port}"), request, timeout=60)
 
 
-WAYS: dict[str, Callable[[int, str, bytes], Callable[[], None]]] = {"HTTP": _http, "gRPC": _grpc}
+NEW_CALL: dict[str, Callable[[int, str, bytes, int], Call]] = {"HTTP": _http_call, "gRPC": _grpc_call}
 
 
-def _threads(
-    way: str, port: int, model: str, payload: bytes, clients: int, seconds: float
-) -> tuple[list[float], float]:
-    """The latencies of every answer, and how long it all took, in seconds."""
-    found: list[list[float]] = [[] for _ in range(clients)]
-    failed: list[BaseException] = []
-    began = time.perf_counter()
-    stop = began + seconds
-
-    def loop(own: list[float]) -> None:
-        try:
-            call = WAYS[way](port, model, payload)
-            while (started := time.perf_counter()) < stop:
-                call()
-                own.append(time.perf_counter() - started)
-        except Exception as error:
-            failed.append(error)
-
-    pool = [threading.Thread(target=loop, args=(each,)) for each in found]
-    for thread in pool:
-        thread.start()
-    for thread in pool:
-        thread.join()
-    if failed:
-        raise RuntimeError(f"{way}, {clients} clients: {failed[0]}")
-    return [latency for each in found for latency in each], time.perf_counter() - began
+def _call(protocol: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Calls:
+    return call_in_threads(partial(NEW_CALL[protocol], port, model, payload), clients, seconds)
 
 
-def load(way: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Load:
-    """Ask with that many clients, from processes of their own."""
+def load(protocol: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Load:
+    """Send one request again and again from so many clients, in processes of their own."""
     processes = min(PROCESSES, clients)
     shares = [clients // processes + (index < clients % processes) for index in range(processes)]
     with get_context("spawn").Pool(processes) as pool:
-        asked = [(way, port, model, payload, share, seconds) for share in shares]
-        done = pool.starmap(_threads, asked, chunksize=1)
-    rate = sum(len(latencies) / took for latencies, took in done)
-    return Load(rate, statistics.median(latency for latencies, _ in done for latency in latencies) * 1e3)
+        arguments = [(protocol, port, model, payload, share, seconds) for share in shares]
+        calls = pool.starmap(_call, arguments, chunksize=1)
+    latencies_s = [latency for own in calls for latency in own.latencies_s]
+    return Load(sum(own.rate for own in calls), statistics.median(latencies_s) * 1e3)
 
 
 @click.command()
-@click.option("--seconds", default=6.0, show_default=True, help="Length of one measurement.")
-@click.option("--rounds", default=3, show_default=True, help="Rounds; medians are printed.")
+@measurement_options(seconds=6.0, rounds=3)
 def bench(seconds: float, rounds: int) -> None:
     """Requests a second and median latency of both protocols, side by side."""
     card = find(ROWS).card
     if not isinstance(card, RowCard):
         raise click.ClickException(f"{ROWS} takes no rows")
-    row = np.array([each.example for each in card.input.features], np.float32).tobytes()
-    port, grpc_port = free_port(), free_port()
-    settings = {"VITRINE_GRPC_PORT": str(grpc_port), "VITRINE_EXPLAIN": "false"}
-    ports, found = {"HTTP": port, "gRPC": grpc_port}, dict[tuple[str, int, str], list[Load]]()
-    with running(bentoml_serve(port), ROOT, port, 120, settings):
-        plan = [(model, clients) for model in (IMAGES, ROWS) for clients in CLIENTS]
-        picture = payloads(1)[0]
-        for way in WAYS:
-            load(way, ports[way], ROWS, row, 4, min(2.0, seconds))
+    row = np.array([feature.example for feature in card.input.features], np.float32).tobytes()
+    payloads = {MODEL: phantoms(1)[0], ROWS: row}
+    ports = {"HTTP": free_port(), "gRPC": free_port()}
+    cases = [(model, clients) for model in payloads for clients in CLIENTS]
+    loads = dict[tuple[str, int, str], list[Load]]()
+    with serving(ports["HTTP"], {"VITRINE_GRPC_PORT": str(ports["gRPC"]), "VITRINE_EXPLAIN": "false"}):
+        for protocol, port in ports.items():
+            load(protocol, port, ROWS, row, 4, min(2.0, seconds))
         for _ in tqdm(range(rounds), desc="rounds"):
-            for model, clients in plan:
-                for way in WAYS:
-                    payload = picture if model == IMAGES else row
-                    one = load(way, ports[way], model, payload, clients, seconds)
-                    found.setdefault((model, clients, way), []).append(one)
+            for model, clients in cases:
+                for protocol, port in ports.items():
+                    measured = load(protocol, port, model, payloads[model], clients, seconds)
+                    loads.setdefault((model, clients, protocol), []).append(measured)
     click.echo(conditions())
     click.echo(f"{rounds} rounds of {seconds:g} s, median; grpcio {grpc.__version__}, {PROCESSES} client processes")
     click.echo(
         f"{'model':>14} {'clients':>8} {'HTTP/s':>9} {'gRPC/s':>9} {'HTTP p50':>10} {'gRPC p50':>10} {'gRPC/HTTP':>10}"
     )
-    for model, clients in plan:
-        over = {way: found[model, clients, way] for way in WAYS}
-        rates = [statistics.median(each.rate for each in over[way]) for way in WAYS]
-        p50s = [statistics.median(each.p50_ms for each in over[way]) for way in WAYS]
-        ratio = statistics.median(b.rate / a.rate for a, b in zip(over["HTTP"], over["gRPC"], strict=True))
-        said = [f"{rate:9.1f}" for rate in rates] + [f"{p50:7.2f} ms" for p50 in p50s]
-        click.echo(f"{model:>14} {clients:>8} {' '.join(said)} {ratio:10.2f}")
+    for model, clients in cases:
+        rates = {protocol: [measured.rate for measured in loads[model, clients, protocol]] for protocol in ports}
+        p50s_ms = [statistics.median(measured.p50_ms for measured in loads[model, clients, name]) for name in ports]
+        cells = [f"{statistics.median(values):9.1f}" for values in rates.values()]
+        cells += [f"{p50_ms:7.2f} ms" for p50_ms in p50s_ms]
+        ratio = statistics.median(ratios(rates["gRPC"], rates["HTTP"]))
+        click.echo(f"{model:>14} {clients:>8} {' '.join(cells)} {ratio:10.2f}")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,35 @@
-"""A Vitrine server of one's own for a measurement: on a free port of the loopback, stopped by its process id."""
+"""A Vitrine server of a measurement's own: on a free port of the loopback, stopped by its process id."""
 
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+from loadtests.processes import Tree, started
 
 ROOT = Path(__file__).resolve().parent.parent
+EXPLAINER_LOADS_S = 8.0
+"""Seconds after the service is ready until its Grad-CAM runner has loaded as well."""
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on just now."""
+    """Return a TCP port that nothing listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_ready(port: int, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """Return once /readyz answers 200; RuntimeError if the process ends or the time runs out first."""
+    """Return once /readyz answers 200.
+
+    Raises:
+        RuntimeError: the process ended, or the time ran out, before the server was ready.
+    """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -34,7 +37,7 @@ def wait_ready(port: int, process: subprocess.Popen[bytes], timeout_s: float) ->
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
                 return
-        except (urllib.error.URLError, OSError, json.JSONDecodeError):
+        except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"not ready after {timeout_s:.0f} s")
 
@@ -42,45 +45,32 @@ def wait_ready(port: int, process: subprocess.Popen[bytes], timeout_s: float) ->
 @contextmanager
 def running(
     command: list[str], cwd: Path, port: int, timeout_s: float, settings: Mapping[str, str] | None = None
-) -> Iterator[tuple[int, float]]:
-    """Run a server command until the block ends; gives its process id and the seconds it took to be ready.
+) -> Iterator[tuple[Tree, float]]:
+    """Run a server command until the block ends; yield its processes and the seconds it took to be ready.
 
     Args:
         command: the server.
         cwd: where to run it.
         port: where it listens.
         timeout_s: how long it may take to be ready.
-        settings: `VITRINE_*` variables beside those of this measurement.
+        settings: `VITRINE_*` variables beside those of every measurement.
     """
-    environment = os.environ | {
+    common = {
         "VITRINE_PORT": str(port),
         "BENTOML_DO_NOT_TRACK": "True",
         "VITRINE_ACCESS_LOG": "false",
         "VITRINE_GRPC_PORT": "0",
-        **(settings or {}),
     }
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_ready(port, process, timeout_s)
-        yield process.pid, time.perf_counter() - started
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+    began = time.perf_counter()
+    with started(command, common | dict(settings or {}), cwd, Path(os.devnull)) as tree:
+        wait_ready(port, tree.process, timeout_s)
+        yield tree, time.perf_counter() - began
 
 
-def bentoml_serve(port: int) -> list[str]:
-    """The plain `bentoml serve` of this virtual environment."""
-    return [str(Path(sys.executable).with_name("bentoml")), "serve", "--host", "127.0.0.1", "--port", str(port)]
-
-
-def memory_mib(pid: int) -> tuple[float, float]:
-    """Resident and proportional memory of a process and all below it, in MiB (the first counts shared pages again)."""
-    parent = psutil.Process(pid)
-    tree = [parent, *parent.children(recursive=True)]
-    resident = sum(process.memory_info().rss for process in tree)
-    shared_once = sum(getattr(process.memory_full_info(), "pss", process.memory_info().rss) for process in tree)
-    return resident / 2**20, shared_once / 2**20
+@contextmanager
+def serving(port: int, settings: Mapping[str, str] | None = None) -> Iterator[tuple[Tree, float]]:
+    """Run `bentoml serve` of this folder, as `running` does."""
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    command = [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with running(command, ROOT, port, 120, settings) as server:
+        yield server

@@ -1,1 +1,1 @@
-"""Cards, the registry, the store, import and export, architectures; one folder a bundled model."""
+"""Cards, packages, the registry, the store and the architectures; one folder of data for each bundled model."""

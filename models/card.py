@@ -1,23 +1,27 @@
 """The model card: what a model expects and returns, as data from closed sets."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
 
-from errors import CardError
+from errors import CardError, InvalidInput
 from explain.base import MethodName
 from preprocessing.spec import Frozen, ImageInput, ImageLimits, RowInput, RowLimits
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=60)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+TASKS = ("image-classification", "tabular-classification", "anomaly-detection")
 
 
 class Explain(Frozen):
-    """How the model explains itself.
+    """How a model's heatmaps are made.
 
-    `layer` names the module of the network whose activations make the map; `method` is the default.
+    Attributes:
+        layer: the module of the network whose activations make the map.
+        method: the default method.
     """
 
     layer: str
@@ -25,23 +29,37 @@ class Explain(Frozen):
 
 
 class EarlyExit(Frozen):
-    """Where a variant of the network may stop early (`vitrine models import NAME --variant early-exit`).
+    """Where the network stops early in the variant `early-exit` (`vitrine models import NAME --variant early-exit`).
 
-    The head in `exit.safetensors` looks at the activations of `layer`. What it says is the answer where the
-    probability of `positive_label` is under `clear_below`, or at least `clear_from`.
+    The head in `exit.safetensors` classifies the activations of a layer. Its answer counts if its probability of
+    `positive_label` is below `clear_below`, or at least `clear_from`; otherwise the rest of the network is run.
+
+    Attributes:
+        layer: the module of the network whose activations the head gets.
+        clear_below: a probability, at most the card's threshold.
+        clear_from: a probability, at least the card's threshold.
     """
 
     layer: str
-    clear_below: Annotated[float, Field(ge=0, le=1)]
-    clear_from: Annotated[float, Field(ge=0, le=1)]
+    clear_below: Probability
+    clear_from: Probability
 
 
 class ModelCard(Frozen):
-    """What the cards of every kind of model say; see `ImageCard` and `RowCard`.
+    """What the cards of all models have in common; `ImageCard` and `RowCard` add the rest.
 
-    `labels` are in the order of the model's outputs. With `positive_label` the answer is that label where its
-    probability is at least `threshold`, else the most probable of the others; without it, the most probable label.
-    `warnings` are repeated in every answer. `parameters` counts the network's trainable values, where they are known.
+    Attributes:
+        name: lower-case words with hyphens between them.
+        title: a line for people.
+        description: what the model answers.
+        parameters: number of the network's trainable values, where it is known.
+        labels: in the order of the model's outputs.
+        positive_label: the answer wherever its probability is at least `threshold`; elsewhere the answer is the most
+            probable of the other labels. Without it the answer is the most probable label.
+        threshold: goes with `positive_label`.
+        licence: of the weights.
+        data: what the weights were trained on.
+        warnings: repeated in every answer.
     """
 
     name: Name
@@ -71,9 +89,10 @@ class ModelCard(Frozen):
 
 
 class ImageCard(ModelCard):
-    """An image classifier, as `models/<folder>/card.toml` describes it (folder: the name with `_` for `-`).
+    """The card of an image classifier: `models/<folder>/card.toml`, where the folder is the name with `_` for `-`.
 
-    An `onnx` model comes as a graph with a file of labels: PyTorch has no network of it, so it has no explanations.
+    A model of the architecture `onnx` comes as a graph with a file of labels. PyTorch has no network of it, so it has
+    no explanations.
     """
 
     task: Literal["image-classification"]
@@ -84,11 +103,8 @@ class ImageCard(ModelCard):
     early_exit: EarlyExit | None = None
 
     @model_validator(mode="after")
-    def _threshold_is_a_probability(self) -> Self:
-        return _probability(self)
-
-    @model_validator(mode="after")
-    def _exit_fits(self) -> Self:
+    def _threshold_and_exit_fit(self) -> Self:
+        _check_threshold_is_probability(self)
         if self.early_exit is not None:
             if self.threshold is None or len(self.labels) != 2:
                 raise ValueError("early_exit: it goes with two labels, a positive_label and a threshold")
@@ -98,10 +114,13 @@ class ImageCard(ModelCard):
 
 
 class RowCard(ModelCard):
-    """A model of rows of numbers.
+    """The card of a model that takes rows of numbers.
 
-    `hidden` are the widths between input and output; an autoencoder's end at its code and are mirrored behind it.
-    A detector calls `positive_label` where the mean of its squared errors is above `threshold`.
+    A detector answers `positive_label` if the mean of its squared errors is above `threshold`.
+
+    Attributes:
+        hidden: widths of the layers between input and output; an autoencoder's end at its code, and the layers behind
+            the code mirror those before it.
     """
 
     task: Literal["tabular-classification", "anomaly-detection"]
@@ -112,31 +131,50 @@ class RowCard(ModelCard):
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:
-        detector = self.task == "anomaly-detection"
+        detector = is_detector(self)
         if detector != (self.architecture == "sensor-autoencoder"):
             raise ValueError(f"architecture {self.architecture!r} does not do {self.task}")
         if detector and (len(self.labels) != 2 or self.positive_label != self.labels[1]):
             raise ValueError("a detector has two labels, the second of them its positive_label")
-        return self if detector else _probability(self)
+        if not detector:
+            _check_threshold_is_probability(self)
+        return self
 
 
 Card = ImageCard | RowCard
 _CARD: TypeAdapter[Card] = TypeAdapter(Annotated[Card, Field(discriminator="task")])
-Some = TypeVar("Some", bound=ModelCard)
 
 
-def _probability(card: Some) -> Some:
+def _check_threshold_is_probability(card: ModelCard) -> None:
     if card.threshold is not None and card.threshold > 1:
         raise ValueError(f"threshold {card.threshold} is no probability")
+
+
+def as_image_card(card: Card) -> ImageCard:
+    """Return the card of a model of pictures; InvalidInput says that the model takes rows."""
+    if not isinstance(card, ImageCard):
+        raise InvalidInput(f"{card.name} takes rows of numbers, not pictures.")
     return card
 
 
+def as_row_card(card: Card) -> RowCard:
+    """Return the card of a model of rows; InvalidInput says that the model takes pictures."""
+    if not isinstance(card, RowCard):
+        raise InvalidInput(f"{card.name} takes pictures, not rows of numbers.")
+    return card
+
+
+def is_detector(card: ModelCard) -> TypeGuard[RowCard]:
+    """Return whether the model detects anomalies, so that its outputs are squared errors and not logits."""
+    return isinstance(card, RowCard) and card.task == "anomaly-detection"
+
+
 def read_card(path: Path) -> Card:
-    """Read and check one card.toml.
+    """Read and check a card.toml.
 
     Raises:
-        CardError: no such file, not TOML, an unknown key, or a value outside its closed set; the message names
-            the file and the key, and lists what is allowed.
+        CardError: there is no such file, it is not TOML, or it has an unknown key or a value outside its closed set;
+            the message names the file and the key, and lists what is allowed.
     """
     try:
         return parse_card(path.read_text("utf-8"), str(path))
@@ -145,7 +183,11 @@ def read_card(path: Path) -> Card:
 
 
 def read_image_card(path: Path) -> ImageCard:
-    """`read_card` for what only pictures have; CardError where the model takes none."""
+    """Read and check the card.toml of an image classifier.
+
+    Raises:
+        CardError: the card cannot be read, or the model takes no pictures.
+    """
     card = read_card(path)
     if not isinstance(card, ImageCard):
         raise CardError(f"{path}: {card.name} takes no pictures")
@@ -153,46 +195,54 @@ def read_image_card(path: Path) -> ImageCard:
 
 
 def parse_card(text: str, origin: str) -> Card:
-    """Parse a card from TOML text; `origin` names it in messages. Raises CardError as `read_card` does."""
+    """Parse and check a card.
+
+    Args:
+        text: TOML.
+        origin: what messages call the card, such as its path.
+
+    Raises:
+        CardError: the text is not TOML or no valid card, as for `read_card`.
+    """
     try:
         return _CARD.validate_python(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise CardError(f"{origin}: not valid TOML: {error}") from error
     except ValidationError as error:
-        raise CardError("\n".join([f"{origin}: the card is not valid", *_reasons(error)])) from error
+        raise CardError("\n".join([f"{origin}: the card is not valid", *_problems(error)])) from error
 
 
-def _reasons(error: ValidationError) -> list[str]:
-    reasons = []
+def _problems(error: ValidationError) -> list[str]:
+    """Return a line for each problem that pydantic found, with the keys or values that are allowed in its place."""
+    problems = []
     for detail in error.errors():
         task, *location = detail["loc"] or ("card",)
-        where = ".".join(str(part) for part in location) or "card"
+        key = ".".join(str(part) for part in location) or "card"
         if detail["type"] == "extra_forbidden":
-            allowed = ", ".join(sorted(_fields_at(task, location[:-1])))
-            reasons.append(f"  {where}: unknown key; allowed here: {allowed}")
+            problems.append(_unknown_key(key, _section_keys(task, location[:-1])))
         elif detail["type"].startswith("union_tag"):
-            reasons.append(f"  task: must be one of {', '.join(TASKS)}")
+            problems.append(f"  task: must be one of {', '.join(TASKS)}")
             known = {*ImageCard.model_fields, *RowCard.model_fields}
-            allowed = ", ".join(sorted(known))
-            reasons += [f"  {key}: unknown key; allowed here: {allowed}" for key in detail["input"] if key not in known]
+            problems += [_unknown_key(key, known) for key in detail["input"] if key not in known]
         else:
-            reasons.append(f"  {where}: {detail['msg']} (got {detail['input']!r})")
-    return reasons
+            problems.append(f"  {key}: {detail['msg']} (got {detail['input']!r})")
+    return problems
 
 
-TASKS = ("image-classification", "tabular-classification", "anomaly-detection")
+def _unknown_key(key: str, allowed: Iterable[str]) -> str:
+    return f"  {key}: unknown key; allowed here: {', '.join(sorted(allowed))}"
 
 
-def _fields_at(task: int | str, location: Sequence[int | str]) -> list[str]:
-    """The keys of a section, found by following the card's own types; list positions count for nothing."""
+def _section_keys(task: int | str, location: Sequence[int | str]) -> list[str]:
+    """Return the keys of a section of a card, found by following the card's own types; list positions do not count."""
     section: Any = ImageCard if task == TASKS[0] else RowCard
     for part in location:
         if isinstance(part, str) and part in getattr(section, "model_fields", ()):
-            section = _section_of(section.model_fields[part].annotation)
+            section = _section_type(section.model_fields[part].annotation)
     return list(getattr(section, "model_fields", ()))
 
 
-def _section_of(annotation: Any) -> Any:
-    """The section behind `Section | None`, `tuple[Section, ...]` and the like."""
-    inner = [part for part in get_args(annotation) if part not in (type(None), Ellipsis)]
-    return _section_of(inner[0]) if inner else annotation
+def _section_type(annotation: Any) -> Any:
+    """Return the section behind an annotation such as `Section | None` or `tuple[Section, ...]`."""
+    arguments = [part for part in get_args(annotation) if part not in (type(None), Ellipsis)]
+    return _section_type(arguments[0]) if arguments else annotation

@@ -1,4 +1,4 @@
-"""Checkpoints trained elsewhere: read without running code, fitted to a card's network. Needs PyTorch."""
+"""Checkpoints from elsewhere: read without running their code, and loaded into a card's network. Needs PyTorch."""
 
 import difflib
 import math
@@ -11,30 +11,38 @@ from torch import Tensor, nn
 
 from errors import StoreError
 from models.architectures import build
-from models.card import Card, RowCard
+from models.card import Card, RowCard, is_detector
 
 Weights = dict[str, Tensor]
 
 NESTED = ("model_state_dict", "state_dict")
-"""Where training scripts put the weights when they save more than those."""
+"""Keys under which training scripts put the weights when they save more than those."""
 WRAPPERS = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
+"""Prefixes that DataParallel and torch.compile put before every name."""
 LISTED = 20
+"""How many problems a message lists."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Metadata = dict[str, str | int | float]
 
 
 class Checkpoint(NamedTuple):
-    """weights: by name. facts: what else was in the file and is text or a number, such as `epoch`."""
+    """What was read from a checkpoint's file.
+
+    Attributes:
+        weights: tensors by name.
+        metadata: whatever else was in the file and is text or a finite number, such as `epoch`.
+    """
 
     weights: Weights
-    facts: dict[str, str | int | float]
+    metadata: Metadata
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a .safetensors file, or what torch.save made of a state_dict or of a dict with `model_state_dict` in it.
+    """Read a .safetensors file, or what torch.save wrote of a state_dict or of a dict with a state_dict in it.
 
     Raises:
-        StoreError: not such a file; a pickle that would run code is never loaded.
+        StoreError: the file is no such checkpoint, or a pickle that would run code, which is never loaded.
     """
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -52,15 +60,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path}: holds no state_dict, neither plain nor under {' or '.join(NESTED)}. "
             "Save `model.state_dict()` and import that."
         )
-    facts = {str(name): value for name, value in outer.items() if _is_fact(value)}
-    return Checkpoint(_unwrapped(inner), facts)
+    metadata = {str(name): value for name, value in outer.items() if _is_text_or_finite_number(value)}
+    return Checkpoint(_without_wrappers(inner), metadata)
 
 
-def _is_fact(value: object) -> bool:
+def _is_text_or_finite_number(value: object) -> bool:
     return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _unwrapped(weights: Weights) -> Weights:
+def _without_wrappers(weights: Weights) -> Weights:
     for wrapper in (*WRAPPERS, *WRAPPERS):  # either may be inside the other
         if all(name.startswith(wrapper) for name in weights):
             weights = {name.removeprefix(wrapper): tensor for name, tensor in weights.items()}
@@ -68,70 +76,72 @@ def _unwrapped(weights: Weights) -> Weights:
 
 
 def load_network(card: Card, weights: Weights) -> nn.Module:
-    """The card's network with these weights, fp32, in evaluation mode.
+    """Return the card's network with these weights, fp32, in evaluation mode.
 
     Raises:
-        StoreError: names or shapes do not match; the message lists them, with the nearest name beside a stranger.
+        StoreError: names or shapes do not match, or a tensor is no plain finite one; the message lists the names, with
+            the nearest known name beside an unknown one.
     """
     network = build(card)
-    wanted = network.state_dict()
-    unknown = [name for name in weights if name not in wanted]
-    problems = [f"missing: {name}{_near(name, unknown)}" for name in wanted if name not in weights]
-    problems += [f"unknown: {name}{_near(name, list(wanted))}" for name in unknown]
+    expected = network.state_dict()
+    _check_names_and_shapes(card, weights, expected)
+    for name, tensor in weights.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise StoreError(f"{name}: is a {tensor.layout} tensor on {tensor.device}; save plain ones from the CPU.")
+        if expected[name].is_floating_point() and tensor.dtype not in FLOATS:
+            raise StoreError(f"{name}: holds {tensor.dtype}; weights must be one of {', '.join(map(str, FLOATS))}.")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise StoreError(f"{name}: holds values that are not finite.")
+    network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
+    return network.eval().requires_grad_(False)
+
+
+def _check_names_and_shapes(card: Card, weights: Weights, expected: Weights) -> None:
+    unknown = [name for name in weights if name not in expected]
+    problems = [f"missing: {name}{_nearest(name, unknown)}" for name in expected if name not in weights]
+    problems += [f"unknown: {name}{_nearest(name, list(expected))}" for name in unknown]
     problems += [
-        f"{name}: shape {tuple(weights[name].shape)}, expected {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in weights and weights[name].shape != wanted[name].shape
+        f"{name}: shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
     ]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems[:LISTED])
         more = f"\n  … and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise StoreError(f"The weights do not fit {card.architecture}:\n{listed}{more}")
-    for name, tensor in weights.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise StoreError(f"{name}: is a {tensor.layout} tensor on {tensor.device}; save plain ones from the CPU.")
-        if wanted[name].is_floating_point() and tensor.dtype not in FLOATS:
-            raise StoreError(f"{name}: holds {tensor.dtype}; weights must be one of {', '.join(map(str, FLOATS))}.")
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise StoreError(f"{name}: holds values that are not finite.")
-    network.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()})
-    return network.eval().requires_grad_(False)
 
 
-def check_facts(card: Card, facts: dict[str, str | int | float]) -> None:
-    """Compare the dimensions that a checkpoint says of itself with the card's.
+def _nearest(name: str, others: list[str]) -> str:
+    matches = difflib.get_close_matches(name, others, 1, 0.8)
+    return f" (nearest: {matches[0]})" if matches else ""
+
+
+def check_dimensions(card: Card, metadata: Metadata) -> None:
+    """Compare the dimensions that a checkpoint's metadata states with those of the card.
 
     Raises:
         StoreError: one differs.
     """
     if isinstance(card, RowCard):
-        features, detector = len(card.input.features), card.task == "anomaly-detection"
-        outputs = features if detector else len(card.labels)
-        wanted = {"input_dim": features, "hidden_dim": card.hidden[0], "output_dim": outputs}
-        for name, value in wanted.items():
-            if name in facts and facts[name] != value:
-                raise StoreError(f"The checkpoint says {name} = {facts[name]}, the card of {card.name} {value}.")
+        features = len(card.input.features)
+        outputs = features if is_detector(card) else len(card.labels)
+        dimensions = {"input_dim": features, "hidden_dim": card.hidden[0], "output_dim": outputs}
+        for name, value in dimensions.items():
+            if name in metadata and metadata[name] != value:
+                raise StoreError(f"The checkpoint says {name} = {metadata[name]}, the card of {card.name} {value}.")
 
 
-def _near(name: str, others: list[str]) -> str:
-    found = difflib.get_close_matches(name, others, 1, 0.8)
-    return f" (nearest: {found[0]})" if found else ""
-
-
-def rounded(weights: Weights) -> Weights:
-    """Float tensors of two and more dimensions as fp16, everything else as it is (floats as fp32).
+def round_weights(weights: Weights) -> Weights:
+    """Return float tensors of two and more dimensions as fp16, other floats as fp32, and integers as they are.
 
     Raises:
         StoreError: a value is not finite, or too large for fp16.
     """
-
-    def one(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor.to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
-
-    kept = {name: one(tensor) for name, tensor in weights.items()}
-    for name, tensor in kept.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise StoreError(f"{name}: holds values that are not finite once rounded (fp16 ends at 65,504).")
-    return kept
+    rounded = {}
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float16 if tensor.ndim >= 2 else torch.float32).contiguous()
+            if not tensor.isfinite().all():
+                raise StoreError(f"{name}: holds values that are not finite once rounded (fp16 ends at 65,504).")
+        rounded[name] = tensor
+    return rounded

@@ -1,60 +1,43 @@
-"""The models that ship with the source: one folder each with a card, its weights there or still to be brought."""
+"""The models that ship with the source: a folder each, with a card and, unless an operator brings them, weights."""
 
 from pathlib import Path
 
 from errors import CardError
-from export.labelled import Source
 from models.card import Card, read_card
 from models.package import GRAPH
 
 FOLDER = Path(__file__).resolve().parent
 
 
-def bundled(folder: Path = FOLDER) -> dict[str, Card | CardError]:
-    """Name → card of every bundled model; where a card is not valid, the error instead, and the others are as ever."""
-    found: dict[str, Card | CardError] = {}
+def bundled_cards(folder: Path = FOLDER) -> dict[str, Card | CardError]:
+    """Return the card of every bundled model by name; where a card is not valid, the error stands in its place."""
+    cards: dict[str, Card | CardError] = {}
     for path in sorted(folder.glob("*/card.toml")):
         name = path.parent.name.replace("_", "-")
         try:
             card = read_card(path)
             if card.name != name:
                 raise CardError(f"{path}: the card's name is {card.name!r}, its folder asks for {name!r}")
-            found[name] = card
+            cards[name] = card
         except CardError as error:
-            found[name] = error
-    return found
+            cards[name] = error
+    return cards
 
 
-def package_of(name: str, folder: Path = FOLDER) -> Path:
-    """The folder of a bundled model; it is a whole package only where `has_weights`."""
+def package_folder(name: str, folder: Path = FOLDER) -> Path:
+    """Return the folder of a bundled model; it is a complete package only if `has_weights`."""
     return folder / name.replace("-", "_")
 
 
 def has_weights(name: str, folder: Path = FOLDER) -> bool:
-    """Whether the model ships with the source, ready to be installed."""
-    return (package_of(name, folder) / GRAPH).exists()
+    """Return whether a bundled model ships with its weights, ready to be installed."""
+    return (package_folder(name, folder) / GRAPH).exists()
 
 
-def how_to_import(name: str, folder: Path = FOLDER) -> str:
-    """The command that installs a bundled model."""
+def import_command(name: str, folder: Path = FOLDER) -> str:
+    """Return the command that installs a bundled model."""
+    command = f"vitrine models import {name}"
     if has_weights(name, folder):
-        return f"vitrine models import {name}"
-    graph = read_card(package_of(name, folder) / "card.toml").architecture == "onnx"
-    return f"vitrine models import {name} " + ("--onnx GRAPH --labels LABELS" if graph else "--weights CHECKPOINT")
-
-
-def source_of(card: Card) -> Source | None:
-    """The labelled data of a model, if it has any; that of kidney-stone needs PyTorch."""
-    if card.name == "kidney-stone":
-        from training.kidney_stone import data as phantoms
-
-        return phantoms
-    if card.name == "churn":
-        from training.churn import data as customers
-
-        return customers
-    if card.name == "machine-anomaly":
-        from training.machine_anomaly import data as readings
-
-        return readings
-    return None
+        return command
+    comes_as_graph = read_card(package_folder(name, folder) / "card.toml").architecture == "onnx"
+    return f"{command} {'--onnx GRAPH --labels LABELS' if comes_as_graph else '--weights CHECKPOINT'}"

@@ -1,4 +1,7 @@
-"""Model packages in the BentoML store: imported whole or not at all, and which version of each is served."""
+"""The BentoML store: importing, finding and removing model packages, and the lock file that says which are served.
+
+This module and `service.py` are the only ones that import BentoML.
+"""
 
 import contextlib
 import fcntl
@@ -8,15 +11,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import bentoml
-import yaml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models.model import ModelStore
+from bentoml.models import BentoModel
 
+from atomic_write import atomic_write
 from errors import StoreError
 from models.card import read_card
 from models.goldens import read_goldens
@@ -26,28 +30,28 @@ from models.package import (
     PARITY,
     REPORT,
     StoredModel,
-    files_of,
+    content_version,
+    file_digests,
     open_stored,
     sha256,
     verify,
-    version_of,
 )
 
-SOURCE = Path(__file__).resolve().parent.parent
 VERSION = re.compile("[0-9a-f]{16}")
+"""The versions that Vitrine derives from content; whatever else lies in the store belongs to other tools."""
 
 logger = logging.getLogger("vitrine")
 
 
 def import_package(package: Path, *, own_weights: bool = False) -> tuple[StoredModel, bool]:
-    """Put a package into the store and make it the version that is served.
+    """Copy a package into the store and make it the served version of its model.
+
+    The copy is built beside the store and moved into it in one step, so an interrupted import leaves either the whole
+    model or nothing. Concurrent imports wait for one another.
 
     Args:
-        package: the folder.
-        own_weights: whether an operator brought them; `shipped_is_wanted` then leaves them in service.
-
-    The copy is built beside the store and moved into it in one step, so whatever interrupts this leaves either the
-    whole model or nothing. Imports wait for one another.
+        package: the folder of the package.
+        own_weights: whether the weights are an operator's own; see `models.served_versions.serves_own_weights`.
 
     Returns:
         The stored model, and whether it was written now (False: the same content was there already).
@@ -60,92 +64,105 @@ def import_package(package: Path, *, own_weights: bool = False) -> tuple[StoredM
     if not card.labels:
         raise StoreError(f"{card.name}: the card has no labels yet; import the model with a file of them.")
     read_goldens(package)
-    files = files_of(package)
-    version = version_of(files)
-    stored = StoredModel(card, version, _store_path() / card.name / version)
+    digests = file_digests(package)
+    version = content_version(digests)
+    stored = StoredModel(card, version, store_path() / card.name / version)
     try:
-        with _exclusive() as home:
-            if fresh := not _intact(stored, files):
-                _write(home, package, stored, files, own_weights)
-            _refresh_report(package, stored)
+        with _import_lock() as staging_root:
+            if is_new := not _is_intact(stored, digests):
+                _copy_into_store(package, stored, digests, own_weights, staging_root)
+            _update_reports(package, stored)
             _write_lock(read_lock() | {card.name: version})
     except OSError as error:
         raise StoreError(f"{stored.tag} could not be written to the store: {error}. Nothing was installed.") from error
-    return stored, fresh
-
-
-def shipped_is_wanted(name: str) -> bool:
-    """Whether the weights that ship with the source should be served: not where an operator has brought others."""
-    version = dict(served_tags()).get(name)
-    try:
-        manifest = json.loads((_store_path() / name / (version or "") / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return True
-    return not manifest.get("own_weights", False)
+    return stored, is_new
 
 
 def installed() -> list[StoredModel]:
-    """Every Vitrine model in the store, by name, newest first; what other tools put there is passed over."""
-    found = []
-    for manifest in sorted(_store_path().glob(f"*/*/{MANIFEST}"), key=lambda each: -each.stat().st_mtime):
+    """Return every readable Vitrine model in the store, by name, the newest version of each first."""
+    manifests = sorted(store_path().glob(f"*/*/{MANIFEST}"), key=lambda path: -path.stat().st_mtime)
+    models = []
+    for manifest in manifests:
         with contextlib.suppress(StoreError):
-            found.append(open_stored(manifest.parent))
-    return sorted(found, key=lambda stored: stored.card.name)
+            models.append(open_stored(manifest.parent))
+    return sorted(models, key=lambda stored: stored.card.name)
+
+
+def open_packed(models: Iterable[BentoModel]) -> list[StoredModel]:
+    """Return the packed models of a service; a damaged one is logged and left out."""
+    opened = list[StoredModel]()
+    for model in models:
+        try:
+            opened.append(open_stored(Path(model.resolve().path)))
+        except StoreError as error:
+            logger.error("%s", error)
+    return opened
 
 
 def find(name: str, version: str | None = None) -> StoredModel:
-    """A stored model; without a version the one that is served. A unique beginning of a version will do.
+    """Return one stored model.
+
+    Args:
+        name: the model's name.
+        version: the version, or a beginning that only one version has; None for the served version.
 
     Raises:
-        StoreError: there is none; the message lists what there is.
+        StoreError: there is no such model, or several versions begin so; the message lists what is installed.
     """
-    have = [stored for stored in installed() if stored.card.name == name]
-    wanted = version or read_lock().get(name, "")
-    matching = [stored for stored in have if stored.version.startswith(wanted)]
+    models = installed()
+    prefix = version or read_lock().get(name, "")
+    matching = [stored for stored in models if stored.card.name == name and stored.version.startswith(prefix)]
     if len(matching) == 1 or (matching and version is None):
         return matching[0]
-    known = ", ".join(stored.tag for stored in installed()) or "none"
-    what = f"{name}:{version}" if version else name
-    how = "matches several versions" if matching else "is not installed"
-    raise StoreError(f"{what} {how}. Installed: {known}. `vitrine models list` shows what else could be.")
+    tag = f"{name}:{version}" if version else name
+    problem = "matches several versions" if matching else "is not installed"
+    known = ", ".join(stored.tag for stored in models) or "none"
+    raise StoreError(f"{tag} {problem}. Installed: {known}. `vitrine models list` shows what else could be.")
 
 
 def remove(name: str, version: str | None = None) -> list[str]:
-    """Delete a version (a unique beginning will do), or all versions, of a model; damaged ones too.
+    """Delete one version or all versions of a model, damaged ones included.
 
-    The newest that is left is served then; what other tools keep in the store under the name stays.
+    If the served version is deleted, the newest remaining one is served from then on. Models that other tools keep in
+    the store under the same name stay.
+
+    Args:
+        name: the model's name.
+        version: the version, or a beginning that only one version has; None for all of them.
 
     Returns:
-        The tags that are gone.
+        The tags of the deleted versions.
 
     Raises:
-        StoreError: there is none, or several versions begin so.
+        StoreError: there is no such model, or several versions begin so.
     """
-    what = f"{name}:{version}" if version else name
-    with _exclusive() as home:
-        every = [
-            each for each in _store_path().glob("*/*") if each.parent.name == name and VERSION.fullmatch(each.name)
-        ]
-        gone = sorted(each for each in every if each.name.startswith(version or ""))
-        if not gone:
-            raise StoreError(f"{what} is not installed. `vitrine models list` shows what is.")
-        if version and len(gone) > 1:
-            raise StoreError(
-                f"{what} matches several versions: {', '.join(each.name for each in gone)}. Give more of it."
-            )
-        for each in gone:
-            _discard(home, each)
-        left = [stored.version for stored in installed() if stored.card.name == name]
-        lock = {key: value for key, value in read_lock().items() if key != name or value in left}
-        if left and name not in lock:
-            lock[name] = left[0]
+    tag = f"{name}:{version}" if version else name
+    with _import_lock() as staging_root:
+        matching = sorted(
+            folder
+            for folder in version_folders()
+            if folder.parent.name == name and folder.name.startswith(version or "")
+        )
+        if not matching:
+            raise StoreError(f"{tag} is not installed. `vitrine models list` shows what is.")
+        if version and len(matching) > 1:
+            known = ", ".join(folder.name for folder in matching)
+            raise StoreError(f"{tag} matches several versions: {known}. Give more of it.")
+        for folder in matching:
+            _delete_in_one_step(folder, staging_root)
+        remaining = [stored.version for stored in installed() if stored.card.name == name]
+        lock = read_lock()
+        if lock.get(name) not in remaining:
+            lock.pop(name, None)
+        if remaining:
+            lock.setdefault(name, remaining[0])
         _write_lock(lock)
-        _point_latest(_store_path() / name, left)
-    return [f"{name}:{each.name}" for each in gone]
+        _update_latest(store_path() / name, remaining)
+    return [f"{name}:{folder.name}" for folder in matching]
 
 
 def read_lock() -> dict[str, str]:
-    """Name → version of what this store serves."""
+    """Return the served version of each model by its name; empty if the lock file is missing or damaged."""
     try:
         lock: dict[str, str] = json.loads(_lock_path().read_text("utf-8"))
     except (OSError, ValueError):
@@ -153,156 +170,120 @@ def read_lock() -> dict[str, str]:
     return lock if isinstance(lock, dict) else {}
 
 
-def served_tags(chosen: Sequence[tuple[str, str]] = (), source: Path = SOURCE) -> list[tuple[str, str]]:
-    """Name and version of what a service whose code lies in `source` serves.
+def store_path() -> Path:
+    """Return the folder of BentoML's model store, which holds `name/version/`."""
+    return Path(BentoMLContainer.model_store.get()._path)
 
-    In a built Bento (the code is its `src` folder) only what it packed; else what the store's lock names, or any
-    version in the store that is asked for. An unknown or unreadable tag would keep `bentoml serve` from starting, so
-    such are logged and left out.
 
-    Args:
-        chosen: name and beginning of a version (empty: the one in service) of what is wanted; nothing means all in
-            service. Of several versions of a model the first is the one that its name alone means.
-        source: the folder of the code.
+def version_folders() -> list[Path]:
+    """Return the folder of every version that Vitrine wrote into the store, damaged ones included."""
+    return [folder for folder in store_path().glob("*/*") if VERSION.fullmatch(folder.name)]
+
+
+def bentoml_can_open(tag: str) -> bool:
+    """Return whether BentoML can open a model; if not, log the command that repairs it.
+
+    One unreadable model would keep the whole service from starting.
     """
-    description = source.parent / "bento.yaml"
-    if source.name == "src" and description.exists():
-        bento = yaml.safe_load(description.read_text("utf-8"))
-        listed = [model for part in (bento, *bento.get("services", ())) for model in part.get("models") or ()]
-        packed = list(dict.fromkeys(_split(str(model["tag"])) for model in listed))
-        default = dict(reversed(packed))
-        return _chosen(chosen, packed, default) if chosen else packed
-    there = [(path.parent.name, path.name) for path in _store_path().glob("*/*") if VERSION.fullmatch(path.name)]
-    locked = {name: version for name, version in read_lock().items() if (name, version) in there}
-    wanted = _chosen(chosen, there, locked) if chosen else list(locked.items())
-    return [(name, version) for name, version in wanted if _opens(f"{name}:{version}")]
-
-
-def _split(tag: str) -> tuple[str, str]:
-    name, _, version = tag.partition(":")
-    return name, version
-
-
-def _chosen(
-    chosen: Sequence[tuple[str, str]], there: Sequence[tuple[str, str]], default: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    found = []
-    for name, beginning in chosen:
-        wanted = beginning or default.get(name, "")
-        matching = [tag for tag in there if tag[0] == name and wanted and tag[1].startswith(wanted)]
-        if len(matching) == 1:
-            found += matching
-        else:
-            known = ", ".join(sorted(version for each, version in there if each == name)) or "none"
-            how = "means several versions" if matching else "is not there"
-            tag = f"{name}:{beginning}" if beginning else name
-            logger.error("VITRINE_MODELS: %s %s. Versions there: %s.", tag, how, known)
-    return list(dict.fromkeys(found))
-
-
-def _intact(stored: StoredModel, files: dict[str, str]) -> bool:
-    """Whether the store has this very content, every byte of it; BentoML's own description as well."""
-    try:
-        verify(stored)
-        return stored.manifest() == files and _opens(stored.tag)
-    except StoreError:
-        return False
-
-
-def _opens(tag: str) -> bool:
-    """Whether BentoML can open a model; one that it cannot would keep the whole service from starting."""
     try:
         bentoml.models.get(tag)
-    except Exception as error:  # a damaged model.yaml makes it raise anything
+    except Exception as error:  # a damaged model.yaml makes BentoML raise anything
         reason, name = str(error).partition("\n")[0], tag.partition(":")[0]
         logger.error("%s: damaged (model.yaml: %s). Run `vitrine models import %s`.", tag, reason, name)
         return False
     return True
 
 
-def _write(home: Path, package: Path, stored: StoredModel, files: dict[str, str], own_weights: bool) -> None:
-    card, version, target = stored.card, stored.version, stored.path
-    staging = Path(tempfile.mkdtemp(dir=home, prefix="staging-"))
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # creating a model is an event that BentoML reports
+def _is_intact(stored: StoredModel, digests: dict[str, str]) -> bool:
+    """Return whether the store holds this very content undamaged, BentoML's own description included."""
     try:
-        metrics = _read_metrics(package)
-        labels = {"app": "vitrine", "task": card.task, "architecture": card.architecture}
-        facts = {"title": card.title, "data": card.data, "sha256": files} | metrics
-        facts |= {"parameters": card.parameters} if card.parameters else {}
-        tag = f"{card.name}:{version}"
-        with bentoml.models.create(tag, labels=labels, metadata=facts, _model_store=ModelStore(staging)) as model:
-            for name, digest in files.items():
+        verify(stored)
+        return stored.manifest() == digests and bentoml_can_open(stored.tag)
+    except StoreError:
+        return False
+
+
+def _copy_into_store(
+    package: Path, stored: StoredModel, digests: dict[str, str], own_weights: bool, staging_root: Path
+) -> None:
+    card, version = stored.card, stored.version
+    staging = Path(tempfile.mkdtemp(dir=staging_root, prefix="staging-"))
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reports the creation of a model as an event
+    labels = {"app": "vitrine", "task": card.task, "architecture": card.architecture}
+    metadata = {"title": card.title, "data": card.data, "sha256": digests} | _metrics(package)
+    metadata |= {"parameters": card.parameters} if card.parameters else {}
+    manifest = {"name": card.name, "version": version, "files": digests, "own_weights": own_weights}
+    try:
+        created = bentoml.models.create(stored.tag, labels=labels, metadata=metadata, _model_store=ModelStore(staging))
+        with created as model:
+            for name, digest in digests.items():
                 copy = Path(model.path) / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(package / name, copy)
                 if sha256(copy) != digest:
                     raise StoreError(f"{package / name} changed while it was being copied. Import it again.")
-            written = {"name": card.name, "version": version, "files": files, "own_weights": own_weights}
-            (Path(model.path) / MANIFEST).write_text(json.dumps(written, indent=1) + "\n", "utf-8")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            _discard(home, target)  # damaged
-        os.replace(staging / card.name / version, target)
-        _replace(target.parent / "latest", version)
+            (Path(model.path) / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        stored.path.parent.mkdir(parents=True, exist_ok=True)
+        if stored.path.exists():  # a damaged copy
+            _delete_in_one_step(stored.path, staging_root)
+        os.replace(staging / card.name / version, stored.path)
+        _update_latest(stored.path.parent, [version])
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _read_metrics(package: Path) -> dict[str, Any]:
+def _metrics(package: Path) -> dict[str, Any]:
     try:
         return {"metrics": json.loads((package / REPORT).read_text("utf-8"))["metrics"]}
     except (OSError, ValueError, KeyError):
         return {}
 
 
-def _refresh_report(package: Path, stored: StoredModel) -> None:
+def _update_reports(package: Path, stored: StoredModel) -> None:
+    """Copy the reports of a package to its stored version where they have changed; they are no part of the version."""
     for name in (REPORT, EXPLANATIONS, PARITY):
-        report, there = package / name, stored.path / name
-        if report.exists() and not (there.exists() and there.read_bytes() == report.read_bytes()):
-            _replace(there, report.read_text("utf-8"))
+        source, target = package / name, stored.path / name
+        if source.exists() and not (target.exists() and target.read_bytes() == source.read_bytes()):
+            with atomic_write(target) as file:
+                file.write(source.read_bytes())
 
 
-def _discard(home: Path, folder: Path) -> None:
-    """Take a folder out of the store in one step, then delete it."""
-    away = Path(tempfile.mkdtemp(dir=home, prefix="staging-"))
-    os.replace(folder, away / folder.name)
-    shutil.rmtree(away, ignore_errors=True)
+def _delete_in_one_step(folder: Path, staging_root: Path) -> None:
+    """Move a folder out of the store before it is deleted, so that nobody finds it there half deleted."""
+    trash = Path(tempfile.mkdtemp(dir=staging_root, prefix="staging-"))
+    os.replace(folder, trash / folder.name)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
-def _point_latest(folder: Path, versions: list[str]) -> None:
-    """Have BentoML's `latest` name the newest version; where none is left, the model's folder goes."""
+def _update_latest(folder: Path, versions: list[str]) -> None:
+    """Write the file by which BentoML finds a model's newest version; delete the model's folder if it is empty."""
     if versions:
-        _replace(folder / "latest", versions[0])
-    elif not any(each.is_dir() for each in folder.iterdir()):
+        with atomic_write(folder / "latest") as file:
+            file.write(versions[0].encode())
+    elif not any(path.is_dir() for path in folder.iterdir()):
         shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
-def _exclusive() -> Iterator[Path]:
-    """Hold the store's import lock; gives the folder for staging, cleaned of what a killed import left there."""
-    home = _lock_path().parent
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / ".import").open("w") as file:
+def _import_lock() -> Iterator[Path]:
+    """Let one process at a time change the store.
+
+    Yields:
+        The folder for staging, cleaned of what an import that was killed left in it.
+    """
+    staging_root = _lock_path().parent
+    staging_root.mkdir(parents=True, exist_ok=True)
+    with (staging_root / ".import").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        for left in home.glob("staging-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield home
-
-
-def _store_path() -> Path:
-    return Path(BentoMLContainer.model_store.get()._path)
+        for abandoned in staging_root.glob("staging-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        yield staging_root
 
 
 def _lock_path() -> Path:
-    return _store_path().parent / "vitrine" / "models.lock"
+    return store_path().parent / "vitrine" / "models.lock"
 
 
 def _write_lock(lock: dict[str, str]) -> None:
-    _replace(_lock_path(), json.dumps(lock, indent=1, sort_keys=True) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, "utf-8")
-    part.replace(path)
+    with atomic_write(_lock_path()) as file:
+        file.write((json.dumps(lock, indent=1, sort_keys=True) + "\n").encode())

@@ -1,4 +1,4 @@
-"""What a card says of its input: the data that `decode` and `transform` follow."""
+"""The input and limits sections of a card, which `decode`, `transform` and `check_rows` follow."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,17 +10,17 @@ UInt8Image = npt.NDArray[np.uint8]
 """RGB picture, shape (H, W, 3), uint8 in [0, 255]."""
 
 Float32Tensor = npt.NDArray[np.float32]
-"""One transformed item without its batch axis; for images (3, h, w)."""
+"""One transformed item without its batch axis, float32; for images (3, h, w)."""
 
 KERNELS: dict[str, tuple[str, ...]] = {
     "opencv": ("nearest", "linear", "cubic", "area", "lanczos4"),
     "pillow": ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"),
 }
-"""The resize kernels each library has. The same word is not the same filter in both: Pillow's widen with the scale."""
+"""The resize kernels of each library. The same name means different filters: Pillow's widen with the scale."""
 
 
 class Frozen(BaseModel):
-    """A section of a card: immutable, and a key it does not know is an error."""
+    """The base of every section of a card: it is immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -33,11 +33,18 @@ class Clahe(Frozen):
 
 
 class ImageInput(Frozen):
-    """How a decoded picture becomes the model's tensor.
+    """How a decoded picture is transformed into the model's input.
 
-    `mean` and `std` are per RGB channel, for pixels scaled to [0, 1]. `kernel` belongs to `library`: the two
-    together are part of the model. `blur_below` is the variance of the Laplacian (of the resized grey picture,
-    0-255 scale) under which an answer carries a blur warning; unset, sharpness is not measured.
+    Attributes:
+        kind: distinguishes this section from that of rows.
+        size: height and width in pixels.
+        library: the library that resizes.
+        kernel: the library's resize kernel, out of `KERNELS`; library and kernel are part of the model.
+        mean: mean of each RGB channel, for pixels scaled to [0, 1].
+        std: standard deviation of each RGB channel, on the same scale.
+        clahe: the equalisation, if there is one.
+        blur_below: the variance of the Laplacian (of the resized grey picture, 0-255 scale) below which an answer
+            carries a blur warning; None if sharpness is not measured.
     """
 
     kind: Literal["image"] = "image"
@@ -58,7 +65,15 @@ class ImageInput(Frozen):
 
 
 class ImageLimits(Frozen):
-    """What is refused before any work is spent on it."""
+    """The limits beyond which a request with images is refused before any work is spent on it.
+
+    Attributes:
+        max_bytes: of an encoded image.
+        max_pixels: of a decoded image.
+        min_side: the shortest side that is allowed, in pixels.
+        max_side: the longest side that is allowed, in pixels; None if only `max_pixels` limits it.
+        max_items: images in a batch.
+    """
 
     max_bytes: PositiveInt = 32 * 2**20
     max_pixels: PositiveInt = 50_000_000
@@ -68,13 +83,13 @@ class ImageLimits(Frozen):
 
 
 class Log1p(Frozen):
-    """ln(1 + x)."""
+    """A step that replaces x by ln(1 + x)."""
 
     kind: Literal["log1p"]
 
 
 class Clip(Frozen):
-    """The nearest value in [low, high]."""
+    """A step that replaces x by the nearest value in [low, high]."""
 
     kind: Literal["clip"]
     low: float
@@ -88,7 +103,7 @@ class Clip(Frozen):
 
 
 class Standardise(Frozen):
-    """(x - mean) / std."""
+    """A step that replaces x by (x - mean) / std."""
 
     kind: Literal["standardise"]
     mean: float
@@ -100,7 +115,17 @@ Key = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 
 
 class Feature(Frozen):
-    """One number of a row: refused outside [low, high], then taken through `steps` in order."""
+    """One number of a row.
+
+    Attributes:
+        name: its key in the row.
+        unit: its unit, for messages and documentation.
+        description: for documentation.
+        low: the lowest value that is accepted.
+        high: the highest value that is accepted.
+        example: a value for documentation.
+        steps: what is applied to the value, in this order.
+    """
 
     name: Key
     unit: str = ""
@@ -115,14 +140,20 @@ class Feature(Frozen):
         if not self.low <= self.example <= self.high:
             raise ValueError(f"example {self.example:g} is not from low {self.low:g} to high {self.high:g}")
         if self.low <= -1 and self.steps and self.steps[0].kind == "log1p":
-            raise ValueError(f"log1p wants values above -1, but low is {self.low:g}")
+            raise ValueError(f"log1p needs values above -1, but low is {self.low:g}")
         return self
 
 
 class Identifier(Frozen):
-    """What says which row this is; checked and repeated in the answer, never seen by the network.
+    """A value that says which row this is. It is checked and repeated in the answer; the network never gets it.
 
-    `text` has 1 to `max_length` characters; a `past-time` is ISO 8601, UTC where it names no zone, not in the future.
+    Attributes:
+        name: its key in the row.
+        kind: `text` has 1 to `max_length` characters; `past-time` is an ISO 8601 time that is not in the future, UTC
+            if it names no zone.
+        description: for documentation.
+        max_length: of a text, in characters.
+        example: a value for documentation.
     """
 
     name: Key
@@ -139,11 +170,17 @@ RESERVED = frozenset(
         *("anomaly_score", "contributions", "error"),
     )
 )
-"""What neither a feature nor an identifier may be called."""
+"""Fields of requests and answers, whose names no feature or identifier may have."""
 
 
 class RowInput(Frozen):
-    """How a row of named values becomes the model's tensor, in the order of `features`."""
+    """How a row of named values is transformed into the model's input.
+
+    Attributes:
+        kind: distinguishes this section from that of images.
+        features: the numbers that the network gets, in this order.
+        identifiers: the values that only identify a row.
+    """
 
     kind: Literal["row"]
     features: Annotated[tuple[Feature, ...], Field(min_length=1)]
@@ -151,12 +188,12 @@ class RowInput(Frozen):
 
     @property
     def entries(self) -> tuple[Feature | Identifier, ...]:
-        """All that a row holds."""
+        """Everything that a row holds: its features, then its identifiers."""
         return (*self.features, *self.identifiers)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [each.name for each in self.entries]
+        names = [entry.name for entry in self.entries]
         if len(set(names)) != len(names):
             raise ValueError("features and identifiers: each name may stand only once")
         if taken := RESERVED.intersection(names):
@@ -165,7 +202,12 @@ class RowInput(Frozen):
 
 
 class RowLimits(Frozen):
-    """What is refused before any work is spent on it."""
+    """The limits beyond which a request with rows is refused before any work is spent on it.
+
+    Attributes:
+        max_bytes: of a request.
+        max_items: rows in a request.
+    """
 
     max_bytes: PositiveInt = 2 * 2**20
     max_items: PositiveInt = 1000

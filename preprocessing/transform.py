@@ -1,4 +1,4 @@
-"""image → tensor: resize, measure sharpness, equalise, normalise. Training and serving both call `transform`."""
+"""Transform a decoded picture into a model's input. Training and serving both call `transform`."""
 
 from functools import cache
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from PIL import Image
 
 from preprocessing.spec import Clahe, Float32Tensor, ImageInput, UInt8Image
 
-_OPENCV = {
+_OPENCV_KERNELS = {
     "nearest": cv2.INTER_NEAREST,
     "linear": cv2.INTER_LINEAR,
     "cubic": cv2.INTER_CUBIC,
@@ -19,10 +19,11 @@ _OPENCV = {
 
 
 class Transformed(NamedTuple):
-    """One item, ready to be batched.
+    """One transformed picture, ready to be batched.
 
-    tensor: shape (3, h, w), float32, contiguous, normalised, with (h, w) = `spec.size`.
-    sharpness: variance of the Laplacian of the resized grey picture (0-255 scale), None unless the card asks.
+    Attributes:
+        tensor: shape (3, h, w), float32, contiguous, normalised, with (h, w) = `spec.size`.
+        sharpness: variance of the Laplacian of the resized grey picture (0-255 scale); None without `spec.blur_below`.
     """
 
     tensor: Float32Tensor
@@ -36,35 +37,35 @@ def transform(image: UInt8Image, spec: ImageInput) -> Transformed:
         image: RGB, shape (H, W, 3), uint8, any size.
         spec: the card's input section.
 
-    Source: CLAHE after Zuiderveld 1994, on the lightness of CIELAB, after the resize; sharpness after
-    Pech-Pacheco et al. 2000 (variance of the Laplacian), before the equalisation that would inflate it.
+    Source: sharpness is the variance of the Laplacian (Pech-Pacheco et al. 2000), measured before the equalisation,
+    which would inflate it. The equalisation is CLAHE (Zuiderveld 1994) on the lightness of CIELAB.
     """
     resized = resize(image, spec)
-    measured = None if spec.blur_below is None else sharpness(resized)
+    variance = None if spec.blur_below is None else sharpness(resized)
     if spec.clahe is not None:
         resized = equalise(resized, spec.clahe)
-    return Transformed(normalise(resized, spec), measured)
+    return Transformed(normalise(resized, spec), variance)
 
 
 def resize(image: UInt8Image, spec: ImageInput) -> UInt8Image:
-    """Resize to `spec.size` by the card's own library and kernel; the picture itself where it already fits."""
+    """Resize a picture to `spec.size` with the card's library and kernel; one of that size is returned itself."""
     height, width = spec.size
     if image.shape[:2] == (height, width):
         return image
     if spec.library == "opencv":
-        return np.asarray(cv2.resize(image, (width, height), interpolation=_OPENCV[spec.kernel]), np.uint8)
+        return np.asarray(cv2.resize(image, (width, height), interpolation=_OPENCV_KERNELS[spec.kernel]), np.uint8)
     kernel = Image.Resampling[spec.kernel.upper()]
     return np.asarray(Image.fromarray(image).resize((width, height), kernel), np.uint8)
 
 
 def sharpness(image: UInt8Image) -> float:
-    """Variance of the Laplacian of the grey picture, on the 0-255 scale; 0 for a flat one."""
+    """Return the variance of the Laplacian of the grey picture, on the 0-255 scale; it is 0 for a uniform picture."""
     laplacian = cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_16S)
     return float(cv2.meanStdDev(laplacian)[1][0, 0] ** 2)
 
 
 def equalise(image: UInt8Image, clahe: Clahe) -> UInt8Image:
-    """CLAHE on the lightness of CIELAB; hue and saturation stay. Shape (H, W, 3) uint8 in and out."""
+    """Apply CLAHE to the lightness of CIELAB, and so keep hue and saturation; shape (H, W, 3), uint8, in and out."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     equaliser = cv2.createCLAHE(clipLimit=clahe.clip_limit, tileGridSize=clahe.tiles)
     lab[..., 0] = equaliser.apply(np.ascontiguousarray(lab[..., 0]))
@@ -72,20 +73,20 @@ def equalise(image: UInt8Image, clahe: Clahe) -> UInt8Image:
 
 
 def normalise(image: UInt8Image, spec: ImageInput) -> Float32Tensor:
-    """(pixel / 255 - mean) / std by channel. Shape (h, w, 3) uint8 in, (3, h, w) float32 out."""
+    """Compute (pixel / 255 - mean) / std for each channel; shape (h, w, 3), uint8, in and (3, h, w), float32, out."""
     tensor = np.empty((3, *image.shape[:2]), np.float32)
-    for plane, table, out in zip(cv2.split(image), _tables(spec.mean, spec.std), tensor, strict=True):
-        cv2.LUT(plane, table, out)  # a twentieth of the time of the arithmetic, and the same values
+    for channel, table, out in zip(cv2.split(image), _lookup_tables(spec.mean, spec.std), tensor, strict=True):
+        cv2.LUT(channel, table, out)  # takes a twentieth of the time of the arithmetic and gives the same values
     return tensor
 
 
 @cache
-def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Float32Tensor, ...]:
-    """For each channel what each of the 256 pixel values becomes, shape (1, 256)."""
-    scale = 1.0 / (255.0 * np.asarray(std, np.float64))
-    offset = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
-    values = np.arange(256, dtype=np.float32)
+def _lookup_tables(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Float32Tensor, ...]:
+    """Return, for each channel, the normalised value of each of the 256 pixel values, shape (1, 256)."""
+    scales = 1.0 / (255.0 * np.asarray(std, np.float64))
+    offsets = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
+    pixels = np.arange(256, dtype=np.float32)
     return tuple(
-        (values * one + other).reshape(1, 256)
-        for one, other in zip(scale.astype(np.float32), offset.astype(np.float32), strict=True)
+        (pixels * scale + offset).reshape(1, 256)
+        for scale, offset in zip(scales.astype(np.float32), offsets.astype(np.float32), strict=True)
     )

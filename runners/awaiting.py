@@ -1,4 +1,4 @@
-"""A Runner's future for asyncio."""
+"""The bridge from a Runner's future to an event loop."""
 
 import asyncio
 import contextlib
@@ -9,19 +9,19 @@ T = TypeVar("T")
 
 
 def awaitable(future: "Future[T]") -> "asyncio.Future[T]":
-    """What the running loop can wait for; to cancel it cancels the item.
+    """Return a future of the running loop for a Runner's future; cancelling it cancels the item.
 
-    As `asyncio.wrap_future`, but for the circle in which that leaves the two: an error, and the upload that its
-    traceback leads to, would stay in memory until the garbage collector comes by.
+    `asyncio.wrap_future` would leave the two in a reference cycle: an error, and the upload that its traceback leads
+    to, would stay in memory until the garbage collector runs.
     """
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[T] = loop.create_future()
 
-    def tell(ended: "Future[T]") -> None:
+    def notify(ended: "Future[T]") -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
             loop.call_soon_threadsafe(_hand_over, ended, waiter)
 
-    future.add_done_callback(tell)
+    future.add_done_callback(notify)
     waiter.add_done_callback(lambda waited: waited.cancelled() and future.cancel())
     return waiter
 

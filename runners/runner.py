@@ -1,30 +1,32 @@
-"""The Runner: a bounded queue and a few lanes, work-conserving, that fails only what is itself at fault."""
+"""The Runner: a bounded queue and a few lanes, work-conserving, that fails only the item that is itself at fault."""
 
 import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Generic, NamedTuple, TypeVar
 
 from errors import DeadlineExceeded, InferenceFailed, InvalidInput, QueueFull, Unavailable, VitrineError
+from runners.pipeline import Pipeline
+from runners.plan import Plan
 from runners.stats import RunnerStats, StatsKeeper
 
 logger = logging.getLogger("vitrine.runner")
 
-P = TypeVar("P")  # what is submitted
-X = TypeVar("X")  # what `admit` makes of it, ready to be batched
-R = TypeVar("R")  # what comes back for one item
+Payload = TypeVar("Payload")
+Prepared = TypeVar("Prepared")
+Result = TypeVar("Result")
 
 
-class Answer(NamedTuple, Generic[R]):
-    """One item's result and where its time went, in milliseconds."""
+class Answer(NamedTuple, Generic[Result]):
+    """The result of one item and where its time went, in milliseconds."""
 
-    value: R
+    value: Result
     queue_ms: float
     decode_ms: float
     infer_ms: float
@@ -33,83 +35,77 @@ class Answer(NamedTuple, Generic[R]):
 
 
 @dataclass(eq=False)
-class _Item(Generic[P, X, R]):
-    payload: P
+class _Item(Generic[Payload, Result]):
+    payload: Payload
     deadline: float | None
-    future: "Future[Answer[R]]" = field(default_factory=Future)
+    future: "Future[Answer[Result]]" = field(default_factory=Future)
     queued_at: float = field(default_factory=time.monotonic)
     taken_at: float = 0.0
-    admitted_at: float = 0.0
+    preprocessed_at: float = 0.0
 
 
-class Runner(Generic[P, X, R]):
-    """Runs items of one model.
+class Runner(Generic[Payload, Prepared, Result]):
+    """Runs the items of one model.
 
-    A lane is a thread. An idle one takes at once its fair share of what is waiting, at most `max_batch`, and carries
-    it all the way: `admit` item by item, then `run` on those that passed. It waits for more, up to `linger_ms`, only
-    if told to; so nothing is slower for being batched, and batches grow by themselves when lanes are busy.
+    A lane is a thread. An idle lane takes at once its fair share of what is waiting, at most `max_batch` items, and
+    carries it all the way: it preprocesses item by item, then infers those that passed as one batch. It waits for more
+    items only where the plan says so, up to `linger_ms`; so nothing is slower for being batched, and batches grow by
+    themselves while lanes are busy. If a batch fails, or gives a wrong number of results, its items are run again one
+    by one, and only those that fail alone get `InferenceFailed`.
 
     Args:
-        name: of the model; in messages and thread names.
-        admit: one payload → what can be batched. A VitrineError it raises is that item's answer.
-        run: a batch → one result an item, in order. If it raises, or gives a wrong number of results, the items are
-            run again one by one and only those that fail alone get `InferenceFailed`.
-        lanes: threads.
-        max_batch: items in one `run`.
-        queue_size: items that may wait; more are refused with `QueueFull`.
-        linger_ms: how long a lane holds back a batch that is not full; one told to linger takes all it may, not its
-            share, since full batches are what was asked for.
-        weigh: how many inferences there are in an item; none in one that was wrong throughout, as its result says.
-        decoders: threads that `admit` the items of one batch side by side; without, the lane does one after the other.
-        heavy: whether an item is worth another thread; a batch without such an item is admitted by the lane.
-        at_work: entered by a lane while it carries items; may be entered several times at once.
+        name: the model's name, for messages, metrics and thread names.
+        pipeline: what turns payloads into results. A VitrineError that its `preprocess` raises is that item's answer.
+        plan: lanes, batch size, linger and decoders. A lane that lingers takes all it may, not its share, since full
+            batches are what was asked for.
+        queue_size: the number of items that may wait; more are refused with `QueueFull`.
+        working: a context that a lane enters while it carries items; it may be entered several times at once.
     """
 
     def __init__(
         self,
         name: str,
-        admit: Callable[[P], X],
-        run: Callable[[list[X]], Sequence[R]],
+        pipeline: Pipeline[Payload, Prepared, Result],
+        plan: Plan,
         *,
-        lanes: int = 1,
-        max_batch: int = 1,
         queue_size: int = 256,
-        linger_ms: float = 0.0,
-        decoders: int = 0,
-        heavy: Callable[[P], bool] = lambda _: True,
-        weigh: Callable[[X], int] = lambda _: 1,
-        at_work: contextlib.AbstractContextManager[object] | None = None,
+        working: contextlib.AbstractContextManager[object] | None = None,
     ) -> None:
-        self._name, self._admit, self._run = name, admit, run
-        self._weigh, self._heavy = weigh, heavy
-        self._at_work = at_work or contextlib.nullcontext()
-        self._max_batch, self._queue_size, self._linger_s = max_batch, queue_size, linger_ms / 1000
-        self._queue: deque[_Item[P, X, R]] = deque()
+        self._name, self._pipeline = name, pipeline
+        self._working = working or contextlib.nullcontext()
+        self._max_batch, self._queue_size, self._linger_s = plan.max_batch, queue_size, plan.linger_ms / 1000
+        self._queue: deque[_Item[Payload, Result]] = deque()
         self._changed = threading.Condition()
-        self._idle = lanes
-        self._busy: set[_Item[P, X, R]] = set()
+        self._idle = plan.lanes
+        self._busy: set[_Item[Payload, Result]] = set()
         self._closing = False
         self._stats = StatsKeeper(name)
-        self._pool = ThreadPoolExecutor(decoders, f"decode-{name}") if decoders else None
+        self._pool = ThreadPoolExecutor(plan.decoders, f"decode-{name}") if plan.decoders else None
         self._lanes = [
-            threading.Thread(target=self._lane, name=f"lane-{name}-{index}", daemon=True) for index in range(lanes)
+            threading.Thread(target=self._lane, name=f"lane-{name}-{index}", daemon=True) for index in range(plan.lanes)
         ]
         for lane in self._lanes:
             lane.start()
 
-    def submit(self, payload: P, deadline: float | None = None) -> "Future[Answer[R]]":
-        """Queue one item. `deadline` is a `time.monotonic()`; past it, or cancelled, an item is not computed.
+    def submit(self, payload: Payload, deadline: float | None = None) -> "Future[Answer[Result]]":
+        """Queue one item.
+
+        Args:
+            payload: what the pipeline preprocesses.
+            deadline: a value of `time.monotonic()`; an item that is late, or was cancelled, is not computed.
 
         Raises:
-            QueueFull: `queue_size` items wait already.
-            Unavailable: `close` has begun.
+            QueueFull: as many items wait as the queue takes.
+            Unavailable: the Runner is closing.
         """
-        item = _Item[P, X, R](payload, deadline)
+        item: _Item[Payload, Result] = _Item(payload, deadline)
         with self._changed:
             if self._closing:
                 raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
             if len(self._queue) >= self._queue_size:
-                self._queue = deque(each for each in self._queue if not each.future.cancelled() or self._starts(each))
+                self._queue = deque(
+                    waiting for waiting in self._queue if not waiting.future.cancelled() or self._starts(waiting)
+                )
             if len(self._queue) >= self._queue_size:
                 seconds = ceil(len(self._queue) * self._stats.seconds_an_item() / len(self._lanes))
                 self._stats.count("rejected")
@@ -120,14 +116,14 @@ class Runner(Generic[P, X, R]):
         return item.future
 
     def stats(self) -> RunnerStats:
-        """Counts and times since the start."""
+        """Return counts and times since the start."""
         with self._changed:
             waiting, running = len(self._queue), len(self._busy)
         return self._stats.snapshot(waiting, running)
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
-        """What is done meanwhile is no client's and is left out of `stats` and of the metrics."""
+        """Leave what is done meanwhile out of `stats` and of the metrics, because no client asked for it."""
         self._stats.muted = True
         try:
             yield
@@ -135,9 +131,12 @@ class Runner(Generic[P, X, R]):
             self._stats.muted = False
 
     def close(self, timeout_s: float) -> bool:
-        """Refuse new items, finish the waiting ones, end the lanes. False if that took longer than `timeout_s`.
+        """Refuse new items, finish the waiting ones and end the lanes.
 
-        What is not finished by then fails with `Unavailable`; a lane that is stuck is left behind (a daemon thread).
+        What is not finished within `timeout_s` fails with `Unavailable`; a stuck lane is left behind as a daemon.
+
+        Returns:
+            Whether everything ended in time.
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -150,14 +149,14 @@ class Runner(Generic[P, X, R]):
             self._queue.clear()
         if self._pool is not None:
             self._pool.shutdown(wait=not any(lane.is_alive() for lane in self._lanes), cancel_futures=True)
-        for item in [*(each for each in waiting if not self._over(each)), *running]:
+        for item in [*(item for item in waiting if not self._is_settled(item)), *running]:
             self._fail(item, Unavailable(f"{self._name} was shut down before it got to this. Send it again."))
         return not any(lane.is_alive() for lane in self._lanes)
 
     def _lane(self) -> None:
         while (items := self._take()) is not None:
             try:
-                with self._at_work:
+                with self._working:
                     self._carry(items)
             except BaseException:  # a lane outlives whatever happens in it
                 logger.exception("%s: a lane failed outside its backend", self._name)
@@ -169,8 +168,8 @@ class Runner(Generic[P, X, R]):
                     self._busy.difference_update(items)
             del items  # or an idle lane keeps the last payloads alive
 
-    def _take(self) -> "list[_Item[P, X, R]] | None":
-        """This lane's fair share of what is waiting; None once the Runner is closing and nothing is."""
+    def _take(self) -> "list[_Item[Payload, Result]] | None":
+        """Return this lane's fair share of what is waiting, or None once the Runner is closing and nothing waits."""
         with self._changed:
             while not self._queue:
                 if self._closing:
@@ -187,69 +186,70 @@ class Runner(Generic[P, X, R]):
             self._busy.update(items)
             return items
 
-    def _carry(self, items: "list[_Item[P, X, R]]") -> None:
-        pool = self._pool if len(items) > 1 and any(self._heavy(item.payload) for item in items) else None
-        tried = map(self._admitted, items) if pool is None else pool.map(self._admitted, items)
-        admitted = [each for each in tried if each and not self._over(each[0]) and self._starts(each[0])]
-        if admitted:
-            self._infer(admitted)
+    def _carry(self, items: "list[_Item[Payload, Result]]") -> None:
+        is_heavy = self._pipeline.is_heavy
+        pool = self._pool if len(items) > 1 and any(is_heavy(item.payload) for item in items) else None
+        attempts = map(self._preprocess, items) if pool is None else pool.map(self._preprocess, items)
+        batch = [pair for pair in attempts if pair and not self._is_settled(pair[0]) and self._starts(pair[0])]
+        if batch:
+            self._infer(batch)
 
-    def _admitted(self, item: "_Item[P, X, R]") -> "tuple[_Item[P, X, R], X] | None":
+    def _preprocess(self, item: "_Item[Payload, Result]") -> "tuple[_Item[Payload, Result], Prepared] | None":
         item.taken_at = time.monotonic()
-        if self._over(item):
+        if self._is_settled(item):
             return None
         try:
-            return item, self._admit(item.payload)
+            return item, self._pipeline.preprocess(item.payload)
         except VitrineError as error:
             self._fail(item, error)
         except Exception:
-            logger.exception("%s: an item could not be transformed", self._name)
+            logger.exception("%s: an item could not be preprocessed", self._name)
             self._fail(item, InferenceFailed("The prediction failed."))
         finally:
-            item.admitted_at = time.monotonic()
+            item.preprocessed_at = time.monotonic()
         return None
 
-    def _infer(self, admitted: "list[tuple[_Item[P, X, R], X]]") -> None:
+    def _infer(self, batch: "list[tuple[_Item[Payload, Result], Prepared]]") -> None:
         started = time.monotonic()
         try:
-            values = self._run([ready for _, ready in admitted])
-            if len(values) != len(admitted):
-                raise RuntimeError(f"{len(values)} results for {len(admitted)} items")
+            results = self._pipeline.infer([prepared for _, prepared in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
         except Exception:
-            logger.exception("%s: a batch of %d failed", self._name, len(admitted))
-            if len(admitted) == 1:
-                self._fail(admitted[0][0], InferenceFailed("The prediction failed."))
+            logger.exception("%s: a batch of %d failed", self._name, len(batch))
+            if len(batch) == 1:
+                self._fail(batch[0][0], InferenceFailed("The prediction failed."))
             else:
-                for one in admitted:
-                    if not self._over(one[0]):
-                        self._infer([one])
+                for item, prepared in batch:
+                    if not self._is_settled(item):
+                        self._infer([(item, prepared)])
             return
         infer_s = time.monotonic() - started
-        weights = [self._weigh(ready) for _, ready in admitted]
-        if size := sum(weights):
-            self._stats.executed(size, infer_s, len(admitted))
-        for (item, _), weight, value in zip(admitted, weights, values, strict=True):
+        counts = [self._pipeline.count_inferences(prepared) for _, prepared in batch]
+        if inferences := sum(counts):
+            self._stats.executed(inferences, infer_s, len(batch))
+        for (item, _), count, result in zip(batch, counts, results, strict=True):
             if item.future.done():  # `close` gave up on it
                 continue
-            queue_s, decode_s = item.taken_at - item.queued_at, item.admitted_at - item.taken_at
-            if weight:
+            queue_s, decode_s = item.taken_at - item.queued_at, item.preprocessed_at - item.taken_at
+            if count:
                 self._stats.answered(queue_s, decode_s, infer_s)
             else:
                 self._stats.count(InvalidInput.__name__)
-            answer = Answer(value, queue_s * 1e3, decode_s * 1e3, infer_s * 1e3, len(admitted))
+            answer = Answer(result, queue_s * 1e3, decode_s * 1e3, infer_s * 1e3, len(batch))
             with contextlib.suppress(InvalidStateError):  # given up this very moment
                 item.future.set_result(answer)
 
-    def _over(self, item: "_Item[P, X, R]") -> bool:
-        """Whether there is nothing left to do for an item: late, cancelled, or given up by `close`."""
+    def _is_settled(self, item: "_Item[Payload, Result]") -> bool:
+        """Return whether nothing is left to do for an item: it is late, was cancelled, or was given up by `close`."""
         if item.deadline is not None and time.monotonic() >= item.deadline:
             self._fail(item, DeadlineExceeded(f"{self._name} could not answer before the deadline. Allow more time."))
         if item.future.cancelled():
             self._starts(item)
         return item.future.done()
 
-    def _starts(self, item: "_Item[P, X, R]") -> bool:
-        """From here on an item can no longer be cancelled; False, counted and announced once, if it was already."""
+    def _starts(self, item: "_Item[Payload, Result]") -> bool:
+        """Keep an item from being cancelled from now on; return False, counted once, if it was cancelled before."""
         try:
             if item.future.set_running_or_notify_cancel():
                 return True
@@ -258,10 +258,10 @@ class Runner(Generic[P, X, R]):
             pass
         return False
 
-    def _fail(self, item: "_Item[P, X, R]", error: VitrineError) -> None:
+    def _fail(self, item: "_Item[Payload, Result]", error: VitrineError) -> None:
         if not item.future.done():
             self._stats.count(type(error).__name__)
             with contextlib.suppress(InvalidStateError):  # cancelled or given up this very moment
-                # Where it came from leads back to the item: its payload would stay until the garbage collector comes.
+                # The error's origin leads back to the item, whose payload would stay until the garbage collector runs.
                 error.__cause__ = error.__context__ = None
                 item.future.set_exception(error.with_traceback(None))

@@ -1,4 +1,4 @@
-"""What a Runner has done: its own counters, and the same to Prometheus."""
+"""The counters of a Runner, kept for its own statistics and reported to Prometheus."""
 
 import threading
 import time
@@ -16,11 +16,22 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class RunnerStats:
-    """Since the start: items by outcome, batches, seconds in all; and what is waiting and running now.
+    """Counts and sums since the start, and what is waiting and running now.
 
-    inferences: pictures or rows that were computed. waited_seconds: in the backend, the whole time of its batch for
-    each item. batches: executions and their seconds in the backend, by size; above 64 by the next power of two.
-    last_inference: `time.time()` of the latest; 0.0 before the first.
+    Attributes:
+        succeeded: items that got their result.
+        failed: items that did not, by outcome.
+        executions: batches that went through the backend.
+        inferences: pictures or rows that were computed.
+        mean_batch: inferences an execution.
+        queue_seconds: the time that items waited for a lane.
+        decode_seconds: the time that items took to preprocess.
+        infer_seconds: the time that batches took in the backend.
+        waited_seconds: the time that items spent in the backend, each the whole time of its batch.
+        batches: the number of executions and their seconds, by batch size; above 64 by the next power of two.
+        last_inference: `time.time()` of the latest batch; 0.0 before the first.
+        waiting: items in the queue now.
+        running: items in a lane now.
     """
 
     succeeded: int
@@ -40,7 +51,7 @@ class RunnerStats:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Vitrine's Prometheus metrics. Made at first use: BentoML sets the multi-process folder when a worker starts."""
+    """Vitrine's Prometheus metrics, made at first use because BentoML sets their folder only when a worker starts."""
 
     requests: Counter
     request: Histogram
@@ -58,7 +69,7 @@ _made: list[Metrics] = []
 
 
 def metrics() -> Metrics:
-    """The one set of metrics of this process; whoever comes first makes it (`functools.cache` would let two)."""
+    """Return the one set of metrics of this process; the lock keeps two threads from making it twice."""
     with _making:
         if not _made:
             _made.append(_make())
@@ -89,7 +100,7 @@ def _make() -> Metrics:
 
 
 class _Observed(NamedTuple):
-    """The metrics of one model; to look them up takes as long as to observe."""
+    """The metrics of one Runner, kept because looking them up takes as long as observing."""
 
     queue: Histogram
     decode: Histogram
@@ -98,7 +109,7 @@ class _Observed(NamedTuple):
 
 
 class StatsKeeper:
-    """Counts for one Runner, from any of its lanes; nothing while it is `muted`."""
+    """Counts what the lanes of one Runner do, but nothing while it is `muted`."""
 
     def __init__(self, name: str) -> None:
         self._name, self.muted = name, False
@@ -113,18 +124,19 @@ class StatsKeeper:
 
     @cached_property
     def _observed(self) -> _Observed:
-        of = metrics()
-        return _Observed(*(each.labels(self._name) for each in (of.queue, of.decode, of.infer, of.batch)))
+        every = metrics()
+        histograms = (every.queue, every.decode, every.infer, every.batch)
+        return _Observed(*(histogram.labels(self._name) for histogram in histograms))
 
     def count(self, outcome: str) -> None:
-        """One item that was not answered: `cancelled`, `rejected` or the name of its error."""
+        """Count one item that got no result, as `cancelled`, `rejected` or by the name of its error."""
         if self.muted:
             return
         with self._lock:
             self._failed[outcome] += 1
 
     def executed(self, size: int, seconds: float, items: int) -> None:
-        """One batch of `size` inferences, from so many items, went through the backend."""
+        """Count one batch of `size` inferences that went through the backend for this number of items."""
         if self.muted:
             return
         self._observed.batch.observe(size)
@@ -140,7 +152,7 @@ class StatsKeeper:
             self._last = time.time()
 
     def answered(self, queue_s: float, decode_s: float, waited_s: float) -> None:
-        """One item got its result."""
+        """Count one item that got its result."""
         if self.muted:
             return
         self._observed.queue.observe(queue_s)
@@ -152,12 +164,12 @@ class StatsKeeper:
             self._waited_s += waited_s
 
     def seconds_an_item(self) -> float:
-        """Mean seconds of decode and inference an item of the queue; 0 before the first."""
+        """Return the mean seconds of preprocessing and inference an item; 0 before the first."""
         with self._lock:
             return (self._decode_s + self._infer_s) / self._items if self._items else 0.0
 
     def snapshot(self, waiting: int, running: int) -> RunnerStats:
-        """The counters as they stand."""
+        """Return the counters as they stand."""
         with self._lock:
             return RunnerStats(
                 succeeded=self._succeeded,
@@ -176,8 +188,8 @@ class StatsKeeper:
             )
 
 
-def added(parts: Sequence[RunnerStats]) -> RunnerStats:
-    """The counts of several processes as those of one."""
+def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
+    """Return the sum of the counts of several processes."""
     failed, batches = Tally[str](), dict[int, tuple[int, float]]()
     for part in parts:
         failed.update(part.failed)
@@ -201,7 +213,7 @@ def added(parts: Sequence[RunnerStats]) -> RunnerStats:
     )
 
 
-def stats_from(told: dict[str, Any]) -> RunnerStats:
-    """What another process told of its own, out of JSON, whose keys are texts."""
-    batches = {int(size): (times, seconds) for size, (times, seconds) in told["batches"].items()}
-    return RunnerStats(**told | {"batches": batches})
+def stats_from_json(fields: dict[str, Any]) -> RunnerStats:
+    """Return the counts that another process sent as JSON, whose keys are texts."""
+    batches = {int(size): (times, seconds) for size, (times, seconds) in fields["batches"].items()}
+    return RunnerStats(**fields | {"batches": batches})

@@ -1,28 +1,34 @@
-"""What `vitrine tune` found, beside the model in the store, and what serving makes of it.
+"""The file `tuning.json`, which `vitrine tune` writes beside a stored model and serving reads its plan from.
 
-`tuning.json` maps a machine (`runners.machine.machine_of`) to what was measured there. It is no part of the model's
-version, nor of what `verify` checks: a server without it, or on another machine, serves the same from its own plan.
+The file maps a machine (`runners.machine.machine_of`) to what was measured there. It is no part of the model's version,
+nor of what `models.package.verify` checks: a server without it, or on another machine, serves by the default plan.
 """
 
 import logging
-import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
-from models.package import TUNING, StoredModel
+from atomic_write import atomic_write
 from runners.machine import machine_of
-from runners.plan import CpuPlan
+from runners.plan import Plan
 
 logger = logging.getLogger("vitrine.models")
 
+TUNING = "tuning.json"
+
 
 class Tuned(BaseModel):
-    """One machine's result.
+    """What was measured on one machine.
 
-    plan: what a Runner gets there. rate: requests a second that it answers within the limit, arriving at random.
-    default_rate: what the plan that was not tuned does, in the same run; 0 if it never kept the limit.
-    saturation: requests a second with more waiting than it can take. alone_p50_ms: of one request at a time.
+    Attributes:
+        date: the day of the measurement, as YYYY-MM-DD.
+        slo_p99_ms: the latency limit that the search was given.
+        rate: requests a second, arriving at random, that the plan answers within the limit.
+        default_rate: the same of the default plan, measured in the same run; 0 if it never kept the limit.
+        saturation: requests a second while more are waiting than the plan can take.
+        alone_p50_ms: median latency of one request at a time.
+        plan: what a Runner gets on that machine.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -33,11 +39,11 @@ class Tuned(BaseModel):
     default_rate: float
     saturation: float
     alone_p50_ms: float
-    plan: CpuPlan
+    plan: Plan
 
     @field_validator("plan")
     @classmethod
-    def _can_run(cls, plan: CpuPlan) -> CpuPlan:
+    def _can_run(cls, plan: Plan) -> Plan:
         counts = (plan.lanes, plan.max_batch, *plan.widths)
         if not (plan.widths and min(counts) >= 1 and max(counts) <= 4096):
             raise ValueError("lanes, widths and max_batch are numbers from 1 to 4096")
@@ -49,53 +55,67 @@ class Tuned(BaseModel):
 _FILE = TypeAdapter(dict[str, Tuned])
 
 
-def tuned_plan(stored: StoredModel, device: str, available: int) -> CpuPlan | None:
-    """The plan that was tuned for this model on this machine, None if there is none; the log says why."""
-    path, name = stored.path / TUNING, stored.card.name
-    again = f"`vitrine tune {name}` measures it here."
+def tuned_plan(folder: Path, tag: str, device: str, available: int) -> Plan | None:
+    """Return the plan that was tuned for a model on this machine, None if there is none; the log says why.
+
+    Args:
+        folder: where the model is stored.
+        tag: the model's `name:version`, for the log.
+        device: where the model runs, as in `machine_of`.
+        available: cores of this process.
+    """
+    path = folder / TUNING
+    advice = f"`vitrine tune {tag.partition(':')[0]}` measures it here."
     try:
-        found = _read(path)
+        by_machine = _read(path)
     except (OSError, ValueError) as error:
-        logger.warning("%s: %s cannot be read and is ignored (%s). %s", stored.tag, path, _short(error), again)
+        logger.warning("%s: %s cannot be read and is ignored (%s). %s", tag, path, _short(error), advice)
         return None
-    if not found:
+    if not by_machine:
         return None
-    here = machine_of(device, available)
-    if here in found and not _fits(found[here].plan, available):
-        logger.warning(
-            "%s: %s asks for more than %d cores can take and is ignored. %s", stored.tag, path, available, again
-        )
+    machine = machine_of(device, available)
+    tuned = by_machine.get(machine)
+    if tuned is None:
+        logger.info("%s: was tuned for %s, but this is %s. %s", tag, "; ".join(by_machine), machine, advice)
         return None
-    if here in found:
-        logger.info("%s runs as tuned on %s: %s", stored.tag, found[here].date, found[here].plan)
-        return found[here].plan
-    logger.info("%s: was tuned for %s, but this is %s. %s", stored.tag, "; ".join(found), here, again)
-    return None
+    if not _fits(tuned.plan, available):
+        logger.warning("%s: %s asks for more than %d cores can take and is ignored. %s", tag, path, available, advice)
+        return None
+    logger.info("%s runs as tuned on %s: %s", tag, tuned.date, tuned.plan)
+    return tuned.plan
 
 
-def remember(stored: StoredModel, machine: str, tuned: Tuned) -> Path:
-    """Write what was found on a machine beside the model, in one step; what other machines found stays."""
-    path = stored.path / TUNING
+def read_tuned(folder: Path) -> dict[str, Tuned]:
+    """Return what was measured for the model in a folder, by machine; empty if nothing was, or the file is damaged."""
     try:
-        others = _read(path)
-    except ValueError:  # damaged: nothing to keep
-        others = {}
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(_FILE.dump_json(others | {machine: tuned}, indent=1) + b"\n")
-    part.replace(path)
+        return _read(folder / TUNING)
+    except (OSError, ValueError):
+        return {}
+
+
+def remember(folder: Path, machine: str, tuned: Tuned) -> Path:
+    """Write what was measured on one machine beside the model, in one step; what is known of other machines stays.
+
+    Returns:
+        The file that was written.
+    """
+    path = folder / TUNING
+    with atomic_write(path) as file:
+        file.write(_FILE.dump_json(read_tuned(folder) | {machine: tuned}, indent=1) + b"\n")
     return path
 
 
-def forget(stored: StoredModel) -> bool:
-    """Delete what was found, on every machine; False if there was nothing."""
-    path = stored.path / TUNING
-    there = path.exists()
-    path.unlink(missing_ok=True)
-    return there
+def forget(folder: Path) -> bool:
+    """Delete what was measured, on every machine; False if there was nothing."""
+    try:
+        (folder / TUNING).unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
-def _fits(plan: CpuPlan, available: int) -> bool:
-    """Whether a plan is one that a search could have found; a session costs the weights' memory again."""
+def _fits(plan: Plan, available: int) -> bool:
+    """Whether a plan is one that a search could have chosen; every width costs the weights' memory again."""
     threads = max(plan.lanes, *plan.widths)
     return threads <= max(8, 4 * available) and len(plan.widths) <= 4 and plan.decoders <= max(8, 4 * available)
 

@@ -1,8 +1,7 @@
-"""The models that are served: loaded in the background, checked against their goldens, then answering."""
+"""The models of one process: loaded in the background, checked against their goldens, then answering."""
 
 import asyncio
 import gc
-import logging
 import math
 import threading
 import time
@@ -16,132 +15,132 @@ import cv2
 from errors import NotFound
 from models.card import Card
 from models.package import StoredModel
-from runners.plan import CoreShare
-from runners.stats import stats_from
+from runners.cores import CoreShare
+from runners.stats import stats_from_json
 from serving.cache import NO_CACHE, ResponseCache
-from serving.loaded_model import RunnerOptions, ServedModel
-from serving.workers import Siblings
-
-logger = logging.getLogger("vitrine.models")
+from serving.loaded_model import LoadedModel
+from serving.loading import PREDICTION, Role
+from serving.options import RunnerOptions
+from serving.workers import Workers
 
 REPLACEMENT_S = 120.0
-"""Longest that a worker in place of a dead one keeps from taking requests."""
-PATIENT_S = 5.0
-"""How long a worker that starts waits for the others' news."""
+"""The longest time that a worker in place of a dead one keeps from taking requests, in seconds."""
+FIRST_NEWS_TIMEOUT_S = 5.0
+"""How long a worker that starts waits for the others' news, in seconds."""
 
 
-class ServedModels:
-    """Every model of this process.
+class ModelRepository:
+    """Every version of every model that this process serves.
 
     Args:
-        stored: the versions to serve; the first of a name is the one that the name alone means.
-        missing: cards of bundled models that are not installed, each with why it is not there, and what to do.
-        default: name of the model behind the routes that name none.
-        options: for every Runner.
+        stored: the versions; the first one of a name is the one that the name alone means.
+        options: what the operator set for every Runner.
+        role: what this process does with its models.
+        missing: the card of each bundled model that is not installed, with the reason and what to do about it.
+        default: the name of the model that is meant where none is named.
         cache: answers that were given before.
     """
 
     def __init__(
         self,
         stored: Iterable[StoredModel],
-        missing: Mapping[str, tuple[Card, str]],
-        default: str,
         options: RunnerOptions,
+        *,
+        role: Role = PREDICTION,
+        missing: Mapping[str, tuple[Card, str]] | None = None,
+        default: str = "",
         cache: ResponseCache = NO_CACHE,
     ) -> None:
         self.default, self._options = default, options
-        self.models = dict[str, ServedModel]()
-        self.versions = dict[str, dict[str, ServedModel]]()
-        for each in stored:
-            model = ServedModel(each.card, each, cache=cache)
+        self.models = dict[str, LoadedModel]()
+        self.versions = dict[str, dict[str, LoadedModel]]()
+        for version in stored:
+            model = LoadedModel(version.card, version, role, cache=cache)
             self.models.setdefault(model.name, model)
-            self.versions.setdefault(model.name, {})[each.version] = model
-        for name, (card, why) in missing.items():
-            self.models.setdefault(name, ServedModel(card, None, why))
+            self.versions.setdefault(model.name, {})[version.version] = model
+        for name, (card, reason) in (missing or {}).items():
+            self.models.setdefault(name, LoadedModel(card, None, role, missing_reason=reason))
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
         self._closing = False
-        self._siblings: Siblings | None = None
+        self._workers: Workers | None = None
         self._others_ready = True
-        self._asking, self._heard_at = asyncio.Lock(), -math.inf
+        self._refreshing, self._refreshed_at = asyncio.Lock(), -math.inf
         self.started_at = time.monotonic()
 
     def start(self) -> None:
         """Begin loading, the default model first; returns at once."""
         self._loader.start()
 
+    def wait_loaded(self, timeout_s: float) -> None:
+        """Return once every model is ready or has failed, or after `timeout_s`."""
+        self._loader.join(timeout_s)
+
     async def join(self, folder: Path) -> None:
-        """Be one of several workers. One that comes in place of a dead one takes no requests until it is loaded."""
-        self._siblings = Siblings(folder, self._news)
-        if any(news["ready"] for news in await self._siblings.ask(PATIENT_S)):
-            await asyncio.to_thread(self._loader.join, REPLACEMENT_S)
-        try:
-            await self._siblings.start()
-        except OSError as error:
-            logger.error("this worker tells the others nothing: %s", error)
+        """Become one of several workers, which meet in `folder`.
+
+        One that comes in place of a dead one takes no requests until it is loaded.
+        """
+        self._workers = Workers(folder, self._news)
+        if any(news["ready"] for news in await self._workers.ask(FIRST_NEWS_TIMEOUT_S)):
+            await asyncio.to_thread(self.wait_loaded, REPLACEMENT_S)
+        await self._workers.start()
 
     async def leave(self) -> None:
-        """Be heard no more by the other workers."""
-        if self._siblings is not None:
-            await self._siblings.stop()
+        """Tell the other workers nothing from now on."""
+        if self._workers is not None:
+            await self._workers.stop()
 
-    async def refresh(self, at_most_s: float = 0.0) -> None:
-        """Ask the other workers, where there are any, how they are; `ready` and `stats` then speak for all.
+    async def refresh(self, max_age_s: float = 0.0) -> None:
+        """Ask the other workers, where there are any, for their news, so that `ready` and `stats` speak for all.
 
-        What was heard less than `at_most_s` ago will do.
+        News that are not older than `max_age_s` will do.
         """
-        if self._siblings is None:
+        if self._workers is None:
             return
-        wanted = time.monotonic() - at_most_s
-        async with self._asking:
-            # Another asked a moment ago, maybe while this waited. That one was not ready then says nothing of now: a
-            # client that one worker told so would be told otherwise by the next.
-            if self._heard_at > wanted and self._others_ready:
+        oldest = time.monotonic() - max_age_s
+        async with self._refreshing:
+            # Another request may have asked while this one waited. If some worker was not ready then, that says nothing
+            # of now: the client of one worker would be told otherwise by the next.
+            if self._refreshed_at > oldest and self._others_ready:
                 return
             asked_at = time.monotonic()
-            heard = await self._siblings.ask()
-            self._heard_at = asked_at
-        self._others_ready = all(news["ready"] for news in heard if not news["closing"])
+            all_news = await self._workers.ask()
+            self._refreshed_at = asked_at
+        self._others_ready = all(news["ready"] for news in all_news if not news["closing"])
         for model in self.every:
-            model.hear([stats_from(news["stats"][model.tag]) for news in heard if model.tag in news["stats"]])
+            tags = [news["stats"].get(model.tag) for news in all_news]
+            model.set_stats_of_other_workers([stats_from_json(stats) for stats in tags if stats])
 
-    def _news(self) -> dict[str, Any]:
-        counted = {model.tag: model.own_stats() for model in self.every}
-        return {
-            "ready": self._ready,
-            "closing": self._closing,
-            "stats": {tag: asdict(stats) for tag, stats in counted.items() if stats},
-        }
-
-    def get(self, name: str | None = None, version: str | None = None) -> ServedModel:
-        """A model by name, the default one without; of several versions by its beginning.
+    def get(self, name: str | None = None, version: str | None = None) -> LoadedModel:
+        """Return a model by its name, the default one without; of several versions by the beginning of one.
 
         Raises:
-            NotFound: no such model or version; the message lists the known.
+            NotFound: there is no such model or version; the message lists the known ones.
         """
-        wanted = name or self.default
-        if wanted not in self.models:
+        name = name or self.default
+        if name not in self.models:
             known = ", ".join(sorted(self.models)) or "none"
-            raise NotFound(f"There is no model {wanted!r:.80} here. Known models: {known}.")
+            raise NotFound(f"There is no model {name!r:.80} here. Known models: {known}.")
         if version is None:
-            return self.models[wanted]
-        loaded = self.versions.get(wanted, {})
-        matching = [model for each, model in loaded.items() if version and each.startswith(version)]
+            return self.models[name]
+        versions = self.versions.get(name, {})
+        matching = [model for digits, model in versions.items() if version and digits.startswith(version)]
         if len(matching) != 1:
-            how = "means several versions" if matching else "is not served here"
-            raise NotFound(f"{wanted}:{version:.80} {how}. Versions that are: {', '.join(loaded) or 'none'}.")
+            problem = "means several versions" if matching else "is not served here"
+            raise NotFound(f"{name}:{version:.80} {problem}. Versions that are: {', '.join(versions) or 'none'}.")
         return matching[0]
 
     @property
-    def every(self) -> list[ServedModel]:
-        """Every version of every model, the default one first, and those that are missing."""
+    def every(self) -> list[LoadedModel]:
+        """Every version of every model, the default model first, and the models that are missing."""
         loaded = [model for versions in self.versions.values() for model in versions.values()]
-        absent = [model for model in self.models.values() if model.stored is None]
+        missing = [model for model in self.models.values() if model.stored is None]
         default = self.models.get(self.default)
-        return sorted([*loaded, *absent], key=lambda model: model is not default)
+        return sorted([*loaded, *missing], key=lambda model: model is not default)
 
     @property
     def ready(self) -> bool:
-        """Whether the default model answers and no other is still on its way, in every worker that takes requests."""
+        """Whether the default model answers and no other is still loading, in every worker that takes requests."""
         return self._ready and self._others_ready
 
     @property
@@ -152,7 +151,7 @@ class ServedModels:
 
     @property
     def closing(self) -> bool:
-        """Whether `close` has begun."""
+        """Whether this process drains or closes."""
         return self._closing
 
     def drain(self) -> None:
@@ -160,13 +159,13 @@ class ServedModels:
         self._closing = True
 
     def close(self, timeout_s: float) -> bool:
-        """Drain every model within one deadline; False if something was stuck."""
+        """Drain every model within one deadline; return False if something was stuck."""
         self._closing = True
         deadline = time.monotonic() + timeout_s
         if self._loader.is_alive():
             self._loader.join(timeout_s)
         gc.unfreeze()
-        # A list: every model is closed, also after one that was stuck.
+        # The list makes sure that every model is closed, also after one that was stuck.
         return all([model.close(max(0.0, deadline - time.monotonic())) for model in self.every])  # noqa: C419
 
     def _load(self) -> None:
@@ -176,4 +175,13 @@ class ServedModels:
             if not self._closing:
                 model.load(self._options, share)
         gc.collect()
-        gc.freeze()  # what is there now stays: a full collection took 60 ms with it, and no request should wait so long
+        gc.freeze()  # a full collection of what is there now took 60 ms, and no request should wait so long
+
+    def _news(self) -> dict[str, Any]:
+        """Return what this worker tells the others, as JSON objects."""
+        stats = {model.tag: model.own_stats() for model in self.every}
+        return {
+            "ready": self._ready,
+            "closing": self._closing,
+            "stats": {tag: asdict(counts) for tag, counts in stats.items() if counts},
+        }

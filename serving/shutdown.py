@@ -7,12 +7,12 @@ import sys
 import threading
 from types import FrameType
 
-from serving.repository import ServedModels
+from serving.repository import ModelRepository
 
 logger = logging.getLogger("vitrine")
 
 
-def end_within(seconds: float, served: ServedModels) -> None:
+def end_within(seconds: float, repository: ModelRepository) -> None:
     """From the first SIGTERM or SIGINT on, refuse new work, and end the process after `seconds` whatever is stuck.
 
     The server waits for requests in flight without a limit, and its supervisor waits for the server.
@@ -21,16 +21,16 @@ def end_within(seconds: float, served: ServedModels) -> None:
         return
 
     def watch(number: signal.Signals) -> None:
-        before = signal.getsignal(number)
+        earlier_handler = signal.getsignal(number)
 
         def drain(received: int, frame: FrameType | None) -> None:
-            if not served.closing:
-                served.drain()
+            if not repository.closing:
+                repository.drain()
                 timer = threading.Timer(seconds, _end, [seconds])
                 timer.daemon = True
                 timer.start()
-            if callable(before):
-                before(received, frame)
+            if callable(earlier_handler):
+                earlier_handler(received, frame)
 
         signal.signal(number, drain)
 

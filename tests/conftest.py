@@ -1,4 +1,4 @@
-"""What every room's tests share: phantoms as clients send them, and packages of the real layout."""
+"""What all tests share: encoded pictures, an empty model store, and the paths of the source and of a shipped model."""
 
 import io
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from PIL import Image
 from training.kidney_stone.data import CALIBRATE
 from training.kidney_stone.phantom import draw
 
-hypothesis.settings.register_profile("vitrine", deadline=None)  # how fast this machine is just now is no property
+hypothesis.settings.register_profile("vitrine", deadline=None)  # the speed of this machine is not under test
 hypothesis.settings.load_profile("vitrine")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +21,7 @@ SHIPPED = ROOT / "models" / "kidney_stone"
 
 
 def encode(image: npt.NDArray[np.uint8] | Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    """A picture as a file's bytes."""
+    """Encode a picture in a format that Pillow writes, and return the bytes of the file."""
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
@@ -30,8 +30,8 @@ def encode(image: npt.NDArray[np.uint8] | Image.Image, kind: str = "PNG", **opti
 
 @pytest.fixture(scope="session")
 def pictures() -> list[bytes]:
-    """64 different phantoms, as JPEG and PNG files in turn."""
-    images = [draw(CALIBRATE + 1000 + seed).image for seed in range(64)]
+    """The bytes of 24 different phantoms, alternately PNG and JPEG files."""
+    images = [draw(CALIBRATE + 1000 + seed).image for seed in range(24)]
     return [
         encode(image, "JPEG", quality=90) if index % 2 else encode(image, "PNG", compress_level=1)
         for index, image in enumerate(images)
@@ -40,7 +40,7 @@ def pictures() -> list[bytes]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty BENTOML_HOME, for this process and those it starts."""
+    """An empty BENTOML_HOME for this process and the processes that it starts."""
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.models.model import ModelStore
 

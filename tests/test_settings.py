@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import settings
-from settings import Settings, SettingsError, load_settings, warnings_of
+from errors import SettingsError
+from settings import Settings, load_settings, warnings_of
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +63,9 @@ def test_binding_wide_and_a_misspelt_name_are_warned_of(monkeypatch: pytest.Monk
 
 def test_what_needs_no_key_is_a_list_of_known_words_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().exempt == ("health",)
-    for said, means in (("health, docs", ("health", "docs")), ("none", ()), ("", ("health",))):
-        monkeypatch.setenv("VITRINE_API_KEYS_EXEMPT", said)
-        assert Settings().exempt == means
+    for text, exempt in (("health, docs", ("health", "docs")), ("none", ()), ("", ("health",))):
+        monkeypatch.setenv("VITRINE_API_KEYS_EXEMPT", text)
+        assert Settings().exempt == exempt
     monkeypatch.setenv("VITRINE_API_KEYS_EXEMPT", "health,doc")
     with pytest.raises(SettingsError, match="'doc' is none of health, metrics, docs"):
         load_settings()
@@ -90,7 +91,7 @@ def test_a_host_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("set_to", "said"),
+    ("variables", "message"),
     [
         ({"GRPC_PORT": "3000"}, "VITRINE_PORT and VITRINE_GRPC_PORT are both 3000"),
         ({"GRPC_TLS_CERT": "cert.pem"}, "go together"),
@@ -99,11 +100,11 @@ def test_a_host_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_grpc_cannot_be_served_with_is_said_before_it_starts(
-    monkeypatch: pytest.MonkeyPatch, set_to: dict[str, str], said: str
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
     Path("cert.pem").write_text("no certificate")
-    for name, value in set_to.items():
+    for name, value in variables.items():
         monkeypatch.setenv(f"VITRINE_{name}", value)
-    with pytest.raises(SettingsError, match=said) as refused:
+    with pytest.raises(SettingsError, match=message) as refused:
         load_settings()
     assert not str(refused.value).startswith("Value error")

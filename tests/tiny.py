@@ -1,16 +1,19 @@
 """A whole model package of a few kilobytes, and what it must answer, worked out by NumPy alone.
 
-The graph averages each channel of a 16 x 16 picture and multiplies by a 3 x 2 matrix.
+The graph averages each channel of a 16 x 16 picture and multiplies by a 3 x 2 matrix. Its explain graph averages the
+channels over 4 x 4 squares, multiplies by the column of the explained class, and keeps what is above zero.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from models.package import StoredModel, content_version, file_digests, open_stored
 from tests.conftest import encode
 
 WEIGHT = np.array([[-2.0, 2.0], [1.0, -1.0], [-0.5, 0.5]], np.float32)
@@ -49,6 +52,15 @@ clear_from = 0.98
 """
 
 
+EXPLAINED = """
+[explain]
+layer = "none of this graph's"
+method = "layercam"
+"""
+GAINS = {"gradcam": 1.0, "gradcam++": 2.0, "layercam": 3.0, "hirescam": 4.0}
+"""What tells the maps of the methods apart: each is the same map times this."""
+
+
 def plain(level: int) -> bytes:
     """A flat grey PNG."""
     return encode(np.full((16, 16, 3), level, np.uint8))
@@ -59,14 +71,31 @@ def logits_of_plain(level: int) -> npt.NDArray[np.float32]:
     return np.asarray(np.full(3, (level / 255 - 0.5) / 0.5) @ WEIGHT, np.float32)
 
 
-def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None, *, exits: bool = False) -> Path:
-    """Write the package; `batch` fixes the graph's batch axis.
+def bright_square() -> npt.NDArray[np.uint8]:
+    """A dark picture with one bright square, red at its top left: RGB, shape (16, 16, 3), uint8."""
+    pixels = np.full((16, 16, 3), 20, np.uint8)
+    pixels[:4, :4] = (250, 20, 20)
+    pixels[8:12, 4:8] = (20, 250, 20)
+    return pixels
+
+
+def map_of(pixels: npt.NDArray[np.uint8], class_id: int, method: str) -> npt.NDArray[np.float32]:
+    """What the explain graph gives for a picture of 16 x 16 pixels: shape (4, 4), float32."""
+    scaled = (pixels / 255 - 0.5) / 0.5
+    squares = scaled.reshape(4, 4, 4, 4, 3).mean(axis=(1, 3))
+    return np.asarray(np.maximum(squares @ WEIGHT[:, class_id], 0) * GAINS[method], np.float32)
+
+
+def tiny_package(
+    folder: Path, name: str = "tiny", batch: int | None = None, *, exits: bool = False, explained: bool = False
+) -> Path:
+    """Write the package; `batch` fixes the graph's batch axis, and with `explained` there is an explain graph.
 
     With `exits` an early exit gives three times the logits wherever one of those is at least 2.25: at levels under 64
     and from 192 on.
     """
     (folder / "goldens").mkdir(parents=True)
-    (folder / "card.toml").write_text(CARD.format(name=name) + EXITS * exits)
+    (folder / "card.toml").write_text(CARD.format(name=name) + EXITS * exits + EXPLAINED * explained)
     nodes = [
         helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
         helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
@@ -89,10 +118,9 @@ def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None, *, 
         constants = {"gain": 3, "limit": 2.25}
         weights += [numpy_helper.from_array(np.array(each, np.float32), name) for name, each in constants.items()]
         outputs.append(helper.make_tensor_value_info("early", TensorProto.BOOL, []))
-    graph = helper.make_graph(nodes, "tiny", [image], outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    (folder / "predict.onnx").write_bytes(model.SerializeToString())
+    _write_graph(folder / "predict.onnx", nodes, [image], outputs, weights)
+    if explained:
+        _write_explain_graph(folder / "explain.onnx")
     (folder / "weights.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     rows = []
     for level in (10, 240):
@@ -102,3 +130,55 @@ def tiny_package(folder: Path, name: str = "tiny", batch: int | None = None, *, 
     goldens |= {"variant": "early-exit"} if exits else {}
     (folder / "goldens" / "goldens.json").write_text(json.dumps(goldens))
     return folder
+
+
+def _write_explain_graph(path: Path) -> None:
+    inputs = [
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 16, 16]),
+        helper.make_tensor_value_info("target", TensorProto.INT64, ["N"]),
+    ]
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
+        helper.make_node("ArgMax", ["logits"], ["predicted"], axis=1, keepdims=0),
+        helper.make_node("Less", ["target", "zero"], ["unasked"]),
+        helper.make_node("Where", ["unasked", "predicted", "target"], ["chosen"]),
+        helper.make_node("Gather", ["columns", "chosen"], ["column"], axis=0),
+        helper.make_node("AveragePool", ["image"], ["squares"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Mul", ["squares", "column"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted", "channel"], ["sum"], keepdims=0),
+        helper.make_node("Relu", ["sum"], ["map"]),
+        *(helper.make_node("Mul", ["map", f"gain of {method}"], [method]) for method in GAINS),
+    ]
+    constants: dict[str, npt.NDArray[Any]] = {
+        "axes": np.array([2, 3], np.int64),
+        "weight": WEIGHT,
+        "zero": np.array(0, np.int64),
+        "columns": WEIGHT.T.reshape(2, 3, 1, 1).copy(),
+        "channel": np.array([1], np.int64),
+    }
+    constants |= {f"gain of {method}": np.array(gain, np.float32) for method, gain in GAINS.items()}
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])]
+    outputs += [helper.make_tensor_value_info(method, TensorProto.FLOAT, ["N", 4, 4]) for method in GAINS]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    _write_graph(path, nodes, inputs, outputs, weights)
+
+
+def _write_graph(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    weights: list[onnx.TensorProto],
+) -> None:
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def seal(folder: Path) -> StoredModel:
+    """Write the manifest of a package, as the store does, and open it."""
+    files = file_digests(folder)
+    (folder / "manifest.json").write_text(json.dumps({"version": content_version(files), "files": files}))
+    return open_stored(folder)

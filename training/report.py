@@ -1,7 +1,6 @@
-"""`report.json`: what was measured of a model, under which conditions."""
+"""The report of a model, `report.json`: what was measured, and under which conditions."""
 
 import json
-import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -9,21 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from models.package import REPORT
+from runners.cores import available_cores
 
 
 def conditions(command: str) -> dict[str, Any]:
-    """The command, date, machine and versions behind figures."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Return the command, date, machine and library versions of a measurement."""
     return {
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {cores} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {available_cores()} cores",
         "versions": {name: version(name) for name in ("numpy", "onnxruntime", "opencv-python-headless", "torch")},
     }
 
 
-def write_report(package: Path, metrics: dict[str, Any], measured: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Write a package's report; gives what was written."""
-    written = {"metrics": metrics, **more, "conditions": measured}
-    (package / REPORT).write_text(json.dumps(written, indent=2) + "\n", "utf-8")
-    return written
+def write_report(package: Path, metrics: dict[str, Any], command: str, **sections: Any) -> dict[str, Any]:
+    """Write the report into a package's folder, with the conditions of this process.
+
+    Args:
+        package: the folder.
+        metrics: name → value, as the card lists them.
+        command: the command that measured them.
+        sections: further sections by name.
+
+    Returns:
+        The report as written.
+    """
+    report = {"metrics": metrics, **sections, "conditions": conditions(command)}
+    (package / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    return report

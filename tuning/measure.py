@@ -1,4 +1,4 @@
-"""Measures plans of one stored model: the real line, backend and Runner, in this process."""
+"""Measurements of the plans of one stored model, by its real pipeline, backend and Runner in this process."""
 
 import gc
 import threading
@@ -18,35 +18,38 @@ from backends.base import Backend
 from errors import StoreError, VitrineError
 from models.goldens import read_goldens
 from models.package import StoredModel
-from runners.plan import CoreShare, CpuPlan
+from runners.cores import CoreShare
+from runners.plan import Plan
 from runners.runner import Runner
-from serving.backend import device_of, new_backend
-from serving.lanes import runner_of
-from serving.loaded_model import RunnerOptions
-from serving.pipeline import line_of
+from serving.loading import device_for, load_backend
+from serving.options import RunnerOptions
+from serving.pipeline import make_pipeline
+from serving.self_check import golden_payload
 from tuning.search import Latencies
 
 FEWEST, MOST_S = 300, 5.0
-"""A probe has at least so many arrivals, unless that would take more than so many times its length."""
+"""A probe has at least `FEWEST` arrivals, unless they would take more than `MOST_S` times its length."""
 KEPT = 2
-"""Backends that stay loaded: the default's and another's."""
+"""How many backends stay loaded: that of the default plan and one more."""
 STUCK_S = 120.0
+"""Seconds after which a request that was not answered counts as lost."""
 
 Submit = Callable[[Any], "Future[Any]"]
+"""Takes a payload and returns the future of its answer."""
 
 
-def schedule(rate: float, arrivals: int, seed: int) -> npt.NDArray[np.float64]:
-    """Seconds from now at which requests are due: a Poisson process.
+def poisson_arrivals(rate: float, arrivals: int, seed: int) -> npt.NDArray[np.float64]:
+    """Return the seconds from now at which requests are due, a Poisson process, shape (arrivals,).
 
-    The draws are those of the seed whatever the rate, so two rates differ by nothing but their pace.
+    The same seed gives the same draws at every rate, so two rates differ by nothing but their pace.
     """
     return np.cumsum(np.random.default_rng(seed).standard_exponential(arrivals)) / rate
 
 
 def open_loop(submit: Submit, payloads: Iterator[Any], due_s: npt.NDArray[np.float64]) -> Latencies:
-    """Submit each payload when it is due, whatever became of the others.
+    """Submit a payload at each due time, whatever became of those before, and return the latencies.
 
-    A generator that is late delays the request, not its clock: latency counts from the moment that it was due.
+    A request that is submitted late has its latency counted from the moment that it was due.
     """
     latencies = np.full(len(due_s), np.inf)
     settled = threading.Semaphore(0)
@@ -58,8 +61,8 @@ def open_loop(submit: Submit, payloads: Iterator[Any], due_s: npt.NDArray[np.flo
         settled.release()
 
     for index, due in enumerate(due_s):
-        if (early := started + due - time.monotonic()) > 0:
-            time.sleep(early)
+        if (remaining := started + due - time.monotonic()) > 0:
+            time.sleep(remaining)
         try:
             submit(next(payloads)).add_done_callback(partial(answered, index))
         except VitrineError:  # refused: its latency stays infinite
@@ -71,56 +74,62 @@ def open_loop(submit: Submit, payloads: Iterator[Any], due_s: npt.NDArray[np.flo
 
 
 def closed_loop(submit: Submit, payloads: Iterator[Any], waiting: int, seconds: float) -> float:
-    """Requests answered a second while `waiting` of them are always there, after a fifth of the time to warm up.
+    """Return the requests answered a second while `waiting` of them are always in flight.
 
-    Goes on for up to ten times as long until each of those has had its turn four times; longer only for a first answer.
+    The first fifth of the time warms up and does not count. The measurement goes on, for up to ten times as long, until
+    there are four answers for every request in flight; it waits longer only for a first answer.
+
+    Args:
+        submit: takes a payload and returns the future of its answer.
+        payloads: what to submit.
+        waiting: requests in flight.
+        seconds: how long to measure.
 
     Raises:
-        StoreError: not one was answered.
+        StoreError: not one request was answered.
     """
-    free, answers = threading.Semaphore(waiting), list[bool]()
+    free, succeeded = threading.Semaphore(waiting), list[bool]()
 
     def answered(future: "Future[Any]") -> None:
-        answers.append(future.exception() is None)
+        succeeded.append(future.exception() is None)
         free.release()
 
-    began = now = time.monotonic()
-    first, before = began, 0
+    began = now = warm = time.monotonic()
+    before = 0
     while (passed := now - began) < seconds or (
-        len(answers) - before < 4 * waiting and passed < (10 * seconds if len(answers) > before else STUCK_S)
+        len(succeeded) - before < 4 * waiting and passed < (10 * seconds if len(succeeded) > before else STUCK_S)
     ):
         if passed < seconds / 5:
-            first, before = now, len(answers)
+            warm, before = now, len(succeeded)
         if free.acquire(timeout=0.05):
             submit(next(payloads)).add_done_callback(answered)
         now = time.monotonic()
-    right = sum(answers[before:])
+    succeeded_warm = sum(succeeded[before:])
     for _ in range(waiting):
         free.acquire(timeout=STUCK_S)
-    if not right:
+    if not succeeded_warm:
         raise StoreError("Not one request was answered while the machine was saturated; the log says why.")
-    return right / (now - first)
+    return succeeded_warm / (now - warm)
 
 
-class Trial:
-    """The world in which the plans of one stored model are measured. Close it.
+class ModelMeasurer:
+    """Measures plans of one stored model in this process; call `close` at the end.
 
     Args:
         stored: the model.
         options: what an operator set; a plan is measured with it.
-        share: of the cores.
-        probe_s: length of a probe; of half of it the other measurements.
+        share: the cores of this process, shared by the lanes at work.
+        probe_s: seconds of a probe; the other measurements take half as long.
     """
 
     def __init__(self, stored: StoredModel, options: RunnerOptions, share: CoreShare, probe_s: float) -> None:
-        self.device = device_of(stored, options.device)
+        self.device = device_for(stored, options.device)
         self._stored, self._share, self._probe_s = stored, share, probe_s
-        self._queue_size = options.queue_of(stored.card)
-        self._line = line_of(stored.card)
+        self._queue_size = options.queue_size_for(stored.card)
         goldens, _ = read_goldens(stored.path)
-        self._payloads = cycle([self._line.golden(golden.data) for golden in goldens])
-        backend, self.default = new_backend(stored, self.device, share, options.over)
-        self._backends = OrderedDict({self._loaded_for(self.default): backend})
+        self._payloads = cycle([golden_payload(stored.card, golden.data) for golden in goldens])
+        backend, self.default = load_backend(stored, self.device, share, options.override)
+        self._backends = OrderedDict({self._backend_key(self.default): backend})
         gc.collect()
         gc.freeze()  # as serving does
 
@@ -130,56 +139,59 @@ class Trial:
         while self._backends:
             self._backends.popitem()[1].close()
 
-    def alone(self, layout: CpuPlan) -> Latencies:
-        """See `World`; up to 50, the first two left out."""
-        with self._runner(layout) as runner:
-            began, took = time.monotonic(), list[float]()
+    def lone_latencies(self, plan: Plan) -> Latencies:
+        """Return the latencies of up to 50 requests one after the other; the two before them do not count."""
+        with self._runner(plan) as runner:
+            began, latencies = time.monotonic(), list[float]()
             for number in count():
                 if number == 52 or (number >= 7 and time.monotonic() - began > self._probe_s / 4):
                     break
                 started = time.monotonic()
                 runner.submit(next(self._payloads)).result(STUCK_S)
-                took.append((time.monotonic() - started) * 1e3)
-        return np.array(took[2:])
+                latencies.append((time.monotonic() - started) * 1e3)
+        return np.array(latencies[2:])
 
-    def saturation(self, layout: CpuPlan) -> float:
-        """See `World`."""
-        waiting = min(self._queue_size, 2 * layout.lanes * layout.max_batch)
-        with self._runner(layout) as runner:
+    def saturation(self, plan: Plan) -> float:
+        """Return the requests answered a second while twice as many are waiting as the lanes can take."""
+        waiting = min(self._queue_size, 2 * plan.lanes * plan.max_batch)
+        with self._runner(plan) as runner:
             return closed_loop(runner.submit, self._payloads, waiting, self._probe_s / 2)
 
-    def latencies(self, layout: CpuPlan, rate: float, seed: int) -> Latencies:
-        """See `World`; a tenth of the arrivals comes before those that count."""
+    def latencies(self, plan: Plan, rate: float, seed: int) -> Latencies:
+        """Return the latencies of random arrivals; a tenth as many come before those that count, to warm up."""
         arrivals = self._arrivals(rate)
-        early = arrivals // 10
-        with self._runner(layout) as runner:
-            return open_loop(runner.submit, self._payloads, schedule(rate, early + arrivals, seed))[early:]
+        warm_up = arrivals // 10
+        with self._runner(plan) as runner:
+            due_s = poisson_arrivals(rate, warm_up + arrivals, seed)
+            return open_loop(runner.submit, self._payloads, due_s)[warm_up:]
 
-    def lasts_s(self, rate: float) -> float:
-        """How long `latencies` takes at a rate, the early arrivals included."""
+    def probe_duration_s(self, rate: float) -> float:
+        """Return how many seconds `latencies` takes at a rate, the warm-up included."""
         return 1.1 * self._arrivals(rate) / rate
 
     def _arrivals(self, rate: float) -> int:
         return round(min(max(FEWEST, rate * self._probe_s), max(30, MOST_S * self._probe_s * rate)))
 
     @contextmanager
-    def _runner(self, layout: CpuPlan) -> Iterator[Runner[Any, Any, Any]]:
-        run = partial(self._line.run, self._backend(layout))
-        runner = runner_of(self._stored.card.name, self._line, run, layout, self._queue_size, self._share)
+    def _runner(self, plan: Plan) -> Iterator[Runner[Any, Any, Any]]:
+        card, pipeline = self._stored.card, make_pipeline(self._stored.card, self._backend(plan))
+        runner: Runner[Any, Any, Any] = Runner(
+            card.name, pipeline, plan, queue_size=self._queue_size, working=self._share
+        )
         try:
             yield runner
         finally:
             runner.close(STUCK_S)
 
-    def _backend(self, layout: CpuPlan) -> Backend:
-        key = self._loaded_for(layout)
+    def _backend(self, plan: Plan) -> Backend:
+        key = self._backend_key(plan)
         if key not in self._backends:
             while len(self._backends) >= KEPT:
                 self._backends.popitem(last=False)[1].close()
-            self._backends[key], _ = new_backend(self._stored, self.device, self._share, lambda planned: layout)
+            self._backends[key], _ = load_backend(self._stored, self.device, self._share, lambda default: plan)
         self._backends.move_to_end(key)
         return self._backends[key]
 
-    def _loaded_for(self, layout: CpuPlan) -> tuple[int, ...]:
-        """What a backend is loaded for: on a CPU the sessions' threads, else the largest batch."""
-        return layout.widths if self.device == "cpu" else (layout.max_batch,)
+    def _backend_key(self, plan: Plan) -> tuple[int, ...]:
+        """Return what of a plan a backend depends on: on a CPU the sessions' threads, else the largest batch."""
+        return plan.widths if self.device == "cpu" else (plan.max_batch,)

@@ -1,6 +1,6 @@
 """The search behind `vitrine tune`: which plan keeps a latency limit at the highest rate.
 
-Every measurement goes through a `World`, so that the search itself can be tested on a queue that is worked out.
+Every measurement goes through a `Measurer`, so that the search can be tested on a queue whose latencies are computed.
 """
 
 import math
@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from errors import VitrineError
-from runners.plan import CpuPlan
+from errors import LimitMissed
+from runners.plan import Plan
 
 Latencies = npt.NDArray[np.float64]
 """Milliseconds, shape (n,), from the moment a request was due; infinite for one that was refused or failed."""
@@ -27,30 +27,22 @@ MARGIN = 1.05
 PAYS = 1.03
 """How much a larger batch must add to the saturation for a still larger one to be tried."""
 ROUNDS = 3
-"""Final rounds, the default and the best in turns; medians count."""
+"""Final rounds, in which the default and the best take turns; medians count."""
 
 
-class LimitMissed(VitrineError):
-    """No plan keeps the limit at any rate; `lowest_ms` is the lowest p99 that was measured."""
+class Measurer(Protocol):
+    """What the search measures plans with."""
 
-    def __init__(self, slo_ms: float, lowest_ms: float) -> None:
-        super().__init__(f"No plan keeps a p99 of {slo_ms:g} ms here: the lowest measured is {lowest_ms:.1f} ms.")
-        self.lowest_ms = lowest_ms
-
-
-class World(Protocol):
-    """Where plans are measured."""
-
-    def alone(self, layout: CpuPlan) -> Latencies:
-        """Of requests one after the other."""
+    def lone_latencies(self, plan: Plan) -> Latencies:
+        """Return the latencies of requests that come one after the other."""
         ...
 
-    def saturation(self, layout: CpuPlan) -> float:
-        """Requests a second while more of them wait than it can take."""
+    def saturation(self, plan: Plan) -> float:
+        """Return the requests answered a second while more of them are waiting than the plan can take."""
         ...
 
-    def latencies(self, layout: CpuPlan, rate: float, seed: int) -> Latencies:
-        """Of requests that arrive at random, so many a second on average."""
+    def latencies(self, plan: Plan, rate: float, seed: int) -> Latencies:
+        """Return the latencies of requests that arrive at random, `rate` of them a second on average."""
         ...
 
 
@@ -58,28 +50,38 @@ class World(Protocol):
 class Space:
     """What may be tried.
 
-    shapes: plans that differ in lanes, widths and decoders. batches: sizes in rising order, for the best of these.
-    lingers_ms: for the best of those that batch. over: puts what an operator set over any plan.
+    Attributes:
+        shapes: plans that differ in lanes, widths and decoders.
+        batches: batch sizes in rising order, tried on the best of the shapes.
+        lingers_ms: lingers, tried on the best of the plans that batch.
+        override: puts what an operator set into a plan.
     """
 
-    shapes: Sequence[CpuPlan]
+    shapes: Sequence[Plan]
     batches: Sequence[int] = ()
     lingers_ms: Sequence[float] = ()
-    over: Callable[[CpuPlan], CpuPlan] = lambda layout: layout
+    override: Callable[[Plan], Plan] = lambda plan: plan
 
 
 @dataclass
 class Candidate:
-    """A plan and what it came to. rate: within the limit, 0 if it never kept it; None where it could not win."""
+    """A plan and what was measured of it.
 
-    layout: CpuPlan
+    Attributes:
+        plan: the plan.
+        alone_p50_ms: median latency of one request at a time.
+        saturation: requests a second while more are waiting than it can take.
+        rate: the highest rate within the limit, 0 if no rate is; None if it was not looked for, as it could not win.
+    """
+
+    plan: Plan
     alone_p50_ms: float
     saturation: float
     rate: float | None = None
 
     @property
-    def ceiling(self) -> int:
-        """The highest step that may be accepted."""
+    def highest_step(self) -> int:
+        """The highest rate that may be accepted, as an exponent of `STEP`."""
         return math.floor(math.log(STABLE * self.saturation, STEP))
 
 
@@ -87,14 +89,14 @@ class Candidate:
 class Probe:
     """One measurement at one rate."""
 
-    layout: CpuPlan
+    plan: Plan
     rate: float
     p99_ms: float
 
 
 @dataclass
 class Outcome:
-    """What a search found: `best` is the default itself unless another beat it by the margin."""
+    """The result of a search: `best` is the default itself unless another beat it by the margin."""
 
     default: Candidate
     best: Candidate
@@ -103,160 +105,163 @@ class Outcome:
 
 
 def p99(latencies: Latencies) -> float:
-    """The latency that at most one request in a hundred exceeds, as measured, not interpolated."""
+    """Return the measured latency that at most one request in a hundred exceeds; it is not interpolated."""
     return float(np.percentile(latencies, 99, method="inverted_cdf"))
 
 
 def search(
-    world: World, default: CpuPlan, space: Space, slo_p99_ms: float, said: Callable[[str], None] = lambda what: None
+    measurer: Measurer,
+    default: Plan,
+    space: Space,
+    slo_p99_ms: float,
+    report: Callable[[str], None] = lambda what: None,
 ) -> Outcome:
     """Find the plan with the highest rate whose p99 is within the limit.
 
     Candidates are measured for their saturation first. Only one that could serve more within it than the best so far
-    is probed, once, at a rate that it must keep to go on. What is left meets the default in rounds by turns, each with
-    arrivals of its own that are the same for both and in every run.
+    is probed, once, at a rate that it must keep to go on. The best that remains is compared with the default in rounds
+    by turns; the arrivals of a round are the same for both, and in every run.
 
     Args:
-        world: where to measure.
+        measurer: measures plans.
         default: the plan that would be served untuned.
         space: what else may be tried.
         slo_p99_ms: the limit.
-        said: is told what comes next.
+        report: is called with a description of each measurement before it starts.
 
     Raises:
-        LimitMissed: nothing keeps the limit.
+        LimitMissed: no plan keeps the limit.
     """
-    return _Search(world, slo_p99_ms, said).run(space.over(default), space)
+    return _Search(measurer, slo_p99_ms, report).run(space.override(default), space)
 
 
 class _Search:
-    def __init__(self, world: World, slo_ms: float, said: Callable[[str], None]) -> None:
-        self._world, self._slo_ms, self._said = world, slo_ms, said
-        self._known: dict[CpuPlan, Candidate] = {}
+    def __init__(self, measurer: Measurer, slo_ms: float, report: Callable[[str], None]) -> None:
+        self._measurer, self._slo_ms, self._report = measurer, slo_ms, report
+        self._screened: dict[Plan, Candidate] = {}
         self._probes: list[Probe] = []
         self._lowest_ms = math.inf
 
-    def run(self, layout: CpuPlan, space: Space) -> Outcome:
-        default = self._screen(layout)
+    def run(self, plan: Plan, space: Space) -> Outcome:
+        default = self._screen(plan)
         self._screen_all(space)
-        default.rate = self._highest(default)
+        default.rate = self._highest_rate(default)
         best = default
-        for each in sorted(self._known.values(), key=lambda other: -other.saturation):
-            if each is not default and self._challenges(each, best):
-                best = each
+        for candidate in _fastest(self._screened.values(), len(self._screened)):
+            if candidate is not default and self._beats(candidate, best):
+                best = candidate
         return self._final(default, best)
 
-    def _screen(self, layout: CpuPlan) -> Candidate:
-        if layout not in self._known:
-            self._said(f"saturation of {layout}")
-            alone = self._world.alone(layout)
+    def _screen(self, plan: Plan) -> Candidate:
+        if plan not in self._screened:
+            self._report(f"saturation of {plan}")
+            alone = self._measurer.lone_latencies(plan)
             self._lowest_ms = min(self._lowest_ms, p99(alone))
-            self._known[layout] = Candidate(layout, float(np.median(alone)), self._world.saturation(layout))
-        return self._known[layout]
+            self._screened[plan] = Candidate(plan, float(np.median(alone)), self._measurer.saturation(plan))
+        return self._screened[plan]
 
     def _screen_all(self, space: Space) -> None:
-        shapes = [self._screen(space.over(each)) for each in space.shapes]
-        batching = [each for each in shapes if each.layout.max_batch > 1]
+        shapes = [self._screen(space.override(shape)) for shape in space.shapes]
+        batching = [candidate for candidate in shapes if candidate.plan.max_batch > 1]
         for shape in _fastest(shapes, 2):
-            before = 0.0
+            saturation = 0.0
             for size in space.batches:
-                found = self._screen(space.over(replace(shape.layout, max_batch=size)))
-                if found.saturation < PAYS * before:
+                candidate = self._screen(space.override(replace(shape.plan, max_batch=size)))
+                if candidate.saturation < PAYS * saturation:
                     break
-                before = found.saturation
-                batching += [found] * (found.layout.max_batch > 1)
-        for each in _fastest(batching, 1):
+                saturation = candidate.saturation
+                batching += [candidate] * (candidate.plan.max_batch > 1)
+        for candidate in _fastest(batching, 1):
             for linger in space.lingers_ms:
-                self._screen(space.over(replace(each.layout, linger_ms=linger)))
+                self._screen(space.override(replace(candidate.plan, linger_ms=linger)))
 
-    def _challenges(self, candidate: Candidate, best: Candidate) -> bool:
-        """Whether a candidate beats the best so far; its rate is then known."""
+    def _beats(self, candidate: Candidate, best: Candidate) -> bool:
+        """Whether a candidate beats the best so far; if it does, its rate is then known."""
         if candidate.alone_p50_ms > self._slo_ms:
             return False
         if not best.rate:
-            candidate.rate = self._highest(candidate)
+            candidate.rate = self._highest_rate(candidate)
             return candidate.rate > 0
-        wanted = math.ceil(math.log(MARGIN * best.rate, STEP))
-        if wanted > candidate.ceiling or not self._meets(candidate, wanted):
+        step_to_beat = math.ceil(math.log(MARGIN * best.rate, STEP))
+        if step_to_beat > candidate.highest_step or not self._keeps_limit(candidate, step_to_beat):
             return False
-        candidate.rate = STEP ** self._above(candidate, wanted, candidate.ceiling + 1)
+        candidate.rate = STEP ** self._bisect(candidate, step_to_beat, candidate.highest_step + 1)
         return True
 
-    def _highest(self, candidate: Candidate) -> float:
-        """The highest rate of a candidate within the limit, from nothing; 0 if there is none."""
+    def _highest_rate(self, candidate: Candidate) -> float:
+        """Return the highest rate of a candidate within the limit, 0 if there is none; nothing is known of it yet."""
         if candidate.alone_p50_ms > self._slo_ms:
             return 0.0
-        too_much = candidate.ceiling + 1
+        too_much = candidate.highest_step + 1
         for share in (1.0, 0.8, 0.5, 0.2, 0.05):
-            step = candidate.ceiling + round(math.log(share, STEP))
-            if self._meets(candidate, step):
-                return float(STEP ** self._above(candidate, step, too_much))
+            step = candidate.highest_step + round(math.log(share, STEP))
+            if self._keeps_limit(candidate, step):
+                return float(STEP ** self._bisect(candidate, step, too_much))
             too_much = step
         return 0.0
 
-    def _above(self, candidate: Candidate, good: int, too_much: int, seed: int = 0) -> int:
-        """Halve what lies between a step that is kept and one that is not, or may not be tried."""
+    def _bisect(self, candidate: Candidate, good: int, too_much: int, seed: int = 0) -> int:
+        """Return the highest step within the limit, between one that is and one that is not, or may not be tried."""
         while too_much - good > 1:
             middle = (good + too_much) // 2
-            if self._meets(candidate, middle, seed):
+            if self._keeps_limit(candidate, middle, seed):
                 good = middle
             else:
                 too_much = middle
         return good
 
-    def _near(self, candidate: Candidate, start: int, seed: int) -> float:
-        """The highest rate within the limit, looked for from where it should be; 0 if it is nowhere near."""
-        start, stride = min(start, candidate.ceiling), 1
-        if self._meets(candidate, start, seed):
-            while start + stride <= candidate.ceiling and self._meets(candidate, start + stride, seed):
+    def _highest_rate_near(self, candidate: Candidate, start: int, seed: int) -> float:
+        """Return the highest rate within the limit, looked for around a step; 0 if it is not near there."""
+        start, stride = min(start, candidate.highest_step), 1
+        if self._keeps_limit(candidate, start, seed):
+            while start + stride <= candidate.highest_step and self._keeps_limit(candidate, start + stride, seed):
                 start, stride = start + stride, 2 * stride
-            return float(STEP ** self._above(candidate, start, min(start + stride, candidate.ceiling + 1), seed))
-        while not self._meets(candidate, start - stride, seed):
+            return float(STEP ** self._bisect(candidate, start, min(start + stride, candidate.highest_step + 1), seed))
+        while not self._keeps_limit(candidate, start - stride, seed):
             start, stride = start - stride, 2 * stride
             if stride > 32:
                 return 0.0
-        return float(STEP ** self._above(candidate, start - stride, start, seed))
+        return float(STEP ** self._bisect(candidate, start - stride, start, seed))
 
-    def _meets(self, candidate: Candidate, step: int, seed: int = 0) -> bool:
+    def _keeps_limit(self, candidate: Candidate, step: int, seed: int = 0) -> bool:
         rate = STEP**step
-        self._said(f"{rate:.3g} requests/s on {candidate.layout}")
-        worst = p99(self._world.latencies(candidate.layout, rate, seed))
-        self._lowest_ms = min(self._lowest_ms, worst)
-        self._probes.append(Probe(candidate.layout, rate, worst))
-        return worst <= self._slo_ms
+        self._report(f"{rate:.3g} requests/s on {candidate.plan}")
+        p99_ms = p99(self._measurer.latencies(candidate.plan, rate, seed))
+        self._lowest_ms = min(self._lowest_ms, p99_ms)
+        self._probes.append(Probe(candidate.plan, rate, p99_ms))
+        return p99_ms <= self._slo_ms
 
     def _final(self, default: Candidate, best: Candidate) -> Outcome:
         """Measure both anew, in turns: a machine whose speed drifts slows both."""
         if not best.rate:
             raise LimitMissed(self._slo_ms, self._lowest_ms)
         finalists = [default, best] if best is not default else [default]
-        rounds = [
-            [self._round(each, seed) for each in (finalists if seed % 2 else reversed(finalists))]
-            for seed in range(1, ROUNDS + 1)
-        ]
-        turns = [found if seed % 2 else found[::-1] for seed, found in enumerate(rounds, 1)]
-        for place, each in enumerate(finalists):
-            each.rate = statistics.median(found[place][0] for found in turns)
-            each.saturation = statistics.median(found[place][1] for found in turns)
-        if statistics.median(_ratio(found[-1][0], found[0][0]) for found in turns) < MARGIN:
+        rounds = list[list[tuple[float, float]]]()
+        for seed in range(1, ROUNDS + 1):
+            turn = 1 if seed % 2 else -1
+            rounds.append([self._measure_anew(finalist, seed) for finalist in finalists[::turn]][::turn])
+        for finalist, measured in zip(finalists, zip(*rounds, strict=True), strict=True):
+            finalist.rate = statistics.median(rate for rate, _ in measured)
+            finalist.saturation = statistics.median(saturation for _, saturation in measured)
+        if statistics.median(_ratio(measured[-1][0], measured[0][0]) for measured in rounds) < MARGIN:
             best = default
         if not best.rate:
             raise LimitMissed(self._slo_ms, self._lowest_ms)
-        return Outcome(default, best, list(self._known.values()), self._probes)
+        return Outcome(default, best, list(self._screened.values()), self._probes)
 
-    def _round(self, candidate: Candidate, seed: int) -> tuple[float, float]:
-        """Rate within the limit and saturation, measured anew; the rate is 0 for one that never kept the limit."""
-        fresh = replace(candidate, saturation=self._world.saturation(candidate.layout))
+    def _measure_anew(self, candidate: Candidate, seed: int) -> tuple[float, float]:
+        """Return the rate within the limit and the saturation; the rate is 0 for one that never kept the limit."""
+        fresh = replace(candidate, saturation=self._measurer.saturation(candidate.plan))
         if not candidate.rate:
             return 0.0, fresh.saturation
-        return self._near(fresh, round(math.log(candidate.rate, STEP)), seed), fresh.saturation
+        return self._highest_rate_near(fresh, round(math.log(candidate.rate, STEP)), seed), fresh.saturation
 
 
-def _ratio(one: float, other: float) -> float:
-    if other:
-        return one / other
-    return math.inf if one else 0.0
+def _ratio(rate: float, default_rate: float) -> float:
+    if default_rate:
+        return rate / default_rate
+    return math.inf if rate else 0.0
 
 
 def _fastest(candidates: Iterable[Candidate], count: int) -> list[Candidate]:
-    return sorted(candidates, key=lambda each: -each.saturation)[:count]
+    return sorted(candidates, key=lambda candidate: -candidate.saturation)[:count]

@@ -1,4 +1,4 @@
-"""The gate in front of every gRPC call: inference, health and reflection, whether there is such a call or not."""
+"""API keys of gRPC calls: inference, health and reflection, also of calls that the server does not have."""
 
 import contextvars
 import json
@@ -8,54 +8,56 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from api.auth import Gate
-from api.middleware import SANE_ID, new_id
+from api.auth import Authenticator
+from api.middleware import SANE_ID, new_request_id
 from errors import KeyRefused
 from runners.stats import metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
 
-access = logging.getLogger("vitrine.access")
+access_log = logging.getLogger("vitrine.access")
 
-HOLDER: contextvars.ContextVar[str | None] = contextvars.ContextVar("holder", default=None)
-"""Whose key the call that this task answers has; None where no key is asked of anyone."""
+KEY_NAME: contextvars.ContextVar[str | None] = contextvars.ContextVar("key_name", default=None)
+"""The name of the key that came with the call which the current task answers; None where no keys are asked for."""
 
 
 def request_id_of(context: Context) -> str:
-    """The caller's own `x-request-id` where it is a sane one, else a new one."""
+    """Return the caller's own `x-request-id` if it has a harmless form, else a new one."""
     metadata = context.invocation_metadata() or ()
-    wanted = next((value for key, value in metadata if key == "x-request-id"), "")
-    return wanted if isinstance(wanted, str) and SANE_ID.fullmatch(wanted) else new_id()
+    request_id = next((value for key, value in metadata if key == "x-request-id"), "")
+    return request_id if isinstance(request_id, str) and SANE_ID.fullmatch(request_id) else new_request_id()
 
 
 class KeyInterceptor(grpc.aio.ServerInterceptor):
-    """Lets calls with a key pass; the others are refused before their first message is read."""
+    """Lets calls with a key pass, and refuses the others before their first message is read."""
 
-    def __init__(self, gate: Gate, *, log: bool) -> None:
-        self._gate, self._log = gate, log
+    def __init__(self, authenticator: Authenticator, *, log: bool) -> None:
+        self._authenticator, self._log = authenticator, log
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """The call's own handler, or one that refuses it."""
+        """Return the call's own handler, or one that refuses it."""
         try:
             metadata = handler_call_details.invocation_metadata or ()
-            HOLDER.set(self._gate.grpc(handler_call_details.method, metadata))
+            KEY_NAME.set(self._authenticator.authenticate_grpc(handler_call_details.method, metadata))
         except KeyRefused as error:
             return self._refusal(str(error))
         return await continuation(handler_call_details)
 
     def _refusal(self, detail: str) -> "Handler":
+        """Return a handler that refuses a call, of whichever kind it is, before a message has come."""
+
         async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
             code, request_id = grpc.StatusCode.UNAUTHENTICATED, request_id_of(context)
             metrics().requests.labels("", code.name).inc()
             if self._log:
-                line = {"request_id": request_id, "method": "gRPC", "status": code.name, "ms": 0.0, "model": ""}
-                access.info(json.dumps(line | {"client": context.peer(), "key": ""}))
+                entry = {"request_id": request_id, "method": "gRPC", "status": code.name, "ms": 0.0, "model": ""}
+                access_log.info(json.dumps(entry | {"client": context.peer(), "key": ""}))
             await context.abort(code, detail, (("x-request-id", request_id),))
-            yield  # a stream's handler, of any kind of call, is called before a message has come
+            yield  # makes this the handler of a stream, which is called before a message has come
 
         return grpc.stream_stream_rpc_method_handler(refuse)

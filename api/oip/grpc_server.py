@@ -1,8 +1,7 @@
-"""One process's gRPC server: inference, health, reflection; and its port."""
+"""The gRPC server of one process: its port, and the services for inference, health and reflection."""
 
 import asyncio
 import logging
-import socket
 from typing import Any
 
 import grpc
@@ -10,29 +9,30 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from api.auth import Gate
-from api.oip.auth import KeyInterceptor
-from api.oip.grpc_service import Context, Servicer
+from api.auth import Authenticator
+from api.oip.auth import Context, KeyInterceptor
+from api.oip.grpc_service import Servicer
 from api.oip.inference import Inference
-from serving.repository import ServedModels
+from serving.predictor import Predictor
+from serving.repository import ModelRepository
 from settings import Settings
 
 logger = logging.getLogger("vitrine.grpc")
 
 SERVICE = "inference.GRPCInferenceService"
 POLL_S = 0.25
-"""How often the health service is told of a change."""
+"""How often the health service takes note of the models' states, in seconds."""
 
 
-class _Health(health.aio.HealthServicer):
-    """The standard health service, whose watchers do not hold up a shutdown."""
+class _HealthServicer(health.aio.HealthServicer):
+    """The standard health service, except that its watchers do not hold up a shutdown."""
 
     def __init__(self, closing: asyncio.Event) -> None:
         super().__init__()
         self._closing = closing
 
     async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802
-        """Send the state and every change of it, until the server shuts down."""
+        """Send the state and every change of it until the server shuts down."""
         watching = asyncio.ensure_future(super().Watch(request, context))
         closing = asyncio.ensure_future(self._closing.wait())
         try:
@@ -43,25 +43,29 @@ class _Health(health.aio.HealthServicer):
 
 
 class GrpcServer:
-    """One process's gRPC server: inference, health, reflection.
+    """Serves inference, health and reflection over gRPC.
 
     Args:
-        served: the models.
-        inference: answers what is to be inferred.
+        repository: the models.
+        predictor: the core.
         settings: address, limits and TLS.
         version: Vitrine's own.
-        gate: what checks keys; None where none is asked.
+        authenticator: checks keys; None where no keys are asked for.
     """
 
     def __init__(
-        self, served: ServedModels, inference: Inference, settings: Settings, version: str, gate: Gate | None = None
+        self,
+        repository: ModelRepository,
+        predictor: Predictor,
+        settings: Settings,
+        version: str,
+        authenticator: Authenticator | None = None,
     ) -> None:
-        self._served, self._settings = served, settings
-        limit = settings.max_body_bytes
+        self._repository, self._settings = repository, settings
         self._server = grpc.aio.server(
-            interceptors=[KeyInterceptor(gate, log=settings.access_log)] if gate is not None else [],
+            interceptors=[KeyInterceptor(authenticator, log=settings.access_log)] if authenticator is not None else [],
             options=[
-                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_receive_message_length", settings.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 1),
                 ("grpc.keepalive_time_ms", 60_000),
@@ -71,15 +75,15 @@ class GrpcServer:
         )
         self._closing = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
-        servicer = Servicer(served, inference, version, self._closing, log=settings.access_log)
+        servicer = Servicer(repository, Inference(predictor), version, self._closing, log=settings.access_log)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
-        self._server.add_registered_method_handlers(SERVICE, _unread(servicer))
-        self._health = _Health(self._closing)
+        self._server.add_registered_method_handlers(SERVICE, _unparsed_handlers(servicer))
+        self._health = _HealthServicer(self._closing)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self) -> None:
-        """Listen; where that cannot be, the log says so and HTTP goes on without it."""
+        """Listen on the port; if that fails, the log says so and HTTP goes on without gRPC."""
         host, port = self._settings.host, self._settings.grpc_port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -96,7 +100,7 @@ class GrpcServer:
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, end streams, and give what is in flight `grace_s` to end."""
+        """Refuse new calls, end streams, and give the calls in flight `grace_s` seconds to end."""
         if self._watching is not None:
             self._watching.cancel()
             await self._health.enter_graceful_shutdown()
@@ -104,34 +108,23 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
     async def _watch(self) -> None:
-        """Keep the health service told: of the whole under "" and the service's name, of each model under its own."""
+        """Keep the health service informed: of the server under "" and the service's name, of models under theirs."""
+        status = health_pb2.HealthCheckResponse
         known = dict[str, bool]()
         while True:
-            await self._served.refresh(at_most_s=4 * POLL_S)
-            ready = self._served.ready
-            now = {"": ready, SERVICE: ready}
-            now |= {name: model.state == "ready" for name, model in self._served.models.items()}
-            states = health_pb2.HealthCheckResponse
-            for name, well in now.items():
-                if known.get(name) != well:
-                    await self._health.set(name, states.SERVING if well else states.NOT_SERVING)
-            known = now
+            await self._repository.refresh(max_age_s=4 * POLL_S)
+            ready = self._repository.ready
+            current = {"": ready, SERVICE: ready}
+            current |= {name: model.state == "ready" for name, model in self._repository.models.items()}
+            for name, is_ready in current.items():
+                if known.get(name) != is_ready:
+                    await self._health.set(name, status.SERVING if is_ready else status.NOT_SERVING)
+            known = current
             await asyncio.sleep(POLL_S)
 
 
-def probe(host: str, port: int) -> None:
-    """Raise OSError if the port is taken; to be asked before any worker listens.
-
-    The workers of one service share a port, and so would, silently, those of two.
-    """
-    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind) as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(address)
-
-
-def _unread(servicer: Servicer) -> dict[str, Any]:
-    """The calls whose messages are handed on as they came, in place of those of the same names."""
+def _unparsed_handlers(servicer: Servicer) -> dict[str, Any]:
+    """Return handlers that hand on messages unparsed, in place of the generated ones of the same names."""
     return {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(
             servicer.ModelInfer, response_serializer=service_pb2.ModelInferResponse.SerializeToString

@@ -1,4 +1,4 @@
-"""The calls of the Open Inference Protocol over gRPC, on the very same Runners as HTTP."""
+"""The calls of the Open Inference Protocol over gRPC, answered by the same core as HTTP."""
 
 import asyncio
 import contextlib
@@ -15,28 +15,22 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from api.body import LARGE
-from api.oip.auth import HOLDER, request_id_of
+from api.oip import metadata
+from api.oip.auth import KEY_NAME, Context, request_id_of
 from api.oip.inference import Inference
-from api.oip.items import checker
+from api.oip.items import header_check
 from api.oip.messages import MAX_ID, MAX_NAME, InferRequest
-from api.oip.metadata import index_of, model_config, model_facts, server_facts, statistics_of
-from api.oip.protobuf import parse, read_request, write_answer
+from api.oip.protobuf import LARGE_MESSAGE_BYTES, parse_message, read_message, write_message
 from api.problems import problem_of
-from errors import (
-    DeadlineExceeded,
-    NotFound,
-    QueueFull,
-    Unavailable,
-)
+from errors import NotFound, QueueFull, Unavailable
 from runners.stats import metrics
-from serving.loaded_model import ServedModel
-from serving.repository import ServedModels
+from serving.loaded_model import LoadedModel
+from serving.repository import ModelRepository
 
 logger = logging.getLogger("vitrine.grpc")
-access = logging.getLogger("vitrine.access")
+access_log = logging.getLogger("vitrine.access")
 
-CODES = {
+STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
@@ -45,208 +39,14 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""gRPC's codes for HTTP's, which `api.problems` chooses; everything else is ours: INTERNAL, without detail."""
-LONGEST = 1000
-"""Of a message, in characters: it travels in the metadata, which clients limit."""
-Context = grpc.aio.ServicerContext[Any, Any]
-
-
-class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Answers every call; what it does not have (shared memory, tracing) is UNIMPLEMENTED. `closing` ends streams."""
-
-    def __init__(
-        self, served: ServedModels, inference: Inference, version: str, closing: asyncio.Event, *, log: bool
-    ) -> None:
-        self._served, self._inference, self._version = served, inference, version
-        self._closing, self._log = closing, log
-
-    async def ServerLive(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """Whether the process answers."""
-        return await self._simple(context, "", lambda: service_pb2.ServerLiveResponse(live=True))
-
-    async def ServerReady(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """Whether the default model predicts and no other is still loading."""
-        await self._served.refresh(at_most_s=0.5)
-        return await self._simple(context, "", lambda: service_pb2.ServerReadyResponse(ready=self._served.ready))
-
-    async def ModelReady(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """Whether a model answers; one that is not known does not."""
-
-        def said() -> Message:
-            try:
-                model = self._served.get(request.name or None, request.version or None)
-            except NotFound:
-                return service_pb2.ModelReadyResponse(ready=False)
-            return service_pb2.ModelReadyResponse(ready=model.state == "ready")
-
-        return await self._simple(context, request.name, said)
-
-    async def ServerMetadata(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """Name, version and extensions."""
-        return await self._facts(context, "", service_pb2.ServerMetadataResponse, lambda: server_facts(self._version))
-
-    async def ModelMetadata(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """A model's versions, inputs and outputs."""
-        return await self._facts(
-            context,
-            request.name,
-            service_pb2.ModelMetadataResponse,
-            lambda: model_facts(self._served, self._served.get(request.name, request.version or None)),
-        )
-
-    async def ModelConfig(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """A model's configuration in Triton's words."""
-        return await self._facts(
-            context,
-            request.name,
-            service_pb2.ModelConfigResponse,
-            lambda: {"config": model_config(self._served.get(request.name, request.version or None))},
-        )
-
-    async def ModelStatistics(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """The counts and times of one model, or of all."""
-
-        def said() -> dict[str, Any]:
-            model = self._served.get(request.name, request.version or None) if request.name else None
-            return statistics_of(self._served, model)
-
-        await self._served.refresh()
-        return await self._facts(context, request.name, service_pb2.ModelStatisticsResponse, said)
-
-    async def RepositoryIndex(self, request: Any, context: Context) -> Message:  # noqa: N802
-        """Every version of every model with its state."""
-        return await self._facts(
-            context,
-            "",
-            service_pb2.RepositoryIndexResponse,
-            lambda: {"models": index_of(self._served, ready_only=request.ready)},
-        )
-
-    async def ModelInfer(self, request: bytes, context: Context) -> Message:  # noqa: N802
-        """Infer tensors. The message comes unread: reading it may take its time, and it may be none."""
-        return await self._guarded(context, "", lambda call: self._infer(request, context, call))
-
-    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message]:  # noqa: N802
-        """Infer one request of a stream after the other; an error is that one's answer, and the stream goes on.
-
-        A server that shuts down ends the stream after the answer that is under way.
-        """
-        closing = asyncio.ensure_future(self._closing.wait())
-        arriving = aiter(requests)
-        try:
-            while True:
-                coming = asyncio.ensure_future(anext(arriving, None))
-                await asyncio.wait({coming, closing}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    return
-                if (request := coming.result()) is None:
-                    return
-                yield await self._streamed(request, context)
-        finally:
-            closing.cancel()
-
-    async def _streamed(self, request: bytes, context: Context) -> Message:
-        with self._recorded(context, "") as call:
-            try:
-                answer = await self._infer(request, context, call)
-                return service_pb2.ModelStreamInferResponse(infer_response=answer)
-            except Exception as error:
-                call.code, detail = _status_of(error, call.request_id)
-                failed = service_pb2.ModelInferResponse(model_name=call.model[:MAX_NAME], id=call.id)
-                return service_pb2.ModelStreamInferResponse(error_message=detail, infer_response=failed)
-
-    async def _loads(self, request: Any, context: Context) -> None:
-        """Models are not loaded or unloaded by clients."""
-        said = "Clients load no models here; `vitrine models import` does."
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, said)
-
-    async def _absent(self, request: Any, context: Context) -> None:
-        """What only Triton has."""
-        said = "There is no shared memory, tracing or log setting here; send tensors in the request."
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, said)
-
-    RepositoryModelLoad = RepositoryModelUnload = _loads
-    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _absent
-    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _absent
-    TraceSetting = LogSettings = _absent
-
-    async def _infer(self, data: bytes, context: Context, call: "_Call") -> Message:
-        began, left_s = time.monotonic(), context.time_remaining()
-        if self._served.closing:
-            raise Unavailable("The server is shutting down. Send the request to another one, or later.")
-        if len(data) > LARGE:
-            # What is large takes its time, which no other request should wait for.
-            model, asked = await asyncio.to_thread(self._read, data, call)
-        else:
-            model, asked = self._read(data, call)
-        deadline = self._inference.deadline(asked, began, left_s)
-        work = self._inference.infer(model, asked, deadline)
-        try:
-            found = await asyncio.wait_for(work, max(0.0, deadline - time.monotonic()))
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                "The answer was not there before the deadline. Allow more time, or retry."
-            ) from error
-        return write_answer(found.answer, asked.id)
-
-    def _read(self, data: bytes, call: "_Call") -> tuple[ServedModel, InferRequest]:
-        request = parse(data)
-        call.model, call.id = request.model_name, request.id[:MAX_ID]
-        model = self._served.get(request.model_name, request.model_version or None)
-        model.check_ready()
-        return model, read_request(request, checker(model.card, model.queue_size))
-
-    async def _simple(self, context: Context, model: str, said: Callable[[], Message]) -> Message:
-        async def work(call: _Call) -> Message:
-            return said()
-
-        return await self._guarded(context, model, work)
-
-    async def _facts(
-        self, context: Context, model: str, kind: Callable[[], Message], said: Callable[[], dict[str, Any]]
-    ) -> Message:
-        return await self._simple(context, model, lambda: ParseDict(said(), kind()))
-
-    async def _guarded(self, context: Context, model: str, work: "Callable[[_Call], Awaitable[Message]]") -> Message:
-        """Await an answer; errors become gRPC's, every call is counted and logged."""
-        with self._recorded(context, model) as call:
-            trailing = [("x-request-id", call.request_id)]
-            try:
-                answer = await work(call)
-                context.set_trailing_metadata(tuple(trailing))
-                return answer
-            except Exception as error:
-                call.code, detail = _status_of(error, call.request_id)
-                if isinstance(error, QueueFull | Unavailable):
-                    trailing.append(("retry-after", str(error.retry_after_s)))
-        await context.abort(call.code, detail, tuple(trailing))
-        raise RuntimeError("abort raises")
-
-    @contextlib.contextmanager
-    def _recorded(self, context: Context, model: str) -> "Iterator[_Call]":
-        """Count and log a call when it has ended."""
-        started, call = time.perf_counter(), _Call(request_id_of(context), model)
-        try:
-            yield call
-        except asyncio.CancelledError:
-            call.code = grpc.StatusCode.CANCELLED
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            label = call.model if call.model in self._served.models or not call.model else "unknown"
-            metrics().requests.labels(label, call.code.name).inc()
-            metrics().request.labels(label).observe(seconds)
-            if self._log:
-                line = {"request_id": call.request_id, "method": "gRPC", "status": call.code.name}
-                peer = {"ms": round(seconds * 1e3, 2), "model": call.model[:60], "client": context.peer()}
-                holder = HOLDER.get()
-                access.info(json.dumps(line | peer | ({} if holder is None else {"key": holder})))
+"""gRPC's codes for the HTTP statuses of `api.problems`; every other status is our fault: INTERNAL, without detail."""
+MAX_DETAIL = 1000
+"""The most characters of an error message, which travels in the metadata, whose size clients limit."""
 
 
 @dataclass
-class _Call:
-    """One call, as it will be recorded."""
+class _CallRecord:
+    """One call, as the log and the metrics will note it."""
 
     request_id: str
     model: str
@@ -254,11 +54,208 @@ class _Call:
     code: grpc.StatusCode = grpc.StatusCode.OK
 
 
+class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers every call; what only Triton has, such as shared memory and tracing, is UNIMPLEMENTED.
+
+    Args:
+        repository: the models.
+        inference: answers inference requests.
+        version: Vitrine's own.
+        closing: is set when the server shuts down, which ends streams.
+        log: whether to write a JSON line for each call.
+    """
+
+    def __init__(
+        self, repository: ModelRepository, inference: Inference, version: str, closing: asyncio.Event, *, log: bool
+    ) -> None:
+        self._repository, self._inference, self._version = repository, inference, version
+        self._closing, self._log = closing, log
+
+    async def ServerLive(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Return that the process answers."""
+        return await self._answer(context, "", lambda: service_pb2.ServerLiveResponse(live=True))
+
+    async def ServerReady(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Return whether the default model predicts and no other is still loading."""
+        await self._repository.refresh(max_age_s=metadata.READINESS_MAX_AGE_S)
+        return await self._answer(context, "", lambda: service_pb2.ServerReadyResponse(ready=self._repository.ready))
+
+    async def ModelReady(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Return whether a model answers; an unknown one does not."""
+
+        def readiness() -> Message:
+            try:
+                model = self._repository.get(request.name or None, request.version or None)
+            except NotFound:
+                return service_pb2.ModelReadyResponse(ready=False)
+            return service_pb2.ModelReadyResponse(ready=model.state == "ready")
+
+        return await self._answer(context, request.name, readiness)
+
+    async def ServerMetadata(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Return the server's name, version and extensions."""
+        fields = metadata.server_metadata(self._version)
+        return await self._answer(context, "", lambda: ParseDict(fields, service_pb2.ServerMetadataResponse()))
+
+    async def ModelMetadata(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Return a model's versions, inputs and outputs."""
+
+        def message() -> Message:
+            fields = metadata.model_metadata(self._repository, self._requested_model(request))
+            return ParseDict(fields, service_pb2.ModelMetadataResponse())
+
+        return await self._answer(context, request.name, message)
+
+    async def ModelConfig(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Return a model's configuration in Triton's words."""
+
+        def message() -> Message:
+            config = metadata.model_config(self._requested_model(request))
+            return ParseDict({"config": config}, service_pb2.ModelConfigResponse())
+
+        return await self._answer(context, request.name, message)
+
+    async def ModelStatistics(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Return the counts and times of one model, or of all."""
+
+        def message() -> Message:
+            model = self._requested_model(request) if request.name else None
+            return ParseDict(metadata.model_statistics(self._repository, model), service_pb2.ModelStatisticsResponse())
+
+        await self._repository.refresh()
+        return await self._answer(context, request.name, message)
+
+    async def RepositoryIndex(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Return every version of every model with its state."""
+
+        def message() -> Message:
+            models = metadata.repository_index(self._repository, ready_only=request.ready)
+            return ParseDict({"models": models}, service_pb2.RepositoryIndexResponse())
+
+        return await self._answer(context, "", message)
+
+    async def ModelInfer(self, request: bytes, context: Context) -> Message:  # noqa: N802
+        """Infer tensors. The message comes unparsed: it may be invalid, and parsing it may take a while."""
+        return await self._answer_recorded(context, "", lambda record: self._infer(request, context, record))
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message]:  # noqa: N802
+        """Infer the requests of a stream one after the other; an error is the answer to its own request alone.
+
+        A server that shuts down ends the stream after the answer that is under way.
+        """
+        closing = asyncio.ensure_future(self._closing.wait())
+        iterator = aiter(requests)
+        try:
+            while True:
+                arriving = asyncio.ensure_future(anext(iterator, None))
+                await asyncio.wait({arriving, closing}, return_when=asyncio.FIRST_COMPLETED)
+                if not arriving.done():
+                    arriving.cancel()
+                    return
+                if (request := arriving.result()) is None:
+                    return
+                yield await self._infer_streamed(request, context)
+        finally:
+            closing.cancel()
+
+    async def _load_or_unload(self, request: Any, context: Context) -> None:
+        """Refuse to load and unload models for clients."""
+        detail = "Clients load no models here; `vitrine models import` does."
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, detail)
+
+    async def _unimplemented(self, request: Any, context: Context) -> None:
+        """Refuse what only Triton has."""
+        detail = "There is no shared memory, tracing or log setting here; send tensors in the request."
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, detail)
+
+    RepositoryModelLoad = RepositoryModelUnload = _load_or_unload
+    SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _unimplemented
+    CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _unimplemented
+    TraceSetting = LogSettings = _unimplemented
+
+    def _requested_model(self, request: Any) -> LoadedModel:
+        return self._repository.get(request.name, request.version or None)
+
+    async def _infer_streamed(self, request: bytes, context: Context) -> Message:
+        with self._recorded(context, "") as record:
+            try:
+                response = await self._infer(request, context, record)
+                return service_pb2.ModelStreamInferResponse(infer_response=response)
+            except Exception as error:
+                record.code, detail = _status_of(error, record.request_id)
+                failed = service_pb2.ModelInferResponse(model_name=record.model[:MAX_NAME], id=record.id)
+                return service_pb2.ModelStreamInferResponse(error_message=detail, infer_response=failed)
+
+    async def _infer(self, data: bytes, context: Context, record: _CallRecord) -> Message:
+        since, remaining_s = time.monotonic(), context.time_remaining()
+        if self._repository.closing:
+            raise Unavailable("The server is shutting down. Send the request to another one, or later.")
+        if len(data) > LARGE_MESSAGE_BYTES:
+            # Reading a large message takes a while, and no other request should wait for it.
+            model, request = await asyncio.to_thread(self._read, data, record)
+        else:
+            model, request = self._read(data, record)
+        deadline = self._inference.deadline(request, since, remaining_s)
+        return write_message(await self._inference.infer(model, request, deadline), request.id)
+
+    def _read(self, data: bytes, record: _CallRecord) -> tuple[LoadedModel, InferRequest]:
+        message = parse_message(data)
+        record.model, record.id = message.model_name, message.id[:MAX_ID]
+        model = self._repository.get(message.model_name, message.model_version or None)
+        model.check_ready()
+        return model, read_message(message, header_check(model.card, model.queue_size))
+
+    async def _answer(self, context: Context, model: str, message: Callable[[], Message]) -> Message:
+        """Answer with the message that a function returns at once."""
+
+        async def work(record: _CallRecord) -> Message:
+            return message()
+
+        return await self._answer_recorded(context, model, work)
+
+    async def _answer_recorded(
+        self, context: Context, model: str, work: Callable[[_CallRecord], Awaitable[Message]]
+    ) -> Message:
+        """Await an answer, and record the call; an error ends the call with gRPC's code for it."""
+        with self._recorded(context, model) as record:
+            trailing_metadata = [("x-request-id", record.request_id)]
+            try:
+                answer = await work(record)
+                context.set_trailing_metadata(tuple(trailing_metadata))
+                return answer
+            except Exception as error:
+                record.code, detail = _status_of(error, record.request_id)
+                if isinstance(error, QueueFull | Unavailable):
+                    trailing_metadata.append(("retry-after", str(error.retry_after_s)))
+        await context.abort(record.code, detail, tuple(trailing_metadata))
+        raise RuntimeError("abort raises")
+
+    @contextlib.contextmanager
+    def _recorded(self, context: Context, model: str) -> Iterator[_CallRecord]:
+        """Count and log a call once it has ended."""
+        started, record = time.perf_counter(), _CallRecord(request_id_of(context), model)
+        try:
+            yield record
+        except asyncio.CancelledError:
+            record.code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            label = record.model if record.model in self._repository.models or not record.model else "unknown"
+            metrics().requests.labels(label, record.code.name).inc()
+            metrics().request.labels(label).observe(seconds)
+            if self._log:
+                entry: dict[str, Any] = {"request_id": record.request_id, "method": "gRPC", "status": record.code.name}
+                entry |= {"ms": round(seconds * 1e3, 2), "model": record.model[:60], "client": context.peer()}
+                key_name = KEY_NAME.get()
+                access_log.info(json.dumps(entry if key_name is None else entry | {"key": key_name}))
+
+
 def _status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, str]:
-    """The code and a message, the same as HTTP's."""
+    """Return gRPC's code for an error, and the message that HTTP gives too, short enough for every client."""
     problem = problem_of(error, request_id)
-    code = CODES.get(problem.status, grpc.StatusCode.INTERNAL)
+    code = STATUS_CODES.get(problem.status, grpc.StatusCode.INTERNAL)
     if code is grpc.StatusCode.INTERNAL:
         logger.error("request %s failed", request_id, exc_info=error)
-    said = problem.detail[:LONGEST]
-    return code, said if len(quote(said)) <= 3 * LONGEST else ascii(said)[:LONGEST]
+    detail = problem.detail[:MAX_DETAIL]
+    return code, detail if len(quote(detail)) <= 3 * MAX_DETAIL else ascii(detail)[:MAX_DETAIL]

@@ -1,200 +1,179 @@
-"""The Open Inference Protocol over HTTP: the routes under /v2."""
+"""The Open Inference Protocol over HTTP: the operations under /v2."""
 
 import asyncio
 import json
 import time
-import zlib
 
-from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from api.body import LARGE, read_body
+from api.body import LARGE_JSON_BYTES, read_body
+from api.caller import HttpCaller, timing_headers
+from api.oip import metadata
+from api.oip.compression import accepted_encoding, compress, decompress
 from api.oip.inference import Inference
-from api.oip.items import checker
-from api.oip.messages import HEADER, InferRequest, json_length_of, read_request, write_answer
-from api.oip.metadata import index_of, model_config, model_facts, server_facts, statistics_of
+from api.oip.items import header_check
+from api.oip.messages import JSON_LENGTH_HEADER, InferRequest, read_json_length, read_request, write_response
 from api.oip.signature import IMAGE, ROWS
-from api.oip.tensors import BYTES, Declared, Tensor, as_bytes, from_binary
-from api.waiting import race, timing_of
-from errors import InvalidInput, TooLarge
+from api.oip.tensors import BYTES, Tensor, TensorHeader, bytes_array, from_binary
+from api.operation import Endpoint, Operation, at_paths
+from api.target import VersionQuery, requested_model
+from errors import InvalidInput
 from models.card import ImageCard
-from serving.loaded_model import ServedModel
-from serving.repository import ServedModels
+from serving.loaded_model import LoadedModel
+from serving.predictor import Predictor
+from serving.repository import ModelRepository
 
-SHORT = 1024
-"""Bytes that the body of `repository/index` may have."""
-WORTH_COMPRESSING = 1024
-"""Bytes of an answer from which on it is compressed for a client that accepts it."""
-_WINDOW = {"gzip": 31, "deflate": 15}
+MAX_INDEX_BODY = 1024
+"""The most bytes that the body of `repository/index` may have."""
+
+
+TAG = "open inference protocol"
 
 
 class OpenInference:
     """Answers under /v2 for the models of one process.
 
     Args:
-        served: the models.
-        inference: answers what is to be inferred.
+        repository: the models.
+        predictor: the core.
         version: Vitrine's own.
-        max_body_bytes: of a request once it is decompressed.
+        max_body_bytes: the limit of a request's body, also once it is decompressed.
     """
 
-    def __init__(self, served: ServedModels, inference: Inference, version: str, max_body_bytes: int) -> None:
-        self._served, self._inference, self._version, self._limit = served, inference, version, max_body_bytes
+    def __init__(self, repository: ModelRepository, predictor: Predictor, version: str, max_body_bytes: int) -> None:
+        self._repository, self._inference = repository, Inference(predictor)
+        self._version, self._max_body_bytes = version, max_body_bytes
 
-    def routes(self) -> APIRouter:
-        """Every route; those of a model with and without a version."""
-        router = APIRouter(prefix="/v2", tags=["open inference protocol"])
-        one = "/models/{name}", "/models/{name}/versions/{version}"
-        table = (
-            (self.server, "GET", ("",)),
-            (self.live, "GET", ("/health/live",)),
-            (self.ready, "GET", ("/health/ready",)),
-            (self.models, "GET", ("/models",)),
-            (self.all_statistics, "GET", ("/models/stats",)),
-            (self.index, "POST", ("/repository/index",)),
-            (self.load, "POST", ("/repository/models/{name}/load", "/repository/models/{name}/unload")),
-            (self.model, "GET", one),
-            (self.model_ready, "GET", tuple(f"{path}/ready" for path in one)),
-            (self.config, "GET", tuple(f"{path}/config" for path in one)),
-            (self.statistics, "GET", tuple(f"{path}/stats" for path in one)),
-            (self.infer, "POST", tuple(f"{path}/infer" for path in one)),
-        )
-        for endpoint, method, paths in table:
-            for index, path in enumerate(paths):
-                router.add_api_route(path, endpoint, methods=[method], include_in_schema=index == 0)
-        return router
+    def operations(self) -> list[Operation]:
+        """Return every operation; where two paths match a request, the first one answers it."""
+        loading = ["/v2/repository/models/{name}/load", "/v2/repository/models/{name}/unload"]
+        return [
+            *at_paths("GET", ["/v2"], self.server, tag=TAG),
+            *at_paths("GET", ["/v2/health/live"], self.live, tag=TAG),
+            *at_paths("GET", ["/v2/health/ready"], self.ready, tag=TAG),
+            *at_paths("GET", ["/v2/models"], self.models, tag=TAG),
+            *at_paths("GET", ["/v2/models/stats"], self.all_statistics, tag=TAG),
+            *at_paths("POST", ["/v2/repository/index"], self.index, tag=TAG),
+            *at_paths("POST", loading, self.load, tag=TAG),
+            *_model_operations("GET", "", self.model),
+            *_model_operations("GET", "/ready", self.model_ready),
+            *_model_operations("GET", "/config", self.config),
+            *_model_operations("GET", "/stats", self.statistics),
+            *_model_operations("POST", "/infer", self.infer),
+        ]
 
-    async def server(self) -> Response:
+    async def server(self, request: Request) -> Response:
         """Name, version and extensions of the server."""
-        return JSONResponse(server_facts(self._version))
+        return JSONResponse(metadata.server_metadata(self._version))
 
-    async def live(self) -> Response:
+    async def live(self, request: Request) -> Response:
         """Whether the process answers."""
         return JSONResponse({"live": True})
 
-    async def ready(self) -> Response:
+    async def ready(self, request: Request) -> Response:
         """Whether the default model predicts and no other is still loading: 200, else 503."""
-        await self._served.refresh(at_most_s=0.5)
-        ready = self._served.ready
+        await self._repository.refresh(max_age_s=metadata.READINESS_MAX_AGE_S)
+        ready = self._repository.ready
         return JSONResponse({"ready": ready, "live": True}, 200 if ready else 503)
 
-    async def models(self) -> Response:
+    async def models(self, request: Request) -> Response:
         """The names of the models."""
-        return JSONResponse({"models": sorted(self._served.models)})
+        return JSONResponse({"models": sorted(self._repository.models)})
 
-    async def model(self, name: str, version: str | None = None) -> Response:
+    async def model(self, request: Request) -> Response:
         """A model's versions, inputs and outputs."""
-        return JSONResponse(model_facts(self._served, self._served.get(name, version)))
+        return JSONResponse(metadata.model_metadata(self._repository, requested_model(self._repository, request)))
 
-    async def model_ready(self, name: str, version: str | None = None) -> Response:
+    async def model_ready(self, request: Request) -> Response:
         """Whether a model answers: 200, else 503."""
-        model = self._served.get(name, version)
+        model = requested_model(self._repository, request)
         ready = model.state == "ready"
         return JSONResponse({"name": model.name, "ready": ready}, 200 if ready else 503)
 
-    async def config(self, name: str, version: str | None = None) -> Response:
+    async def config(self, request: Request) -> Response:
         """A model's configuration in Triton's words."""
-        return JSONResponse(model_config(self._served.get(name, version)))
+        return JSONResponse(metadata.model_config(requested_model(self._repository, request)))
 
-    async def statistics(self, name: str, version: str | None = None) -> Response:
+    async def statistics(self, request: Request) -> Response:
         """A model's counts and times in Triton's words."""
-        await self._served.refresh()
-        return JSONResponse(statistics_of(self._served, self._served.get(name, version)))
+        await self._repository.refresh()
+        return JSONResponse(metadata.model_statistics(self._repository, requested_model(self._repository, request)))
 
-    async def all_statistics(self) -> Response:
+    async def all_statistics(self, request: Request) -> Response:
         """The counts and times of every model."""
-        await self._served.refresh()
-        return JSONResponse(statistics_of(self._served, None))
+        await self._repository.refresh()
+        return JSONResponse(metadata.model_statistics(self._repository))
 
     async def index(self, request: Request) -> Response:
         """Every version of every model with its state; `{"ready": true}` lists only those that answer."""
-        sent = await read_body(request)
+        body = await read_body(request)
         try:
-            body = json.loads(sent or b"{}") if len(sent) <= SHORT else None
+            options = json.loads(body or b"{}") if len(body) <= MAX_INDEX_BODY else None
         except (ValueError, RecursionError) as error:
             raise InvalidInput(f"The body is not JSON ({error}).") from error
-        ready_only = body.get("ready", False) if isinstance(body, dict) else None
+        ready_only = options.get("ready", False) if isinstance(options, dict) else None
         if not isinstance(ready_only, bool):
             raise InvalidInput('Send nothing, or {"ready": true}.')
-        return JSONResponse(index_of(self._served, ready_only=ready_only))
+        return JSONResponse(metadata.repository_index(self._repository, ready_only=ready_only))
 
-    async def load(self, name: str) -> Response:
-        """Models are not loaded or unloaded by clients."""
+    async def load(self, request: Request) -> Response:
+        """Clients cannot load or unload models."""
+        name = request.path_params["name"]
         raise HTTPException(501, f"{name}: clients load no models here; `vitrine models import` does.")
 
-    async def infer(self, request: Request, name: str, version: str | None = None) -> Response:
+    async def infer(self, request: Request) -> Response:
         """Infer tensors: JSON, binary tensors behind JSON, or the one tensor alone as the body."""
-        began, model = time.monotonic(), self._served.get(name, version)
+        since, model = time.monotonic(), requested_model(self._repository, request)
         model.check_ready()
         body, headers = await read_body(request), request.headers
-        coding, header = headers.get("content-encoding", ""), headers.get(HEADER)
+        encoding = headers.get("content-encoding", "")
 
         def read() -> InferRequest:
-            return read_infer(decompressed(body, coding, self._limit), header, model)
+            decompressed = decompress(body, encoding, self._max_body_bytes)
+            return read_infer_request(decompressed, headers.get(JSON_LENGTH_HEADER), model)
 
-        # What is large takes its time, which no other request should wait for.
-        asked = await asyncio.to_thread(read) if coding or len(body) > LARGE else read()
-        deadline = self._inference.deadline(asked, began)
-        found = await race(self._inference.infer(model, asked, deadline), request, deadline, "timeout (microseconds)")
-        written, json_length = write_answer(found.answer, asked)
-        said = timing_of(found.timed) | {"Vary": "Accept-Encoding"}
+        # Reading a large body takes a while, and no other request should wait for it.
+        infer_request = await asyncio.to_thread(read) if encoding or len(body) > LARGE_JSON_BYTES else read()
+        deadline = self._inference.deadline(infer_request, since)
+        response = await self._inference.infer(model, infer_request, deadline, HttpCaller(request))
+        content, json_length = write_response(response, infer_request)
+        response_headers = timing_headers(response.answers) | {"Vary": "Accept-Encoding"}
         if json_length is not None:
-            said[HEADER] = str(json_length)
-        if accepted := accepted_coding(headers.get("accept-encoding", ""), len(written)):
-            said["Content-Encoding"] = accepted
-            packer = zlib.compressobj(1, zlib.DEFLATED, _WINDOW[accepted])
-            written = packer.compress(written) + packer.flush()
-        kind = "application/json" if json_length is None else "application/octet-stream"
-        return Response(written, 200, said, kind)
+            response_headers[JSON_LENGTH_HEADER] = str(json_length)
+        if accepted := accepted_encoding(headers.get("accept-encoding", ""), len(content)):
+            response_headers["Content-Encoding"] = accepted
+            content = compress(content, accepted)
+        media_type = "application/json" if json_length is None else "application/octet-stream"
+        return Response(content, 200, response_headers, media_type)
 
 
-def read_infer(body: bytes, header: str | None, model: ServedModel) -> InferRequest:
-    """A request's tensors: JSON, binary ones behind it, or one bare tensor as the whole body.
+def read_infer_request(body: bytes, json_length: str | None, model: LoadedModel) -> InferRequest:
+    """Read the tensors of a request: JSON, binary tensors behind JSON, or one bare tensor as the whole body.
+
+    Args:
+        body: the body, decompressed.
+        json_length: the value of the header `JSON_LENGTH_HEADER`, if the request has it.
+        model: the model that is to infer.
 
     Raises:
-        InvalidInput: nothing of the kind; see `api.oip.messages.read_request` and `api.oip.items.checker`.
+        InvalidInput: the body is none of these, or the model does not take such tensors.
     """
-    check, length = checker(model.card, model.queue_size), json_length_of(header, len(body))
-    if header is None or length:
+    check, length = header_check(model.card, model.queue_size), read_json_length(json_length, len(body))
+    if json_length is None or length:
         return read_request(body, length, check)
     if not body:
-        raise InvalidInput(f"{HEADER} is 0, so the body should be the tensor itself; it is empty.")
+        raise InvalidInput(f"{JSON_LENGTH_HEADER} is 0, so the body should be the tensor itself; it is empty.")
     if isinstance(model.card, ImageCard):
-        return InferRequest([Tensor(IMAGE, BYTES, as_bytes(IMAGE, (1,), [body]))])
+        return InferRequest([Tensor(IMAGE, BYTES, bytes_array(IMAGE, (1,), [body]))])
     width = len(model.card.input.features)
-    said = Declared(ROWS, "FP32", (len(body) // (4 * width), width))
-    check([said])
-    return InferRequest([Tensor(ROWS, "FP32", from_binary(said, body))])
+    header = TensorHeader(ROWS, "FP32", (len(body) // (4 * width), width))
+    check([header])
+    return InferRequest([Tensor(ROWS, "FP32", from_binary(header, body))])
 
 
-def decompressed(body: bytes, coding: str, limit: int) -> bytes:
-    """A request's body as it was before its Content-Encoding.
-
-    Raises:
-        InvalidInput: an encoding other than gzip and deflate, or damaged.
-        TooLarge: more than `limit` bytes come out.
-    """
-    coding = coding.strip().lower()
-    if coding in ("", "identity"):
-        return body
-    if coding not in _WINDOW:
-        raise InvalidInput(f"Content-Encoding {coding!r:.40} is not known here; send gzip, deflate or neither.")
-    unpacker = zlib.decompressobj(_WINDOW[coding])
-    try:
-        data = unpacker.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise InvalidInput(f"The body is not {coding} ({error}).") from error
-    if len(data) > limit:
-        raise TooLarge(f"The body unpacks to more than {limit:,} bytes, the limit here. Send less at a time.")
-    if not unpacker.eof or unpacker.unused_data:
-        raise InvalidInput(f"The body is not one whole {coding} stream.")
-    return data
-
-
-def accepted_coding(accepted: str, size: int) -> str | None:
-    """What to compress with: gzip or deflate, where the client accepts it and the answer is worth it."""
-    if size < WORTH_COMPRESSING:
-        return None
-    named = {part.partition(";")[0].strip().lower(): part.partition(";")[2].strip() for part in accepted.split(",")}
-    return next((each for each in _WINDOW if named.get(each, "q=0") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")), None)
+def _model_operations(method: str, action: str, endpoint: Endpoint) -> list[Operation]:
+    """Return an operation on a model, and the same on one version of it."""
+    paths = [f"/v2/models/{{name}}{action}", f"/v2/models/{{name}}/versions/{{version}}{action}"]
+    return at_paths(method, paths, endpoint, tag=TAG, query=VersionQuery)

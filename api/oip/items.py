@@ -1,91 +1,103 @@
-"""The tensors of a request → what the Runner takes: a picture an item, or all rows as one."""
+"""The tensors of a request as the core's payloads: one for each picture, or all rows as one."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from api.oip.messages import Check, check_names
-from api.oip.signature import ANY, IMAGE, PIXELS, ROWS, TensorSpec, inputs_of
-from api.oip.tensors import Declared, Tensor
+from api.oip.messages import HeaderCheck, check_unique
+from api.oip.signature import ANY, IMAGE, PIXELS, ROWS, TensorSpec, input_specs
+from api.oip.tensors import Tensor, TensorHeader
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
-from serving.pipeline import Picture, Pixels, Ready, Values
+from serving.pipeline import DecodedImage, ImagePayload, RowValues, TransformedImage
+
+MAX_NAMED = 20
+"""The most missing and unknown features that a message names."""
 
 
-def checker(card: Card, queue_size: int) -> Check:
-    """What refuses the tensors that a model does not take, by what they are declared to be.
+def header_check(card: Card, queue_size: int) -> HeaderCheck:
+    """Return the check that refuses tensors which a model does not take.
 
     Args:
         card: names the inputs.
-        queue_size: more items than that could never wait together.
+        queue_size: how many items may wait; a request with more could never be answered.
+
+    Returns:
+        A function that raises InvalidInput if an input is unknown, missing or there twice, has another datatype or
+        shape than the card asks for, or holds no items or too many.
     """
-    return lambda tensors: _check(tensors, card, queue_size)
+
+    def check(headers: Sequence[TensorHeader]) -> None:
+        specs = {spec.name: spec for spec in input_specs(card)}
+        _check_names([header.name for header in headers], card, specs)
+        for header in headers:
+            _check_form(header, specs[header.name], ("FP32", "FP64") if isinstance(card, RowCard) else ())
+            most = max_items(card, queue_size)
+            if not 1 <= header.shape[0] <= most:
+                raise InvalidInput(f"{card.name} takes 1 to {most:,} items in one request, not {header.shape[0]:,}.")
+        if len({header.shape[0] for header in headers}) > 1:
+            shapes = ", ".join(f"{header.name} {list(header.shape)}" for header in headers)
+            raise InvalidInput(f"Columns must all have the same number of rows; they are {shapes:.400}.")
+
+    return check
 
 
-def _check(tensors: Sequence[Declared], card: Card, queue_size: int) -> None:
-    """See `checker`.
-
-    Raises:
-        InvalidInput: an input is unknown, missing or there twice; another datatype or shape; none or too many items.
-    """
-    names = [each.name for each in tensors]
-    specs = {each.name: each for each in inputs_of(card)}
-    columns = [] if isinstance(card, ImageCard) else [each.name for each in card.input.features]
-    check_names(names, "inputs")
-    if set(names) & set(columns) and ROWS not in names:
-        wrong = [f"{name} is missing" for name in columns if name not in names]
-        wrong += [f"{name!r:.80} is unknown" for name in names if name not in columns]
-        if wrong:
-            raise InvalidInput(
-                f"{'; '.join(wrong[:20])}. Expected: {', '.join(columns)}; or `{ROWS}` with all of them."
-            )
-    elif len(names) != 1 or names[0] not in specs or names[0] in columns:
-        ways = ", ".join(name for name in specs if name not in columns)
-        sent = ", ".join(names)
-        raise InvalidInput(f"Send {'' if columns else 'one of '}{ways} as the only input, not {sent:.200}.")
-    for name, datatype, shape in tensors:
-        spec = specs[name]
-        allowed = ("FP32", "FP64") if columns else (spec.datatype,)
-        if datatype not in allowed:
-            raise InvalidInput(f"{name}: datatype must be {' or '.join(allowed)}, not {datatype}.")
-        of_one = len(spec.shape) == 1 and shape[1:] == (1,)
-        fits = len(shape) == len(spec.shape) and all(
-            wanted in (ANY, size) for size, wanted in zip(shape, spec.shape, strict=True)
-        )
-        if not fits and not of_one:
-            raise InvalidInput(f"{name}: shape must be {_shape(spec)}, not {list(shape)}.")
-        most = most_items(card, queue_size)
-        if not 1 <= shape[0] <= most:
-            raise InvalidInput(f"{card.name} takes 1 to {most:,} items in one request, not {shape[0]:,}.")
-    if len({each.shape[0] for each in tensors}) > 1:
-        shapes = ", ".join(f"{each.name} {list(each.shape)}" for each in tensors)
-        raise InvalidInput(f"Columns must all have the same number of rows; they are {shapes:.400}.")
-
-
-def most_items(card: Card, queue_size: int) -> int:
-    """How many pictures or rows one request may have; pictures wait one by one, rows together."""
+def max_items(card: Card, queue_size: int) -> int:
+    """Return the most pictures or rows of one request; every picture takes a place in the queue, all rows take one."""
     return min(card.limits.max_items, queue_size) if isinstance(card, ImageCard) else card.limits.max_items
 
 
-def pictures_in(tensor: Tensor) -> list[Picture]:
-    """The items of a tensor that `checker` let pass; pixels and tensors are views of one buffer."""
+def image_payloads(tensor: Tensor) -> list[ImagePayload]:
+    """Return the pictures of a checked tensor; pixels and transformed pictures are views of one buffer."""
     if tensor.name == IMAGE:
         return list(tensor.data.ravel())
     if tensor.name == PIXELS:
-        return [Pixels(np.ascontiguousarray(each)) for each in tensor.data]
-    return [Ready(each.astype(np.float32, copy=False)) for each in tensor.data]
+        return [DecodedImage(np.ascontiguousarray(pixels)) for pixels in tensor.data]
+    return [TransformedImage(picture.astype(np.float32, copy=False)) for picture in tensor.data]
 
 
-def rows_in(tensors: Sequence[Tensor], card: RowCard) -> Values:
-    """The rows of tensors that `checker` let pass: of `rows`, or put together from a column a feature."""
-    columns = {each.name: each.data for each in tensors}
-    if ROWS in columns:
-        return Values(columns[ROWS].astype(np.float64))
-    return Values(np.stack([columns[each.name].ravel() for each in card.input.features], axis=1).astype(np.float64))
+def row_values(tensors: Sequence[Tensor], card: RowCard) -> RowValues:
+    """Return the rows of checked tensors: those of `rows`, or rows put together from one tensor for each feature."""
+    arrays = {tensor.name: tensor.data for tensor in tensors}
+    if ROWS in arrays:
+        return RowValues(arrays[ROWS].astype(np.float64))
+    columns = [arrays[feature.name].ravel() for feature in card.input.features]
+    return RowValues(np.stack(columns, axis=1).astype(np.float64))
 
 
-def _shape(spec: TensorSpec) -> str:
-    """A shape as the docs write it."""
+def _check_names(names: Sequence[str], card: Card, specs: dict[str, TensorSpec]) -> None:
+    """Raise InvalidInput unless the inputs are one alternative, or exactly the card's features."""
+    check_unique(names, "inputs")
+    features = [feature.name for feature in card.input.features] if isinstance(card, RowCard) else []
+    if set(names) & set(features) and ROWS not in names:
+        wrong = [f"{name} is missing" for name in features if name not in names]
+        wrong += [f"{name!r:.80} is unknown" for name in names if name not in features]
+        if wrong:
+            raise InvalidInput(
+                f"{'; '.join(wrong[:MAX_NAMED])}. Expected: {', '.join(features)}; or `{ROWS}` with all of them."
+            )
+    elif len(names) != 1 or names[0] not in specs or names[0] in features:
+        alternatives = ", ".join(name for name in specs if name not in features)
+        sent = ", ".join(names)
+        raise InvalidInput(f"Send {'' if features else 'one of '}{alternatives} as the only input, not {sent:.200}.")
+
+
+def _check_form(header: TensorHeader, spec: TensorSpec, datatypes: Sequence[str]) -> None:
+    """Raise InvalidInput unless a tensor has one of the datatypes (by default its own) and the shape that is due."""
+    name, datatype, shape = header
+    allowed = datatypes or (spec.datatype,)
+    if datatype not in allowed:
+        raise InvalidInput(f"{name}: datatype must be {' or '.join(allowed)}, not {datatype}.")
+    fits = len(shape) == len(spec.shape) and all(
+        expected in (ANY, size) for size, expected in zip(shape, spec.shape, strict=True)
+    )
+    is_one_column = len(spec.shape) == 1 and shape[1:] == (1,)
+    if not fits and not is_one_column:
+        raise InvalidInput(f"{name}: shape must be {_documented_shape(spec)}, not {list(shape)}.")
+
+
+def _documented_shape(spec: TensorSpec) -> str:
+    """Return a shape as the documentation writes it, with letters for the sizes that may vary."""
     letters = iter("NHW")
     sizes = ", ".join(next(letters) if size == ANY else str(size) for size in spec.shape)
     return f"[{sizes}]" + (" or [N, 1]" if len(spec.shape) == 1 else "")

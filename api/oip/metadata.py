@@ -1,111 +1,118 @@
-"""What the Open Inference Protocol says of the server and its models, as JSON; gRPC's messages have the same fields."""
+"""The server and its models as the Open Inference Protocol describes them: JSON, whose fields gRPC's messages share."""
 
 from typing import Any
 
-from api.oip.items import most_items
-from api.oip.signature import TensorSpec, inputs_of, outputs_of
+from api.oip.items import max_items
+from api.oip.signature import TensorSpec, input_specs, output_specs
 from api.oip.tensors import BYTES
 from runners.stats import StatsKeeper
-from serving.loaded_model import ServedModel
-from serving.repository import ServedModels
+from serving.loaded_model import LoadedModel, State
+from serving.repository import ModelRepository
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
-LOADING = ("loading", "checking")
-NOTHING = StatsKeeper("").snapshot(0, 0)
-"""What a model has done that does not run."""
+INDEX_STATES: dict[State, str] = {"ready": "READY", "loading": "LOADING", "checking": "LOADING"}
+"""The protocol's words for our states; every other one is UNAVAILABLE."""
+NO_STATS = StatsKeeper("").snapshot(0, 0)
+"""The counts of a model that does not run."""
+READINESS_MAX_AGE_S = 0.5
+"""How old the other workers' news may be where readiness is asked for, in seconds."""
 PLATFORMS = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "torch": ("pytorch_libtorch", "pytorch")}
+"""Triton's names for the platform and the backend of each runtime."""
 
 
-def server_facts(version: str) -> dict[str, Any]:
-    """Name, version and the extensions that are there."""
+def server_metadata(version: str) -> dict[str, Any]:
+    """Return the server's name, version and extensions."""
     return {"name": "vitrine", "version": version, "extensions": list(EXTENSIONS)}
 
 
-def model_facts(served: ServedModels, model: ServedModel) -> dict[str, Any]:
-    """Versions and tensors; -1 is a size that may vary."""
+def model_metadata(repository: ModelRepository, model: LoadedModel) -> dict[str, Any]:
+    """Return a model's versions and tensors; -1 is a size that may vary."""
     return {
         "name": model.name,
-        "versions": list(served.versions.get(model.name, ())),
+        "versions": list(repository.versions.get(model.name, ())),
         "platform": PLATFORMS[model.runtime][0],
-        "inputs": [_said(each) for each in inputs_of(model.card)],
-        "outputs": [_said(each) for each in outputs_of(model.card, explained=not model.unexplained)],
+        "inputs": [_tensor_metadata(spec) for spec in input_specs(model.card)],
+        "outputs": [_tensor_metadata(spec) for spec in _output_specs(model)],
     }
 
 
-def model_config(model: ServedModel) -> dict[str, Any]:
-    """Triton's model configuration, as far as there is something to say."""
+def model_config(model: LoadedModel) -> dict[str, Any]:
+    """Return as much of Triton's model configuration as applies here."""
     platform, backend = PLATFORMS[model.runtime]
-    alternatives = len(inputs_of(model.card)) > 1
+    inputs = input_specs(model.card)
     return {
         "name": model.name,
         "platform": platform,
         "backend": backend,
-        "max_batch_size": most_items(model.card, model.queue_size),
-        "input": [{**_configured(each), "optional": alternatives} for each in inputs_of(model.card)],
-        "output": [_configured(each) for each in outputs_of(model.card, explained=not model.unexplained)],
+        "max_batch_size": max_items(model.card, model.queue_size),
+        "input": [{**_tensor_config(spec), "optional": len(inputs) > 1} for spec in inputs],
+        "output": [_tensor_config(spec) for spec in _output_specs(model)],
         "parameters": {"labels": {"string_value": "\n".join(model.card.labels)}},
     }
 
 
-def model_statistics(model: ServedModel) -> dict[str, Any]:
-    """Triton's statistics from the Runner's counters; durations are in nanoseconds.
+def model_statistics(repository: ModelRepository, model: LoadedModel | None = None) -> dict[str, Any]:
+    """Return Triton's statistics of one model, or of all that are installed; times are in nanoseconds.
 
     An inference is a picture or a row; inference_count / execution_count is the mean batch. What succeeds or fails is
-    what waits in the queue: a picture, or the rows of one request. Each has the whole time of its batch in
-    compute_infer, as with Triton; in batch_stats a batch's time counts once.
+    an item of the queue: a picture, or the rows of one request. In inference_stats each item has the whole time of its
+    batch in compute_infer, as with Triton; in batch_stats the time of a batch counts once.
     """
-    stats = model.stats() or NOTHING
-    batches = [
-        {"batch_size": size, "compute_infer": _duration(count, seconds)}
-        for size, (count, seconds) in stats.batches.items()
+    models = [model] if model else [installed for installed in repository.every if installed.stored]
+    return {"model_stats": [_statistics(model) for model in models]}
+
+
+def repository_index(repository: ModelRepository, *, ready_only: bool = False) -> list[dict[str, str]]:
+    """Return every version of every model with its state, or only those that are ready."""
+    return [
+        {
+            "name": model.name,
+            "version": model.version or "",
+            "state": INDEX_STATES.get(model.state, "UNAVAILABLE"),
+            "reason": model.detail,
+        }
+        for model in repository.every
+        if model.state == "ready" or not ready_only
     ]
-    times = {
-        "success": _duration(stats.succeeded, stats.queue_seconds + stats.decode_seconds + stats.waited_seconds),
-        "fail": _duration(sum(stats.failed.values()), 0.0),
-        "queue": _duration(stats.succeeded, stats.queue_seconds),
-        "compute_input": _duration(stats.succeeded, stats.decode_seconds),
-        "compute_infer": _duration(stats.succeeded, stats.waited_seconds),
-    }
+
+
+def _output_specs(model: LoadedModel) -> list[TensorSpec]:
+    return output_specs(model.card, has_map=not model.not_explainable_reason)
+
+
+def _statistics(model: LoadedModel) -> dict[str, Any]:
+    stats = model.stats() or NO_STATS
+    items = stats.succeeded
     return {
         "name": model.name,
         "version": model.version or "",
         "last_inference": int(stats.last_inference * 1e3),
         "inference_count": stats.inferences,
         "execution_count": stats.executions,
-        "inference_stats": times,
-        "batch_stats": batches,
+        "inference_stats": {
+            "success": _duration(items, stats.queue_seconds + stats.decode_seconds + stats.waited_seconds),
+            "fail": _duration(sum(stats.failed.values()), 0.0),
+            "queue": _duration(items, stats.queue_seconds),
+            "compute_input": _duration(items, stats.decode_seconds),
+            "compute_infer": _duration(items, stats.waited_seconds),
+        },
+        "batch_stats": [
+            {"batch_size": size, "compute_infer": _duration(count, seconds)}
+            for size, (count, seconds) in stats.batches.items()
+        ],
     }
 
 
-def statistics_of(served: ServedModels, model: ServedModel | None) -> dict[str, Any]:
-    """The statistics of one version, or of every one that is there."""
-    chosen = [each for each in served.every if each.stored] if model is None else [model]
-    return {"model_stats": [model_statistics(each) for each in chosen]}
-
-
-def index_of(served: ServedModels, *, ready_only: bool = False) -> list[dict[str, str]]:
-    """Every version of every model and what state it is in."""
-    rows = [
-        {
-            "name": each.name,
-            "version": each.version or "",
-            "state": "READY" if each.state == "ready" else "LOADING" if each.state in LOADING else "UNAVAILABLE",
-            "reason": each.detail,
-        }
-        for each in served.every
-    ]
-    return [row for row in rows if row["state"] == "READY" or not ready_only]
-
-
-def _said(spec: TensorSpec) -> dict[str, Any]:
+def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-def _configured(spec: TensorSpec) -> dict[str, Any]:
-    """A tensor without its batch axis, which Triton's configuration leaves out; dims may not be empty there."""
-    kind = "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
+def _tensor_config(spec: TensorSpec) -> dict[str, Any]:
+    """Return a tensor without its batch axis, which Triton's configuration leaves out; dims may not be empty there."""
+    data_type = "TYPE_STRING" if spec.datatype == BYTES else f"TYPE_{spec.datatype}"
     dims = list(spec.shape[1:])
-    return {"name": spec.name, "data_type": kind, "dims": dims or [1], **({} if dims else {"reshape": {"shape": []}})}
+    config = {"name": spec.name, "data_type": data_type, "dims": dims or [1]}
+    return config if dims else config | {"reshape": {"shape": []}}
 
 
 def _duration(count: int, seconds: float) -> dict[str, int]:

@@ -1,129 +1,150 @@
-"""gRPC's messages of the Open Inference Protocol ↔ ours."""
+"""Requests and responses of the Open Inference Protocol as gRPC's messages."""
 
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2
 
-from api.body import LARGE
 from api.oip.messages import (
     MAX_ID,
     MAX_NAME,
     MAX_PARAMETERS,
     MAX_TENSORS,
-    Check,
-    InferAnswer,
+    HeaderCheck,
     InferRequest,
+    InferResponse,
     Parameters,
-    Wanted,
-    check_few,
-    classes_of,
+    RequestedOutput,
+    check_count,
+    class_count,
 )
-from api.oip.tensors import MAX_RANK, Declared, Tensor, declared, from_binary, from_field, to_binary
+from api.oip.tensors import MAX_RANK, Tensor, TensorHeader, from_binary, from_field, read_header, to_binary
 from errors import InvalidInput
 
-MAX_PARTS = 10_000
-"""Fields of a message and of those in it, packed numbers counting as one."""
-_VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}
-"""Protobuf's wire types."""
+LARGE_MESSAGE_BYTES = 32 * 1024
+"""A thread reads messages of more bytes, because no other request should wait for it."""
+MAX_FIELDS = 10_000
+"""The most fields of a message and of the messages in it; packed numbers count as one field."""
+_VARINT, _BYTES, _FIXED_SIZES = 0, 2, {1: 8, 5: 4}
+"""Protobuf's wire types, of which two have a fixed size in bytes."""
+_FIELD_PREFIXES = {
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int"),
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint"),
+}
+"""The typed fields of the smaller datatypes; each other datatype has a field of its own name, or none."""
 
 
-def read_request(request: Any, check: Check) -> InferRequest:
-    """A ModelInferRequest as HTTP's twin.
+def read_message(message: Any, check: HeaderCheck) -> InferRequest:
+    """Return the request that a ModelInferRequest holds.
 
     Raises:
-        InvalidInput: as `api.oip.messages.read_request`.
+        InvalidInput: something is missing, left over or of the wrong type; the message names it.
     """
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise InvalidInput(f"There are {len(request.inputs)} inputs, but {len(raw)} raw_input_contents.")
-    check_few(request.inputs, "inputs", MAX_TENSORS)
-    check_few(request.outputs, "outputs", MAX_TENSORS)
-    known = [declared(each.name[:MAX_NAME], each.datatype, list(each.shape[: MAX_RANK + 1])) for each in request.inputs]
-    check(known)
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(message.inputs):
+        raise InvalidInput(f"There are {len(message.inputs)} inputs, but {len(raw)} raw_input_contents.")
+    check_count(message.inputs, "inputs", MAX_TENSORS)
+    check_count(message.outputs, "outputs", MAX_TENSORS)
+    headers = [
+        read_header(tensor.name[:MAX_NAME], tensor.datatype, list(tensor.shape[: MAX_RANK + 1]))
+        for tensor in message.inputs
+    ]
+    check(headers)
     inputs = list[Tensor]()
-    for place, (each, said) in enumerate(zip(request.inputs, known, strict=True)):
-        if raw and each.HasField("contents"):
-            raise InvalidInput(f"{said.name}: has contents beside raw_input_contents; send one of the two.")
-        data = from_binary(said, raw[place]) if raw else from_field(said, _field(each, said))
-        inputs.append(Tensor(said.name, said.datatype, data))
-    outputs = [Wanted(each.name, classes_of(_parameters(each.parameters), each.name)) for each in request.outputs]
-    return InferRequest(inputs, outputs, request.id[:MAX_ID], _parameters(request.parameters))
+    for index, (tensor, header) in enumerate(zip(message.inputs, headers, strict=True)):
+        if raw and tensor.HasField("contents"):
+            raise InvalidInput(f"{header.name}: has contents beside raw_input_contents; send one of the two.")
+        data = from_binary(header, raw[index]) if raw else from_field(header, _typed_field(tensor, header))
+        inputs.append(Tensor(header.name, header.datatype, data))
+    outputs = [
+        RequestedOutput(output.name, class_count(_read_parameters(output.parameters), output.name))
+        for output in message.outputs
+    ]
+    return InferRequest(inputs, outputs, message.id[:MAX_ID], _read_parameters(message.parameters))
 
 
-def parse(data: bytes) -> Any:
-    """A ModelInferRequest from its bytes.
+def parse_message(data: bytes) -> Any:
+    """Parse a ModelInferRequest.
 
     Raises:
-        InvalidInput: they are none, or so many small parts that reading them would hold every other request up.
+        InvalidInput: the bytes are no such message, or have so many fields that parsing them would hold up every
+            other request.
     """
     try:
-        if len(data) > LARGE:
-            _count(memoryview(data), service_pb2.ModelInferRequest.DESCRIPTOR, MAX_PARTS)
+        if len(data) > LARGE_MESSAGE_BYTES:
+            _count_fields(memoryview(data), service_pb2.ModelInferRequest.DESCRIPTOR, MAX_FIELDS)
         return service_pb2.ModelInferRequest.FromString(data)
     except (DecodeError, IndexError) as error:
         raise InvalidInput("The message is no ModelInferRequest.") from error
 
 
-def _count(data: memoryview, kind: Any, left: int) -> int:
-    """Count a message's fields, and those of the messages in it, without reading them; gives what is left of `left`.
+def write_message(response: InferResponse, request_id: str) -> Message:
+    """Return a ModelInferResponse with every tensor in raw_output_contents."""
+    message = service_pb2.ModelInferResponse(model_name=response.model, model_version=response.version, id=request_id)
+    for name, value in response.parameters.items():
+        message.parameters[name].string_param = str(value)
+    for tensor in response.outputs:
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.data.shape)
+        message.raw_output_contents.append(to_binary(tensor))
+    return message
+
+
+def _count_fields(data: memoryview, descriptor: Any, remaining: int) -> int:
+    """Count the fields of a message, and of the messages in it, without parsing their values.
+
+    Args:
+        data: the message.
+        descriptor: the message's type.
+        remaining: how many fields are still allowed.
+
+    Returns:
+        What is left of `remaining`.
 
     Source: protobuf's encoding, https://protobuf.dev/programming-guides/encoding
     """
-    at = 0
-    while at < len(data):
-        left -= 1
-        key, at = _varint(data, at)
-        field, wire = kind.fields_by_number.get(key >> 3), key & 7
-        if wire == _VARINT:
-            _, at = _varint(data, at)
-        elif wire == _BYTES:
-            length, at = _varint(data, at)
+    offset = 0
+    while offset < len(data):
+        remaining -= 1
+        key, offset = _read_varint(data, offset)
+        field, wire_type = descriptor.fields_by_number.get(key >> 3), key & 7
+        if wire_type == _VARINT:
+            _, offset = _read_varint(data, offset)
+        elif wire_type == _BYTES:
+            length, offset = _read_varint(data, offset)
             if field is not None and field.message_type is not None:
-                left = _count(data[at : at + length], field.message_type, left)
+                remaining = _count_fields(data[offset : offset + length], field.message_type, remaining)
             elif field is not None and field.name == "shape":
-                left -= length
-            at += length
-        elif wire in _FIXED:
-            at += _FIXED[wire]
+                remaining -= length
+            offset += length
+        elif wire_type in _FIXED_SIZES:
+            offset += _FIXED_SIZES[wire_type]
         else:
             raise InvalidInput("The message has groups, which no version of the protocol has.")
-        if left < 0:
-            raise InvalidInput(f"The message has more than {MAX_PARTS:,} parts. Send tensors in raw_input_contents.")
-    return left
+        if remaining < 0:
+            raise InvalidInput(f"The message has more than {MAX_FIELDS:,} parts. Send tensors in raw_input_contents.")
+    return remaining
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def _read_varint(data: memoryview, offset: int) -> tuple[int, int]:
+    """Return the variable-length integer at an offset, and the offset behind it."""
     value = shift = 0
-    while data[at] & 0x80:
-        value |= (data[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+    while data[offset] & 0x80:
+        value |= (data[offset] & 0x7F) << shift
+        offset, shift = offset + 1, shift + 7
         if shift > 63:
             raise DecodeError("a varint of more than ten bytes")
-    return value | data[at] << shift, at + 1
+    return value | data[offset] << shift, offset + 1
 
 
-def write_answer(answer: InferAnswer, request_id: str) -> Message:
-    """A ModelInferResponse; every tensor in raw_output_contents."""
-    response = service_pb2.ModelInferResponse(model_name=answer.model, model_version=answer.version, id=request_id)
-    for name, value in answer.parameters.items():
-        response.parameters[name].string_param = str(value)
-    for tensor in answer.outputs:
-        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.data.shape)
-        response.raw_output_contents.append(to_binary(tensor))
-    return response
-
-
-def _field(tensor: Any, said: Declared) -> Any:
-    """The typed field that an input's values lie in; BYTES have no lengths there."""
-    small = {"INT8": "int", "INT16": "int", "INT32": "int", "UINT8": "uint", "UINT16": "uint", "UINT32": "uint"}
-    field = f"{small.get(said.datatype, said.datatype.lower())}_contents"
+def _typed_field(tensor: Any, header: TensorHeader) -> Any:
+    """Return the field of an input that holds values of its datatype."""
+    field = f"{_FIELD_PREFIXES.get(header.datatype, header.datatype.lower())}_contents"
     if not hasattr(tensor.contents, field):
-        raise InvalidInput(f"{said.name}: {said.datatype} comes in raw_input_contents only.")
+        raise InvalidInput(f"{header.name}: {header.datatype} comes in raw_input_contents only.")
     return getattr(tensor.contents, field)
 
 
-def _parameters(found: Any) -> Parameters:
-    check_few(found, "parameters", MAX_PARAMETERS)
-    chosen = ((name, value.WhichOneof("parameter_choice")) for name, value in found.items())
-    return {name: getattr(found[name], choice) for name, choice in chosen if choice}
+def _read_parameters(parameters: Any) -> Parameters:
+    check_count(parameters, "parameters", MAX_PARAMETERS)
+    choices = ((name, value.WhichOneof("parameter_choice")) for name, value in parameters.items())
+    return {name: getattr(parameters[name], choice) for name, choice in choices if choice}

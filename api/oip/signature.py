@@ -1,25 +1,31 @@
-"""What a model takes and gives as tensors of the Open Inference Protocol; made from its card."""
+"""The inputs and outputs of a model as tensors of the Open Inference Protocol, derived from its card."""
 
 from typing import NamedTuple
 
 from api.oip.tensors import BYTES
-from models.card import Card, ImageCard
+from models.card import Card, ImageCard, is_detector
 
 IMAGE, PIXELS, TENSOR, ROWS = "image", "pixels", "tensor", "rows"
+PROBABILITIES, LOGITS, LABEL, MAP = "probabilities", "logits", "label", "map"
+SCORE, IS_ANOMALY, CONTRIBUTIONS = "score", "is_anomaly", "contributions"
 ANY = -1
 """A size that may vary, as the protocol writes it."""
 
 
 class TensorSpec(NamedTuple):
-    """A tensor's name, datatype and shape with its batch axis."""
+    """A tensor's name, datatype and shape, the batch axis included."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
 
 
-def inputs_of(card: Card) -> list[TensorSpec]:
-    """The ways in, each for itself: encoded pictures, their pixels or the transformed; rows, or a column a feature."""
+def input_specs(card: Card) -> list[TensorSpec]:
+    """Return the tensors that a request may bring.
+
+    For a model of pictures these are three alternatives: encoded pictures, their pixels, or transformed pictures. For
+    a model of rows they are two: all rows in one tensor, or one tensor for each feature.
+    """
     if isinstance(card, ImageCard):
         return [
             TensorSpec(IMAGE, BYTES, (ANY,)),
@@ -27,23 +33,21 @@ def inputs_of(card: Card) -> list[TensorSpec]:
             TensorSpec(TENSOR, "FP32", (ANY, 3, *card.input.size)),
         ]
     features = card.input.features
-    return [
-        TensorSpec(ROWS, "FP32", (ANY, len(features))),
-        *(TensorSpec(each.name, "FP32", (ANY,)) for each in features),
-    ]
+    columns = [TensorSpec(feature.name, "FP32", (ANY,)) for feature in features]
+    return [TensorSpec(ROWS, "FP32", (ANY, len(features))), *columns]
 
 
-def outputs_of(card: Card, *, explained: bool) -> list[TensorSpec]:
-    """What comes out; `map` only if asked for."""
-    if not isinstance(card, ImageCard) and card.task == "anomaly-detection":
+def output_specs(card: Card, *, has_map: bool) -> list[TensorSpec]:
+    """Return the tensors that a response may bring; `map` comes only where it was asked for."""
+    if is_detector(card):
         return [
-            TensorSpec("score", "FP32", (ANY,)),
-            TensorSpec("is_anomaly", "BOOL", (ANY,)),
-            TensorSpec("contributions", "FP32", (ANY, len(card.input.features))),
+            TensorSpec(SCORE, "FP32", (ANY,)),
+            TensorSpec(IS_ANOMALY, "BOOL", (ANY,)),
+            TensorSpec(CONTRIBUTIONS, "FP32", (ANY, len(card.input.features))),
         ]
-    usual = [
-        TensorSpec("probabilities", "FP32", (ANY, len(card.labels))),
-        TensorSpec("logits", "FP32", (ANY, len(card.labels))),
-        TensorSpec("label", BYTES, (ANY,)),
+    specs = [
+        TensorSpec(PROBABILITIES, "FP32", (ANY, len(card.labels))),
+        TensorSpec(LOGITS, "FP32", (ANY, len(card.labels))),
+        TensorSpec(LABEL, BYTES, (ANY,)),
     ]
-    return [*usual, TensorSpec("map", "FP32", (ANY, ANY, ANY))] if explained else usual
+    return [*specs, TensorSpec(MAP, "FP32", (ANY, ANY, ANY))] if has_map else specs

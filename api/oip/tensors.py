@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol, and their three forms: little-endian bytes, JSON lists, NumPy arrays."""
+"""Tensors of the Open Inference Protocol in their three forms: little-endian bytes, JSON lists, NumPy arrays."""
 
 import base64
 import math
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from errors import InvalidInput
 
 Array = npt.NDArray[Any]
-"""Of the datatype's own dtype; for BYTES of objects, each `bytes`."""
+"""An array of the datatype's own dtype; for BYTES an array of objects, each of type `bytes`."""
 
 BYTES = "BYTES"
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -23,30 +23,33 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 DATATYPES = (*DTYPES, BYTES)
 MAX_RANK, MAX_VALUES = 8, 2**40
-"""Of a shape; what is really there is counted beside it."""
+"""The limits of a shape; the values that really come with it are counted as well."""
+LENGTH_BYTES = 4
+"""The length before each element of a BYTES tensor is an unsigned little-endian integer of this many bytes."""
 
 
 class Tensor(NamedTuple):
-    """One named tensor of a request or an answer."""
+    """One named tensor of a request or a response."""
 
     name: str
     datatype: str
     data: Array
 
 
-class Declared(NamedTuple):
-    """What a client says a tensor is, before any of its values is looked at."""
+class TensorHeader(NamedTuple):
+    """A tensor as a client declares it, before any of its values is looked at."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
 
 
-def declared(name: str, datatype: object, shape: object) -> Declared:
-    """Check a tensor's datatype and shape.
+def read_header(name: str, datatype: object, shape: object) -> TensorHeader:
+    """Return a tensor's header if its datatype is known and its shape is possible.
 
     Raises:
-        InvalidInput: an unknown datatype, or no list of whole numbers that are 0 or more and not beyond all measure.
+        InvalidInput: the datatype is unknown, or the shape is not a list of whole numbers from 0 on whose product
+            stays within `MAX_VALUES`.
     """
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise InvalidInput(f"{name}: datatype {datatype!r:.80} is not one of {', '.join(DATATYPES)}.")
@@ -59,77 +62,74 @@ def declared(name: str, datatype: object, shape: object) -> Declared:
         raise InvalidInput(
             f"{name}: shape must be a list of 1 to {MAX_RANK} whole numbers, 0 or more, not {shape!r:.80}."
         )
-    return Declared(name, datatype, sizes)
+    return TensorHeader(name, datatype, sizes)
 
 
-def from_binary(said: Declared, data: bytes | memoryview) -> Array:
-    """A tensor from its bytes; an element of BYTES has its length before it, four bytes.
+def from_binary(header: TensorHeader, data: bytes | memoryview) -> Array:
+    """Return the array that bytes hold; in a BYTES tensor each element follows its length.
 
     Raises:
-        InvalidInput: the bytes are not as many as datatype and shape ask for.
+        InvalidInput: the number of bytes does not fit the datatype and the shape.
     """
-    name, datatype, shape = said
+    name, datatype, shape = header
     count = math.prod(shape)
     if datatype == BYTES:
-        return as_bytes(name, shape, _elements(name, data, count))
+        return bytes_array(name, shape, _split_elements(name, data, count))
     dtype = DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
-        wanted = f"{datatype} of shape {list(shape)} is {count * dtype.itemsize:,} bytes"
-        raise InvalidInput(f"{name}: {wanted}, but {len(data):,} were sent.")
+        expected = f"{datatype} of shape {list(shape)} is {count * dtype.itemsize:,} bytes"
+        raise InvalidInput(f"{name}: {expected}, but {len(data):,} were sent.")
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def as_bytes(name: str, shape: tuple[int, ...], elements: Sequence[bytes]) -> Array:
-    """A tensor of BYTES from its elements, in order.
+def bytes_array(name: str, shape: tuple[int, ...], elements: Sequence[bytes]) -> Array:
+    """Return the array of a BYTES tensor, given its elements in order.
 
     Raises:
-        InvalidInput: the elements are not as many as the shape says.
+        InvalidInput: the number of elements does not fit the shape.
     """
-    if len(elements) != math.prod(shape):
-        raise InvalidInput(f"{name}: shape {list(shape)} says {math.prod(shape):,} elements, {len(elements):,} came.")
+    _check_count(name, shape, len(elements), "elements")
     array = np.empty(len(elements), object)
     array[:] = elements
     return array.reshape(shape)
 
 
-def from_list(said: Declared, values: object) -> Array:
-    """A tensor from JSON, flat or nested as its shape; BYTES are base64 there.
+def from_list(header: TensorHeader, values: object) -> Array:
+    """Return the array that JSON holds as a list, flat or nested as the shape says; BYTES are base64 there.
 
     Raises:
-        InvalidInput: another number of values, or a value of another type or out of its range.
+        InvalidInput: the number of values does not fit the shape, or a value has another type or is out of range.
     """
-    name, datatype, shape = said
+    name, datatype, shape = header
     if not isinstance(values, list):
-        raise InvalidInput(f"{name}: data must be a list; of a binary tensor, binary_data_size must say its bytes.")
-    flat = _flat(name, shape, values)
+        raise InvalidInput(
+            f"{name}: data must be a list; for a binary tensor, binary_data_size must give its size in bytes."
+        )
+    flat = _flatten(name, shape, values)
     if len(flat) != math.prod(shape):
         raise InvalidInput(f"{name}: shape {list(shape)} says {math.prod(shape):,} values, data has {len(flat):,}.")
-    numbers: set[type] = {int, float} if datatype.startswith("FP") else {int}
-    others: dict[str, set[type]] = {"BOOL": {bool}, BYTES: {str}}
-    allowed = others.get(datatype, numbers)
-    if wrong := set(map(type, flat)) - allowed:
-        named = ", ".join(sorted(each.__name__ for each in wrong))
-        raise InvalidInput(f"{name}: {datatype} does not hold values of type {named}.")
+    if wrong := set(map(type, flat)) - _json_types(datatype):
+        names = ", ".join(sorted(kind.__name__ for kind in wrong))
+        raise InvalidInput(f"{name}: {datatype} does not hold values of type {names}.")
     if datatype == BYTES:
-        return as_bytes(name, shape, [_unbase64(name, place, each) for place, each in enumerate(flat)])
+        return bytes_array(name, shape, [_decode_base64(name, index, text) for index, text in enumerate(flat)])
     try:
-        with np.errstate(over="ignore"):  # what is no longer finite is refused with the value's own name, later
+        with np.errstate(over="ignore"):  # a value that became infinite is refused later, by its own name
             return np.array(flat, DTYPES[datatype]).reshape(shape)
     except OverflowError as error:
         raise InvalidInput(f"{name}: a value is out of the range of {datatype}.") from error
 
 
-def from_field(said: Declared, values: Sequence[Any]) -> Array:
-    """A tensor from one of gRPC's typed fields, whose numbers are of a kind already; elements of BYTES as they are.
+def from_field(header: TensorHeader, values: Sequence[Any]) -> Array:
+    """Return the array that one of gRPC's typed fields holds; there the elements of BYTES need no lengths.
 
     Raises:
-        InvalidInput: another number of values, or one out of the range of a smaller type.
+        InvalidInput: the number of values does not fit the shape, or one is out of the range of a smaller type.
     """
-    name, datatype, shape = said
-    if len(values) != math.prod(shape):
-        raise InvalidInput(f"{name}: shape {list(shape)} says {math.prod(shape):,} values, {len(values):,} came.")
+    name, datatype, shape = header
+    _check_count(name, shape, len(values), "values")
     if datatype == BYTES:
-        return as_bytes(name, shape, list(values))
+        return bytes_array(name, shape, list(values))
     try:
         return np.fromiter(values, DTYPES[datatype], len(values)).reshape(shape)
     except OverflowError as error:
@@ -137,57 +137,70 @@ def from_field(said: Declared, values: Sequence[Any]) -> Array:
 
 
 def to_binary(tensor: Tensor) -> bytes:
-    """A tensor's bytes; see `from_binary`."""
+    """Return the bytes that `from_binary` reads."""
     if tensor.datatype == BYTES:
-        return b"".join(struct.pack("<I", len(each)) + each for each in tensor.data.flat)
+        return b"".join(struct.pack("<I", len(element)) + element for element in tensor.data.flat)
     return tensor.data.astype(DTYPES[tensor.datatype], copy=False).tobytes()
 
 
 def to_list(tensor: Tensor) -> list[Any]:
-    """A tensor's values for JSON, flat."""
+    """Return the values as a flat list for JSON; BYTES are read as UTF-8."""
     if tensor.datatype == BYTES:
-        return [each.decode("utf-8", "replace") for each in tensor.data.flat]
+        return [element.decode("utf-8", "replace") for element in tensor.data.flat]
     flat: list[Any] = tensor.data.ravel().tolist()
     return flat
 
 
-def texts(name: str, values: Sequence[str]) -> Tensor:
-    """A tensor of BYTES, shape (N,), from texts."""
-    return Tensor(name, BYTES, as_bytes(name, (len(values),), [value.encode() for value in values]))
+def text_tensor(name: str, texts: Sequence[str]) -> Tensor:
+    """Return a BYTES tensor of shape (N,) with one text an element."""
+    return Tensor(name, BYTES, bytes_array(name, (len(texts),), [text.encode() for text in texts]))
 
 
-def _elements(name: str, data: bytes | memoryview, count: int) -> list[bytes]:
-    """The elements of a BYTES tensor; not more of them are taken out than there should be."""
-    found, at = list[bytes](), 0
-    while at < len(data):
-        if len(found) == count:
-            raise InvalidInput(f"{name}: {len(data) - at:,} bytes are left over behind the {count:,} elements.")
-        end = at + 4
-        length = int.from_bytes(data[at:end], "little")
-        if end > len(data) or end + length > len(data):
+def _check_count(name: str, shape: tuple[int, ...], count: int, noun: str) -> None:
+    if count != math.prod(shape):
+        raise InvalidInput(f"{name}: shape {list(shape)} says {math.prod(shape):,} {noun}, {count:,} came.")
+
+
+def _split_elements(name: str, data: bytes | memoryview, count: int) -> list[bytes]:
+    """Return the elements of a BYTES tensor; bytes behind the last of `count` elements are refused unread."""
+    elements, offset = list[bytes](), 0
+    while offset < len(data):
+        if len(elements) == count:
+            raise InvalidInput(f"{name}: {len(data) - offset:,} bytes are left over behind the {count:,} elements.")
+        start = offset + LENGTH_BYTES
+        end = start + int.from_bytes(data[offset:start], "little")
+        if start > len(data) or end > len(data):
             raise InvalidInput(
-                f"{name}: element {len(found)} is cut short. Each BYTES element is its length, four bytes "
+                f"{name}: element {len(elements)} is cut short. Each BYTES element is its length, four bytes "
                 "little-endian, and then its bytes."
             )
-        found.append(bytes(data[end : end + length]))
-        at = end + length
-    return found
+        elements.append(bytes(data[start:end]))
+        offset = end
+    return elements
 
 
-def _flat(name: str, shape: tuple[int, ...], values: list[Any]) -> list[Any]:
-    """The values in order; nested lists have to be nested as the shape says."""
+def _flatten(name: str, shape: tuple[int, ...], values: list[Any]) -> list[Any]:
+    """Return the values in order; nested lists have to be nested as the shape says."""
     if not values or not isinstance(values[0], list):
         return values
     level: list[Any] = [values]
     for size in shape:
-        if any(not isinstance(each, list) or len(each) != size for each in level):
-            raise InvalidInput(f"{name}: data is nested otherwise than shape {list(shape)} says; it may also be flat.")
-        level = [value for each in level for value in each]
+        if any(not isinstance(entry, list) or len(entry) != size for entry in level):
+            raise InvalidInput(f"{name}: data is not nested as shape {list(shape)} says; it may also be flat.")
+        level = [value for entry in level for value in entry]
     return level
 
 
-def _unbase64(name: str, place: int, text: str) -> bytes:
+def _json_types(datatype: str) -> set[type]:
+    """Return the Python types of the JSON values that a datatype takes."""
+    if datatype.startswith("FP"):
+        return {int, float}
+    special: dict[str, set[type]] = {"BOOL": {bool}, BYTES: {str}}
+    return special.get(datatype, {int})
+
+
+def _decode_base64(name: str, index: int, text: str) -> bytes:
     try:
         return base64.b64decode(text.encode("ascii").translate(None, b" \t\r\n"), validate=True)
     except ValueError as error:
-        raise InvalidInput(f"{name}[{place}] is not base64 ({error}).") from error
+        raise InvalidInput(f"{name}[{index}] is not base64 ({error}).") from error

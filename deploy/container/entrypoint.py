@@ -1,6 +1,6 @@
-"""Process 1 of the image: `bentoml serve` of the packed Bento, where VITRINE_HOST and VITRINE_PORT say.
+"""Process 1 of the image: `bentoml serve` of the packed Bento, on VITRINE_HOST and VITRINE_PORT.
 
-Arguments go to `bentoml serve`.
+The image's arguments are passed on to `bentoml serve`.
 """
 
 import signal
@@ -9,12 +9,13 @@ from pathlib import Path
 
 BENTO = Path(__file__).resolve().parent / "bento"
 
-# Process 1 ignores SIGTERM unless it asks for it, and BentoML does so only once it has started.
+# Process 1 ignores SIGTERM unless it has a handler, and BentoML sets its own only once it has started.
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 
 sys.path.insert(0, str(BENTO / "src"))
 
-from settings import SettingsError, load_settings  # noqa: E402
+from errors import SettingsError  # noqa: E402
+from settings import load_settings  # noqa: E402
 
 try:
     settings = load_settings()
@@ -23,7 +24,7 @@ except SettingsError as error:
 
 from bentoml_cli.cli import cli  # noqa: E402
 
-# In this very process, not in its place: what is set above must hold until BentoML's own takes over.
-where = ["--host", settings.host, "--port", str(settings.port)]
-sys.argv = ["bentoml", "serve", str(BENTO), *where, *sys.argv[1:]]
+# BentoML runs in this very process, so that the handler above holds until BentoML's own takes over.
+address = ["--host", settings.host, "--port", str(settings.port)]
+sys.argv = ["bentoml", "serve", str(BENTO), *address, *sys.argv[1:]]
 cli()

@@ -1,4 +1,4 @@
-"""`make image`: `bentoml build`, then deploy/container/Dockerfile over the exported Bento.
+"""`make image`: builds a Bento of the installed models, then the image of deploy/container/Dockerfile with it.
 
 The same source, models and requirements give the same layers, wherever and whenever they are built.
 """
@@ -20,29 +20,33 @@ from typing import Literal
 import click
 import yaml
 
-from models import registry, store
+from cli.serve import import_shipped
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 EPOCH = os.environ.get("SOURCE_DATE_EPOCH") or "315532800"
-"""The time of every file in the image, in seconds: 1980, the earliest that a zip archive knows."""
+"""The time of every file in the image, in seconds since 1970: by default 1980, the earliest of a zip archive."""
 
 Flavour = Literal["cpu", "cuda"]
 REQUIREMENTS: dict[Flavour, str] = {"cpu": "serve.txt", "cuda": "cuda.txt"}
 
 
-# Docker's format, as OCI's has no HEALTHCHECK; layers, as Buildah would make one of all.
+# OCI's own format has no HEALTHCHECK; without --layers Buildah would make a single layer.
 BUILDAH = ("build", "--format", "docker", "--layers", "--timestamp", EPOCH)
 ENGINES = {
     "docker": ("build", "--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}"),
     "podman": BUILDAH,
     "buildah": BUILDAH,
 }
-"""How each builds, in the order of preference."""
+"""The arguments with which each engine builds, in order of preference."""
 
 
 def find_engine(name: str | None = None) -> str:
-    """The engine of that name, or the first that works here."""
+    """Return the engine of that name, or the first that works here.
+
+    Raises:
+        click.ClickException: it does not, or none does.
+    """
     for engine in [name] if name else ENGINES:
         if shutil.which(engine) and subprocess.run([engine, "info"], capture_output=True).returncode == 0:
             return engine
@@ -53,28 +57,30 @@ def find_engine(name: str | None = None) -> str:
     )
 
 
-def run(*command: str, shown: bool = False) -> str:
-    """Run a command here; gives what it printed, unless it was shown, and ends with its complaint if it fails."""
+def run(*command: str, show_output: bool = False) -> str:
+    """Run a command in the source's folder and return what it printed, or show that while it runs.
+
+    Raises:
+        click.ClickException: the command failed.
+    """
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # `bentoml build` looks for uv there
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    ran = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=not shown)
-    if ran.returncode:
-        raise click.ClickException(f"`{' '.join(command)}` failed.\n{ran.stdout or ''}{ran.stderr or ''}")
-    return ran.stdout or ""
-
-
-def import_shipped() -> None:
-    """Install the models that ship with weights, as `vitrine serve` does; what an operator brought stays."""
-    for name in registry.bundled():
-        if registry.has_weights(name) and store.shipped_is_wanted(name):
-            store.import_package(registry.package_of(name))
+    finished = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=not show_output)
+    if finished.returncode:
+        raise click.ClickException(f"`{' '.join(command)}` failed.\n{finished.stdout or ''}{finished.stderr or ''}")
+    return finished.stdout or ""
 
 
 def prepare_context(context: Path, flavour: Flavour) -> str:
-    """Fill a new folder with what the Dockerfile is run in; gives the Bento's version."""
-    import_shipped()
+    """Fill a new folder with the build context of the Dockerfile, and return the Bento's version.
+
+    Raises:
+        click.ClickException: a model that ships could not be imported, or the Bento not built.
+    """
+    if failed := import_shipped():
+        raise click.ClickException(f"The image would lack {', '.join(failed)}.")
     (context / "app").mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="vitrine-bento-") as folder:
         export_bento(Path(folder) / "bento")
@@ -82,7 +88,7 @@ def prepare_context(context: Path, flavour: Flavour) -> str:
 
 
 def export_bento(folder: Path) -> None:
-    """Build a Bento of the installed models and unpack it into `folder`; it does not stay in the store."""
+    """Build a Bento of the installed models and unpack it into a folder; it does not stay in the store."""
     bentoml = str(Path(sys.executable).with_name("bentoml"))
     tag = run(bentoml, "build", "--output", "tag").strip().splitlines()[-1].removeprefix("__tag__:")
     try:
@@ -96,7 +102,12 @@ def export_bento(folder: Path) -> None:
 
 
 def lay_out(bento: Path, context: Path, flavour: Flavour) -> str:
-    """Make the folder that the Dockerfile is run in, with nothing in it that depends on when or where.
+    """Make the build context of an unpacked Bento, with nothing in it that depends on when or where it is made.
+
+    Args:
+        bento: the folder of the Bento, which is moved.
+        context: the folder of the build context.
+        flavour: decides which requirements are installed.
 
     Returns:
         The Bento's version, a digest of its code and of the versions of its models.
@@ -105,16 +116,16 @@ def lay_out(bento: Path, context: Path, flavour: Flavour) -> str:
     shutil.move(bento / "models", context / "models")
     shutil.move(bento, app)
     for unused in (app / "env", app / "apis", app / "src" / "requirements", app / "src" / "bentofile.yaml"):
-        shutil.rmtree(unused) if unused.is_dir() else unused.unlink(missing_ok=True)  # they build; they do not serve
+        shutil.rmtree(unused) if unused.is_dir() else unused.unlink(missing_ok=True)  # they are for building
     for description in context.glob("models/*/*/model.yaml"):
-        rewrite(description, timeless)
+        rewrite(description, reset_times)
 
-    def as_packed(info: dict[str, object]) -> None:
-        timeless(info)
-        info.pop("image", None)  # all requirements once more, which every process would read
+    def normalise(info: dict[str, object]) -> None:
+        reset_times(info)
+        info.pop("image", None)  # repeats all requirements, and every process would read them
         info["version"] = "0" * 16
 
-    rewrite(app / "bento.yaml", as_packed)
+    rewrite(app / "bento.yaml", normalise)
     version = digest(app)
     rewrite(app / "bento.yaml", lambda info: info.update(version=version))
     for name in ("entrypoint.py", "healthcheck.py"):
@@ -130,69 +141,69 @@ def lay_out(bento: Path, context: Path, flavour: Flavour) -> str:
 
 
 def rewrite(path: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """Change a YAML file."""
+    """Apply a change to the content of a YAML file."""
     content = yaml.safe_load(path.read_text("utf-8"))
     change(content)
     path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
 
 
-def timeless(part: object) -> None:
-    """Put every `creation_time` back to the epoch."""
+def reset_times(part: object) -> None:
+    """Set every `creation_time` in a YAML document to 1980."""
     if isinstance(part, dict):
         for key, value in part.items():
             if key == "creation_time":
                 part[key] = "1980-01-01T00:00:00+00:00"
             else:
-                timeless(value)
+                reset_times(value)
     elif isinstance(part, list):
-        for each in part:
-            timeless(each)
+        for item in part:
+            reset_times(item)
 
 
 def digest(folder: Path) -> str:
-    """16 digits that stand for the names and bytes of all files below a folder."""
-    found = hashlib.sha256()
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        found.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()[:16]
+    """Return 16 hex digits of the sha256 over the names and bytes of all files below a folder."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()[:16]
 
 
 def revision() -> str:
-    """The commit, with `-dirty` behind it if the tree is another; unknown outside a clone."""
-    ran = subprocess.run(
+    """Return the commit, with `-dirty` appended if files differ from it; `unknown` outside a clone."""
+    described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    return ran.stdout.strip() if ran.returncode == 0 else "unknown"
+    return described.stdout.strip() if described.returncode == 0 else "unknown"
 
 
 def release() -> str:
-    """Vitrine's version."""
+    """Return Vitrine's version."""
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"])
 
 
 def layers(engine: str, tag: str) -> list[tuple[int, str]]:
-    """Bytes of every layer that is not empty, and what made it, from the base up."""
-    teller = "podman" if engine == "buildah" else engine  # Buildah keeps no account of its own
-    if not shutil.which(teller):
+    """Return the bytes of every layer that is not empty, with the instruction that made it, from the base up."""
+    program = "podman" if engine == "buildah" else engine  # Buildah shows no history of its own
+    if not shutil.which(program):
         return []
-    said = run(teller, "history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", tag)
-    lines = [line.partition("\t") for line in reversed(said.splitlines())]
-    return [(bytes_of(size), made) for size, _, made in lines if bytes_of(size) > 1024]
+    history = run(program, "history", "--no-trunc", "--format", "{{.Size}}\t{{.CreatedBy}}", tag)
+    lines = [line.partition("\t") for line in reversed(history.splitlines())]
+    return [(parse_size(size), made_by) for size, _, made_by in lines if parse_size(size) > 1024]
 
 
-def bytes_of(size: str) -> int:
-    """Read `1.4 MB` or `1.4MB`; Podman says it no other way."""
-    read = re.fullmatch(r"([\d.]+) ?([kMG]?)B", size.strip())
-    return round(float(read[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[read[2]]) if read else 0
+def parse_size(size: str) -> int:
+    """Return the bytes of `1.4 MB` or `1.4MB`, 0 of what is neither; Podman prints sizes in no other way."""
+    match = re.fullmatch(r"([\d.]+) ?([kMG]?)B", size.strip())
+    return round(float(match[1]) * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]) if match else 0
 
 
-def title_of(made: str) -> str:
-    """What a layer holds, from the instruction that made it."""
-    for sign, title in (("/app/.venv", "packages"), ("/app/bento/models", "models"), ("COPY", "code")):
-        if sign in made and "COPY" in made:
+def title_of(made_by: str) -> str:
+    """Return what a layer holds, from the instruction that made it."""
+    for word, title in (("/app/.venv", "packages"), ("/app/bento/models", "models"), ("COPY", "code")):
+        if word in made_by and "COPY" in made_by:
             return title
     return "base"
 
@@ -203,7 +214,7 @@ def title_of(made: str) -> str:
 @click.option("--engine", "engine_name", type=click.Choice(list(ENGINES)))
 @click.option("--base", default="python:3.11-slim", show_default=True, help="Any Debian with Python 3.11 or newer.")
 @click.option("--no-cache", is_flag=True, help="Build every layer anew.")
-@click.option("--sbom", type=click.Path(path_type=Path), help="Where to; dist/vitrine-FLAVOUR.cdx.json by default.")
+@click.option("--sbom", type=click.Path(path_type=Path), help="File; dist/vitrine-FLAVOUR.cdx.json by default.")
 @click.option("--prepare", type=click.Path(path_type=Path), help="Only fill this folder, to be built elsewhere.")
 def main(
     flavour: Flavour,
@@ -228,15 +239,15 @@ def main(
         build = [engine, *ENGINES[engine], f"--build-arg=BASE={base}"]
         build += [f"--build-arg=VERSION={release()}-{version}", f"--build-arg=REVISION={revision()}"]
         click.echo(f"Building {tag} with {engine} …")
-        run(*build, *(["--no-cache"] if no_cache else []), "--tag", tag, str(context), shown=True)
-        run(*build, "--target", "sbom", "--output", f"type=local,dest={bill}", str(context), shown=True)
+        run(*build, *(["--no-cache"] if no_cache else []), "--tag", tag, str(context), show_output=True)
+        run(*build, "--target", "sbom", "--output", f"type=local,dest={bill}", str(context), show_output=True)
         sbom.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bill / "sbom.cdx.json", sbom)
     click.echo(f"\n{tag}: Vitrine {release()}, Bento {version}. What is in it: {sbom}")
-    table = Counter[str]()
-    for size, made in layers(engine, tag):
-        table[title_of(made)] += size
-    for title, size in (*table.items(), ("all", table.total())):
+    sizes = Counter[str]()
+    for size, made_by in layers(engine, tag):
+        sizes[title_of(made_by)] += size
+    for title, size in (*sizes.items(), ("all", sizes.total())):
         click.echo(f"  {title:<9}{size / 1e6:9.1f} MB")
 
 

@@ -1,6 +1,6 @@
-"""`make compare`: Vitrine, its peers and raw, one after the other in interleaved rounds. Prints its conditions.
+"""`make compare`: measures Vitrine, its peers and raw by turns, in several rounds, and prints the conditions.
 
-Stops by itself and by Ctrl-C, leaves no process behind, and listens on the loopback alone.
+It leaves no process behind when it ends or is interrupted, and its servers listen on the loopback alone.
 """
 
 import json
@@ -19,15 +19,15 @@ from tqdm import tqdm
 from loadtests.compare import load, report, turns
 from loadtests.compare.environments import NotInstalled, install
 from loadtests.compare.plot import plot
-from loadtests.compare.processes import beside, started
 from loadtests.compare.raw import Split
 from loadtests.compare.regimes import COMPUTE, OVERHEAD, Regime, prepare
 from loadtests.compare.servers import SERVERS, STORE, Server
 from loadtests.compare.turns import RAW, Turn
-from loadtests.compare.wire import plain, post
+from loadtests.compare.wire import post, read_plain
+from loadtests.processes import process_beside, started
 from loadtests.server import ROOT, free_port
+from runners.cores import available_cores
 from runners.machine import conditions
-from runners.plan import cores as available_cores
 
 NAMES = (RAW, *(server.name for server in SERVERS))
 
@@ -40,7 +40,7 @@ NAMES = (RAW, *(server.name for server in SERVERS))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; docs for a whole run, else runs/compare.")
 def main(rounds: int, seconds: float, only: str, regime: str | None, out: Path | None) -> None:
     """Measure, write table, picture and data, and print the table."""
-    signal.signal(signal.SIGTERM, _leave)  # so that every `finally` stops what it started
+    signal.signal(signal.SIGTERM, _exit)  # so that every `finally` stops what it started
     began, chosen = time.monotonic(), [name for name in NAMES if name in only.split(",")]
     if unknown := set(only.split(",")) - set(NAMES):
         raise click.UsageError(f"--only {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}.")
@@ -48,16 +48,16 @@ def main(rounds: int, seconds: float, only: str, regime: str | None, out: Path |
     out = out or (ROOT / "docs" if whole else ROOT / "runs" / "compare")
     out.mkdir(parents=True, exist_ok=True)
     pythons, missing = _environments(chosen)
-    with beside(fresh=True) as fresh, beside(fresh=False) as generator:
+    with process_beside(fresh=True) as fresh, process_beside(fresh=False) as generator:
         regimes = prepare([regime] if regime else [COMPUTE, OVERHEAD], STORE, fresh)
         ceiling = _ceiling(regimes[-1], min(3.0, seconds), generator)
-        done = _measure(regimes, chosen, pythons, rounds, seconds, fresh, generator)
+        measured = _measure(regimes, chosen, pythons, rounds, seconds, fresh, generator)
     settings = (
         f"{rounds} rounds of {seconds:g} s each, medians. The load generator alone: {ceiling:,.0f} requests/s at 64 "
         f"clients against a server that does nothing. Took {(time.monotonic() - began) / 60:.0f} minutes."
     )
     titles = _titles(chosen, pythons)
-    run = report.Run(done, missing, titles, conditions().replace("\n", "; "), settings, ceiling)
+    run = report.Run(measured, missing, titles, conditions().replace("\n", "; "), settings, ceiling)
     report.save(run, out / "performance-data" / "compare.json")
     plot(run, out / "compare.png")
     text = report.block(run)
@@ -67,7 +67,7 @@ def main(rounds: int, seconds: float, only: str, regime: str | None, out: Path |
 
 
 def _environments(chosen: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Interpreters of those that are installed, and why the others are not."""
+    """Return the interpreters of the servers that are installed, and why the others are not, by name."""
     pythons, missing = dict[str, Path](), dict[str, str]()
     for server in SERVERS:
         if server.name in chosen:
@@ -88,30 +88,34 @@ def _measure(
     fresh: Executor,
     generator: Executor,
 ) -> list[Turn]:
-    """Every contestant's turn in every regime and round; who comes first changes from round to round."""
+    """Give every contestant a turn in every regime and round; which one comes first changes from round to round."""
     cores, servers = available_cores(), {server.name: server for server in SERVERS}
     ready = [name for name in chosen if name == RAW or name in pythons]
-    done, splits = list[Turn](), dict[str, list[Split]]()
+    measured, splits = list[Turn](), dict[str, list[Split]]()
     with tqdm(total=rounds * len(regimes) * len(ready), unit="turn") as bar:
         for number in range(rounds):
             for regime in regimes:
                 for name in (*ready[number % len(ready) :], *ready[: number % len(ready)]):
                     bar.set_description(f"{regime.name}, {name}")
                     if name != RAW:
-                        done.append(
+                        measured.append(
                             turns.serve(servers[name], pythons[name], regime, number, seconds, cores, generator)
                         )
                     else:
-                        splits[regime.name] = splits.get(regime.name) or turns.screen(regime, cores, fresh)
-                        done.append(turns.loop(regime, number, seconds, cores, splits[regime.name], fresh))
+                        splits[regime.name] = splits.get(regime.name) or turns.fastest_splits(regime, cores, fresh)
+                        measured.append(turns.loop(regime, number, seconds, cores, splits[regime.name], fresh))
                     bar.update()
-    return done
+    return measured
 
 
 def _ceiling(regime: Regime, seconds: float, generator: Executor) -> float:
-    """Requests a second that the load generator gets out of a server that does nothing."""
+    """Return the requests a second that the load generator gets from a server that does nothing.
+
+    Raises:
+        click.ClickException: that server did not answer.
+    """
     port, answer = free_port(), regime.expected[0]
-    target = load.Target(port, [post("/", regime.pictures[0], "image/jpeg")], [answer], plain)
+    target = load.Target(port, [post("/", regime.pictures[0], "image/jpeg")], [answer], read_plain)
     command = [sys.executable, "-m", "loadtests.compare.trivial", str(port), json.dumps(answer)]
     turns.LOGS.mkdir(parents=True, exist_ok=True)
     with started(command, {}, ROOT, turns.LOGS / "trivial.txt") as tree:
@@ -122,21 +126,20 @@ def _ceiling(regime: Regime, seconds: float, generator: Executor) -> float:
 
 
 def _titles(chosen: Sequence[str], pythons: dict[str, Path]) -> dict[str, str]:
-    """What a contestant is called, with its version."""
-    found = {RAW: "Raw: a plain loop"}
-    found |= {server.name: f"{server.title} {_version(server, pythons)}".strip() for server in SERVERS}
-    return {name: found[name] for name in chosen}
+    """Return the title of each contestant, with its version."""
+    titles = {RAW: "Raw: a plain loop"}
+    titles |= {server.name: f"{server.title} {_version(server, pythons)}".strip() for server in SERVERS}
+    return {name: titles[name] for name in chosen}
 
 
 def _version(server: Server, pythons: dict[str, Path]) -> str:
     if server.name not in pythons:
         return ""
     code = f"from importlib.metadata import version; print(version({server.package!r}))"
-    said = subprocess.run([str(pythons[server.name]), "-c", code], capture_output=True, text=True)
-    return said.stdout.strip()
+    return subprocess.run([str(pythons[server.name]), "-c", code], capture_output=True, text=True).stdout.strip()
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _exit(_number: int, _frame: FrameType | None) -> None:
     sys.exit(143)
 
 

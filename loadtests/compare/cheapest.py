@@ -1,4 +1,4 @@
-"""The two models of the comparison, in a store of its own; and the cheapest of image models, made here.
+"""Imports the two models of the comparison into its store, and makes the one that takes the least work there is.
 
 Run as `python -m loadtests.compare.cheapest FOLDER`, with `BENTOML_HOME` naming the store.
 """
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from loadtests.figures import encode_jpeg
 from loadtests.server import ROOT
 
 NAME, SIDE, LABELS = "cheapest", 32, 10
@@ -36,7 +37,7 @@ std = [0.25, 0.25, 0.25]
 
 
 def graph(seed: int = 0) -> onnx.ModelProto:
-    """(N, 3, 32, 32) → 3×3 convolution to 8 channels, stride 2 → ReLU → global mean → linear to 10 logits."""
+    """Return the graph (N, 3, 32, 32) → 3×3 convolution to 8, stride 2 → ReLU → global mean → linear to 10 logits."""
     rng = np.random.default_rng(seed)
     weights: dict[str, npt.NDArray[np.float32]] = {
         "kernel": (rng.standard_normal((8, 3, 3, 3)) / 3).astype(np.float32),
@@ -50,30 +51,25 @@ def graph(seed: int = 0) -> onnx.ModelProto:
         helper.make_node("Flatten", ["pooled"], ["features"]),
         helper.make_node("Gemm", ["features", "linear", "bias"], ["logits"]),
     ]
-    made = helper.make_graph(
+    network = helper.make_graph(
         nodes,
         NAME,
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, SIDE, SIDE])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", LABELS])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(network, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def payloads(count: int = 16) -> list[bytes]:
-    """JPEGs of smooth random pictures of the model's own size."""
-    rng, encoded = np.random.default_rng(1), []
-    for _ in range(count):
-        coarse = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
-        done, buffer = cv2.imencode(".jpg", cv2.resize(coarse, (SIDE, SIDE)), [cv2.IMWRITE_JPEG_QUALITY, 90])
-        if not done:
-            raise RuntimeError("OpenCV could not encode a picture as JPEG")
-        encoded.append(buffer.tobytes())
-    return encoded
+def pictures(count: int = 16) -> list[bytes]:
+    """Return JPEGs of smooth random pictures of the model's own size."""
+    rng = np.random.default_rng(1)
+    coarse = [rng.integers(0, 256, (4, 4, 3)).astype(np.uint8) for _ in range(count)]
+    return [encode_jpeg(np.asarray(cv2.resize(colours, (SIDE, SIDE)), np.uint8)[..., ::-1]) for colours in coarse]
 
 
 def build(package: Path) -> None:
-    """Write the model's package, as `vitrine models import --onnx` does of a user's graph."""
+    """Write the model's package, as `vitrine models import --onnx` does from a user's graph."""
     from export.importers import from_onnx
 
     package.mkdir(parents=True, exist_ok=True)
@@ -84,9 +80,9 @@ def build(package: Path) -> None:
 
 
 if __name__ == "__main__":
-    from models.registry import package_of
+    from models.registry import package_folder
     from models.store import import_package
 
     build(Path(sys.argv[1]))
-    for each in (package_of("kidney-stone"), Path(sys.argv[1])):
-        print(import_package(each)[0].tag)
+    for package in (package_folder("kidney-stone"), Path(sys.argv[1])):
+        print(import_package(package)[0].tag)

@@ -1,4 +1,4 @@
-"""The one picture of the comparison: throughput in both regimes beside raw, and the latency of a lone client."""
+"""Draws the comparison: throughput in both regimes beside raw, and the latency of a lone client."""
 
 import math
 from pathlib import Path
@@ -12,38 +12,38 @@ from loadtests.compare.turns import RAW
 
 TITLES = {server.name: server.title for server in SERVERS}
 INK, OWN, OTHER, LINE = "#7d8590", "#e8590c", "#8fa3b8", "#2f9e44"
-"""Each is told from white and from GitHub's dark background; the picture itself has none."""
+"""Colours that are seen on white and on GitHub's dark background; the picture itself has no background."""
 
 
 def plot(run: Run, file: Path) -> None:
-    """Draw three panels of bars."""
+    """Draw a panel of bars for each regime's throughput, and one for latency, into a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    regimes = [each for each in (COMPUTE, OVERHEAD) if any(turn.regime == each for turn in run.turns)]
+    regimes = [regime for regime in (COMPUTE, OVERHEAD) if any(turn.regime == regime for turn in run.turns)]
     panels: list[Any] = list(figure.subplots(1, len(regimes) + 1))
     names = {COMPUTE: "kidney-stone", OVERHEAD: "cheapest model"}
     for panel, regime in zip(panels, regimes, strict=False):
         clients = DECIDES[regime]
-        rates = {each.name: each.rate[clients] for each in run.rows(regime)}
-        _bars(panel, run, rates, f"{names[regime]}, {clients} clients: answers a second", ascending=False)
-    times = {each.name: each.p50_ms[1] for each in run.rows(regimes[0])}
-    _bars(panels[-1], run, times, f"{names[regimes[0]]}, 1 client: p50 in ms", ascending=True)
+        rates = {row.name: row.rate[clients] for row in run.rows(regime)}
+        _bars(panel, rates, f"{names[regime]}, {clients} clients: answers a second", ascending=False)
+    times = {row.name: row.p50_ms[1] for row in run.rows(regimes[0])}
+    _bars(panels[-1], times, f"{names[regimes[0]]}, 1 client: p50 in ms", ascending=True)
     figure.savefig(file, dpi=130, transparent=True)
 
 
-def _bars(panel: Any, run: Run, figures: dict[str, float], title: str, *, ascending: bool) -> None:
-    """Bars of the servers, the best on top, those without a figure named as missing, and raw as a line."""
+def _bars(panel: Any, figures: dict[str, float], title: str, *, ascending: bool) -> None:
+    """Draw the servers as bars, the best on top and those without a figure as missing, and raw as a line."""
     own = {name: value for name, value in figures.items() if name != RAW}
-    there = sorted((name for name in own if not math.isnan(own[name])), key=own.__getitem__, reverse=not ascending)
-    order = [*there, *(name for name in own if math.isnan(own[name]))]
+    measured = sorted((name for name in own if not math.isnan(own[name])), key=own.__getitem__, reverse=not ascending)
+    order = [*measured, *(name for name in own if math.isnan(own[name]))]
     widths = [0.0 if math.isnan(own[name]) else own[name] for name in order]
     colours = [OWN if name == OURS else OTHER for name in order]
     bars = panel.barh(range(len(order)), widths, color=colours)
-    said = [f" {_number(own[name])}" if name in there else " missing" for name in order]
-    panel.bar_label(bars, said, color=INK, fontsize=11)
+    labels = [f" {_number(own[name])}" if name in measured else " missing" for name in order]
+    panel.bar_label(bars, labels, color=INK, fontsize=11)
     panel.set_yticks(range(len(order)), [TITLES[name] for name in order])
     panel.invert_yaxis()
     raw = figures.get(RAW, math.nan)

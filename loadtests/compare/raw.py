@@ -1,6 +1,6 @@
-"""Raw: the card's whole path in a plain loop, without a server. Called in processes of their own.
+"""Raw: the card's whole path in a plain loop, without a server. It runs in processes of its own.
 
-Every split of the machine is tried, and the best counts: loops over one shared session, and threads a run.
+Every split of the machine into loops over one shared session and threads of a run is tried, and the best counts.
 """
 
 import threading
@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from loadtests.compare.work import Work
+from loadtests.processes import memory_bytes
 
 
 class Split(NamedTuple):
@@ -25,7 +26,7 @@ class Split(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """What a loop came to: pictures a second, the time of one of them, its processor time, the process's memory."""
+    """The figures of a loop: pictures a second, times and processor time of one picture, and the process's memory."""
 
     split: Split
     rate: float
@@ -35,26 +36,26 @@ class Raw(NamedTuple):
     memory_mib: float
 
 
-def alone(cores: int) -> list[Split]:
-    """What may be best for one picture at a time."""
+def splits_for_one(cores: int) -> list[Split]:
+    """Return the splits that may be the quickest for one picture at a time."""
     return [Split(1, threads) for threads in sorted({1, max(1, cores // 2), cores})]
 
 
-def together(cores: int) -> list[Split]:
-    """What may be best for as many pictures as can be."""
+def splits_for_many(cores: int) -> list[Split]:
+    """Return the splits that may get through the most pictures."""
     half = max(1, cores // 2)
     splits = {(cores, 1), (2 * cores, 1), (half, 1), (1, 1), (half, 2), (cores, 2), (1, cores)}
     return [Split(*split) for split in sorted(splits)]
 
 
 def measure(package: Path, pictures: tuple[bytes, ...], split: Split, seconds: float) -> Raw:
-    """Run the loops for that long."""
+    """Run the loops of one split for so many seconds over a package's model, and return their figures."""
     work = Work(package, split.threads)
-    took: list[list[float]] = [[] for _ in range(split.loops)]
+    times_s: list[list[float]] = [[] for _ in range(split.loops)]
     ready = threading.Barrier(split.loops + 1)
 
     def loop(index: int) -> None:
-        own = took[index]
+        own = times_s[index]
         work(pictures[index % len(pictures)])
         ready.wait()
         stop = time.perf_counter() + seconds
@@ -69,14 +70,13 @@ def measure(package: Path, pictures: tuple[bytes, ...], split: Split, seconds: f
     began, before = time.perf_counter(), time.process_time()
     for thread in pool:
         thread.join()
-    cpu_ms = 1e3 * (time.process_time() - before) / sum(map(len, took))
-    rate = sum(map(len, took)) / (time.perf_counter() - began)
-    p50, p99 = np.percentile(np.concatenate(took) * 1e3, [50, 99])
-    memory = getattr(psutil.Process().memory_full_info(), "pss", 0) or psutil.Process().memory_info().rss
-    return Raw(split, rate, float(p50), float(p99), cpu_ms, memory / 2**20)
+    cpu_ms = 1e3 * (time.process_time() - before) / sum(map(len, times_s))
+    rate = sum(map(len, times_s)) / (time.perf_counter() - began)
+    p50, p99 = np.percentile(np.concatenate(times_s) * 1e3, [50, 99])
+    return Raw(split, rate, float(p50), float(p99), cpu_ms, memory_bytes(psutil.Process()) / 2**20)
 
 
 def answers(package: Path, pictures: tuple[bytes, ...]) -> tuple[dict[str, Any], ...]:
-    """The right answer to each picture."""
+    """Return the right answer to each picture."""
     work = Work(package, 1)
     return tuple(work(picture) for picture in pictures)

@@ -1,4 +1,4 @@
-"""The comparison as tables between two marks in a document, and as data."""
+"""Writes the comparison as tables between two marks in a document, and as data."""
 
 import json
 import math
@@ -22,7 +22,7 @@ ABOUT = {
 
 
 class Run(NamedTuple):
-    """All of one run: its turns, what could not be installed and why, titles with versions, and the conditions."""
+    """A whole run: its turns, what could not be installed and why, titles with versions, and the conditions."""
 
     turns: Sequence[Turn]
     missing: dict[str, str]
@@ -32,21 +32,21 @@ class Run(NamedTuple):
     ceiling: float
 
     def rows(self, regime: str) -> list[Row]:
-        """A regime's contestants: raw, then the fastest first, then those without a figure."""
-        made = [row(self.turns, regime, name) for name in self.titles]
-        return sorted(made, key=lambda each: (each.name != RAW, -_or_zero(each.rate[DECIDES[regime]])))
+        """Return a regime's contestants: raw, then the fastest first, then those without a figure."""
+        rows = [row(self.turns, regime, name) for name in self.titles]
+        return sorted(rows, key=lambda own: (own.name != RAW, -_or_zero(own.rate[DECIDES[regime]])))
 
     def aims(self) -> list[Aim]:
-        """The ratios that are aimed for."""
+        """Return the ratios that Vitrine aims for."""
         return aims(self.turns, self.titles)
 
 
 def block(run: Run) -> str:
-    """What stands between the marks."""
+    """Return the text between the marks."""
     parts = [f"{run.conditions}\n\n{run.settings}"]
     for regime in dict.fromkeys(turn.regime for turn in run.turns):
         parts += [f"### {regime.capitalize()}: {ABOUT[regime]}", _table(run, regime)]
-    parts += ["### Aims", _aims(run.aims())]
+    parts += ["### Aims", _aims_table(run.aims())]
     return "\n\n".join(parts)
 
 
@@ -55,29 +55,30 @@ def _table(run: Run, regime: str) -> str:
     heads = ["server", f"a second at {counts} clients", f"p50 ms at {counts}", f"p99 ms at {counts}"]
     heads += [f"processor ms an answer at {counts}", "errors", "memory MiB", "start-up s"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    for each in run.rows(regime):
-        title = run.titles[each.name]
-        if math.isnan(each.rate[1]):
-            reason = run.missing.get(each.name) or each.problem or "not measured"
+    for own in run.rows(regime):
+        title = run.titles[own.name]
+        if math.isnan(own.rate[1]):
+            reason = run.missing.get(own.name) or own.problem or "not measured"
             lines.append([title, f"missing: {_cell(reason)}", *[""] * (len(heads) - 2)])
             continue
-        figures = [_over(each.rate, 1), _over(each.p50_ms, 1), _over(each.p99_ms, 1), _over(each.cpu_ms, 2)]
-        errors = f"{each.errors:,} of {each.requests:,}" if each.requests else "–"
-        lines.append([title, *figures, errors, _number(each.memory_mib, 0), _number(each.start_s, 1)])
+        figures = [_by_clients(own.rate, 1), _by_clients(own.p50_ms, 1), _by_clients(own.p99_ms, 1)]
+        figures.append(_by_clients(own.cpu_ms, 2))
+        errors = f"{own.errors:,} of {own.requests:,}" if own.requests else "–"
+        lines.append([title, *figures, errors, _number(own.memory_mib, 0), _number(own.start_s, 1)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _aims(found: Sequence[Aim]) -> str:
+def _aims_table(rows: Sequence[Aim]) -> str:
     lines = ["| ratio | median (rounds) | aim | |", "| --- | ---: | ---: | --- |"]
-    for each in found:
-        value = f"{_number(each.ratio, 2)} ({_number(each.low, 2)} to {_number(each.high, 2)})"
-        verdict = "not measured" if math.isnan(each.ratio) else "met" if each.met else "missed"
-        lines.append(f"| {each.what} | {value} | {each.sign} {each.wanted:g} | {verdict} |")
+    for aim in rows:
+        value = f"{_number(aim.ratio, 2)} ({_number(aim.low, 2)} to {_number(aim.high, 2)})"
+        verdict = "not measured" if math.isnan(aim.ratio) else "met" if aim.met else "missed"
+        lines.append(f"| {aim.what} | {value} | {aim.sign} {aim.bound:g} | {verdict} |")
     return "\n".join(lines)
 
 
 def rewrite(document: Path, text: str) -> None:
-    """Put a text between the marks of a document; at its end where there are none."""
+    """Put a text between the marks of a document, or at its end if it has none."""
     before = document.read_text("utf-8") if document.exists() else "# Performance\n"
     marked = f"{BEGIN}\n{text}\n{END}"
     changed, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: marked, before, flags=re.DOTALL)
@@ -85,17 +86,18 @@ def rewrite(document: Path, text: str) -> None:
 
 
 def save(run: Run, file: Path) -> None:
-    """Write all figures of every turn, so that other questions can be asked of them."""
-    turns = [asdict(turn) | {"loads": {key: each._asdict() for key, each in turn.loads.items()}} for turn in run.turns]
-    for turn, came_from in zip(turns, run.turns, strict=True):
-        turn["open_loop"] = came_from.open_loop and came_from.open_loop._asdict()
-    whole = run._asdict() | {"turns": turns, "aims": [each._asdict() | {"met": each.met} for each in run.aims()]}
+    """Write all figures of every turn as JSON, from which other questions can be answered."""
+    turns = []
+    for turn in run.turns:
+        loads = {clients: load._asdict() for clients, load in turn.loads.items()}
+        turns.append(asdict(turn) | {"loads": loads, "open_loop": turn.open_loop and turn.open_loop._asdict()})
+    whole = run._asdict() | {"turns": turns, "aims": [aim._asdict() | {"met": aim.met} for aim in run.aims()]}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(_plain(whole), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN, and nobody needs a ninth digit."""
+    """Round numbers to five digits, and replace NaN, which JSON does not have, by None."""
     if isinstance(value, float):
         return None if math.isnan(value) else float(f"{value:.5g}")
     if isinstance(value, dict):
@@ -103,7 +105,7 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _over(figures: dict[int, float], digits: int) -> str:
+def _by_clients(figures: dict[int, float], digits: int) -> str:
     return " / ".join(_number(figures[clients], digits) for clients in CLIENTS)
 
 

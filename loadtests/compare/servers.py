@@ -1,4 +1,4 @@
-"""Vitrine and its peers: how each is started and configured for this machine, asked, and understood.
+"""Vitrine and its peers: how each is started and configured for this machine, and its requests and answers.
 
 The rest of a peer's configuration is in its module in `loadtests.compare.peers`, with the advice that it follows.
 """
@@ -8,36 +8,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtests.compare.regimes import COMPUTE, OVERHEAD, Regime
-from loadtests.compare.wire import Read, body_to, form_to, json_to, plain, read_v2, read_vitrine, v2_to
+from loadtests.compare.wire import Read, body_to, form_to, json_to, read_plain, read_v2, read_vitrine, v2_to
 from loadtests.server import ROOT, free_port
 from settings import MOST_WORKERS
 
 Settings = Mapping[str, Mapping[str, str]]
-"""Variables by regime."""
+"""Environment variables by regime."""
 
 VITRINE: Settings = {COMPUTE: {}, OVERHEAD: {"VITRINE_WORKERS": "{workers}"}}
-"""What Vitrine is told in each regime; the defaults where there is nothing."""
+"""Vitrine's settings in each regime; all others keep their defaults."""
 
 STORE = ROOT / "runs" / "compare" / "bentoml"
-"""A model store of the comparison's own: two servers must not share one, and the user's is none of its business."""
+"""The comparison's own model store: two servers must not share one, and the user's is left alone."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """One server.
+    """How one server is run and asked.
 
     Words in braces in `command` and `settings` are filled in: `bin`, the folder of the environment's programs, `port`,
-    the free ports `spare` and `other`, the number of `cores`, that of `workers` (as many,
-    but no more than Vitrine allows), and the name of the `model`.
+    the free ports `spare` and `other`, the number of `cores`, that of `workers` (as many, but no more than Vitrine
+    allows), and the name of the `model`.
 
     Attributes:
-        name: of its requirements and environment; `--only` takes it.
-        title: in tables.
+        name: the name of its requirements and of its environment; `--only` takes it.
+        title: its name in tables.
         package: the Python package whose version is shown.
-        command: what starts it.
-        request: of the model's name and a picture: as the server's own clients send it.
-        read: its answer.
-        settings: variables, by regime.
+        command: starts it.
+        request: encodes a request as the server's own clients send it.
+        read: decodes its answer.
+        settings: environment variables, by regime.
         own: whether this repository's environment and folder run it.
     """
 
@@ -46,12 +46,12 @@ class Server:
     package: str
     command: tuple[str, ...]
     request: Callable[[str, bytes], bytes]
-    read: Read = plain
+    read: Read = read_plain
     settings: Settings = field(default_factory=dict)
     own: bool = False
 
     def start(self, python: Path, port: int, regime: Regime, cores: int) -> tuple[list[str], dict[str, str]]:
-        """The command and its variables."""
+        """Return the command that starts it, and its environment variables."""
         words = {"bin": python.parent, "port": port, "spare": free_port(), "other": free_port(), "cores": cores}
         words |= {"model": regime.model, "workers": min(cores, MOST_WORKERS)}
         peers = PEERS | {"COMPARE_PACKAGE": str(regime.package), "COMPARE_BATCH": str(regime.batch)}
@@ -70,7 +70,7 @@ OWN = {
     "VITRINE_DEFAULT_MODEL": "{model}",
     "VITRINE_EXPLAIN": "false",  # no peer explains
     "VITRINE_ACCESS_LOG": "false",  # nor logs every request
-    "VITRINE_CACHE_MB": "0",  # pictures come again, and every answer is to be worked out
+    "VITRINE_CACHE_MB": "0",  # pictures are repeated, and every answer is to be computed
 }
 PEERS = {
     "PYTHONPATH": str(ROOT),
@@ -79,7 +79,7 @@ PEERS = {
     "COMPARE_WORKERS": "{cores}",
     "COMPARE_THREADS": "1",
 }
-"""One process a core, single-threaded runs: what each peer's advice comes to."""
+"""One process a core with single-threaded runs, which is what each peer's documentation advises."""
 
 
 def _both(**settings: str) -> Settings:

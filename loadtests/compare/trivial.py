@@ -1,4 +1,4 @@
-"""A server that does nothing: one fixed answer to every request, to find the load generator's own ceiling.
+"""A server that gives one fixed answer to every request, to find the load generator's own ceiling.
 
 Run as `python -m loadtests.compare.trivial PORT BODY`.
 """
@@ -12,22 +12,22 @@ import uvloop
 
 
 class Trivial(asyncio.Protocol):
-    """One connection."""
+    """One connection of a client."""
 
     def __init__(self, body: bytes) -> None:
         self._answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
+        """Keep the transport, and make a parser for its requests."""
         self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
+        """Parse what has arrived."""
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        """A whole request is there; see httptools."""
+        """Answer a whole request."""
         self._transport.write(self._answer)
 
 

@@ -1,4 +1,4 @@
-"""One turn of one contestant in one regime: started, checked, loaded, weighed, stopped; and a turn of raw."""
+"""A turn of one server in one regime, from its start to its end, and a turn of the raw loop."""
 
 import math
 import time
@@ -8,23 +8,23 @@ from pathlib import Path
 
 from loadtests.compare import load, raw
 from loadtests.compare.load import Load, Target
-from loadtests.compare.processes import Tree, started
 from loadtests.compare.regimes import Regime
 from loadtests.compare.servers import Server
+from loadtests.processes import Tree, started
 from loadtests.server import ROOT, free_port
 
 CLIENTS = (1, 16, 64)
 WARM_S, START_S, SCREEN_S = 1.0, 120.0, 1.0
-"""Warm-up; longest that a start may take; one look at each of raw's splits."""
+"""Seconds of the warm-up, of the longest start that is waited for, and of one short measurement of a raw split."""
 OPEN_SHARE, OPEN_TIMES = 0.7, 3
-"""The open loop: its share of the best rate of the closed ones, and how many times as long it lasts."""
+"""The rate of the open loop as a share of the best closed loop's, and its length as a multiple of theirs."""
 LOGS = ROOT / "runs" / "compare" / "logs"
 RAW = "raw"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn came to; `problem` says why there is nothing."""
+    """The figures of one turn; `problem` says why there are none."""
 
     round: int
     regime: str
@@ -38,48 +38,60 @@ class Turn:
 
 
 def target_of(server: Server, port: int, regime: Regime) -> Target:
-    """What the load generator needs to know."""
+    """Return what the load generator needs to know of a server."""
     requests = [server.request(regime.model, picture) for picture in regime.pictures]
     return Target(port, requests, regime.expected, server.read)
 
 
-def serve(server: Server, python: Path, regime: Regime, number: int, seconds: float, cores: int, by: Executor) -> Turn:
-    """One turn of a server; whatever is wrong with it is the turn's problem, not the run's."""
+def serve(
+    server: Server, python: Path, regime: Regime, number: int, seconds: float, cores: int, generator: Executor
+) -> Turn:
+    """Measure a server in one turn; whatever is wrong with it ends the turn, not the run.
+
+    Args:
+        server: to be started and measured.
+        python: the interpreter of its environment.
+        regime: what it is asked.
+        number: of the round; it seeds the open loop.
+        seconds: of each closed loop.
+        cores: of this machine.
+        generator: runs the load, in a process beside this one.
+    """
     port = free_port()
     command, settings = server.start(python, port, regime, cores)
     target = target_of(server, port, regime)
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{server.name}-{regime.name}.txt"
     with started(command, settings, ROOT if server.own else None, log) as tree:
-        start_s, problem = first_answer(target, tree, by)
-        problem = problem or by.submit(load.ask, target).result()
+        start_s, problem = first_answer(target, tree, generator)
+        problem = problem or generator.submit(load.ask, target).result()
         if problem:
             return Turn(number, regime.name, server.name, problem=f"{problem} ({_last_words(log)})")
-        by.submit(load.closed, target, 16, WARM_S, 0.0).result()
-        loads = {clients: _loaded(tree, target, clients, seconds, by) for clients in CLIENTS}
-        memory, opened = tree.memory_mib(), None
-        best = max(each.rate for each in loads.values())
+        generator.submit(load.closed, target, 16, WARM_S, 0.0).result()
+        loads = {clients: _closed_loop(tree, target, clients, seconds, generator) for clients in CLIENTS}
+        (_, memory_mib), open_loop = tree.memory_mib(), None
+        best = max(measured.rate for measured in loads.values())
         if server.own and best:
-            opened = by.submit(load.opened, target, OPEN_SHARE * best, OPEN_TIMES * seconds, number).result()
-    return Turn(number, regime.name, server.name, start_s, memory, loads, opened)
+            open_loop = generator.submit(load.opened, target, OPEN_SHARE * best, OPEN_TIMES * seconds, number).result()
+    return Turn(number, regime.name, server.name, start_s, memory_mib, loads, open_loop)
 
 
-def _loaded(tree: Tree, target: Target, clients: int, seconds: float, by: Executor) -> Load:
-    """A closed loop, and what it cost the server."""
+def _closed_loop(tree: Tree, target: Target, clients: int, seconds: float, generator: Executor) -> Load:
+    """Return the figures of a closed loop, with the processor time that the server took for it."""
     before = tree.cpu_s()
-    found: Load = by.submit(load.closed, target, clients, seconds).result()
-    right = found.requests - found.errors
-    return found._replace(cpu_ms=1e3 * (tree.cpu_s() - before) / right if right else math.nan)
+    measured: Load = generator.submit(load.closed, target, clients, seconds).result()
+    right = measured.requests - measured.errors
+    return measured._replace(cpu_ms=1e3 * (tree.cpu_s() - before) / right if right else math.nan)
 
 
-def first_answer(target: Target, tree: Tree, by: Executor) -> tuple[float, str]:
-    """Seconds from the start to the first right answer, or why there is none."""
+def first_answer(target: Target, tree: Tree, generator: Executor) -> tuple[float, str]:
+    """Return the seconds from the start to the first right answer, and why there is none (empty if there is)."""
     first = target._replace(requests=target.requests[:1])
     began, problem = time.perf_counter(), "no answer"
     while (took := time.perf_counter() - began) < START_S:
         if tree.process.poll() is not None:
             return took, f"ended with code {tree.process.returncode}"
-        if not (problem := by.submit(load.ask, first).result()):
+        if not (problem := generator.submit(load.ask, first).result()):
             return time.perf_counter() - began, ""
         time.sleep(0.05)
     return took, f"no right answer within {START_S:.0f} s: {problem}"
@@ -90,21 +102,31 @@ def _last_words(log: Path) -> str:
     return lines[-1][:200] if lines else "it printed nothing"
 
 
-def screen(regime: Regime, cores: int, by: Executor) -> list[raw.Split]:
-    """The two splits of the machine that are fastest at a short look at each."""
-    seen = [_raw(regime, split, SCREEN_S, by) for split in raw.together(cores)]
-    return [each.split for each in sorted(seen, key=lambda each: -each.rate)[:2]]
+def fastest_splits(regime: Regime, cores: int, executor: Executor) -> list[raw.Split]:
+    """Return the two splits of the machine that are fastest in a short measurement of each."""
+    measured = [_raw(regime, split, SCREEN_S, executor) for split in raw.splits_for_many(cores)]
+    return [fastest.split for fastest in sorted(measured, key=lambda loops: -loops.rate)[:2]]
 
 
-def loop(regime: Regime, number: int, seconds: float, cores: int, splits: list[raw.Split], by: Executor) -> Turn:
-    """One turn of raw: its best time of one picture alone, and its best rate of many."""
-    alone = min((_raw(regime, split, seconds / 2, by) for split in raw.alone(cores)), key=lambda each: each.p50_ms)
-    many = max((_raw(regime, split, seconds, by) for split in splits), key=lambda each: each.rate)
+def loop(regime: Regime, number: int, seconds: float, cores: int, splits: list[raw.Split], executor: Executor) -> Turn:
+    """Measure the raw loop in one turn: its best time of one picture alone, and its best rate of many.
+
+    Args:
+        regime: what is computed.
+        number: of the round.
+        seconds: of each measurement of many pictures.
+        cores: of this machine.
+        splits: of the machine, that are measured for many pictures.
+        executor: runs each measurement in a process of its own.
+    """
+    of_one = [_raw(regime, split, seconds / 2, executor) for split in raw.splits_for_one(cores)]
+    alone = min(of_one, key=lambda measured: measured.p50_ms)
+    many = max((_raw(regime, split, seconds, executor) for split in splits), key=lambda measured: measured.rate)
     loads = {clients: Load(many.rate, math.nan, math.nan, 0, 0, "", many.cpu_ms) for clients in CLIENTS[1:]}
     loads[1] = Load(alone.rate, alone.p50_ms, alone.p99_ms, 0, 0, "", alone.cpu_ms)
-    said = {clients: str(many.split) for clients in CLIENTS[1:]} | {1: str(alone.split)}
-    return Turn(number, regime.name, RAW, math.nan, many.memory_mib, loads, None, said)
+    names = {clients: str(many.split) for clients in CLIENTS[1:]} | {1: str(alone.split)}
+    return Turn(number, regime.name, RAW, math.nan, many.memory_mib, loads, None, names)
 
 
-def _raw(regime: Regime, split: raw.Split, seconds: float, by: Executor) -> raw.Raw:
-    return by.submit(raw.measure, regime.package, regime.pictures, split, seconds).result()
+def _raw(regime: Regime, split: raw.Split, seconds: float, executor: Executor) -> raw.Raw:
+    return executor.submit(raw.measure, regime.package, regime.pictures, split, seconds).result()

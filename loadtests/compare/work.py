@@ -1,6 +1,6 @@
-"""What every server of the comparison does with a request: an encoded picture → its label and probabilities.
+"""The work that every server of the comparison does for a request: an encoded picture → label and probabilities.
 
-Imports `preprocessing` and ONNX Runtime and nothing else of this repository, so that it runs in any peer's environment.
+This module imports `preprocessing` and nothing else of this repository, so that it runs in any peer's environment.
 """
 
 import os
@@ -23,11 +23,11 @@ Answer = dict[str, Any]
 
 
 class Work:
-    """One model, ready to be asked; may be called from several threads at once.
+    """One loaded model; several threads may call it at once.
 
     Args:
         package: the folder with `card.toml` and `predict.onnx`.
-        threads: threads of one run, ONNX Runtime's and OpenCV's. What else ONNX Runtime offers stays at its default.
+        threads: threads of one run, ONNX Runtime's and OpenCV's. All other options keep ONNX Runtime's defaults.
     """
 
     def __init__(self, package: Path, threads: int) -> None:
@@ -48,9 +48,9 @@ class Work:
 
     def batch(self, pictures: Sequence[bytes]) -> list[Answer]:
         """Answer several encoded pictures in one run."""
-        ready = [transform(decode(data, self._limits), self._input) for data in pictures]
-        logits = self._session.run(["logits"], {self._name: np.stack([each.tensor for each in ready])})[0]
-        return [self._answer(row, each) for row, each in zip(logits, ready, strict=True)]
+        items = [transform(decode(data, self._limits), self._input) for data in pictures]
+        logits = self._session.run(["logits"], {self._name: np.stack([item.tensor for item in items])})[0]
+        return [self._answer(row, item) for row, item in zip(logits, items, strict=True)]
 
     def _answer(self, logits: npt.NDArray[np.float32], item: Transformed) -> Answer:
         shifted = np.exp(logits.astype(np.float64) - logits.max())
@@ -63,10 +63,10 @@ class Work:
 
 
 def from_environment() -> Work:
-    """The work that `COMPARE_PACKAGE` and `COMPARE_THREADS` name."""
+    """Return the work that `COMPARE_PACKAGE` and `COMPARE_THREADS` name."""
     return Work(Path(os.environ["COMPARE_PACKAGE"]), int(os.environ["COMPARE_THREADS"]))
 
 
 def setting(name: str) -> int:
-    """A number that `loadtests.compare.servers` has put into the environment as `COMPARE_…`."""
+    """Return the number that `loadtests.compare.servers` has put into the environment as `COMPARE_NAME`."""
     return int(os.environ[f"COMPARE_{name}"])

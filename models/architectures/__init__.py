@@ -10,10 +10,10 @@ from models.card import Card, ImageCard, RowCard
 
 
 def build(card: Card) -> nn.Module:
-    """The untrained network of a card, in training mode.
+    """Return the untrained network of a card, in training mode.
 
     Raises:
-        StoreError: the model came as a graph, so there is no network to build.
+        StoreError: the model came as an ONNX graph, so there is no network to build.
     """
     match card:
         case ImageCard(architecture="efficientnet-b4-head"):

@@ -1,4 +1,4 @@
-"""An early exit (Teerapittayanon et al. 2016): a small head in a network's middle answers where it is sure."""
+"""A network with an early exit (Teerapittayanon et al. 2016): a small head in its middle answers if it is sure."""
 
 import copy
 from typing import cast
@@ -11,15 +11,15 @@ from models.card import ImageCard
 
 
 class ExitHead(nn.Module):
-    """Four 3x3 convolutions on the features of a layer, the first at every other place, then one linear layer.
+    """The classifier of an early exit: four 3x3 convolutions, the first with stride 2, and one linear layer.
 
-    The linear layer is given the means and maxima of what the convolutions see. On the way they make a map of where the
-    positive label is to be seen, which training looks at; its maximum goes into the linear layer too.
+    The linear layer gets the mean and the maximum of each channel after the convolutions, and the maximum of a map of
+    where the positive label is seen. A further convolution makes that map, and training compares it with masks.
 
     Args:
-        features: channels of the layer.
-        classes: logits.
-        width: channels within.
+        features: number of channels of the layer that the head looks at.
+        classes: number of logits.
+        width: number of channels of the convolutions.
     """
 
     def __init__(self, features: int, classes: int, width: int = 96) -> None:
@@ -34,29 +34,35 @@ class ExitHead(nn.Module):
         self.logits = nn.Linear(2 * width + 1, classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, features, h, w) float32 → logits (N, classes) float32."""
+        """Return logits (N, classes) of features (N, features, h, w), float32."""
         return self.logits_and_map(features)[0]
 
     def logits_and_map(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, classes), and the map's logits (N, 1, h / 2, w / 2), rounded up."""
+        """Return logits (N, classes), and the map's logits (N, 1, h / 2, w / 2), rounded up."""
         first, *others = self.convolutions
-        seen: Tensor = first(self.norm(features))
-        for each in others:
-            seen = seen + each(seen)
-        where: Tensor = self.map(seen)
-        pooled = torch.cat([seen.mean((2, 3)), seen.amax((2, 3)), where.amax((2, 3))], 1)
+        hidden: Tensor = first(self.norm(features))
+        for convolution in others:
+            hidden = hidden + convolution(hidden)
+        map_logits: Tensor = self.map(hidden)
+        pooled = torch.cat([hidden.mean((2, 3)), hidden.amax((2, 3)), map_logits.amax((2, 3))], 1)
         logits: Tensor = self.logits(self.drop(pooled))
-        return logits, where
+        return logits, map_logits
 
 
-class EarlyExit(nn.Module):
-    """One picture (1, 3, H, W) float32 → its logits (1, classes) float32, and whether the head gave them, bool.
+class EarlyExitNetwork(nn.Module):
+    """A network that computes the layers after its early exit only if the head is not sure.
 
-    The layers after the exit are computed only where the head is not sure. Parameters are named as the network's own,
-    and the head's `exit.*`, so that an exported graph shares the weights file of the plain prediction.
+    Parameters are named as the network's own, and the head's `exit.*`, so that an exported graph shares the weights
+    file of the plain network.
+
+    Args:
+        network: the plain network; it is copied.
+        head: the classifier of the exit.
+        card: says at which layer the exit is, and when the head is sure.
 
     Raises:
         NotCompilable: the network cannot be cut at the card's layer.
+        ValueError: the card names no early exit.
     """
 
     def __init__(self, network: nn.Module, head: ExitHead, card: ImageCard) -> None:
@@ -73,22 +79,22 @@ class EarlyExit(nn.Module):
         self.eval()
 
     def trunk(self, image: Tensor) -> Tensor:
-        """What the head is given, (1, channels, h, w)."""
+        """Return the features that the head gets, (1, channels, h, w), of one picture (1, 3, H, W)."""
         features: Tensor = self._trunk[0](image)
         return features
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Return the logits (1, classes) of one picture (1, 3, H, W), float32, and whether the head gave them, bool."""
         features = self.trunk(image)
         early: Tensor = self.exit(features)
-        chance = early.softmax(1)[0, self._positive]
-        sure = (chance < self._limits.clear_below) | (chance >= self._limits.clear_from)
+        probability = early.softmax(1)[0, self._positive]
+        sure = (probability < self._limits.clear_below) | (probability >= self._limits.clear_from)
 
-        def stop(_: Tensor, early: Tensor) -> Tensor:
+        def head_logits(_: Tensor, early: Tensor) -> Tensor:
             return early.clone()
 
-        def go_on(features: Tensor, _: Tensor) -> Tensor:
+        def network_logits(features: Tensor, _: Tensor) -> Tensor:
             logits: Tensor = self._tail[0](features)
             return logits
 
-        return torch.cond(sure, stop, go_on, (features, early)), sure
+        return torch.cond(sure, head_logits, network_logits, (features, early)), sure

@@ -1,4 +1,4 @@
-"""`efficientnet-b4-head`."""
+"""The architecture `efficientnet-b4-head`: EfficientNet-B4 with a two-layer head."""
 
 from typing import Any
 
@@ -31,12 +31,12 @@ class EfficientNetB4Head(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised pictures, (N, 3, H, W) float32 → logits, (N, classes) float32."""
+        """Return logits (N, classes) of normalised pictures (N, 3, H, W), float32."""
         logits: Tensor = self.head(self.backbone.forward_features(image))
         return logits
 
     def stages(self) -> Stages:
-        """The same network as layers applied one after the other."""
+        """Return the same network as named layers to be applied one after the other."""
         backbone = self.backbone
         return [
             ("backbone.conv_stem", backbone.conv_stem),

@@ -1,4 +1,4 @@
-"""`pyramidnet-110`."""
+"""The architecture `pyramidnet-110`: PyramidNet with 110 layers for small pictures (Han et al. 2017)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,23 +10,27 @@ STEM, WIDENING, BLOCKS = 16, 48, 18
 
 
 def width(block: int) -> int:
-    """Channels after that many blocks, counted through all groups: 16 at 0, 64 at 54; the paper's eq. 3."""
+    """Return the number of channels after `block` blocks of the whole network: 16 after 0, 64 after 54 (eq. 3)."""
     return round(STEM + WIDENING * block / (3 * BLOCKS))
 
 
 class Halve(nn.Module):
-    """The mean over 2 x 2 pixels, for even sides: nn.AvgPool2d(2), but its gradient is made of what ONNX has."""
+    """The mean over 2 x 2 pixels of pictures with even sides.
+
+    It computes what nn.AvgPool2d(2) does, but its gradient consists of operators that ONNX has.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) → (N, C, h/2, w/2)."""
+        """Return (N, C, h/2, w/2) of (N, C, h, w)."""
         channels, height, width = x.shape[1:]
         return x.reshape(-1, channels, height // 2, 2, width // 2, 2).mean((3, 5))
 
 
 class Block(nn.Module):
-    """Normalised before its first convolution, with no ReLU there nor after the sum; the paper's figure 6d.
+    """A residual block that begins with a batch norm, without a ReLU before its first convolution or after the sum.
 
-    The shortcut has no parameters: it is padded with zeros to as many channels, and averaged over 2 x 2 at stride 2.
+    It is the block of the paper's figure 6d. The shortcut has no parameters: it is padded with zeros to the number of
+    output channels, and at stride 2 averaged over 2 x 2 pixels.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -41,7 +45,7 @@ class Block(nn.Module):
         self.added = outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, h, w) → (N, outputs, h/stride, w/stride)."""
+        """Return (N, outputs, h/stride, w/stride) of (N, inputs, h, w)."""
         residual: Tensor = self.bn3(self.conv2(self.relu(self.bn2(self.conv1(self.bn1(x))))))
         return residual + F.pad(self.shortcut(x), (0, 0, 0, 0, 0, self.added))
 
@@ -65,13 +69,13 @@ class PyramidNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised pictures, (N, 3, 32, 32) float32 → logits, (N, classes) float32."""
+        """Return logits (N, classes) of normalised pictures (N, 3, 32, 32), float32."""
         features = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(image)))))
         logits: Tensor = self.fc_out(F.relu(self.bn_out(features)).mean((2, 3)))
         return logits
 
     def stages(self) -> Stages:
-        """The same network as layers applied one after the other."""
+        """Return the same network as named layers to be applied one after the other."""
         return [
             ("conv1", self.conv1),
             ("bn1", self.bn1),

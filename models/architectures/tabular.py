@@ -1,4 +1,4 @@
-"""`mlp` and `sensor-autoencoder`: small networks on rows of numbers."""
+"""The architectures `mlp` and `sensor-autoencoder`: small networks for rows of numbers."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,9 +9,9 @@ DROPOUT = 0.3
 
 
 class Mlp(nn.Module):
-    """Linear layers with ReLU and dropout between them.
+    """A classifier of linear layers with ReLU and dropout between them.
 
-    Parameters are `network.0`, `network.3`, `network.6`, …: each hidden layer takes three places.
+    Parameters are `network.0`, `network.3`, `network.6`, …, since each hidden layer takes three places.
     """
 
     def __init__(self, features: int, hidden: Sequence[int], classes: int) -> None:
@@ -22,15 +22,16 @@ class Mlp(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(hidden[-1], classes))
 
     def forward(self, row: Tensor) -> Tensor:
-        """Transformed rows, (N, features) float32 → logits, (N, classes) float32."""
+        """Return logits (N, classes) of transformed rows (N, features), float32."""
         logits: Tensor = self.network(row)
         return logits
 
 
 class Autoencoder(nn.Module):
-    """Squeezes a row through `hidden` (its last is the code) and back by the same widths.
+    """A detector that reconstructs a row from a short code, and gives the squared error of each feature.
 
-    Linear layers with ReLU between them; none after the code and none after the reconstruction, which may be negative.
+    The encoder's layers have the widths `hidden`, of which the last is the code's, and the decoder's mirror them. There
+    is a ReLU between linear layers, but none after the code and none after the reconstruction, which may be negative.
     Parameters are `encoder.0`, `encoder.2`, … and `decoder.0`, `decoder.2`, ….
     """
 
@@ -40,12 +41,12 @@ class Autoencoder(nn.Module):
         self.decoder = _stack((*reversed(hidden), features))
 
     def reconstruct(self, row: Tensor) -> Tensor:
-        """Transformed rows, (N, features) float32 → what the code keeps of them, of the same shape."""
+        """Return the reconstruction of transformed rows (N, features), float32, in the same shape."""
         reconstruction: Tensor = self.decoder(self.encoder(row))
         return reconstruction
 
     def forward(self, row: Tensor) -> Tensor:
-        """Transformed rows, (N, features) float32 → squared error by feature, of the same shape."""
+        """Return the squared error of each feature of transformed rows (N, features), float32, in the same shape."""
         return (row - self.reconstruct(row)).square()
 
 

@@ -1,7 +1,6 @@
-"""The other side of the Grad-CAM runner: calls into its process, and what to do when it does not answer."""
+"""Calls into the Grad-CAM process, and what to do when it does not answer."""
 
 import asyncio
-import base64
 import contextlib
 import logging
 import time
@@ -10,118 +9,70 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
-
-import errors
-from errors import DeadlineExceeded, InferenceFailed, QueueFull, Unavailable, VitrineError
+from errors import DeadlineExceeded, QueueFull, Unavailable
 from runners.runner import Answer
 from serving.cache import NO_CACHE, ResponseCache
-from serving.gradcam.worker import Ask, Explained
+from serving.gradcam.wire import Explanation, ExplanationRequest, answer_from_fields, request_to_json
 
 logger = logging.getLogger("vitrine.explain")
 
-BEAT_S, SILENCE_S = 0.5, 3.0
-"""How often the process is asked for its state, and how long it may take to say it."""
-FAILURES = 3
-"""Calls in a row that may run out of their time, or lose the connection, before no more are made."""
+HEARTBEAT_S, SILENCE_S = 0.5, 3.0
+"""How often the process is asked for its state, and how long it may take to tell it, in seconds."""
+MAX_FAILURES = 3
+"""The number of calls in a row that may run out of time, or lose the connection, before no more are made."""
 COOL_DOWN_S = 5.0
-"""After calls ran out of time in a row, one is tried again every so often."""
-PATIENT_S = 2.0
-"""A call given less time than this, and less than the runner's own, says nothing of the runner when it runs out."""
-IN_FLIGHT = 64
-"""Calls at once; BentoML's client has 100 connections and lets what is beyond them wait without a bound."""
+"""After calls ran out of time in a row, one is tried again at this interval, in seconds."""
+SHORTEST_FAIR_S = 2.0
+"""A call with less time than this, and less than the process's own limit, tells nothing if it runs out."""
+MAX_IN_FLIGHT = 64
+"""The number of calls at once; BentoML's client has 100 connections and lets more calls wait without a bound."""
 
 
-class Process(Protocol):
-    """The Grad-CAM process, as its calls."""
+class GradCamCalls(Protocol):
+    """The calls that the Grad-CAM process answers."""
 
-    def explain(self, model: str, ask: Ask, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
-        """Explain one picture within `seconds`; what `reply_of` made of the answer. `call` names it for `cancel`."""
+    def explain(self, tag: str, request: ExplanationRequest, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
+        """Explain one picture within `seconds`, as `answer_to_fields` returns it; `call` names it for `cancel`."""
         ...
 
     def cancel(self, call: str) -> Awaitable[object]:
-        """Nobody waits for this call any more."""
+        """Give up a call that nobody waits for any more."""
         ...
 
     def status(self) -> Awaitable[dict[str, Any]]:
-        """The state of every model; see `ExplainedModels.status`."""
+        """Return the state of every model by its tag: `state`, `detail` and, once it runs, `stats`."""
         ...
 
 
-def reply_of(answer: "Answer[Explained] | VitrineError") -> dict[str, Any]:
-    """What crosses between the processes: an answer, or the name and text of an error."""
-    if isinstance(answer, VitrineError):
-        retry_after = {"retry_after_s": answer.retry_after_s} if isinstance(answer, QueueFull | Unavailable) else {}
-        return {"error": type(answer).__name__, "detail": str(answer), **retry_after}
-    return {"answer": answer._replace(value=answer.value._asdict())._asdict()}  # type: ignore[arg-type]
-
-
-class ClientProcess:
-    """Calls into the Grad-CAM process through BentoML's client.
+class BentoMLCalls:
+    """The Grad-CAM process behind BentoML's client.
 
     Args:
-        client: its asynchronous side.
-        as_text: whether what is asked goes as text, to another machine.
+        client: the client's asynchronous side.
+        as_json: whether requests go as JSON, which they must to another machine.
     """
 
-    def __init__(self, client: Any, *, as_text: bool) -> None:
-        self._client, self._as_text = client, as_text
+    def __init__(self, client: Any, *, as_json: bool) -> None:
+        self._client, self._as_json = client, as_json
 
-    def explain(self, model: str, ask: Ask, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
-        """See `Process`."""
-        fields = in_text(ask) if self._as_text else asdict(ask)
-        answer: Awaitable[dict[str, Any]] = self._client.call("explain", model, fields, seconds, call)
+    def explain(self, tag: str, request: ExplanationRequest, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
+        """Explain one picture within `seconds`."""
+        fields = request_to_json(request) if self._as_json else asdict(request)
+        answer: Awaitable[dict[str, Any]] = self._client.call("explain", tag, fields, seconds, call)
         return answer
 
     def cancel(self, call: str) -> Awaitable[object]:
-        """See `Process`."""
+        """Give up a call that nobody waits for any more."""
         done: Awaitable[object] = self._client.call("cancel", call)
         return done
 
     def status(self) -> Awaitable[dict[str, Any]]:
-        """See `Process`."""
+        """Return the state of every model by its tag."""
         states: Awaitable[dict[str, Any]] = self._client.call("status")
         return states
 
 
-def answer_of(reply: dict[str, Any]) -> "Answer[Explained]":
-    """The answer, or its error raised as it was there."""
-    if "answer" in reply:
-        fields = dict(reply["answer"])
-        value = dict(fields["value"])
-        value |= {name: np.asarray(value[name], np.float32) for name in ("logits", "map")}
-        value |= {"size": tuple(value["size"]), "picture": _bytes_of(value["picture"])}
-        return Answer(**{**fields, "value": Explained(**value)})
-    kind = getattr(errors, str(reply.get("error")), InferenceFailed)
-    rest = [reply["retry_after_s"]] if "retry_after_s" in reply else []
-    raise kind(str(reply.get("detail")), *rest)
-
-
-def in_text(ask: Ask) -> dict[str, Any]:
-    """An Ask as JSON can carry it, for a runner on another machine; `ask_of` reads it."""
-    return asdict(ask) | {"data": base64.b64encode(ask.data).decode()}
-
-
-def ask_of(fields: dict[str, Any]) -> Ask:
-    """The Ask, however it came."""
-    return Ask(**fields | {"data": _bytes_of(fields["data"])})
-
-
-def reply_in_text(reply: dict[str, Any]) -> dict[str, Any]:
-    """What `reply_of` made, as JSON can carry it; `answer_of` reads both, to the same last bit of a float32."""
-    if "answer" not in reply:
-        return reply
-    value = dict(reply["answer"]["value"])
-    value |= {name: value[name].tolist() for name in ("logits", "map")}
-    value["picture"] = base64.b64encode(value["picture"]).decode() if value["picture"] is not None else None
-    return {"answer": reply["answer"] | {"value": value}}
-
-
-def _bytes_of(data: bytes | str | None) -> bytes | None:
-    return base64.b64decode(data) if isinstance(data, str) else data
-
-
-class RemoteExplainer:
+class ExplainerClient:
     """Calls the Grad-CAM process so that nothing it does, or fails to do, reaches a prediction.
 
     A call whose connection breaks is made once more. A call that takes longer than it may is given up, here and there;
@@ -137,46 +88,51 @@ class RemoteExplainer:
 
     def __init__(self, timeout_ms: float, cache: ResponseCache = NO_CACHE) -> None:
         self._timeout_s, self._cache = timeout_ms / 1000, cache
-        self._process: Process | None = None
-        self._gone, self._broken = "it is starting", 0
-        self._models: dict[str, _Pace] = {}
+        self._process: GradCamCalls | None = None
+        self._unavailable_reason, self._broken = "it is starting", 0
+        self._circuits: dict[str, _Circuit] = {}
         self._under_way: set[asyncio.Task[dict[str, Any]]] = set()
         self._cancelling: set[asyncio.Task[None]] = set()
         self.status: dict[str, Any] = {}
 
     @property
-    def open(self) -> str:
-        """Why no calls are made just now, of any model; empty while they are."""
-        return self._gone
+    def unavailable_reason(self) -> str:
+        """Why no calls are made just now, for any model; empty while they are made."""
+        return self._unavailable_reason
 
-    async def explain(self, model: str, ask: Ask, deadline: float) -> "Answer[Explained]":
-        """Explain one picture by a `time.monotonic()` deadline, or find what was said of it before.
+    async def explain(self, tag: str, request: ExplanationRequest, deadline: float) -> "Answer[Explanation]":
+        """Explain one picture, or return the answer that was given to the same request before.
+
+        Args:
+            tag: `name:version` of the model.
+            request: what to explain, and how.
+            deadline: a value of `time.monotonic()`.
 
         Raises:
             Unavailable: the process is not there, silent or stuck.
-            QueueFull: `IN_FLIGHT` calls are under way, or the Runner there has its queue full.
+            QueueFull: `MAX_IN_FLIGHT` calls are under way, or the Runner there has its queue full.
             DeadlineExceeded: there was not enough time.
-            VitrineError: whatever the Runner there says of this item.
+            VitrineError: the error of the Runner there for this picture.
         """
-        key = self._cache.key(model, ask.data, replace(ask, data=b""))
-        if (found := self._cache.get(model.partition(":")[0], key)) is not None:
-            return found
-        answer = await self._asked(model, ask, deadline)
+        key = self._cache.key(tag, request.data, replace(request, data=b""))
+        if (cached := self._cache.get(tag.partition(":")[0], key)) is not None:
+            return cached
+        answer = await self._explain_remotely(tag, request, deadline)
         if key is not None:
             self._cache.keep(key, answer)
         return answer
 
-    async def _asked(self, model: str, ask: Ask, deadline: float) -> "Answer[Explained]":
-        pace = self._models.setdefault(model, _Pace())
-        self._admit(pace)
+    async def _explain_remotely(self, tag: str, request: ExplanationRequest, deadline: float) -> "Answer[Explanation]":
+        circuit = self._circuits.setdefault(tag, _Circuit())
+        self._check_available(circuit)
         started = time.monotonic()
         ends = min(deadline, started + self._timeout_s)
         for attempt in (1, 2):
             try:
-                reply = await self._call(model, ask, ends)
+                reply = await self._call(tag, request, ends)
             except TimeoutError as error:
-                if ends - started > 0.99 * min(self._timeout_s, PATIENT_S):  # not a client's own short deadline
-                    self._ran_late(pace, started)
+                if ends - started > 0.99 * min(self._timeout_s, SHORTEST_FAIR_S):  # not a client's own short deadline
+                    self._note_late_call(circuit, started)
                 if ends == deadline:
                     raise DeadlineExceeded(
                         "The explanation was not there before the deadline. Allow more time."
@@ -185,21 +141,21 @@ class RemoteExplainer:
                     f"The Grad-CAM runner took more than {self._timeout_s:g} s. Retry later.", 2
                 ) from error
             except _GivenUp as error:
-                raise self._refusal(pace) from error
+                raise self._refusal(circuit) from error
             except Exception as error:
                 self._broken += 1
-                if self._broken >= FAILURES:
-                    self._lose("its process is gone or restarting")
-                if attempt == 2 or self._gone:
+                if self._broken >= MAX_FAILURES:
+                    self._give_up_process("its process is gone or restarting")
+                if attempt == 2 or self._unavailable_reason:
                     logger.warning("the Grad-CAM runner cannot be reached: %r", error)
                     raise Unavailable("The Grad-CAM runner cannot be reached. Retry in a few seconds.", 2) from error
             else:
-                self._broken = pace.late = 0
-                pace.stuck, pace.answered_at = "", time.monotonic()
-                return answer_of(reply)
+                self._broken = circuit.late_calls = 0
+                circuit.stuck_reason, circuit.answered_at = "", time.monotonic()
+                return answer_from_fields(reply)
         raise AssertionError("unreachable")
 
-    async def watch(self, process: Process, closing: Callable[[], bool]) -> None:
+    async def watch(self, process: GradCamCalls, closing: Callable[[], bool]) -> None:
         """Ask for the state until the server drains; what is under way then is left to the process.
 
         Args:
@@ -212,45 +168,46 @@ class RemoteExplainer:
                 self.status = await asyncio.wait_for(process.status(), SILENCE_S)
             except Exception:
                 if not closing():
-                    self._lose("its process does not answer")
+                    self._give_up_process("its process does not answer")
             else:
-                self._broken, self._gone = 0, ""
-            await asyncio.sleep(BEAT_S)
+                self._broken, self._unavailable_reason = 0, ""
+            await asyncio.sleep(HEARTBEAT_S)
 
-    def _admit(self, pace: "_Pace") -> None:
-        """Raise unless a call may be made now."""
+    def _check_available(self, circuit: "_Circuit") -> None:
+        """Raise Unavailable or QueueFull unless a call may be made now."""
         now = time.monotonic()
-        if self._gone or (pace.stuck and now < pace.trial_at):
-            raise self._refusal(pace)
-        if len(self._under_way) >= IN_FLIGHT:
-            raise QueueFull(f"The Grad-CAM runner has {IN_FLIGHT} explanations under way, as many as it takes.", 2)
-        pace.trial_at = now + COOL_DOWN_S  # where it is stuck, the next trial
+        if self._unavailable_reason or (circuit.stuck_reason and now < circuit.next_trial_at):
+            raise self._refusal(circuit)
+        if len(self._under_way) >= MAX_IN_FLIGHT:
+            raise QueueFull(f"The Grad-CAM runner has {MAX_IN_FLIGHT} explanations under way, as many as it takes.", 2)
+        circuit.next_trial_at = now + COOL_DOWN_S
 
-    def _refusal(self, pace: "_Pace") -> Unavailable:
-        why = self._gone or pace.stuck
-        return Unavailable(f"The Grad-CAM runner is not available: {why}. Predictions are.", 2)
+    def _refusal(self, circuit: "_Circuit") -> Unavailable:
+        reason = self._unavailable_reason or circuit.stuck_reason
+        return Unavailable(f"The Grad-CAM runner is not available: {reason}. Predictions are.", 2)
 
-    def _ran_late(self, pace: "_Pace", started: float) -> None:
-        if pace.answered_at < started:
-            pace.late += 1
-            if pace.late >= FAILURES and not pace.stuck:
-                pace.stuck, pace.trial_at = "it does not answer in time", time.monotonic() + COOL_DOWN_S
-                logger.warning("no more calls to the Grad-CAM runner: %s", pace.stuck)
+    def _note_late_call(self, circuit: "_Circuit", started: float) -> None:
+        if circuit.answered_at < started:
+            circuit.late_calls += 1
+            if circuit.late_calls >= MAX_FAILURES and not circuit.stuck_reason:
+                circuit.stuck_reason = "it does not answer in time"
+                circuit.next_trial_at = time.monotonic() + COOL_DOWN_S
+                logger.warning("no more calls to the Grad-CAM runner: %s", circuit.stuck_reason)
 
-    def _lose(self, why: str) -> None:
-        """The process is gone: make no more calls, and give up those under way."""
-        if not self._gone:
-            logger.warning("no more calls to the Grad-CAM runner: %s", why)
-            self._gone = why
+    def _give_up_process(self, reason: str) -> None:
+        """Make no more calls to a process that is gone, and give up those under way."""
+        if not self._unavailable_reason:
+            logger.warning("no more calls to the Grad-CAM runner: %s", reason)
+            self._unavailable_reason = reason
             for task in self._under_way:
                 task.cancel()
 
-    async def _call(self, model: str, ask: Ask, ends: float) -> dict[str, Any]:
-        """One call; TimeoutError when its time is over, _GivenUp when the process was lost meanwhile."""
+    async def _call(self, tag: str, request: ExplanationRequest, ends: float) -> dict[str, Any]:
+        """Make one call; raise TimeoutError when its time is over, _GivenUp when the process was lost meanwhile."""
         if self._process is None:
             raise _GivenUp
         name, seconds = uuid.uuid4().hex, max(0.0, ends - time.monotonic())
-        task = asyncio.ensure_future(self._process.explain(model, ask, seconds, name))
+        task = asyncio.ensure_future(self._process.explain(tag, request, seconds, name))
         self._under_way.add(task)
         try:
             await asyncio.wait({task}, timeout=seconds)
@@ -263,26 +220,29 @@ class RemoteExplainer:
             self._under_way.discard(task)
             if not task.done():
                 task.cancel()
-                self._cancelling.add(cancelling := asyncio.ensure_future(self._tell(name)))
+                self._cancelling.add(cancelling := asyncio.ensure_future(self._cancel(name)))
                 cancelling.add_done_callback(self._cancelling.discard)
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
 
-    async def _tell(self, name: str) -> None:
-        """Have the process forget a call, if it can be told."""
-        if self._process is not None and not self._gone:
+    async def _cancel(self, name: str) -> None:
+        """Have the process give up a call, if it can be reached."""
+        if self._process is not None and not self._unavailable_reason:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(self._process.cancel(name), SILENCE_S)
 
 
 @dataclass
-class _Pace:
-    """How explanations of one model go: late ones in a row, when one last came, why none are asked for."""
+class _Circuit:
+    """The circuit breaker of one model: its late calls in a row, its last answer, and why it is open.
 
-    late: int = 0
+    Times are values of `time.monotonic()`.
+    """
+
+    late_calls: int = 0
     answered_at: float = 0.0
-    stuck: str = ""
-    trial_at: float = 0.0
+    stuck_reason: str = ""
+    next_trial_at: float = 0.0
 
 
 class _GivenUp(Exception):

@@ -13,15 +13,15 @@ import pytest
 from click.testing import CliRunner
 
 import api.keys
-from api.keys import Keys, add_key, read_keys, remove_key, warnings_of
-from cli.keys import keys as command
+from api.keys import Keys, add_key, file_warnings, read_keys, remove_key
+from cli.main import main
 from errors import KeysError
 
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that is not there yet; a change of it is looked for at every request."""
-    monkeypatch.setattr(api.keys, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(api.keys, "RELOAD_INTERVAL_S", 0.0)
     return tmp_path / "keys.toml"
 
 
@@ -36,19 +36,19 @@ def test_the_file_has_a_keys_sha256_and_never_the_key(path: Path) -> None:
 def test_a_new_file_is_its_owners_alone_and_a_changed_one_keeps_its_mode(path: Path) -> None:
     add_key(path, "ci")
     assert path.stat().st_mode & 0o777 == 0o600
-    assert warnings_of(path) == []
+    assert file_warnings(path) == []
     path.chmod(0o440)
     add_key(path, "web")
     assert path.stat().st_mode & 0o777 == 0o440
-    assert "mode 0440" in warnings_of(path)[0]
-    assert [each.name for each in path.parent.iterdir()] == ["keys.toml"]
+    assert "mode 0440" in file_warnings(path)[0]
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.toml"]
 
 
 def test_a_link_to_the_file_stays_one(path: Path) -> None:
     link = path.with_name("link")
     link.symlink_to(path)
     add_key(link, "ci")
-    assert link.is_symlink() and [each.name for each in read_keys(path)] == ["ci"]
+    assert link.is_symlink() and [entry.name for entry in read_keys(path)] == ["ci"]
 
 
 def test_each_key_has_its_name_and_others_have_none(path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_running_server_takes_new_keys_and_drops_removed_ones(path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[[key]\n", "damaged"),
         ('[[key]]\nname = "a"\nsha256 = "00"\ncreated = 2026-01-01\n', "damaged at key.0.sha256"),
@@ -92,20 +92,20 @@ def test_a_running_server_takes_new_keys_and_drops_removed_ones(path: Path) -> N
     ],
 )
 def test_a_damaged_file_is_refused_and_leaves_a_running_server_its_keys(
-    path: Path, caplog: pytest.LogCaptureFixture, text: str, said: str
+    path: Path, caplog: pytest.LogCaptureFixture, text: str, message: str
 ) -> None:
     key = add_key(path, "ci").encode()
     known = Keys(path)
     assert known.name_of(key) == "ci"
     good = path.read_text()
     path.write_text(text)
-    with pytest.raises(KeysError, match=said):
+    with pytest.raises(KeysError, match=message):
         read_keys(path)
-    with pytest.raises(KeysError, match=said):
+    with pytest.raises(KeysError, match=message):
         add_key(path, "web")
     assert path.read_text() == text
     assert known.name_of(key) == "ci" and known.name_of(key) == "ci"
-    assert [said in each.message for each in caplog.records] == [True]  # told once
+    assert [message in record.message for record in caplog.records] == [True]  # told once
     path.write_text(good.replace("ci", "again"))
     assert known.name_of(key) == "again"
 
@@ -120,19 +120,19 @@ def test_nobody_is_let_in_before_there_is_a_good_file(path: Path) -> None:
 
 
 def test_the_command_prints_the_key_alone_and_its_advice_beside(path: Path) -> None:
-    added = CliRunner().invoke(command, ["add", "ci", "--file", str(path)])
+    added = CliRunner().invoke(main, ["keys", "add", "ci", "--file", str(path)])
     assert added.exit_code == 0
     assert Keys(path).name_of(added.stdout.strip().encode()) == "ci" and added.stdout.count("\n") == 1
     assert f"VITRINE_API_KEYS_FILE={path}" in added.stderr and "vk_" not in added.stderr
-    listed = CliRunner().invoke(command, ["list", "--file", str(path)]).stdout
+    listed = CliRunner().invoke(main, ["keys", "list", "--file", str(path)]).stdout
     assert listed.split()[1:] == ["ci"]
-    assert CliRunner().invoke(command, ["remove", "ci", "--file", str(path)]).exit_code == 0
+    assert CliRunner().invoke(main, ["keys", "remove", "ci", "--file", str(path)]).exit_code == 0
     assert read_keys(path) == []
-    assert "nobody is let in" in warnings_of(path)[0]
+    assert "nobody is let in" in file_warnings(path)[0]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["add", "ci"], "has a key ci already"),
         (["add", "two words"], "letters, digits"),
@@ -141,11 +141,11 @@ def test_the_command_prints_the_key_alone_and_its_advice_beside(path: Path) -> N
         (["remove", "web"], "has no key web; it has: ci"),
     ],
 )
-def test_a_mistake_is_one_sentence(path: Path, arguments: list[str], said: str) -> None:
+def test_a_mistake_is_one_sentence(path: Path, arguments: list[str], message: str) -> None:
     add_key(path, "ci")
     before = path.read_text()
-    ran = CliRunner().invoke(command, [*arguments, "--file", str(path)])
-    assert ran.exit_code != 0 and said in ran.stderr and ran.stdout == ""
+    ran = CliRunner().invoke(main, ["keys", *arguments, "--file", str(path)])
+    assert ran.exit_code != 0 and message in ran.stderr and ran.stdout == ""
     assert path.read_text() == before
 
 

@@ -1,12 +1,21 @@
-"""What every answer carries, whatever is behind the front."""
+"""What every answer carries, whatever the application behind the middleware is."""
 
 import asyncio
+import json
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
+from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from api.middleware import Front
+from api.auth import Authenticator
+from api.keys import Keys, add_key
+from api.middleware import Middleware
+from tests.api.conftest import MakeClient
+from tests.tiny import plain, seal, tiny_package
 
 
 async def app(scope: Scope, _: Receive, send: Send) -> None:
@@ -17,7 +26,7 @@ async def app(scope: Scope, _: Receive, send: Send) -> None:
 
 def ask(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], str]:
     """Headers of the answer, and the id that the application saw."""
-    front = Front(app, 1000, "tiny", frozenset(("tiny",)), log=False)
+    middleware = Middleware(app, 1000, "tiny", frozenset(("tiny",)), logs_access=False)
     scope = {"type": "http", "method": "POST", "path": "/predict/", "headers": headers}
     sent = list[Message]()
 
@@ -27,13 +36,13 @@ def ask(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(front(scope, receive, send))
+    asyncio.run(middleware(scope, receive, send))
     return list(sent[0]["headers"]), sent[1]["body"].decode()
 
 
 def test_an_answer_without_a_sane_id_gets_one_of_its_own() -> None:
-    for wanted in (b"", b"two words", b"\xff", b"a" * 129):
-        answered, seen = ask([(b"x-request-id", wanted)])
+    for own_id in (b"", b"two words", b"\xff", b"a" * 129):
+        answered, seen = ask([(b"x-request-id", own_id)])
         assert len(seen) == 32 and set(seen) <= set("0123456789abcdef")
         assert answered == [
             (b"content-type", b"text/plain"),
@@ -52,3 +61,66 @@ def test_of_an_id_that_was_sent_twice_the_first_counts() -> None:
 def test_a_body_that_is_announced_too_long_never_reaches_the_application(length: bytes) -> None:
     _, body = ask([(b"content-length", length)])
     assert '"status":413' in body
+
+
+def request_counts(model: str, status: int) -> float:
+    """Return how many requests of a model were answered with a status."""
+    return REGISTRY.get_sample_value("vitrine_requests_total", {"model": model, "status": str(status)}) or 0.0
+
+
+def test_requests_are_counted_by_model_and_status_and_strangers_make_no_series(client: TestClient) -> None:
+    predicted, unknown = request_counts("tiny", 200), request_counts("unknown", 404)
+    for path in ("/predict", "/models/tiny/predict", "/infer"):
+        assert client.post(path, content=plain(200)).status_code == 200
+    for index in range(5):
+        client.post(f"/models/stranger{index}/predict")
+        client.get(f"/{index}/nowhere")
+    assert request_counts("tiny", 200) - predicted == 3
+    assert request_counts("unknown", 404) - unknown == 5
+    names = {(metric.name, *sample.labels.values()) for metric in REGISTRY.collect() for sample in metric.samples}
+    assert not [name for name in names if any("stranger" in part or "nowhere" in part for part in name)]
+    for name in ("request", "queue", "decode", "infer"):
+        count = REGISTRY.get_sample_value(f"vitrine_{name}_seconds_count", {"model": "tiny"})
+        assert count is not None and count >= 1
+
+
+def test_each_request_is_one_json_line_in_the_log(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "vitrine.access"):
+        client.get("/models", headers={"X-Request-ID": "line-of-my-own"})
+        client.post("/models/tiny/predict/", content=b"no picture")
+    first, second = (json.loads(record.message) for record in caplog.records if record.name == "vitrine.access")
+    assert (first["request_id"], first["method"], first["path"]) == ("line-of-my-own", "GET", "/models")
+    assert (first["status"], first["model"], first["client"]) == (200, "", "testclient")
+    assert first["bytes"] > 0 and first["ms"] >= 0 and "key" not in first
+    assert (second["path"], second["status"], second["model"]) == ("/models/tiny/predict", 400, "tiny")
+
+
+def test_the_log_names_whose_key_it_was_and_never_the_key(
+    make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, wrong = add_key(tmp_path / "keys.toml", "reader-7"), "vk_" + "w" * 43
+    authenticator = Authenticator(Keys(tmp_path / "keys.toml"), ())
+    client = make_client(seal(tiny_package(tmp_path / "tiny")), authenticator=authenticator, loaded=False)
+    with caplog.at_level(logging.INFO, "vitrine.access"):
+        for sent in (key, wrong):
+            client.get("/models", headers={"X-API-Key": sent})
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "vitrine.access"]
+    assert [(line["status"], line["key"]) for line in lines] == [(200, "reader-7"), (401, "")]
+    assert key not in caplog.text and wrong not in caplog.text
+
+
+def test_the_access_log_can_be_switched_off(
+    make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_client(seal(tiny_package(tmp_path / "tiny")), loaded=False, access_log=False)
+    with caplog.at_level(logging.INFO, "vitrine.access"):
+        assert client.get("/models").status_code == 200
+    assert not [record for record in caplog.records if record.name == "vitrine.access"]
+
+
+def test_every_answer_carries_the_clients_own_id_if_it_is_a_sane_one(client: TestClient) -> None:
+    for path in ("/models", "/nowhere", "/static/page.js", "/docs"):
+        response = client.get(path, headers={"X-Request-ID": "mine-1"})
+        assert response.headers["x-request-id"] == "mine-1"
+        assert response.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/health", headers={"X-Request-ID": "a b{}"}).headers["x-request-id"] != "a b{}"

@@ -1,61 +1,119 @@
-"""What a query may say, and what it is told when it may not."""
+"""What a query may ask, and what the answer says where it may not."""
+
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from starlette.datastructures import QueryParams
 
-from api.explain import read_drawing
-from api.parameters import read_parameters
+from api.parameters import DetectorQuery, ExplanationQuery, PredictionQuery, prediction_query
 from errors import InvalidInput
-from explain.base import METHOD_NAMES
-from models.card import read_image_card
-from tests.conftest import SHIPPED
+from explain.base import METHOD_NAMES, PREDICTED
+from models.card import read_card, read_image_card
+from serving.gradcam.wire import ExplanationRequest
+from serving.predictions import PredictionParameters
+from tests.conftest import ROOT, SHIPPED
 
 CARD = read_image_card(SHIPPED / "card.toml")
+CIFAR = read_image_card(ROOT / "models" / "cifar10" / "card.toml")
+DETECTOR = read_card(ROOT / "models" / "machine_anomaly" / "card.toml")
 
 
-def test_nothing_asked_is_the_cards_own_drawing() -> None:
+def encoded(**parameters: str) -> bytes:
+    """Return parameters as a query string."""
+    return urlencode(parameters).encode()
+
+
+def request_of(query: bytes) -> ExplanationRequest:
+    """Return the request for an explanation of the picture b"data"."""
     assert CARD.explain is not None
-    drawing = read_drawing(QueryParams(""), CARD)
-    assert drawing == ("json", "overlay", -1, CARD.explain.method, 0.5, False)
+    return ExplanationQuery.read(query, CARD).request(b"data", CARD, CARD.explain.method)
+
+
+def test_an_empty_query_asks_for_the_cards_own_explanation() -> None:
+    assert CARD.explain is not None
+    request = request_of(b"")
+    assert request == ExplanationRequest(b"data", PREDICTED, CARD.explain.method, "overlay", 0.5, at_input_size=False)
+    assert ExplanationQuery.read(b"", CARD).format == "json"
+
+
+def test_an_empty_query_asks_for_as_many_labels_as_are_worth_reading() -> None:
+    assert PredictionQuery.read(b"", CARD).parameters(CARD) == PredictionParameters(None, 1)
+    assert PredictionQuery.read(b"", CIFAR).parameters(CIFAR) == PredictionParameters(None, 3)
+
+
+def test_every_parameter_reaches_the_core() -> None:
+    query = b"threshold=0.25&top_k=2&include_gradcam=TRUE&timeout_ms=1500&unknown=x"
+    read = PredictionQuery.read(query, CARD)
+    assert read.parameters(CARD) == PredictionParameters(0.25, 2, with_heatmap=True)
+    assert read.timeout_ms == 1500
+    query = b"target=stone&method=hirescam&output=heatmap&alpha=0.25&size=input&threshold=0.75"
+    assert request_of(query) == ExplanationRequest(
+        b"data", 1, "hirescam", "heatmap", 0.25, at_input_size=True, threshold=0.75
+    )
 
 
 @pytest.mark.parametrize(("query", "index"), [("no_stone", 0), ("stone", 1), ("0", 0), ("1", 1)])
 def test_a_target_is_a_label_or_its_index(query: str, index: int) -> None:
-    assert read_drawing(QueryParams({"target": query}), CARD).target == index
+    assert request_of(encoded(target=query)).target == index
 
 
 @pytest.mark.parametrize("query", ["", "Stone", "2", "-1", "1.0", "\u0661", "0x1", " 1"])
 def test_any_other_target_is_told_the_labels(query: str) -> None:
     with pytest.raises(InvalidInput, match=r"no_stone, stone.*0 to 1"):
-        read_drawing(QueryParams({"target": query}), CARD)
+        request_of(encoded(target=query))
 
 
 @given(some.text(max_size=20))
 def test_no_word_but_those_listed_is_a_method(word: str) -> None:
-    query = QueryParams([("method", word)])
-    if word in METHOD_NAMES:
-        assert read_drawing(query, CARD).method == word
+    query = encoded(method=word)
+    if word.replace(" ", "+") in METHOD_NAMES:
+        assert request_of(query).method == word.replace(" ", "+")
     else:
         with pytest.raises(InvalidInput, match=r"gradcam, gradcam\+\+, layercam, hirescam"):
-            read_drawing(query, CARD)
+            request_of(query)
+
+
+def test_a_plus_sign_that_the_address_turned_into_a_space_is_still_one() -> None:
+    assert request_of(b"method=gradcam++").method == "gradcam++"
 
 
 @given(some.floats(allow_nan=True, allow_infinity=True))
 def test_alpha_is_a_number_from_0_to_1(alpha: float) -> None:
-    query = QueryParams({"alpha": repr(alpha)})
+    query = encoded(alpha=repr(alpha))
     if 0 <= alpha <= 1:
-        assert read_drawing(query, CARD).alpha == alpha
+        assert request_of(query).alpha == alpha
     else:
         with pytest.raises(InvalidInput, match="0 to 1"):
-            read_drawing(query, CARD)
+            request_of(query)
 
 
 @pytest.mark.parametrize(
-    "query", ["top_k=0", "top_k=3", "top_k=one", "threshold=2", "timeout_ms=0", "include_gradcam=perhaps"]
+    "query",
+    [
+        *("top_k=0", "top_k=3", "top_k=one", "top_k=1.5", "top_k=1.0", "threshold=2", "threshold=nan", "threshold=x"),
+        *("timeout_ms=0", "timeout_ms=-1", "timeout_ms=inf", "include_gradcam=perhaps"),
+    ],
 )
 def test_a_parameter_out_of_range_is_named_with_its_value(query: str) -> None:
     name, value = query.split("=")
     with pytest.raises(InvalidInput, match=rf"{name}='{value}': must be"):
-        read_parameters(QueryParams(query), CARD)
+        PredictionQuery.read(query.encode(), CARD)
+
+
+def test_top_k_names_the_number_of_labels_whatever_is_wrong_with_it() -> None:
+    for value in ("0", "3", "x", "1.0"):
+        with pytest.raises(InvalidInput, match=f"top_k='{value}': must be a whole number from 1 to 2"):
+            PredictionQuery.read(encoded(top_k=value), CARD)
+
+
+def test_a_map_is_no_picture() -> None:
+    with pytest.raises(InvalidInput, match="a map is numbers, no PNG"):
+        request_of(b"format=png&output=map")
+
+
+def test_a_detectors_threshold_is_a_score_above_0() -> None:
+    assert prediction_query(CARD) is PredictionQuery and prediction_query(DETECTOR) is DetectorQuery
+    assert DetectorQuery.read(b"threshold=1000", DETECTOR).parameters(DETECTOR).threshold == 1000
+    with pytest.raises(InvalidInput, match="threshold='0': must be a number from 1e-09 to 1,000,000,000"):
+        DetectorQuery.read(b"threshold=0", DETECTOR)

@@ -22,7 +22,7 @@ from api.pickles import NoPickleFromAfar
 def test_a_pickle_from_another_machine_is_never_read(
     called: tuple[str, int | None] | None, kind: str, passes: bool
 ) -> None:
-    reached, said = [], []
+    reached, sent = [], []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         reached.append(scope)
@@ -31,11 +31,11 @@ def test_a_pickle_from_another_machine_is_never_read(
         raise AssertionError("the body was read")
 
     async def send(message: Any) -> None:
-        said.append(message)
+        sent.append(message)
 
     # Whoever claims to be near in a header, or to come from there, is still not.
     headers = [(b"x-forwarded-for", b"127.0.0.1"), (b"content-type", kind.encode())]
     scope = {"type": "http", "server": called, "client": ("127.0.0.1", 1), "headers": headers}
     asyncio.run(NoPickleFromAfar(app)(scope, receive, send))
     assert bool(reached) == passes
-    assert [each["status"] for each in said if "status" in each] == ([] if passes else [415])
+    assert [message["status"] for message in sent if "status" in message] == ([] if passes else [415])

@@ -12,7 +12,7 @@ from backends.devices import choose, parse
 from errors import DeviceMissing
 from tests.conftest import ROOT
 
-bare = pytest.mark.skipif(devices._likely(), reason="an accelerator may be here")
+bare = pytest.mark.skipif(devices.may_have_accelerator(), reason="an accelerator may be here")
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner, Result
+
+from cli.main import main
+from models.store import import_package
 from tests.conftest import ROOT
-from tests.live.server import environment, install
+from tests.live.server import environment
 from tests.tiny import tiny_package
 
 
+def invoke(*arguments: str) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(main, arguments)
+
+
 def vitrine(*arguments: str, home: Path, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command as a person does, in a process of its own."""
     command = [str(Path(sys.executable).with_name("vitrine")), *arguments]
     return subprocess.run(
         command, env=environment(home, **settings), cwd=ROOT, capture_output=True, text=True, timeout=120
@@ -22,7 +33,7 @@ def test_help_is_a_page_that_names_the_first_steps(tmp_path: Path) -> None:
     page = vitrine("--help", home=tmp_path).stdout
     for words in ("vitrine serve", "vitrine models list", "VITRINE_", "models", "serve"):
         assert words in page
-    listed = vitrine("models", "--help", home=tmp_path).stdout
+    listed = invoke("models", "--help").output
     for command in ("list", "show", "import", "verify", "remove"):
         assert command in listed
 
@@ -82,26 +93,27 @@ def test_a_bad_setting_is_named_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_a_model_is_listed_shown_verified_and_removed(tmp_path: Path) -> None:
-    home, package = tmp_path / "home", tiny_package(tmp_path / "tiny")
-    tag = install(package, home)
-    listed = vitrine("models", "list", home=home).stdout
-    assert tag.split(":")[1] in listed
+def test_a_model_is_listed_shown_verified_and_removed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    stored, _ = import_package(tiny_package(tmp_path / "tiny"))
+    listed = invoke("models", "list").output
+    assert stored.version in listed
     assert "not installed" in listed
-    assert tag in vitrine("models", "show", "tiny", home=home, COLUMNS="200").stdout
-    assert "as imported" in vitrine("models", "verify", tag, home=home).stdout
-    stored = next((home / "models" / "tiny").glob("*/predict.onnx"))
-    stored.write_bytes(stored.read_bytes()[:-1])
-    damaged = vitrine("models", "verify", "tiny", home=home)
-    assert damaged.returncode == 1
+    assert stored.tag in invoke("models", "show", "tiny").output
+    assert "as imported" in invoke("models", "verify", stored.tag).output
+    stored.graph.write_bytes(stored.graph.read_bytes()[:-1])
+    damaged = invoke("models", "verify", "tiny")
+    assert damaged.exit_code == 1
     assert "predict.onnx is damaged" in damaged.stderr
-    assert vitrine("models", "remove", "tiny", home=home).stdout.strip() == f"Removed {tag}"
-    assert vitrine("models", "verify", "tiny", home=home).returncode == 1
+    assert invoke("models", "remove", "tiny").stdout.strip() == f"Removed {stored.tag}"
+    assert invoke("models", "verify", "tiny").exit_code == 1
 
 
-def test_an_unknown_model_lists_the_bundled(tmp_path: Path) -> None:
-    ran = vitrine("models", "import", "kidney", home=tmp_path)
-    assert ran.returncode == 1
+def test_an_unknown_model_lists_the_bundled(home: Path) -> None:
+    ran = invoke("models", "import", "kidney")
+    assert ran.exit_code == 1
     assert "Known: churn, cifar10, imagenet, kidney-stone, machine-anomaly" in ran.stderr
 
 

@@ -1,6 +1,6 @@
-"""KServe's own classes as a schema, in an environment of their own: prints what a manifest has that they do not.
+"""Prints what of a manifest KServe's own classes do not know; run in the environment of KServe's client.
 
-`python kserve_schema.py manifests.json` with a list of objects; one line a problem.
+`python kserve_schema.py manifests.json` takes a list of objects, and prints one line a problem.
 """
 
 import json
@@ -17,33 +17,33 @@ PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float), "object": 
 
 
 def problems(value: object, kind: str, at: str) -> list[str]:
-    """What of a value is not of the kind that the classes name, as `list[V1Container]`."""
+    """Return what of a value is not of the kind that a class names, such as `list[V1Container]`."""
     if inner := re.fullmatch(r"[lL]ist\[(.*)\]", kind):
         if not isinstance(value, list):
             return [f"{at}: {value!r} is no list"]
-        return [each for place, item in enumerate(value) for each in problems(item, inner[1], f"{at}[{place}]")]
+        return [line for place, item in enumerate(value) for line in problems(item, inner[1], f"{at}[{place}]")]
     if inner := re.fullmatch(r"[dD]ict[\[(]str, (.*)[\])]", kind):
         if not isinstance(value, dict):
             return [f"{at}: {value!r} is no mapping"]
-        return [each for key, item in value.items() for each in problems(item, inner[1], f"{at}.{key}")]
+        return [line for key, item in value.items() for line in problems(item, inner[1], f"{at}.{key}")]
     if kind in PLAIN:
-        wrong = not isinstance(value, PLAIN[kind]) or (kind == "int" and isinstance(value, bool))  # type: ignore[arg-type]
-        return [f"{at}: {value!r} is no {kind}"] if wrong else []
+        mismatch = not isinstance(value, PLAIN[kind]) or (kind == "int" and isinstance(value, bool))  # type: ignore[arg-type]
+        return [f"{at}: {value!r} is no {kind}"] if mismatch else []
     return fields(value, getattr(models, kind, None) or getattr(kubernetes, kind, None), kind, at)
 
 
 def fields(value: object, model: Any, kind: str, at: str) -> list[str]:
-    """What of an object its class does not know."""
+    """Return what of an object its class does not know."""
     if model is None:  # a port by name or by number
         return [] if kind == "IntOrString" and isinstance(value, int | str) else [f"{at}: no class {kind}"]
     if not isinstance(value, dict):
         return [f"{at}: {value!r} is no {kind}"]
     names = {spelt: name for name, spelt in model.attribute_map.items()}
-    found = [f"{at}.{key}: {kind} has no such field" for key in value if key not in names]
+    unknown = [f"{at}.{key}: {kind} has no such field" for key in value if key not in names]
     known = {key: item for key, item in value.items() if key in names}
     for key, item in known.items():
-        found += problems(item, model.openapi_types[names[key]], f"{at}.{key}")
-    return found
+        unknown += problems(item, model.openapi_types[names[key]], f"{at}.{key}")
+    return unknown
 
 
 if __name__ == "__main__":

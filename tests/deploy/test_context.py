@@ -1,6 +1,5 @@
-"""What goes into the image, before any engine is asked: the same from the same, and only what serves."""
+"""What goes into the image, before any engine runs: the same source gives the same files, and only what serves."""
 
-import hashlib
 import re
 import shutil
 import subprocess
@@ -9,56 +8,44 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from deploy.container import image
 from tests.conftest import ROOT
+from tests.deploy.contexts import Context, Contexts
 from tests.live.server import environment
 
+pytestmark = pytest.mark.xdist_group("podman")  # which has the contexts
 CONTAINER = ROOT / "deploy" / "container"
 
 
-def prepare(folder: Path, home: Path, root: Path = ROOT, *options: str) -> dict[str, str]:
-    """Fill a build context; gives time, mode and digest of everything in it by its name."""
-    command = [sys.executable, "-m", "deploy.container.image", "--prepare", str(folder), *options]
-    ran = subprocess.run(command, cwd=root, env=environment(home), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return {
-        str(path.relative_to(folder)): f"{path.stat().st_mtime} {path.stat().st_mode:o} "
-        + (hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
-        for path in folder.rglob("*")
+@pytest.mark.slow
+def test_the_same_source_gives_the_same_context_elsewhere_and_a_change_of_code_changes_only_the_code(
+    contexts: Contexts, image_store: Path
+) -> None:
+    here, changed = contexts.here.files(), contexts.changed.files()
+    assert contexts.elsewhere.files() == here
+    assert set(changed) == set(here)
+    assert {name for name in here if here[name] != changed[name]} == {
+        *("app/bento/bento.yaml", "app/bento/src/errors.py")
     }
-
-
-def copy_of_the_source(folder: Path) -> Path:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).exists() and not name.startswith(("tests/", "docs/", "loadtests/")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    return folder
+    assert not list(image_store.glob("bentos/*/*/bento.yaml"))
 
 
 @pytest.mark.slow
-def test_the_same_source_gives_the_same_context_elsewhere_and_later_and_a_change_of_code_changes_only_the_code(
-    tmp_path: Path,
-) -> None:
-    first = prepare(tmp_path / "first", tmp_path / "home")
-    elsewhere = copy_of_the_source(tmp_path / "source")
-    assert prepare(tmp_path / "second", tmp_path / "other-home", elsewhere) == first
-    (elsewhere / "errors.py").write_text((elsewhere / "errors.py").read_text() + "\n# A change.\n")
-    third = prepare(tmp_path / "third", tmp_path / "other-home", elsewhere)
-    assert {name for name in first if first[name] != third[name]} == {"app/bento/bento.yaml", "app/bento/src/errors.py"}
-    assert set(first) == set(third)
-
-    bento = yaml.safe_load((tmp_path / "first" / "app" / "bento" / "bento.yaml").read_text())
+def test_a_context_holds_the_shipped_models_and_of_the_code_only_what_serves(contexts: Contexts) -> None:
+    app = contexts.here.folder / "app"
+    bento = yaml.safe_load((app / "bento" / "bento.yaml").read_text())
     assert {model["tag"].partition(":")[0] for service in bento["services"] for model in service["models"]} == {
         *("churn", "kidney-stone", "machine-anomaly")
     }
-    size = sum(path.stat().st_size for path in (tmp_path / "first" / "app").rglob("*") if path.is_file())
-    assert size < 1_000_000
-    assert not [name for name in first if name.startswith("app/") and re.search(r"\.(safetensors|onnx|pyc)$", name)]
-    assert not list((tmp_path / "home").glob("bentos/*/*/bento.yaml"))
+    assert {path.name for path in (app / "bento" / "src").iterdir()} == {
+        *("api", "backends", "explain", "models", "postprocessing", "preprocessing", "runners", "serving"),
+        *("atomic_write.py", "errors.py", "service.py", "settings.py"),
+    }
+    files = [path for path in app.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 1_000_000
+    assert not [path for path in files if path.suffix in (".safetensors", ".onnx", ".pyc")]
 
 
 def test_both_flavours_install_hashed_requirements_that_agree_and_only_cuda_brings_torch() -> None:
@@ -88,11 +75,27 @@ def test_every_file_that_the_dockerfile_copies_is_in_the_context() -> None:
     assert all(f'"{name}"' in script for name in copied)
 
 
-def test_the_cuda_flavour_is_the_same_dockerfile_with_other_requirements(tmp_path: Path) -> None:
-    source = copy_of_the_source(tmp_path / "source")
-    prepare(tmp_path / "context", tmp_path / "home", source, "--flavour", "cuda")
-    assert (tmp_path / "context" / "requirements.txt").read_bytes() == (ROOT / "requirements" / "cuda.txt").read_bytes()
-    assert (tmp_path / "context" / "Dockerfile").read_bytes() == (CONTAINER / "Dockerfile").read_bytes()
+@pytest.mark.slow
+def test_the_cuda_flavour_is_the_same_context_with_other_requirements(
+    contexts: Contexts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpack(bento: Path) -> None:
+        shutil.copytree(contexts.here.folder / "app" / "bento", bento)
+        shutil.copytree(contexts.here.folder / "models", bento / "models")
+
+    monkeypatch.setattr(image, "import_shipped", list)
+    monkeypatch.setattr(image, "export_bento", unpack)
+    ran = CliRunner().invoke(image.main, ["--prepare", str(tmp_path / "cuda"), "--flavour", "cuda"])
+    assert ran.exit_code == 0, ran.output
+    cpu, cuda = contexts.here.files(), Context(tmp_path / "cuda").files()
+    assert {name for name in cpu | cuda if cpu.get(name) != cuda.get(name)} == {"requirements.txt"}
+    assert (tmp_path / "cuda" / "requirements.txt").read_bytes() == (ROOT / "requirements" / "cuda.txt").read_bytes()
+
+
+def test_an_image_is_not_built_without_a_model_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "import_shipped", lambda: ["churn"])
+    ran = CliRunner().invoke(image.main, ["--prepare", str(tmp_path / "context")])
+    assert ran.exit_code == 1 and "churn" in ran.output
 
 
 def test_without_an_engine_the_build_says_how_to_get_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,11 @@ import requests
 import tritonclient.grpc as triton
 
 from tests.conftest import ROOT, SHIPPED
+from tests.deploy.contexts import Contexts
 from tests.deploy.engine import START_S, Container, Podman, checked
-from tests.deploy.test_context import copy_of_the_source, prepare
 from tests.live.server import vitrine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman")]
 SITE = "/app/.venv/lib/python3.11/site-packages"
 STONE = (SHIPPED / "goldens" / "01-coronal-stone.png").read_bytes()
 
@@ -35,17 +36,17 @@ def layers_of(podman: Podman, image: str) -> list[str]:
 
 
 def processes(container: Container) -> dict[int, str]:
-    """Process id inside → state and command line."""
-    asked = "psutil.process_iter(['status', 'cmdline'])"  # a zombie has no command line
-    code = f"import psutil; [print(p.pid, p.info['status'], *p.info['cmdline'] or []) for p in {asked}]"
+    """Return state and command line by the process id inside."""
+    listed = "psutil.process_iter(['status', 'cmdline'])"  # a zombie has no command line
+    code = f"import psutil; [print(p.pid, p.info['status'], *p.info['cmdline'] or []) for p in {listed}]"
     lines = [line.partition(" ") for line in container.run("python", "-c", code).splitlines()]
     return {int(pid): line for pid, _, line in lines}
 
 
 def worker(container: Container, service: str) -> int | None:
-    """The process of a service."""
-    found = [pid for pid, line in processes(container).items() if f"--service-name {service} " in line]
-    return found[0] if found else None
+    """Return the process id of a service's worker."""
+    pids = [pid for pid, line in processes(container).items() if f"--service-name {service} " in line]
+    return pids[0] if pids else None
 
 
 def predict(container: Container, **query: str) -> requests.Response:
@@ -53,13 +54,13 @@ def predict(container: Container, **query: str) -> requests.Response:
 
 
 def predict_with_heatmap(container: Container) -> dict[str, object]:
-    """A prediction, once there are explanations: readiness does not wait for the process that makes them."""
+    """Return a prediction with its heatmap, as soon as one can be made: readiness does not wait for explanations."""
     deadline = time.monotonic() + START_S
     while not (answer := predict(container, include_gradcam="true").json())["gradcam_heatmap"]:
         assert time.monotonic() < deadline, answer
         time.sleep(0.5)
-    found: dict[str, object] = answer
-    return found
+    with_heatmap: dict[str, object] = answer
+    return with_heatmap
 
 
 def test_it_predicts_and_explains_over_http_and_answers_grpc(container: Container) -> None:
@@ -96,10 +97,10 @@ def test_it_runs_as_anyone_and_writes_nowhere_but_to_tmp(container: Container) -
 
 def test_it_holds_no_compiler_no_git_no_installer_and_no_cache(container: Container) -> None:
     tools = "cc gcc g++ c++ make git uv pip curl"
-    found = container.run(
-        "sh", "-c", f"for each in {tools}; do command -v $each; done; ls -d /root/.cache /app/.venv/bin/pip*; true"
+    listed = container.run(
+        "sh", "-c", f"for tool in {tools}; do command -v $tool; done; ls -d /root/.cache /app/.venv/bin/pip*; true"
     )
-    assert set(found.split()) <= {"/usr/bin/pip"}, "Debian's own, of the base of the tests"
+    assert set(listed.split()) <= {"/usr/bin/pip"}, "Debian's own, of the base of the tests"
     assert "torch" not in container.run("ls", SITE).split()
     for path in ("errors.py", "service.py"):
         assert (ROOT / path).read_text() == container.run("cat", f"/app/bento/src/{path}")
@@ -189,7 +190,7 @@ def test_it_says_what_it_is_and_is_within_600_mb(podman: Podman, image: str) -> 
 def test_the_bill_of_materials_lists_what_is_installed(image: str, container: Container, sbom: Path) -> None:
     bill = json.loads(sbom.read_text())
     assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "vitrine")
-    listed = {(each["name"].lower(), each["version"]) for each in bill["components"]}
+    listed = {(part["name"].lower(), part["version"]) for part in bill["components"]}
     code = (
         f"import importlib.metadata as m\nfor d in m.distributions(path=['{SITE}']): print(d.name.lower(), d.version)"
     )
@@ -200,7 +201,7 @@ def test_the_bill_of_materials_lists_what_is_installed(image: str, container: Co
 
 
 def test_a_change_of_code_changes_the_last_layer_only_and_the_same_inputs_built_anew_change_none(
-    podman: Podman, image: str, tmp_path: Path
+    podman: Podman, image: str, contexts: Contexts, tmp_path: Path
 ) -> None:
     before = layers_of(podman, image)
 
@@ -209,13 +210,10 @@ def test_a_change_of_code_changes_the_last_layer_only_and_the_same_inputs_built_
         checked(*command, str(context), env=podman.building)
         return layers_of(podman, tag)
 
-    source = copy_of_the_source(tmp_path / "source")
-    prepare(tmp_path / "same", tmp_path / "home", source)
-    (source / "errors.py").write_text((source / "errors.py").read_text() + "\n# A change.\n")
-    prepare(tmp_path / "changed", tmp_path / "home", source)
     try:
-        changed = build(tmp_path / "changed", "localhost/vitrine:test-changed")
+        changed = build(contexts.changed.folder, "localhost/vitrine:test-changed")
         assert changed[:-1] == before[:-1] and changed[-1] != before[-1]
+        shutil.copytree(contexts.elsewhere.folder, tmp_path / "same")
         # Without the cache, but for the installed packages, which take a minute to fetch.
         dockerfile = tmp_path / "same" / "Dockerfile"
         stages = re.split(r"(?=^FROM )", dockerfile.read_text(), flags=re.MULTILINE)

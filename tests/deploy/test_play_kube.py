@@ -21,6 +21,7 @@ from tests.deploy.engine import START_S, Container, Podman
 from tests.deploy.kustomize import rendered, server
 from tests.live.server import free_ports, vitrine
 
+pytestmark = pytest.mark.xdist_group("podman")
 PICTURE = (SHIPPED / "goldens" / "01-coronal-stone.png").read_bytes()
 SECRET = "vitrine-keys"
 NOT_PLAYED = ("ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
@@ -34,16 +35,16 @@ def playing(podman: Podman, image: str, folder: Path, keys: str) -> Iterator[Con
     played: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": {"keys": keys}}
     ]
-    for each in copy.deepcopy(rendered("cpu")):
-        if each["kind"] == "ConfigMap":
-            each["data"] |= {"VITRINE_PORT": str(port), "VITRINE_GRPC_PORT": str(grpc_port)}
-            played.append(each)
-        if each["kind"] == "Deployment":
-            (container,) = each["spec"]["template"]["spec"]["containers"]
+    for item in copy.deepcopy(rendered("cpu")):
+        if item["kind"] == "ConfigMap":
+            item["data"] |= {"VITRINE_PORT": str(port), "VITRINE_GRPC_PORT": str(grpc_port)}
+            played.append(item)
+        if item["kind"] == "Deployment":
+            (container,) = item["spec"]["template"]["spec"]["containers"]
             for field in NOT_PLAYED:
                 del container[field]
             container |= {"image": image, "imagePullPolicy": "Never"}
-            played.append(each)
+            played.append(item)
     # Podman 4.3 leaves stringData out and does not decode data, so the Secret's volume gets its file beforehand.
     clear(podman)
     podman("volume", "create", SECRET)
@@ -70,8 +71,8 @@ def clear(podman: Podman) -> None:
 def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A key, and the file that it is let in by."""
     folder = tmp_path_factory.mktemp("keys")
-    said = vitrine(folder, "keys", "add", "test", "--file", folder / "keys")
-    return said.split()[0], (folder / "keys").read_text()
+    printed = vitrine(folder, "keys", "add", "test", "--file", folder / "keys")
+    return printed.split()[0], (folder / "keys").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +104,9 @@ def test_it_predicts_and_explains_for_whoever_has_a_key(pod: Container, key: tup
 
 
 def test_it_is_confined_as_the_manifest_says(pod: Container) -> None:
-    wanted = server("cpu")
+    manifest = server("cpu")
     code = "import os; print(os.getuid(), os.getgid())"
-    assert pod.run("python", "-c", code).split() == [str(wanted.spec["securityContext"]["runAsUser"])] * 2
+    assert pod.run("python", "-c", code).split() == [str(manifest.spec["securityContext"]["runAsUser"])] * 2
     code = "import pathlib; pathlib.Path('/tmp/x').touch(); pathlib.Path('/app/x').touch()"
     with pytest.raises(AssertionError, match="Read-only file system: '/app/x'"):
         pod.run("python", "-c", code)
@@ -115,10 +116,10 @@ def test_it_is_confined_as_the_manifest_says(pod: Container) -> None:
 
 def test_lanes_are_planned_for_the_limit_and_not_for_the_machine(pod: Container) -> None:
     limits = server("cpu").container["resources"]["limits"]
-    code = "import sys; sys.path.insert(0, '/app/bento/src'); import runners.plan as p; print(p.cgroup_quota())"
+    code = "import sys; sys.path.insert(0, '/app/bento/src'); import runners.cores as p; print(p.cgroup_quota())"
     assert float(pod.run("python", "-c", code)) == float(limits["cpu"])
-    found = json.loads(pod.podman("inspect", "--format", "json", pod.id))[0]["HostConfig"]
-    assert found["Memory"] == int(limits["memory"].removesuffix("Gi")) * 2**30
+    configured = json.loads(pod.podman("inspect", "--format", "json", pod.id))[0]["HostConfig"]
+    assert configured["Memory"] == int(limits["memory"].removesuffix("Gi")) * 2**30
 
 
 def test_it_ends_by_itself_when_it_is_told_to(pod: Container) -> None:

@@ -11,7 +11,6 @@ import pytest
 from tests.conftest import ROOT, encode
 from tests.export.test_importers import graph_file
 from tests.live.server import Server, serving, vitrine
-from tests.live.test_explain import explaining
 
 SHIPPED = ("kidney-stone", "churn", "machine-anomaly")
 LEFT_OUT = (".git", ".venv*", ".env", ".*_cache", "__pycache__", "runs", "*.egg-info")
@@ -39,7 +38,7 @@ def server(home: Path, person: dict[str, str], tmp_path_factory: pytest.TempPath
     log, cache = tmp_path_factory.mktemp("log") / "server.log", person["XDG_CACHE_HOME"]
     with serving(home, log, HOME=person["HOME"], XDG_CACHE_HOME=cache) as running:
         running.wait_ready()
-        explaining(running, "kidney-stone")
+        running.wait_explaining("kidney-stone")
         yield running
 
 

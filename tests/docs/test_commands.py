@@ -19,7 +19,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from models.registry import package_of
+from models.registry import package_folder
 from tests.docs.known import check_command, check_setting, commands_of
 from tests.docs.pages import BLOCKS, COMMANDS, PAGES, Block, outside_blocks
 from tests.live.server import Server, environment
@@ -91,7 +91,8 @@ def test_a_block_that_is_no_command_is_of_a_known_kind(block: Block) -> None:
         list(yaml.safe_load_all(block.text))
     if block.language == "toml":
         card = tomllib.loads(block.text)
-        assert card == tomllib.loads((package_of(card["name"]) / "card.toml").read_text("utf-8")), "another card by now"
+        card_file = package_folder(card["name"]) / "card.toml"
+        assert card == tomllib.loads(card_file.read_text("utf-8")), "another card by now"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

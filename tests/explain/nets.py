@@ -1,4 +1,7 @@
-"""A small network with everything that the compiler has to know: strides, groups, depthwise, a gate, batch norms."""
+"""A small network with all that the compiler has to support.
+
+It has strided, grouped and depthwise convolutions, squeeze-and-excitation, batch norms and in-place activations.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,7 @@ SIZE = (32, 48)
 CLASSES = 3
 
 
-class Gate(nn.Module):
+class SqueezeExcitation(nn.Module):
     """Squeeze-and-excitation (Hu et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
@@ -41,7 +44,10 @@ class SmallNet(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.SiLU(inplace=True))
         self.early = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU())
         self.middle = nn.Sequential(
-            nn.Conv2d(16, 16, 5, 2, 2, groups=16, bias=False), nn.BatchNorm2d(16), nn.SiLU(inplace=True), Gate(16)
+            nn.Conv2d(16, 16, 5, 2, 2, groups=16, bias=False),
+            nn.BatchNorm2d(16),
+            nn.SiLU(inplace=True),
+            SqueezeExcitation(16),
         )
         self.late = nn.Sequential(Residual(16), nn.Conv2d(16, 24, 3, 1, 0), nn.BatchNorm2d(24), nn.GELU())
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, CLASSES))

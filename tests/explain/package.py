@@ -1,4 +1,4 @@
-"""A whole package, card to goldens, around the small network: explained in a few milliseconds."""
+"""A complete package around the small network, which is explained in a few milliseconds."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from export.onnx import export_explain, point_into, traced
+from export.graph import trace_to_onnx, use_external_weights
+from export.onnx import export_explain_graph
 from models.card import read_image_card
-from models.checkpoint import rounded
+from models.checkpoint import round_weights
 from models.goldens import Golden, write_goldens
 from models.package import GRAPH, WEIGHTS
 from preprocessing.decode import decode
@@ -42,7 +43,7 @@ method = "layercam"
 
 
 def coloured(seed: int) -> bytes:
-    """A picture of a bright rectangle on noise, 60 x 80."""
+    """Return a PNG of a bright rectangle on noise, 60 pixels high and 80 wide."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 60, (60, 80, 3)).astype(np.uint8)
     y, x = rng.integers(0, 40), rng.integers(0, 60)
@@ -51,28 +52,28 @@ def coloured(seed: int) -> bytes:
 
 
 def tensor_of(data: bytes, folder: Path) -> np.ndarray:
-    """The transformed picture, (1, 3, 32, 48) float32, as the package's card says."""
+    """Transform a picture as the package's card says, into shape (1, 3, 32, 48), float32."""
     card = read_image_card(folder / "card.toml")
     return transform(decode(data, card.limits), card.input).tensor[None]
 
 
 def small_net() -> SmallNet:
-    """The network with the weights as the package rounds them."""
+    """Return the network with its weights rounded as in the package."""
     net = SmallNet()
     net.load_state_dict(
-        {name: tensor.to(net.state_dict()[name].dtype) for name, tensor in rounded(net.state_dict()).items()}
+        {name: tensor.to(net.state_dict()[name].dtype) for name, tensor in round_weights(net.state_dict()).items()}
     )
     return net.requires_grad_(False)
 
 
 def small_package(folder: Path, *, explained: bool = True) -> Path:
-    """Write the package; without its explain graph if so told."""
+    """Write the package, with its explain graph unless `explained` is False."""
     (folder / "goldens").mkdir(parents=True)
     (folder / "card.toml").write_text(CARD)
     net = small_net()
-    save_file(rounded(SmallNet().state_dict()), folder / WEIGHTS)
-    graph = traced(net, {"image": torch.zeros(2, 3, *SIZE)}, ["logits"])
-    point_into(graph, folder / WEIGHTS)
+    save_file(round_weights(SmallNet().state_dict()), folder / WEIGHTS)
+    graph = trace_to_onnx(net, {"image": torch.zeros(2, 3, *SIZE)}, ["logits"])
+    use_external_weights(graph, folder / WEIGHTS)
     (folder / GRAPH).write_bytes(graph.SerializeToString())
     images = {f"{seed}.png": coloured(seed) for seed in range(3)}
     tensors = np.concatenate([tensor_of(data, folder) for data in images.values()])
@@ -80,5 +81,5 @@ def small_package(folder: Path, *, explained: bool = True) -> Path:
     write_goldens(folder, [Golden(n, d, row) for (n, d), row in zip(images.items(), logits, strict=True)], "PyTorch")
     assert json.loads((folder / "goldens" / "goldens.json").read_text())["goldens"]
     if explained:
-        assert export_explain(read_image_card(folder / "card.toml"), net, folder, tensors) is None
+        assert export_explain_graph(read_image_card(folder / "card.toml"), net, folder, tensors) is None
     return folder

@@ -25,16 +25,16 @@ def test_several_threads_get_their_own_maps() -> None:
     explainer = AutogradExplainer(SmallNet(), "middle")
     images = np.random.default_rng(0).normal(size=(6, 3, *SIZE)).astype(np.float32)
     method = frozenset({"layercam"})
-    wanted = [explainer.run(images[i : i + 1], np.array([1]), method).maps["layercam"] for i in range(6)]
-    got: dict[int, np.ndarray] = {}
+    expected = [explainer.run(images[i : i + 1], np.array([1]), method).maps["layercam"] for i in range(6)]
+    actual: dict[int, np.ndarray] = {}
 
-    def one(index: int) -> None:
-        got[index] = explainer.run(images[index : index + 1], np.array([1]), method).maps["layercam"]
+    def explain(index: int) -> None:
+        actual[index] = explainer.run(images[index : index + 1], np.array([1]), method).maps["layercam"]
 
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(6)]
+    threads = [threading.Thread(target=explain, args=(index,)) for index in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     for index in range(6):
-        assert np.allclose(got[index], wanted[index], atol=1e-6)
+        assert np.allclose(actual[index], expected[index], atol=1e-6)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from explain.compile import Explained, NotCompilable, _input_gradient
+from errors import NotCompilable
+from explain.compile import NetworkWithMaps, convolution_input_gradient
 from tests.explain.nets import SIZE, SmallNet
 
 
@@ -24,28 +25,32 @@ def test_the_gradient_of_a_convolution_equals_autograds(kernel, stride, padding,
     conv = nn.Conv2d(4, 8, kernel, stride, padding, dilation, groups)
     x = torch.randn(2, 4, size, size, requires_grad=True)
     y = conv(x)
-    passed_back = torch.randn_like(y)
-    (wanted,) = torch.autograd.grad(y, x, passed_back)
-    steps, around, apart = (each if isinstance(each, tuple) else (each, each) for each in (stride, padding, dilation))
-    got, *_ = _input_gradient(passed_back, x, conv.weight, None, steps, around, apart, False, None, groups, None)
-    assert got.shape == wanted.shape
-    assert torch.allclose(got, wanted, atol=1e-5)
+    gradient = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, x, gradient)
+    strides, paddings, dilations = (
+        option if isinstance(option, tuple) else (option, option) for option in (stride, padding, dilation)
+    )
+    actual, *_ = convolution_input_gradient(
+        gradient, x, conv.weight, None, strides, paddings, dilations, False, None, groups, None
+    )
+    assert actual.shape == expected.shape
+    assert torch.allclose(actual, expected, atol=1e-5)
 
 
 def test_a_batch_equals_its_items() -> None:
-    explained = Explained(SmallNet(), "middle", SIZE)
+    network = NetworkWithMaps(SmallNet(), "middle", SIZE)
     image, target = torch.randn(5, 3, *SIZE), torch.tensor([-1, 0, 1, 2, -1])
     with torch.no_grad():
-        together = explained(image, target)
-        alone = [explained(image[index : index + 1], target[index : index + 1]) for index in range(5)]
-    for output, parts in zip(together, zip(*alone, strict=True), strict=True):
+        of_batch = network(image, target)
+        of_items = [network(image[index : index + 1], target[index : index + 1]) for index in range(5)]
+    for output, parts in zip(of_batch, zip(*of_items, strict=True), strict=True):
         assert torch.allclose(output, torch.cat(parts), atol=1e-6)
 
 
-def test_the_network_given_is_left_as_it_was() -> None:
+def test_the_network_that_is_compiled_is_left_as_it_was() -> None:
     net, image = SmallNet(), torch.randn(2, 3, *SIZE)
     before, hooks = net(image), [len(module._forward_hooks) for module in net.modules()]
-    Explained(net, "late", SIZE)
+    NetworkWithMaps(net, "late", SIZE)
     assert torch.equal(net(image), before)
     assert [len(module._forward_hooks) for module in net.modules()] == hooks
     assert all(parameter.requires_grad for parameter in net.parameters())
@@ -53,17 +58,17 @@ def test_the_network_given_is_left_as_it_was() -> None:
 
 def test_parameters_keep_the_networks_names() -> None:
     net = SmallNet()
-    assert set(Explained(net, "late", SIZE).state_dict()) == set(net.state_dict())
+    assert set(NetworkWithMaps(net, "late", SIZE).state_dict()) == set(net.state_dict())
 
 
 def test_an_unknown_layer_is_refused_with_those_that_can_be_named() -> None:
     with pytest.raises(NotCompilable, match=r"stem, early, middle, late$"):
-        Explained(SmallNet(), "head.9", SIZE)
+        NetworkWithMaps(SmallNet(), "head.9", SIZE)
 
 
 def test_a_network_that_cannot_be_cut_says_so() -> None:
     with pytest.raises(NotCompilable, match="no `stages"):
-        Explained(nn.Sequential(nn.Conv2d(3, 4, 1)), "0", SIZE)
+        NetworkWithMaps(nn.Sequential(nn.Conv2d(3, 4, 1)), "0", SIZE)
 
 
 def test_a_transposed_convolution_cannot_be_compiled() -> None:
@@ -73,4 +78,4 @@ def test_a_transposed_convolution_cannot_be_compiled() -> None:
             self.late = nn.Sequential(nn.ConvTranspose2d(16, 24, 2, 2))
 
     with pytest.raises(NotCompilable, match="transposed"):
-        Explained(Up(), "middle", SIZE)
+        NetworkWithMaps(Up(), "middle", SIZE)

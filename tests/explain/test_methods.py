@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
 from explain.autograd import AutogradExplainer
-from explain.compile import Explained
+from explain.compile import NetworkWithMaps
 from explain.methods import METHODS, cam
 from tests.explain.nets import CLASSES, SIZE, SmallNet
 
@@ -14,15 +16,15 @@ REFERENCE = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "layercam": Layer
 
 
 def reference_maps(net: SmallNet, layer: str, method: str, image: Tensor, classes: list[int]) -> np.ndarray:
-    """The maps of the `grad-cam` package, (N, h, w), neither scaled nor resized."""
-    with REFERENCE[method](net, [net.get_submodule(layer)]) as other:
-        targets = [ClassifierOutputTarget(each) for each in classes]
+    """Return the maps of the `grad-cam` package, (N, h, w), neither scaled nor resized."""
+    with REFERENCE[method](net, [net.get_submodule(layer)]) as reference:
+        targets = [ClassifierOutputTarget(class_id) for class_id in classes]
         image = image.clone().requires_grad_()
-        other.outputs = other.activations_and_grads(image)
-        sum(target(output) for target, output in zip(targets, other.outputs, strict=True)).backward()
-        activations = other.activations_and_grads.activations[0].numpy()
-        gradients = other.activations_and_grads.gradients[0].numpy()
-        maps = other.get_cam_image(image, net.get_submodule(layer), targets, activations, gradients, False)
+        reference.outputs = reference.activations_and_grads(image)
+        sum(target(output) for target, output in zip(targets, reference.outputs, strict=True)).backward()
+        activations = reference.activations_and_grads.activations[0].numpy()
+        gradients = reference.activations_and_grads.gradients[0].numpy()
+        maps = reference.get_cam_image(image, net.get_submodule(layer), targets, activations, gradients, False)
     return np.asarray(np.maximum(maps, 0))
 
 
@@ -30,25 +32,30 @@ def test_every_method_has_a_reference() -> None:
     assert set(REFERENCE) == set(METHODS)
 
 
+@cache
+def compiled(layer: str) -> NetworkWithMaps:
+    """Tracing takes a second, so the tests of all methods share one traced network for each layer."""
+    return NetworkWithMaps(SmallNet(), layer, SIZE)
+
+
 @pytest.mark.parametrize("layer", ["early", "middle", "late"])
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_maps_equal_those_of_the_grad_cam_package(layer: str, method: str) -> None:
     net = SmallNet()
-    explained = Explained(net, layer, SIZE)
-    eager = AutogradExplainer(SmallNet(), layer)
+    explainer = AutogradExplainer(SmallNet(), layer)
     for size in (1, 3, 8):
         image = torch.randn(size, 3, *SIZE, generator=torch.Generator().manual_seed(size))
         target = torch.arange(size) % (CLASSES + 1) - 1  # mixed, the predicted one among them
         predicted = net(image).argmax(1)
         classes = torch.where(target < 0, predicted, target).tolist()
-        wanted = reference_maps(SmallNet(), layer, method, image, classes)
+        expected = reference_maps(SmallNet(), layer, method, image, classes)
         with torch.no_grad():
-            logits, *maps = explained(image, target)
-        compiled = maps[list(METHODS).index(method)].numpy()
-        by_autograd = eager.run(image.numpy(), target.numpy(), frozenset({method})).maps[method]
-        for got in (compiled, by_autograd):
-            assert got.shape == wanted.shape
-            assert np.abs(got - wanted).max() <= 1e-4 * wanted.max()
+            logits, *maps = compiled(layer)(image, target)
+        by_graph = maps[list(METHODS).index(method)].numpy()
+        by_autograd = explainer.run(image.numpy(), target.numpy(), frozenset({method})).maps[method]
+        for actual in (by_graph, by_autograd):
+            assert actual.shape == expected.shape
+            assert np.abs(actual - expected).max() <= 1e-4 * expected.max()
         assert torch.allclose(logits, net(image), atol=1e-5)
 
 

@@ -33,8 +33,8 @@ def test_an_overlay_blends_by_alpha_times_heat() -> None:
     image = np.full((4, 4, 3), 100, np.uint8)
     heat = np.ones((4, 4), np.float32)
     colour = cv2.applyColorMap(np.array([[255]], np.uint8), cv2.COLORMAP_INFERNO)[0, 0, ::-1].astype(float)
-    wanted = 0.75 * 100 + 0.25 * colour
-    assert np.abs(overlay(image, heat, 0.25)[0, 0] - wanted).max() <= 1
+    expected = 0.75 * 100 + 0.25 * colour
+    assert np.abs(overlay(image, heat, 0.25)[0, 0] - expected).max() <= 1
 
 
 def test_the_colour_map_gets_lighter_step_by_step() -> None:

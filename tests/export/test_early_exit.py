@@ -1,4 +1,4 @@
-"""An early exit: the compiled graph against PyTorch layer by layer, and kidney-stone's through its own gate."""
+"""An early exit: the exported graph against PyTorch layer by layer, and kidney-stone's compared with fp32."""
 
 import shutil
 from pathlib import Path
@@ -14,20 +14,22 @@ from torch import nn
 
 from backends.onnx import EarlyExitBackend, OnnxBackend
 from cli.main import main
-from errors import CardError, StoreError
-from explain.compile import NotCompilable, split
+from errors import CardError, NotCompilable, StoreError
+from explain.compile import split
 from export import variants
-from export.early_exit import head_of, with_exit
-from export.onnx import point_into, traced
-from export.variant_gate import Side, measure
+from export.early_exit import early_exit_graph, load_head
+from export.graph import trace_to_onnx, use_external_weights
+from export.variant_comparison import ComparedModel, compare_with_fp32
 from models import store
-from models.architectures.early_exit import EarlyExit, ExitHead
+from models.architectures.early_exit import EarlyExitNetwork, ExitHead
 from models.card import ImageCard, parse_card, read_image_card
-from models.checkpoint import load_network, read_checkpoint, rounded
-from models.goldens import read_goldens
+from models.checkpoint import load_network, read_checkpoint, round_weights
+from models.goldens import Golden, read_goldens
 from models.package import EXIT, WEIGHTS
-from runners.plan import CoreShare
-from serving.loaded_model import RunnerOptions, ServedModel
+from runners.cores import CoreShare
+from serving.loaded_model import LoadedModel
+from serving.loading import PREDICTION
+from serving.options import RunnerOptions
 from tests.conftest import ROOT
 from tests.explain.nets import SIZE, SmallNet
 from tests.tiny import CARD, logits_of_plain, plain, tiny_package
@@ -83,10 +85,10 @@ def test_the_graph_answers_early_where_the_head_is_sure_and_goes_on_elsewhere(tm
 
     save_file(net.state_dict(), tmp_path / WEIGHTS)
     save_file({f"exit.{name}": value for name, value in head.state_dict().items()}, tmp_path / EXIT)
-    graph = traced(
-        EarlyExit(net, head, card), {"image": torch.zeros(1, 3, *SIZE)}, ["logits", "early"], one_by_one=True
+    graph = trace_to_onnx(
+        EarlyExitNetwork(net, head, card), {"image": torch.zeros(1, 3, *SIZE)}, ["logits", "early"], fixed_batch=True
     )
-    point_into(graph, tmp_path / WEIGHTS, tmp_path / EXIT)
+    use_external_weights(graph, tmp_path / WEIGHTS, tmp_path / EXIT)
     (tmp_path / "predict.onnx").write_bytes(graph.SerializeToString())
     logits, answered_by = EarlyExitBackend(tmp_path / "predict.onnx").run(pictures.numpy())
     assert answered_by == ["early_exit" if exited else "network" for exited in sure]
@@ -97,17 +99,18 @@ def test_the_graph_answers_early_where_the_head_is_sure_and_goes_on_elsewhere(tm
 def test_the_weights_are_in_their_files_and_the_graph_tells_nothing_of_this_machine(tmp_path: Path) -> None:
     net, pictures = two_classes(), torch.randn(4, 3, *SIZE)
     head = head_for("early", net, pictures)
-    save_file(rounded(net.state_dict()), tmp_path / WEIGHTS)
-    save_file(rounded({f"exit.{name}": value for name, value in head.state_dict().items()}), tmp_path / EXIT)
-    module = EarlyExit(net, head, card_of("early", 0.1, 0.9))
-    graph = traced(module, {"image": torch.zeros(1, 3, *SIZE)}, ["logits", "early"], one_by_one=True)
-    point_into(graph, tmp_path / WEIGHTS, tmp_path / EXIT)
+    save_file(round_weights(net.state_dict()), tmp_path / WEIGHTS)
+    save_file(round_weights({f"exit.{name}": value for name, value in head.state_dict().items()}), tmp_path / EXIT)
+    module = EarlyExitNetwork(net, head, card_of("early", 0.1, 0.9))
+    graph = trace_to_onnx(module, {"image": torch.zeros(1, 3, *SIZE)}, ["logits", "early"], fixed_batch=True)
+    use_external_weights(graph, tmp_path / WEIGHTS, tmp_path / EXIT)
     assert not any(part in str(graph) for part in (str(Path(__file__).parents[2]), "fx_node", "stack_trace"))
-    inside = {each.name: each for each in graph.graph.initializer if not each.external_data}
+    initializers = graph.graph.initializer
+    inside = [tensor.name for tensor in initializers if not tensor.external_data]
     weights = {*net.state_dict(), *(f"exit.{name}" for name in head.state_dict())}
     assert not [name for name in inside if name.removesuffix(".fp16") in weights]
-    files = {entry.value for each in graph.graph.initializer for entry in each.external_data if entry.key == "location"}
-    assert files == {WEIGHTS, EXIT}
+    external = [entry for tensor in initializers for entry in tensor.external_data]
+    assert {entry.value for entry in external if entry.key == "location"} == {WEIGHTS, EXIT}
     onnx.save(graph, tmp_path / "predict.onnx")
     assert EarlyExitBackend(tmp_path / "predict.onnx").run(np.zeros((2, 3, *SIZE), np.float32)).logits.shape == (2, 2)
 
@@ -115,16 +118,16 @@ def test_the_weights_are_in_their_files_and_the_graph_tells_nothing_of_this_mach
 def test_a_head_comes_back_from_its_weights() -> None:
     torch.manual_seed(0)
     head = ExitHead(12, 2, width=6).eval()
-    again = head_of({f"exit.{name}": value for name, value in head.state_dict().items()})
+    again = load_head({f"exit.{name}": value for name, value in head.state_dict().items()})
     features = torch.randn(2, 12, 8, 8)
     assert torch.equal(again(features), head(features))
     with pytest.raises(RuntimeError, match="norm"):
-        head_of({"exit.map.weight": torch.zeros(1, 6, 1, 1)})
+        load_head({"exit.map.weight": torch.zeros(1, 6, 1, 1)})
 
 
 def test_a_layer_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(NotCompilable, match="it can be at: stem, early"):
-        EarlyExit(two_classes(), ExitHead(16, 2), card_of("nowhere", 0.1, 0.9))
+        EarlyExitNetwork(two_classes(), ExitHead(16, 2), card_of("nowhere", 0.1, 0.9))
 
 
 @pytest.mark.parametrize(
@@ -139,26 +142,26 @@ def test_limits_that_make_no_sense_are_refused_by_name(old: str, new: str) -> No
 
 
 @pytest.mark.slow
-def test_kidney_stones_passes_the_gate_and_its_goldens_say_who_answered(
+def test_kidney_stones_is_as_good_as_fp32_and_its_goldens_say_which_part_answered(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variants, "ITEMS_OF_PICTURES", 48)
+    monkeypatch.setattr(variants, "LABELLED_PICTURES", 48)
     result = CliRunner().invoke(main, ["models", "import", "kidney-stone", "--variant", "early-exit"])
     assert result.exit_code == 0, result.output
     stored = store.find("kidney-stone")
-    found = stored.parity()["variant"]
-    assert (stored.variant, found["variant"], found["items"]) == ("early-exit", "early-exit", 48)
-    assert f"{found['answered_early']:.1%} answered early" in result.output
+    report = stored.parity()["variant"]
+    assert (stored.variant, report["variant"], report["items"]) == ("early-exit", "early-exit", 48)
+    assert f"{report['answered_early']:.1%} answered early" in result.output
 
-    # The same answers, by the same of the two, from PyTorch, layer by layer.
+    # PyTorch gives the same answers, by the same part of the network, when its layers are run one by one.
     card = read_image_card(stored.path / "card.toml")
     assert card.early_exit is not None
     network = load_network(card, read_checkpoint(stored.path / WEIGHTS).weights)
-    head = head_of(read_checkpoint(stored.path / EXIT).weights)
+    head = load_head(read_checkpoint(stored.path / EXIT).weights)
     stages: Any = network
     trunk, tail = split(stages.stages(), card.early_exit.layer)
-    items = list(phantoms.labelled(card, "validate", 12) or [])
-    pictures = torch.from_numpy(np.concatenate([each.inputs for each in items]))
+    batches = list(phantoms.labelled(card, "validate", 12) or [])
+    pictures = torch.from_numpy(np.concatenate([batch.inputs for batch in batches]))
     with torch.inference_mode():
         features = trunk(pictures)
         early, whole = head(features), tail(features)
@@ -168,13 +171,13 @@ def test_kidney_stones_passes_the_gate_and_its_goldens_say_who_answered(
     assert answered_by == ["early_exit" if exited else "network" for exited in sure]
     assert np.allclose(logits, np.where(sure[:, None], early, whole), atol=1e-3)
 
-    served = ServedModel(stored.card, stored)
+    served = LoadedModel(stored.card, stored, PREDICTION)
     served.load(RunnerOptions(), CoreShare(1))
     assert (served.state, served.detail) == ("ready", "")
     for golden in read_goldens(stored.path)[0]:
-        said = served.submit(golden.data).result(60).value
-        assert said.answered_by in ("early_exit", "network")
-        assert (said.logits[1] > said.logits[0]) == (golden.logits[1] > golden.logits[0])
+        answer = served.submit(golden.data).result(60).value
+        assert answer.answered_by in ("early_exit", "network")
+        assert (answer.logits[1] > answer.logits[0]) == (golden.logits[1] > golden.logits[0])
     assert served.close(10)
 
 
@@ -186,7 +189,7 @@ def test_a_model_without_an_exit_or_without_its_weights_is_refused_by_name(home:
         (tmp_path / name).symlink_to(package / name)
     shutil.copytree(package / "goldens", tmp_path / "goldens")
     with pytest.raises(StoreError, match=r"the weights of its early exit, exit\.safetensors, are missing"):
-        variants.make(tmp_path, "early-exit", tmp_path / "made")
+        variants.make_variant(tmp_path, "early-exit", tmp_path / "variant", None)
     own = ["--weights", str(package / WEIGHTS), "--variant", "early-exit"]
     result = CliRunner().invoke(main, ["models", "import", "kidney-stone", *own])
     assert result.exit_code == 1 and "goes with the weights that ship" in result.output
@@ -194,31 +197,27 @@ def test_a_model_without_an_exit_or_without_its_weights_is_refused_by_name(home:
 
 
 @pytest.mark.parametrize(
-    ("features", "classes", "said"), [(56, 3, "its head has 3 outputs for 2 labels"), (112, 2, "expected.*112|112")]
+    ("features", "classes", "message"), [(56, 3, "its head has 3 outputs for 2 labels"), (112, 2, "expected.*112|112")]
 )
 def test_a_head_that_does_not_fit_is_refused_before_anything_is_traced(
-    tmp_path: Path, features: int, classes: int, said: str
+    tmp_path: Path, features: int, classes: int, message: str
 ) -> None:
     card = read_image_card(ROOT / "models" / "kidney_stone" / "card.toml")
     (tmp_path / WEIGHTS).symlink_to(ROOT / "models" / "kidney_stone" / WEIGHTS)
     save_file(
         {f"exit.{name}": value for name, value in ExitHead(features, classes).state_dict().items()}, tmp_path / EXIT
     )
-    with pytest.raises(StoreError, match=rf"the early exit does not fit its network \(.*({said})"):
-        with_exit(card, tmp_path)
+    with pytest.raises(StoreError, match=rf"the early exit does not fit its network \(.*({message})"):
+        early_exit_graph(card, tmp_path)
 
 
 def test_an_exit_that_is_never_taken_is_refused(tmp_path: Path) -> None:
     package = tiny_package(tmp_path / "exits", "tiny", 1, exits=True)
-    plain_one = tiny_package(tmp_path / "plain")
+    plain_package = tiny_package(tmp_path / "plain")
     card = read_image_card(package / "card.toml")
-    goldens, _ = read_goldens(plain_one)
-    middling = [golden._replace(data=plain(level)) for golden, level in zip(goldens, (100, 150), strict=True)]
-    middling = [each._replace(logits=logits_of_plain(level)) for each, level in zip(middling, (100, 150), strict=True)]
-    sides = (
-        Side(OnnxBackend(plain_one / "predict.onnx"), 1),
-        Side(EarlyExitBackend(package / "predict.onnx"), 1),
-    )
+    goldens = [Golden(f"{level}.png", plain(level), logits_of_plain(level)) for level in (100, 150)]
+    fp32 = ComparedModel(OnnxBackend(plain_package / "predict.onnx"), 1)
+    variant = ComparedModel(EarlyExitBackend(package / "predict.onnx"), 1)
     # Noise averages to grey, of which the exit is not sure.
     with pytest.raises(StoreError, match="of 64 items not one is answered early"):
-        measure(card, "early-exit", middling, None, *sides)
+        compare_with_fp32(card, "early-exit", goldens, None, fp32, variant)

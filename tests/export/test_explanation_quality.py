@@ -11,17 +11,17 @@ def mask_at(row: int, column: int, size: int = 60) -> quality.Mask:
 
 
 @pytest.mark.parametrize(
-    ("point", "found"), [((30, 30), True), ((30, 45), True), ((30, 46), False), ((39, 42), True), ((41, 42), False)]
+    ("point", "expected"), [((30, 30), True), ((30, 45), True), ((30, 46), False), ((39, 42), True), ((41, 42), False)]
 )
-def test_a_point_hits_within_15_px_of_the_mask_and_not_beyond(point: quality.Point, found: bool) -> None:
-    assert quality.hit(point, mask_at(30, 30), 15) is found  # (9, 12) away is 15 px, (11, 12) is 16.3
+def test_a_point_hits_within_15_px_of_the_mask_and_not_beyond(point: quality.Point, expected: bool) -> None:
+    assert quality.is_hit(point, mask_at(30, 30), 15) is expected  # (9, 12) away is 15 px, (11, 12) is 16.3
 
 
 def test_a_flat_heatmap_points_at_the_middle_like_the_blind_baseline() -> None:
     assert quality.peak(np.full((40, 60), 0.3, np.float32)) == quality.centre((40, 60)) == (20, 30)
 
 
-def test_energy_is_the_share_on_the_mask() -> None:
+def test_energy_is_the_share_of_the_heatmap_on_the_mask() -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0], heat[3, 3] = 3.0, 1.0
     mask = np.zeros((4, 4), bool)
@@ -30,12 +30,12 @@ def test_energy_is_the_share_on_the_mask() -> None:
     assert quality.energy(np.zeros((4, 4), np.float32), mask) == 0.0
 
 
-def test_a_mask_grows_by_a_disc() -> None:
-    grown = quality.grown(mask_at(30, 30), 5)
-    rows, columns = np.nonzero(grown)
+def test_a_mask_is_dilated_by_a_disc() -> None:
+    dilated = quality.dilate(mask_at(30, 30), 5)
+    rows, columns = np.nonzero(dilated)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (25, 35, 25, 35)
-    assert not grown[26, 26]  # a corner, 5.7 px away
-    assert abs(grown.sum() - np.pi * 5.5**2) < 15
+    assert not dilated[26, 26]  # a corner, 5.7 px away
+    assert abs(dilated.sum() - np.pi * 5.5**2) < 15
 
 
 def test_the_brightest_blob_is_the_small_disc_not_the_bright_plain() -> None:
@@ -61,15 +61,15 @@ def test_insertion_rises_at_once_and_deletion_falls_at_once_where_the_map_is_rig
     assert deleted[0] == 1.0 and deleted[1] < 0.5
     assert inserted[-1] == 1.0
     other, _ = quality.insertion_deletion(score, tensor, wrong, 20)
-    assert quality.area(inserted) > quality.area(other) + 0.1
+    assert quality.area_under(inserted) > quality.area_under(other) + 0.1
 
 
 def test_the_area_under_a_straight_line_is_a_half() -> None:
-    assert quality.area(np.linspace(0, 1, 11)) == pytest.approx(0.5)
-    assert quality.area(np.array([1.0, 0.0, 1.0])) == pytest.approx(0.5)
+    assert quality.area_under(np.linspace(0, 1, 11)) == pytest.approx(0.5)
+    assert quality.area_under(np.array([1.0, 0.0, 1.0])) == pytest.approx(0.5)
 
 
-def test_the_interval_of_a_share_is_wilsons() -> None:
+def test_the_interval_of_a_share_equals_published_values() -> None:
     # Newcombe 1998, table I: 81 of 263 is 0.2553 to 0.3662; 0 of 20 is 0.0000 to 0.1611.
-    assert quality.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert quality.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert quality.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert quality.wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)

@@ -1,4 +1,4 @@
-"""Graphs as they come: what is taken, what is refused and why, and that what is served is what the graph says."""
+"""An operator's own graphs and cards: which are refused and why, and that the served graph gives what it should."""
 
 import json
 import re
@@ -13,12 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from backends.onnx import OnnxBackend
 from cli.main import main
+from errors import CardError, StoreError
+from export.card_text import card_for_own_weights, replace_values
 from export.importers import read_labels
-from export.parity import golden_batch
 from models import store
 from models.architectures import build
 from models.card import read_card
 from models.goldens import golden_inputs
+from serving.self_check import golden_batch
 from tests.conftest import ROOT
 
 IMAGENET = ROOT / "models" / "imagenet"
@@ -28,7 +30,7 @@ CLASSES = 30
 def graph_file(
     path: Path, *, batch: int | str = "N", size: int = 224, classes: int = CLASSES, rank: int = 2, kind: int = 1
 ) -> np.ndarray:
-    """A graph with the names of the model zoo's ResNet: channel means times a matrix, which is returned."""
+    """Write a graph with the names of the model zoo's ResNet; return the matrix that it multiplies channel means by."""
     weight = np.random.default_rng(5).normal(size=(3, classes)).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["data"], ["float"], to=TensorProto.FLOAT),
@@ -51,28 +53,28 @@ def labels_file(path: Path, count: int = CLASSES) -> Path:
     return path
 
 
-def models(*arguments: object) -> Result:
+def run_import(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["models", "import", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_a_graph_is_served_as_it_comes(home: Path, tmp_path: Path, batch: int | str) -> None:
     weight = graph_file(tmp_path / "g.onnx", batch=batch)
-    result = models("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+    result = run_import("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
     assert result.exit_code == 0, result.output
     assert ("served without batching" in result.output) == (batch == 1)
     stored = store.find("imagenet")
     assert stored.card.labels[:3] == ("crane (0)", "tench, Tinca tinca", "crane (2)")
     assert stored.parity()["label_flips"] == 0
     inputs = golden_batch(stored.card, golden_inputs(IMAGENET))
-    wanted = inputs.astype(np.float64).mean(axis=(2, 3)) @ weight
-    assert np.allclose(OnnxBackend(stored.graph).run(inputs).logits, wanted, atol=1e-5)
-    shown = CliRunner().invoke(main, ["models", "show", "imagenet"]).output
-    assert "without optimisations" in shown and "largest_difference" in shown
+    expected = inputs.astype(np.float64).mean(axis=(2, 3)) @ weight
+    assert np.allclose(OnnxBackend(stored.graph).run(inputs).logits, expected, atol=1e-5)
+    output = CliRunner().invoke(main, ["models", "show", "imagenet"]).output
+    assert "without optimisations" in output and "largest_difference" in output
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"classes": 31}, "gives 31 logits, but there are 30 labels"),
         ({"rank": 4}, r"output out must be of rank 2"),
@@ -82,12 +84,12 @@ def test_a_graph_is_served_as_it_comes(home: Path, tmp_path: Path, batch: int | 
     ],
 )
 def test_a_graph_that_does_not_fit_is_refused_by_name(
-    home: Path, tmp_path: Path, changes: dict[str, int], says: str
+    home: Path, tmp_path: Path, changes: dict[str, int], message: str
 ) -> None:
     graph_file(tmp_path / "g.onnx", **changes)
-    result = models("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+    result = run_import("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert re.search(says, result.output), result.output
+    assert re.search(message, result.output), result.output
     assert store.installed() == []
 
 
@@ -103,17 +105,17 @@ def test_a_graph_whose_weights_are_in_another_file_is_refused_and_the_file_named
     (tmp_path / "weights.bin").write_bytes(weights.raw_data)
     weights.ClearField("raw_data")
     (tmp_path / "g.onnx").write_bytes(before + model.SerializeToString())
-    result = models("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+    result = run_import("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert "cannot load it" in result.output and "onnx.save(" in result.output
     assert location in result.output or weights.name in result.output, result.output
     assert store.installed() == []
 
 
-def test_what_is_no_graph_and_what_is_missing_is_said(home: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_graph_and_options_that_do_not_fit_are_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "g.onnx").write_bytes(b"no graph")
     labels = labels_file(tmp_path / "l.txt")
-    for arguments, says in (
+    for arguments, message in (
         (("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels), "ONNX Runtime cannot load it"),
         (("imagenet", "--onnx", tmp_path / "g.onnx"), "bring --labels FILE"),
         (("imagenet",), "--onnx GRAPH --labels LABELS"),
@@ -123,12 +125,12 @@ def test_what_is_no_graph_and_what_is_missing_is_said(home: Path, tmp_path: Path
         (("cifar10",), "vitrine models import cifar10 --weights CHECKPOINT"),
         (("imagenet", "--onnx", tmp_path / "g.onnx", "--timm", "x"), "give one"),
     ):
-        result = models(*arguments)
-        assert result.exit_code == 1 and says in result.output, (arguments, result.output)
+        result = run_import(*arguments)
+        assert result.exit_code == 1 and message in result.output, (arguments, result.output)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "message"),
     [
         ("l.txt", "one\n", "two labels or more"),
         ("l.txt", "a\n\nb\n", "no line empty"),
@@ -137,9 +139,9 @@ def test_what_is_no_graph_and_what_is_missing_is_said(home: Path, tmp_path: Path
         ("l.json", "[", "cannot be read"),
     ],
 )
-def test_a_file_of_labels_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: str, says: str) -> None:
+def test_a_file_of_labels_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(Exception, match=says):
+    with pytest.raises(StoreError, match=message):
         read_labels(tmp_path / name)
 
 
@@ -158,7 +160,7 @@ def test_timm_takes_the_weights_from_its_cache_and_says_so_when_they_are_nowhere
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    result = models("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
+    result = run_import("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
     assert result.exit_code == 1 and "has the weights in its cache" in result.output
     torch.manual_seed(4)
     network = timm.create_model("mobilenetv3_small_050").eval()
@@ -167,27 +169,46 @@ def test_timm_takes_the_weights_from_its_cache_and_says_so_when_they_are_nowhere
     (snapshot / "refs" / "main").write_text("0" * 40)
     (snapshot / "snapshots" / ("0" * 40)).mkdir(parents=True)
     save_file(network.state_dict(), snapshot / "snapshots" / ("0" * 40) / "model.safetensors")
-    result = models("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
+    result = run_import("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
     assert result.exit_code == 0, result.output
     stored = store.find("imagenet")
     assert len(stored.card.labels) == 1000 and stored.card.labels[0].startswith("tench")
     inputs = golden_batch(stored.card, golden_inputs(IMAGENET))
     with torch.inference_mode():
-        wanted = network(torch.from_numpy(inputs)).numpy()
-    assert np.allclose(OnnxBackend(stored.graph).run(inputs).logits, wanted, atol=1e-4 * np.abs(wanted).max())
+        expected = network(torch.from_numpy(inputs)).numpy()
+    assert np.allclose(OnnxBackend(stored.graph).run(inputs).logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_card_of_ones_own_is_served_and_another_models_is_refused(home: Path, tmp_path: Path) -> None:
     card = (ROOT / "models" / "churn" / "card.toml").read_text().replace("threshold = 0.5", "threshold = 0.3")
     (tmp_path / "mine.toml").write_text(card)
     torch.manual_seed(1)
-
-    torch.save(
-        {"model_state_dict": build(read_card(tmp_path / "mine.toml")).state_dict(), "version": "7"}, tmp_path / "w.pth"
-    )
-    result = models("churn", "--weights", tmp_path / "w.pth", "--card", tmp_path / "mine.toml")
+    weights = build(read_card(tmp_path / "mine.toml")).state_dict()
+    torch.save({"model_state_dict": weights, "version": "7"}, tmp_path / "w.pth")
+    result = run_import("churn", "--weights", tmp_path / "w.pth", "--card", tmp_path / "mine.toml")
     assert result.exit_code == 0, result.output
     assert store.find("churn").card.threshold == 0.3
     assert store.find("churn").parity()["checkpoint"] == {"version": "7"}
-    result = models("machine-anomaly", "--weights", tmp_path / "w.pth", "--card", tmp_path / "mine.toml")
+    result = run_import("machine-anomaly", "--weights", tmp_path / "w.pth", "--card", tmp_path / "mine.toml")
     assert result.exit_code == 1 and "'churn', but 'machine-anomaly' is to be imported" in result.output
+
+
+def test_comments_and_order_of_a_card_survive_a_change_of_its_values() -> None:
+    text = '# Mine.\nname = "x"\nlabels = [\n  "a",\n]  # filled in at import\n\n[input]  # pixels\nsize = [1, 2]\n'
+    changed = replace_values(text, {"labels": ["b", 'c "d"'], "input.size": [3, 4]})
+    assert changed == (
+        '# Mine.\nname = "x"\nlabels = ["b", "c \\"d\\""]  # filled in at import\n\n[input]  # pixels\nsize = [3, 4]\n'
+    )
+
+
+def test_a_card_without_the_value_to_be_changed_is_refused_by_name() -> None:
+    for text in ("size = [1, 2]\n", "[input]\nkernel = 1\n"):
+        with pytest.raises(CardError, match=r"has no line for input\.size; add one"):
+            replace_values(text, {"input.size": [3, 4]})
+    with pytest.raises(CardError, match="not valid TOML"):
+        replace_values("labels = ", {"labels": []})
+
+
+def test_a_file_name_that_no_card_can_hold_is_refused() -> None:
+    with pytest.raises(CardError, match="is not Unicode"):
+        card_for_own_weights('data = "x"\n', Path("w\udcff.pth"))

@@ -1,4 +1,4 @@
-"""One server with the shipped model for most live tests."""
+"""One server with the shipped models for most live tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +7,15 @@ import pytest
 
 from tests.live.server import Server, serving, vitrine
 
+SHIPPED_MODELS = ("kidney-stone", "churn", "machine-anomaly")
+
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BENTOML_HOME into which the command line has imported the shipped model."""
+    """A BENTOML_HOME into which the command line has imported every model that ships with weights."""
     folder = tmp_path_factory.mktemp("bentoml")
-    assert "Imported kidney-stone:" in vitrine(folder, "models", "import", "kidney-stone")
+    for name in SHIPPED_MODELS:
+        assert f"Imported {name}:" in vitrine(folder, "models", "import", name)
     return folder
 
 
@@ -20,16 +23,5 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`bentoml serve`, ready."""
     with serving(home, tmp_path_factory.mktemp("log") / "server.log") as running:
-        running.wait_ready()
-        yield running
-
-
-@pytest.fixture(scope="session")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The same with every model that ships with weights."""
-    folder = tmp_path_factory.mktemp("shipped")
-    for name in ("kidney-stone", "churn", "machine-anomaly"):
-        vitrine(folder, "models", "import", name)
-    with serving(folder, tmp_path_factory.mktemp("log") / "server.log") as running:
         running.wait_ready()
         yield running

@@ -1,4 +1,6 @@
-"""KServe's own client, over REST and gRPC, in an environment of its own: prints what it got as JSON.
+"""Calls a server with KServe's own client, over REST and gRPC, and prints the answers as JSON.
+
+It runs in an environment of its own:
 
 `python kserve_client.py http://127.0.0.1:3000 127.0.0.1:3001 picture.png`
 """
@@ -18,8 +20,8 @@ async def main(url: str, grpc_url: str, picture: bytes) -> dict[str, object]:
     rest = InferenceRESTClient(RESTConfig(protocol="v2", timeout=60))
     text = InferInput("image", [1], "BYTES", parameters={"content_type": "base64"})
     text.data = [base64.b64encode(picture).decode()]
-    asked = InferRequest(model_name=MODEL, infer_inputs=[text], request_id="rest-1")
-    answer = await rest.infer(url, asked, model_name=MODEL)
+    request = InferRequest(model_name=MODEL, infer_inputs=[text], request_id="rest-1")
+    answer = await rest.infer(url, request, model_name=MODEL)
     rows = InferInput("rows", [1, 6], "FP32")
     rows.data = [[42.0, 52_000.0, 420.0, 9.0, 63.5, 95.0]]
     churn = await rest.infer(url, InferRequest(model_name="churn", infer_inputs=[rows]), model_name="churn")
@@ -27,8 +29,8 @@ async def main(url: str, grpc_url: str, picture: bytes) -> dict[str, object]:
     remote = InferenceGRPCClient(url=grpc_url)
     encoded = InferInput("image", [1], "BYTES")
     encoded._raw_data = len(picture).to_bytes(4, "little") + picture
-    called = await remote.infer(InferRequest(model_name=MODEL, infer_inputs=[encoded], request_id="grpc-1"))
-    found = {
+    grpc_answer = await remote.infer(InferRequest(model_name=MODEL, infer_inputs=[encoded], request_id="grpc-1"))
+    answers = {
         "ready": [
             await rest.is_server_ready(url),
             await rest.is_server_live(url),
@@ -37,14 +39,14 @@ async def main(url: str, grpc_url: str, picture: bytes) -> dict[str, object]:
             await remote.is_server_live(),
             await remote.is_model_ready(MODEL),
         ],
-        "ids": [answer.id, called.id],
+        "ids": [answer.id, grpc_answer.id],
         "rest": answer.outputs[0].as_numpy().tolist(),
-        "grpc": called.outputs[0].as_numpy().tolist(),
+        "grpc": grpc_answer.outputs[0].as_numpy().tolist(),
         "churn": churn.outputs[0].as_numpy().tolist(),
     }
     await rest.close()
     await remote.close()
-    return found
+    return answers
 
 
 if __name__ == "__main__":

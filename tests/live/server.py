@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +52,27 @@ class Server:
                 time.sleep(0.02)
         raise AssertionError(f"not listening in {START_S} s:\n{self.log.read_text()}")
 
+    def wait_explaining(self, name: str) -> None:
+        """Return once the Grad-CAM process explains a model; fail with the log if it does not in time."""
+        deadline, state = time.monotonic() + START_S, ""
+        while time.monotonic() < deadline:
+            state = requests.get(f"{self.url}/health", timeout=10).json()["explanations"][name]
+            if state == "ready":
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"no explanations in {START_S} s: {state}\n{self.log.read_text()[-3000:]}")
+
     def terminate(self) -> None:
         """Send SIGTERM to the supervisor."""
         self.process.send_signal(signal.SIGTERM)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Return once a condition holds; fail if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.02)
 
 
 def environment(home: Path, **settings: str) -> dict[str, str]:

@@ -4,8 +4,7 @@ import json
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,10 +23,8 @@ from tritonclient.utils import InferenceServerException
 
 from api.keys import add_key, remove_key
 from tests.conftest import ROOT
-from tests.live.server import Server, environment, free_ports, install, serving
+from tests.live.server import Server, environment, free_ports, install, serving, wait_until
 from tests.tiny import logits_of_plain, plain, tiny_package
-
-PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -66,69 +63,22 @@ def predict(server: Server, key: str) -> int:
     return requests.post(f"{server.url}/predict", data=plain(200), headers={"X-API-Key": key}, timeout=30).status_code
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/predict"),
-        ("POST", "/predict/"),
-        ("POST", "//predict"),
-        ("POST", "/models/tiny/predict"),
-        ("POST", "/models/unknown/predict"),
-        ("POST", "/v2/models/tiny/infer"),
-        ("GET", "/"),
-        ("GET", "/models"),
-        ("GET", "/health/stats"),
-        ("GET", "/metrics"),
-        ("GET", "/schema.json"),
-        ("GET", "/docs"),
-        ("GET", "/openapi.json"),
-        ("GET", "/nothing"),
-        ("GET", "/%2e%2e/models"),
-        ("OPTIONS", "/predict"),
-        ("HEAD", "/models"),
-    ],
-)
-def test_without_a_key_every_route_says_the_same(server: Server, method: str, path: str) -> None:
-    answer = requests.request(method, server.url + path, timeout=30)
-    assert answer.status_code == 401
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert answer.headers["content-type"] == "application/problem+json"
-    if method != "HEAD":
-        body = answer.json()
-        assert body["request_id"] == answer.headers["X-Request-ID"]
-        assert body["detail"].startswith("A key is needed here")
-        assert "tiny" not in answer.text
-
-
-@pytest.mark.parametrize("path", ["/health", "/health/ready/", "/livez", "/healthz", "/readyz", "/v2/health/live"])
-def test_probes_need_no_key(server: Server, path: str) -> None:
-    assert requests.get(server.url + path, timeout=30).status_code == 200
+def test_only_probes_are_answered_without_a_key(server: Server) -> None:
+    for path in ("/health", "/readyz", "/v2/health/live"):
+        assert requests.get(server.url + path, timeout=30).status_code == 200
+    for path in ("/models", "/metrics", "/schema.json", "/nothing"):  # ours, and BentoML's behind them
+        answer = requests.get(server.url + path, timeout=30)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert answer.json()["detail"].startswith("A key is needed here") and "tiny" not in answer.text
 
 
 @pytest.mark.parametrize("name", ["Authorization", "X-API-Key"])
 def test_a_key_opens_our_routes_and_bentomls(server: Server, key: str, name: str) -> None:
     headers = {name: f"BEARER {key}" if name == "Authorization" else key}
-    for path in ("/models", "/metrics", "/schema.json", "/openapi.json"):
+    for path in ("/models", "/metrics", "/schema.json"):
         assert requests.get(server.url + path, headers=headers, timeout=30).status_code == 200
-    assert requests.get(f"{server.url}/nothing", headers=headers, timeout=30).status_code == 404
     answer = requests.post(f"{server.url}/predict", data=plain(200), headers=headers, timeout=30)
     assert answer.json()["prediction"] == "bright"
-    assert requests.get(f"{server.url}/models", headers={name: headers[name][:-1]}, timeout=30).status_code == 401
-
-
-def test_the_page_comes_without_a_key_and_swagger_has_a_place_for_one(server: Server, key: str) -> None:
-    page = requests.get(server.url, headers={"Accept": "text/html"}, timeout=30)
-    assert page.status_code == 200 and 'id="key"' in page.text and "tiny" not in page.text
-    assert "sessionStorage" in requests.get(f"{server.url}/static/page.js", timeout=30).text
-    described = requests.get(f"{server.url}/openapi.json", headers={"X-API-Key": key}, timeout=30).json()
-    assert {each["type"] for each in described["components"]["securitySchemes"].values()} == {"http", "apiKey"}
 
 
 def test_a_large_upload_without_a_key_is_refused_before_it_is_sent(server: Server) -> None:
@@ -159,8 +109,8 @@ def test_tritons_clients_send_it_as_a_header_and_as_metadata(server: Server, key
         with module.InferenceServerClient(where) as client:
             assert client.is_server_live() and client.is_server_ready()
             for headers in ({"authorization": f"Bearer {key}"}, {"x-api-key": key}):
-                found = client.infer("tiny", [sent], headers=headers).as_numpy("logits")
-                assert found[0] == pytest.approx(logits_of_plain(200), abs=1e-5)
+                logits = client.infer("tiny", [sent], headers=headers).as_numpy("logits")
+                assert logits[0] == pytest.approx(logits_of_plain(200), abs=1e-5)
             with pytest.raises(InferenceServerException, match="needed"):
                 client.infer("tiny", [sent])
 
@@ -172,7 +122,7 @@ def test_no_call_of_grpc_but_health_is_answered_without_a_key(server: Server, ke
             list(call)
         code: grpc.StatusCode = call.code()
         if code is grpc.StatusCode.UNAUTHENTICATED and ("x-request-id", "mine-7") in metadata:
-            assert ("x-request-id", "mine-7") in [tuple(each) for each in call.trailing_metadata()]
+            assert ("x-request-id", "mine-7") in [tuple(entry) for entry in call.trailing_metadata()]
         return code
 
     wrong = (("x-api-key", "vk_wrong"), ("x-request-id", "mine-7"))
@@ -189,8 +139,8 @@ def test_no_call_of_grpc_but_health_is_answered_without_a_key(server: Server, ke
         assert raw(channel, "/nobody.has/This", ("x-api-key", key)) is grpc.StatusCode.UNIMPLEMENTED
         with pytest.raises(grpc.RpcError):
             ProtoReflectionDescriptorDatabase(channel).get_services()
-        asked = health_pb2.HealthCheckRequest(service="")
-        assert health_pb2_grpc.HealthStub(channel).Check(asked, timeout=30).status == 1
+        request = health_pb2.HealthCheckRequest(service="")
+        assert health_pb2_grpc.HealthStub(channel).Check(request, timeout=30).status == 1
 
 
 def test_a_stream_needs_the_key_once(server: Server, key: str) -> None:
@@ -201,23 +151,23 @@ def test_a_stream_needs_the_key_once(server: Server, key: str) -> None:
         client.start_stream(lambda result, error: answers.append((result, error)), headers={"x-api-key": key})
         client.async_stream_infer("tiny", [sent])
         client.async_stream_infer("tiny", [sent])
-        until(lambda: len(answers) == 2)
+        wait_until(lambda: len(answers) == 2)
     assert [error for _, error in answers] == [None, None]
 
 
 def test_every_worker_takes_a_new_key_and_drops_a_removed_one(server: Server, file: Path, key: str) -> None:
     new = add_key(file, "late")
-    until(lambda: all(predict(server, new) == 200 for _ in range(12)))
+    wait_until(lambda: all(predict(server, new) == 200 for _ in range(12)))
     remove_key(file, "late")
-    until(lambda: all(predict(server, new) == 401 for _ in range(12)))
+    wait_until(lambda: all(predict(server, new) == 401 for _ in range(12)))
     good = file.read_text()
     file.write_text("damaged")
 
-    def told() -> bool:
+    def is_logged() -> bool:
         assert all(predict(server, key) == 200 for _ in range(12))
         return "The keys stay as they were" in server.log.read_text()
 
-    until(told)
+    wait_until(is_logged)
     file.write_text(good)
 
 
@@ -233,10 +183,15 @@ def test_the_log_names_whose_key_it_was_and_never_the_key(server: Server, key: s
         return [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
 
     def seen() -> set[tuple[str, Any, str]]:
-        return {(each["method"], each["status"], each["key"]) for each in lines()}
+        return {(line["method"], line["status"], line["key"]) for line in lines()}
 
-    wanted = {("POST", 200, "reader-7"), ("POST", 401, ""), ("gRPC", "OK", "reader-7"), ("gRPC", "UNAUTHENTICATED", "")}
-    until(lambda: wanted <= seen())
+    expected = {
+        ("POST", 200, "reader-7"),
+        ("POST", 401, ""),
+        ("gRPC", "OK", "reader-7"),
+        ("gRPC", "UNAUTHENTICATED", ""),
+    }
+    wait_until(lambda: expected <= seen())
     log = server.log.read_text()
     assert key not in log and wrong not in log
     counted = requests.get(f"{server.url}/metrics", headers={"X-API-Key": key}, timeout=30).text
@@ -244,14 +199,13 @@ def test_the_log_names_whose_key_it_was_and_never_the_key(server: Server, key: s
 
 
 def test_the_grad_cam_runner_and_bentomls_own_ports_are_closed_to_other_machines(server: Server) -> None:
-    gates = {urlsplit(server.url).port, int(server.grpc.split(":")[1])}
+    public = {urlsplit(server.url).port, int(server.grpc.split(":")[1])}
     processes = [(top := psutil.Process(server.process.pid)), *top.children(recursive=True)]
-    assert any("gradcam" in each.cmdline() for each in processes)
-    places = [
-        place.laddr for each in processes for place in each.net_connections("tcp") if place.status == psutil.CONN_LISTEN
-    ]
-    assert gates <= {place.port for place in places}
-    assert {place.ip for place in places if place.port not in gates} <= {"127.0.0.1", "::1"}
+    assert any("gradcam" in process.cmdline() for process in processes)
+    connections = [connection for process in processes for connection in process.net_connections("tcp")]
+    places = [connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN]
+    assert public <= {place.port for place in places}
+    assert {place.ip for place in places if place.port not in public} <= {"127.0.0.1", "::1"}
 
 
 def test_a_server_for_other_machines_does_not_start_without_keys(home: Path) -> None:
@@ -262,6 +216,6 @@ def test_a_server_for_other_machines_does_not_start_without_keys(home: Path) -> 
         command, cwd=ROOT, env=environment(home, **settings), capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 1
-    (line,) = [each for each in ran.stderr.splitlines() if "Error" in each]
+    (line,) = [line for line in ran.stderr.splitlines() if "Error" in line]
     assert line.startswith("Error: Other machines reach 0.0.0.0, so keys are needed: make one with `vitrine keys add")
     assert "Traceback" not in ran.stderr

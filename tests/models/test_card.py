@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from errors import CardError
 from models.card import parse_card, read_card, read_image_card
-from models.registry import bundled
+from models.registry import bundled_cards
 from tests.conftest import SHIPPED
 from tests.tiny import CARD
 
@@ -22,7 +22,7 @@ def test_the_shipped_card_says_what_the_model_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "to", "says"),
+    ("old", "new", "message"),
     [
         ('task = "image-classification"', 'taks = "image-classification"', r"taks: unknown key; allowed here: .*task"),
         ("max_items = 4", "max_itmes = 4", r"limits.max_itmes: unknown key; allowed here: .*max_items"),
@@ -39,9 +39,9 @@ def test_the_shipped_card_says_what_the_model_is() -> None:
         ("parameters = 6", "parameters = ", r"not valid TOML"),
     ],
 )
-def test_what_is_wrong_is_named_with_the_file_and_what_is_allowed(change: str, to: str, says: str) -> None:
-    with pytest.raises(CardError, match=rf"(?s)^here/card\.toml: .*{says}"):
-        parse_card(TEXT.replace(change, to), "here/card.toml")
+def test_a_wrong_key_or_value_is_named_with_the_file_and_what_is_allowed(old: str, new: str, message: str) -> None:
+    with pytest.raises(CardError, match=rf"(?s)^here/card\.toml: .*{message}"):
+        parse_card(TEXT.replace(old, new), "here/card.toml")
 
 
 def test_a_card_cannot_be_changed() -> None:
@@ -59,7 +59,7 @@ def test_a_broken_card_is_listed_and_leaves_the_others_alone(tmp_path: Path) -> 
     for folder, text in (("tiny", TEXT), ("broken", "title = 1"), ("other_name", TEXT)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "card.toml").write_text(text)
-    found = bundled(tmp_path)
-    assert not isinstance(found["tiny"], CardError)
-    assert isinstance(found["broken"], CardError)
-    assert "its folder asks for 'other-name'" in str(found["other-name"])
+    cards = bundled_cards(tmp_path)
+    assert not isinstance(cards["tiny"], CardError)
+    assert isinstance(cards["broken"], CardError)
+    assert "its folder asks for 'other-name'" in str(cards["other-name"])

@@ -1,5 +1,6 @@
-"""Checkpoints as people save them, and what is said of those that do not fit."""
+"""Checkpoints as people save them, and the messages about those that do not fit or are not safe."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from errors import StoreError
 from models.architectures import build
 from models.architectures.pyramidnet import PyramidNet
 from models.card import read_card
-from models.checkpoint import check_facts, load_network, read_checkpoint
+from models.checkpoint import check_dimensions, load_network, read_checkpoint, round_weights
 from tests.conftest import ROOT
 
 CHURN = read_card(ROOT / "models" / "churn" / "card.toml")
@@ -29,10 +30,10 @@ def test_every_usual_form_gives_the_same_weights(
     weights: dict[str, torch.Tensor], prefix: str, nested: str, tmp_path: Path
 ) -> None:
     named = {prefix + name: tensor for name, tensor in weights.items()}
-    facts = {"epoch": 12, "best_val_acc": 93.5, "version": "1.2"}
-    torch.save({nested: named, **facts, "optimiser": {"lr": 1}} if nested else named, tmp_path / "w.pth")
+    metadata = {"epoch": 12, "best_val_acc": 93.5, "version": "1.2"}
+    torch.save({nested: named, **metadata, "optimiser": {"lr": 1}} if nested else named, tmp_path / "w.pth")
     read = read_checkpoint(tmp_path / "w.pth")
-    assert read.facts == (facts if nested else {})
+    assert read.metadata == (metadata if nested else {})
     assert set(read.weights) == set(weights)
     rows = torch.randn(5, 6)
     network = build(CHURN)
@@ -46,23 +47,23 @@ def test_safetensors_and_half_precision_are_read(weights: dict[str, torch.Tensor
     assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
 
 
-def test_strangers_and_the_missing_are_listed_with_the_nearest_name(weights: dict[str, torch.Tensor]) -> None:
+def test_unknown_and_missing_names_are_listed_with_the_nearest_name(weights: dict[str, torch.Tensor]) -> None:
     renamed = dict(weights)
     renamed["networks.0.weight"] = renamed.pop("network.0.weight")
     renamed["network.6.bias"] = torch.zeros(7)
     with pytest.raises(StoreError) as raised:
         load_network(CHURN, renamed)
-    said = str(raised.value)
-    assert "missing: network.0.weight (nearest: networks.0.weight)" in said
-    assert "unknown: networks.0.weight (nearest: network.0.weight)" in said
-    assert "network.6.bias: shape (7,), expected (2,)" in said
+    message = str(raised.value)
+    assert "missing: network.0.weight (nearest: networks.0.weight)" in message
+    assert "unknown: networks.0.weight (nearest: network.0.weight)" in message
+    assert "network.6.bias: shape (7,), expected (2,)" in message
 
 
-def test_a_checkpoint_of_other_dimensions_is_told_by_its_own_word() -> None:
-    check_facts(CHURN, {"input_dim": 6, "hidden_dim": 64, "output_dim": 2, "version": "v1"})
-    check_facts(read_card(ROOT / "models" / "machine_anomaly" / "card.toml"), {"input_dim": 4, "output_dim": 4})
+def test_dimensions_in_the_metadata_that_differ_from_the_cards_are_refused() -> None:
+    check_dimensions(CHURN, {"input_dim": 6, "hidden_dim": 64, "output_dim": 2, "version": "v1"})
+    check_dimensions(read_card(ROOT / "models" / "machine_anomaly" / "card.toml"), {"input_dim": 4, "output_dim": 4})
     with pytest.raises(StoreError, match="input_dim = 7, the card of churn 6"):
-        check_facts(CHURN, {"input_dim": 7})
+        check_dimensions(CHURN, {"input_dim": 7})
 
 
 def test_values_that_are_not_finite_are_refused(weights: dict[str, torch.Tensor]) -> None:
@@ -72,23 +73,23 @@ def test_values_that_are_not_finite_are_refused(weights: dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize(
-    ("tensor", "says"),
+    ("tensor", "message"),
     [
         (torch.ones(2, dtype=torch.int8), "holds torch.int8"),
         (torch.ones(2, dtype=torch.complex64), "holds torch.complex64"),
         (torch.ones(2).to_sparse(), "sparse"),
     ],
 )
-def test_what_is_no_plain_float_is_refused_and_not_cast(
-    weights: dict[str, torch.Tensor], tensor: torch.Tensor, says: str
+def test_a_tensor_that_is_no_plain_float_is_refused_and_not_cast(
+    weights: dict[str, torch.Tensor], tensor: torch.Tensor, message: str
 ) -> None:
-    with pytest.raises(StoreError, match=rf"network\.6\.bias: .*{says}"):
+    with pytest.raises(StoreError, match=rf"network\.6\.bias: .*{message}"):
         load_network(CHURN, weights | {"network.6.bias": tensor})
 
 
-def test_facts_are_what_json_can_say(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_metadata_are_texts_and_finite_numbers(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     torch.save({"model_state_dict": weights, "best": float("inf"), 3: "three", "epoch": 1}, tmp_path / "w.pth")
-    assert read_checkpoint(tmp_path / "w.pth").facts == {"3": "three", "epoch": 1}
+    assert read_checkpoint(tmp_path / "w.pth").metadata == {"3": "three", "epoch": 1}
     torch.save({1: torch.zeros(2)}, tmp_path / "w.pth")
     with pytest.raises(StoreError, match="holds no state_dict"):
         read_checkpoint(tmp_path / "w.pth")
@@ -103,6 +104,28 @@ def test_a_file_without_weights_says_what_to_save(content: object, tmp_path: Pat
 
 def test_the_networks_of_the_cards_are_built() -> None:
     assert isinstance(build(CIFAR10), PyramidNet)
-    assert sum(each.numel() for each in build(CIFAR10).parameters()) == CIFAR10.parameters == 1_772_706
+    assert sum(parameter.numel() for parameter in build(CIFAR10).parameters()) == CIFAR10.parameters == 1_772_706
     with pytest.raises(StoreError, match="came as an ONNX graph"):
         build(read_card(ROOT / "models" / "imagenet" / "card.toml"))
+
+
+def test_only_matrices_are_rounded() -> None:
+    rounded = round_weights({"w": torch.ones(2, 2) / 3, "b": torch.ones(2) / 3, "n": torch.tensor(5)})
+    assert [rounded[name].dtype for name in ("w", "b", "n")] == [torch.float16, torch.float32, torch.int64]
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("open('ran', 'w')",)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Malicious()}, tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Malicious()))
+    for name in ("evil.pth", "plain.pth"):
+        with pytest.raises(StoreError, match=r"cannot|safely"):
+            read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "ran").exists()

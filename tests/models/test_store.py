@@ -16,6 +16,7 @@ import pytest
 from errors import StoreError
 from models import store
 from models.package import verify
+from models.served_versions import served_tags, serves_own_weights
 from tests.conftest import ROOT
 from tests.tiny import tiny_package
 
@@ -26,11 +27,11 @@ def package(tmp_path: Path) -> Path:
 
 
 def test_the_same_content_again_is_the_same_tag_and_writes_nothing(home: Path, package: Path, tmp_path: Path) -> None:
-    stored, fresh = store.import_package(package)
-    assert fresh and stored.path == home / "models" / "tiny" / stored.version
+    stored, is_new = store.import_package(package)
+    assert is_new and stored.path == home / "models" / "tiny" / stored.version
     before = {path: path.stat().st_mtime_ns for path in stored.path.rglob("*")}
-    again, fresh = store.import_package(tiny_package(tmp_path / "copy"))
-    assert not fresh and again.tag == stored.tag
+    again, is_new = store.import_package(tiny_package(tmp_path / "copy"))
+    assert not is_new and again.tag == stored.tag
     assert {path: path.stat().st_mtime_ns for path in stored.path.rglob("*")} == before
 
 
@@ -41,8 +42,8 @@ def test_another_byte_in_any_file_is_another_version(home: Path, package: Path, 
     first, _ = store.import_package(package)
     with (package / name).open("ab") as file:
         file.write(b"\n")
-    second, fresh = store.import_package(package)
-    assert fresh and second.version != first.version
+    second, is_new = store.import_package(package)
+    assert is_new and second.version != first.version
     assert store.find("tiny").version == second.version
     assert store.find("tiny", first.version[:6]).version == first.version
 
@@ -51,8 +52,8 @@ def test_a_new_report_is_taken_over_without_a_new_version(home: Path, package: P
     first, _ = store.import_package(package)
     assert first.report() == {}
     (package / "report.json").write_text(json.dumps({"metrics": {"auc": 0.5}}))
-    second, fresh = store.import_package(package)
-    assert not fresh and second.tag == first.tag and second.report() == {"metrics": {"auc": 0.5}}
+    second, is_new = store.import_package(package)
+    assert not is_new and second.tag == first.tag and second.report() == {"metrics": {"auc": 0.5}}
 
 
 def test_bentoml_itself_lists_the_model_with_its_labels(home: Path, package: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_package_without_one_of_its_files_is_refused(home: Path, package: Path
     (package / "predict.onnx").unlink()
     with pytest.raises(StoreError, match=r"predict\.onnx is missing"):
         store.import_package(package)
-    assert store.installed() == [] and dict(store.served_tags()) == {}
+    assert store.installed() == [] and dict(served_tags()) == {}
 
 
 def test_an_import_killed_at_any_moment_leaves_all_or_nothing(home: Path, package: Path) -> None:
@@ -119,18 +120,18 @@ def test_two_imports_at_once_both_succeed(home: Path, package: Path) -> None:
 def test_shipped_weights_give_way_to_an_operators_own_until_these_are_asked_for_again(
     home: Path, package: Path
 ) -> None:
-    assert store.shipped_is_wanted("tiny")
+    assert not serves_own_weights("tiny")
     shipped, _ = store.import_package(package)
-    assert store.shipped_is_wanted("tiny")  # a later release may bring better ones
+    assert not serves_own_weights("tiny")  # a later release may bring better ones
     own = package.parent / "own"
     shutil.copytree(package, own)
     (own / "weights.safetensors").write_bytes(b"other")
     brought, _ = store.import_package(own, own_weights=True)
-    assert not store.shipped_is_wanted("tiny")
-    assert dict(store.served_tags()) == {"tiny": brought.version}
+    assert serves_own_weights("tiny")
+    assert dict(served_tags()) == {"tiny": brought.version}
     store.import_package(package)
-    assert store.shipped_is_wanted("tiny")
-    assert dict(store.served_tags()) == {"tiny": shipped.version}
+    assert not serves_own_weights("tiny")
+    assert dict(served_tags()) == {"tiny": shipped.version}
 
 
 def test_importing_a_shipped_model_needs_no_pytorch(home: Path, package: Path) -> None:
@@ -147,9 +148,9 @@ def test_removing_the_served_version_serves_the_newest_that_is_left(home: Path, 
     (package / "weights.safetensors").write_bytes(b"other")
     second, _ = store.import_package(package)
     assert store.remove("tiny", second.version) == [second.tag]
-    assert dict(store.served_tags()) == {"tiny": first.version}
+    assert dict(served_tags()) == {"tiny": first.version}
     store.remove("tiny")
-    assert dict(store.served_tags()) == {} and store.installed() == []
+    assert dict(served_tags()) == {} and store.installed() == []
     with pytest.raises(StoreError, match="not installed"):
         store.remove("tiny")
 
@@ -164,17 +165,17 @@ def test_in_a_built_bento_exactly_what_it_packed_is_served(home: Path, package: 
     store.import_package(package)
     (tmp_path / "bento" / "src").mkdir(parents=True)
     (tmp_path / "bento" / "bento.yaml").write_text("models: []\nservices:\n- models:\n  - tag: tiny:0123456789abcdef\n")
-    assert dict(store.served_tags((), tmp_path / "bento" / "src")) == {"tiny": "0123456789abcdef"}
+    assert dict(served_tags((), tmp_path / "bento" / "src")) == {"tiny": "0123456789abcdef"}
 
 
 def test_importing_again_repairs_what_was_damaged(home: Path, package: Path) -> None:
     stored, _ = store.import_package(package)
     for damaged in ("predict.onnx", "card.toml", "manifest.json", "model.yaml"):
         (stored.path / damaged).write_bytes(b"\x00")
-        again, fresh = store.import_package(package)
-        assert fresh and again.tag == stored.tag
+        again, is_new = store.import_package(package)
+        assert is_new and again.tag == stored.tag
         verify(again)
-        assert [each.tag for each in store.installed()] == [stored.tag]
+        assert [model.tag for model in store.installed()] == [stored.tag]
         assert bentoml.models.get(stored.tag).info.labels["app"] == "vitrine"
 
 
@@ -202,7 +203,7 @@ def test_models_of_other_tools_are_neither_listed_nor_removed(home: Path, packag
     with bentoml.models.create("tiny:v1") as theirs:
         (Path(theirs.path) / "file").write_text("theirs")
     stored, _ = store.import_package(package)
-    assert [each.tag for each in store.installed()] == [stored.tag]
+    assert [model.tag for model in store.installed()] == [stored.tag]
     assert store.remove("tiny") == [stored.tag]
     assert (Path(bentoml.models.get("tiny:v1").path) / "file").read_text() == "theirs"
 
@@ -240,15 +241,15 @@ def test_a_lock_that_is_damaged_serves_nothing_until_the_next_import(home: Path,
     stored, _ = store.import_package(package)
     for text in ("[]", "{", ""):
         (home / "vitrine" / "models.lock").write_text(text)
-        assert dict(store.served_tags()) == {}
+        assert dict(served_tags()) == {}
     store.import_package(package)
-    assert dict(store.served_tags()) == {"tiny": stored.version}
+    assert dict(served_tags()) == {"tiny": stored.version}
 
 
 def test_a_model_deleted_by_bentoml_is_no_longer_served(home: Path, package: Path) -> None:
     stored, _ = store.import_package(package)
     bentoml.models.delete(stored.tag)
-    assert store.read_lock() == {"tiny": stored.version} and dict(store.served_tags()) == {}
+    assert store.read_lock() == {"tiny": stored.version} and dict(served_tags()) == {}
 
 
 def test_an_interrupt_in_the_middle_of_the_copy_leaves_nothing(
@@ -267,8 +268,8 @@ def test_an_interrupt_in_the_middle_of_the_copy_leaves_nothing(
             store.import_package(package)
     assert store.installed() == [] and bentoml.models.list() == []
     assert [path.name for path in (home / "vitrine").iterdir()] == [".import"]
-    stored, fresh = store.import_package(package)
-    assert fresh
+    stored, is_new = store.import_package(package)
+    assert is_new
     verify(stored)
 
 
@@ -280,9 +281,9 @@ def test_a_model_that_bentoml_cannot_open_stops_only_itself(
     other, _ = store.import_package(tiny_package(tmp_path / "other", "other"))
     path = damaged.path / "model.yaml"
     path.unlink() if text is None else path.write_text(text)
-    assert dict(store.served_tags()) == {"other": other.version}
+    assert dict(served_tags()) == {"other": other.version}
     store.import_package(package)
-    assert dict(store.served_tags()) == {"other": other.version, "tiny": damaged.version}
+    assert dict(served_tags()) == {"other": other.version, "tiny": damaged.version}
 
 
 def test_an_import_reports_nothing_to_anyone(home: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

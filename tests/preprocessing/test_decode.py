@@ -1,5 +1,6 @@
-"""decode: the right pixels for every format, and one clear refusal for everything else."""
+"""`decode` returns the right pixels for every format and refuses everything else with one clear reason."""
 
+import io
 import struct
 import subprocess
 import sys
@@ -32,7 +33,7 @@ PICTURE = smooth()
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A small file whose header promises that many grey pixels."""
+    """Return a small PNG whose header promises a grey picture of this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -69,7 +70,7 @@ def test_sixteen_bits_are_scaled_to_eight_by_257(kind: str) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_jpeg_decodes_as_pillow_decodes_it(mode: str) -> None:
     data = encode(Image.fromarray(PICTURE).convert(mode), "JPEG", quality=95)
-    reference = Image.open(__import__("io").BytesIO(data)).convert("RGB")
+    reference = Image.open(io.BytesIO(data)).convert("RGB")
     assert np.abs(decode(data, LIMITS).astype(int) - np.asarray(reference, int)).max() <= 1
 
 
@@ -80,7 +81,7 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(picture, kind, exif=exif)
-    reference = ImageOps.exif_transpose(Image.open(__import__("io").BytesIO(data))).convert("RGB")
+    reference = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     assert np.abs(decode(data, LIMITS).astype(int) - np.asarray(reference, int)).max() <= 1
 
 
@@ -94,7 +95,7 @@ FRAMES = {"save_all": True, "append_images": [Image.fromarray(PICTURE[::-1])]}
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "reason"),
     [
         (b"", "empty"),
         (b"just some text, saved as scan.jpg", "looks like text"),
@@ -113,8 +114,8 @@ FRAMES = {"save_all": True, "append_images": [Image.fromarray(PICTURE[::-1])]}
         (encode(Image.fromarray(np.ones((20, 20), np.float32)), "TIFF"), "floating-point"),
     ],
 )
-def test_what_is_no_whole_still_picture_is_refused_with_the_reason(data: bytes, says: str) -> None:
-    with pytest.raises(InvalidImage, match=says):
+def test_what_is_no_complete_still_picture_is_refused_with_the_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(InvalidImage, match=reason):
         decode(data, LIMITS)
 
 
@@ -146,11 +147,11 @@ def test_the_limits_of_a_card_are_named_in_the_message() -> None:
     st.sampled_from([JPEG, PNG, encode(PICTURE, "BMP"), encode(PICTURE, "WEBP"), encode(PICTURE, "TIFF")]), st.data()
 )
 def test_damaged_bytes_give_a_picture_or_a_refusal_and_nothing_else(data: bytes, draw: st.DataObject) -> None:
-    hurt = bytearray(data[: draw.draw(st.integers(1, len(data)))])
-    for position in draw.draw(st.lists(st.integers(0, len(hurt) - 1), max_size=8)):
-        hurt[position] = draw.draw(st.integers(0, 255))
+    damaged = bytearray(data[: draw.draw(st.integers(1, len(data)))])
+    for position in draw.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=8)):
+        damaged[position] = draw.draw(st.integers(0, 255))
     try:
-        image = decode(bytes(hurt), LIMITS)
+        image = decode(bytes(damaged), LIMITS)
     except (InvalidImage, TooLarge):
         return
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
@@ -162,7 +163,7 @@ def test_the_same_bytes_decode_alike_from_many_threads(make: Callable[[], bytes]
 
     reference = decode(make(), LIMITS)
     with ThreadPoolExecutor(8) as pool:
-        assert all(np.array_equal(each, reference) for each in pool.map(lambda _: decode(make(), LIMITS), range(64)))
+        assert all(np.array_equal(image, reference) for image in pool.map(lambda _: decode(make(), LIMITS), range(64)))
 
 
 def test_preprocessing_needs_neither_bentoml_nor_fastapi_nor_settings() -> None:

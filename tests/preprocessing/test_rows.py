@@ -1,4 +1,4 @@
-"""Rows: what is refused and how it is said, and every step of a card by hand."""
+"""Rows are refused with a reason for each problem, and every step of a card equals one computed by hand."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 
 from errors import InvalidInput
-from preprocessing.rows import AHEAD, check_row, check_rows, transform_rows
+from preprocessing.rows import MAX_CLOCK_SKEW, check_row, check_rows, transform_rows
 from preprocessing.spec import RowInput
 
 SPEC = RowInput.model_validate(
@@ -37,18 +37,18 @@ SPEC = RowInput.model_validate(
     }
 )
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
-RIGHT = {"income": 99.0, "angle": -30, "name": "x", "at": "2026-06-01T11:59:59Z"}
+VALID = {"income": 99.0, "angle": -30, "name": "x", "at": "2026-06-01T11:59:59Z"}
 
 
 def test_steps_are_taken_in_order() -> None:
-    wanted = [[(math.log(100) - 2) / 0.5, -30.0], [(math.log(1000) - 2) / 0.5, 7.25]]
-    got = transform_rows(np.array([[99, -30], [1e6, 7.25]]), SPEC)
-    assert got.dtype == np.float32 and got.flags.c_contiguous
-    assert np.allclose(got, wanted, atol=1e-6)
+    expected = [[(math.log(100) - 2) / 0.5, -30.0], [(math.log(1000) - 2) / 0.5, 7.25]]
+    actual = transform_rows(np.array([[99, -30], [1e6, 7.25]]), SPEC)
+    assert actual.dtype == np.float32 and actual.flags.c_contiguous
+    assert np.allclose(actual, expected, atol=1e-6)
 
 
-def test_a_wrong_row_is_a_problem_of_its_own_place() -> None:
-    rows: Any = [RIGHT, {**RIGHT, "income": -1}, {**RIGHT, "income": 0}, "text", {**RIGHT, "more": 1}]
+def test_an_invalid_row_is_a_problem_of_its_own_index() -> None:
+    rows: Any = [VALID, {**VALID, "income": -1}, {**VALID, "income": 0}, "text", {**VALID, "more": 1}]
     checked = check_rows(rows, SPEC)
     assert set(checked.problems) == {1, 3, 4}
     assert np.allclose(checked.tensor, transform_rows(np.array([[99.0, -30], [0, -30]]), SPEC))
@@ -56,7 +56,7 @@ def test_a_wrong_row_is_a_problem_of_its_own_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"income": None}, "income must be a number from 0 to 1e\\+06, not None"),
         ({"income": "5"}, "income must be .*not '5'"),
@@ -79,12 +79,12 @@ def test_a_wrong_row_is_a_problem_of_its_own_place() -> None:
         ({"incme": 5}, "'incme' is unknown.*Expected: income, angle, name, at"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_value(change: dict[str, object], says: str) -> None:
-    with pytest.raises(InvalidInput, match=says):
-        check_row({**RIGHT, **change}, SPEC, NOW)
+def test_what_is_wrong_is_named_with_its_value(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        check_row({**VALID, **change}, SPEC, NOW)
 
 
-def test_everything_wrong_is_said_at_once() -> None:
+def test_all_problems_of_a_row_are_listed_at_once() -> None:
     with pytest.raises(InvalidInput) as raised:
         check_row({"angle": 999, "name": 3, "other": 1}, SPEC, NOW)
     for part in ("income is missing", "at is missing", "'other' is unknown", "angle must be", "name must be"):
@@ -92,27 +92,27 @@ def test_everything_wrong_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "at", ["2026-06-01T12:00:00+00:00", "2026-06-01T13:59:00+02:00", "2026-06-01", (NOW + AHEAD).isoformat()]
+    "at", ["2026-06-01T12:00:00+00:00", "2026-06-01T13:59:00+02:00", "2026-06-01", (NOW + MAX_CLOCK_SKEW).isoformat()]
 )
-def test_times_of_any_zone_up_to_now_are_taken(at: str) -> None:
-    assert check_row({**RIGHT, "at": at}, SPEC, NOW) == [99.0, -30.0]
+def test_times_of_any_zone_up_to_now_are_accepted(at: str) -> None:
+    assert check_row({**VALID, "at": at}, SPEC, NOW) == [99.0, -30.0]
 
 
-def test_no_zone_is_utc() -> None:
-    late = (NOW + timedelta(minutes=6)).replace(tzinfo=None).isoformat()
+def test_a_time_without_a_zone_is_utc() -> None:
+    in_future = (NOW + timedelta(minutes=6)).replace(tzinfo=None).isoformat()
     with pytest.raises(InvalidInput, match="future"):
-        check_row({**RIGHT, "at": late}, SPEC, NOW)
+        check_row({**VALID, "at": in_future}, SPEC, NOW)
 
 
-anything = some.recursive(
-    some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=8),
-    lambda inner: some.lists(inner, max_size=2) | some.dictionaries(some.text(max_size=4), inner, max_size=2),
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
     max_leaves=4,
 )
 
 
-@given(some.dictionaries(some.sampled_from(["income", "angle", "name", "at", "else"]), anything))
-def test_whatever_json_says_it_is_taken_or_refused_by_name(row: dict[str, object]) -> None:
+@given(st.dictionaries(st.sampled_from(["income", "angle", "name", "at", "else"]), anything))
+def test_any_json_value_is_accepted_or_refused_by_name(row: dict[str, object]) -> None:
     checked = check_rows([row], SPEC)
     assert len(checked.tensor) + len(checked.problems) == 1
     assert np.isfinite(checked.tensor).all()

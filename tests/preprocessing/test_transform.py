@@ -1,4 +1,4 @@
-"""transform: each step against OpenCV, Pillow or paper, and the whole against a plain re-implementation."""
+"""Each step of `transform` equals OpenCV, Pillow or a case on paper; the whole equals a plain re-implementation."""
 
 import cv2
 import numpy as np
@@ -93,10 +93,10 @@ def test_the_whole_transform_equals_a_plain_one(image: npt.NDArray[np.uint8]) ->
     lightness = cv2.createCLAHE(2.0, (8, 8)).apply(lightness)
     equal = cv2.cvtColor(cv2.merge([lightness, a, b]), cv2.COLOR_LAB2RGB)
     expected = ((equal / 255.0 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
-    tensor, measured = transform(image, card.input)
+    tensor, variance = transform(image, card.input)
     assert np.abs(tensor - expected).max() < 1e-5
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    assert measured == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).var())
+    assert variance == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).var())
 
 
 def test_sharpness_is_not_measured_unless_the_card_asks(image: npt.NDArray[np.uint8]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from errors import DeadlineExceeded, InferenceFailed, InvalidInput, QueueFull, Unavailable
 from runners.runner import Answer, Runner
+from tests.runners.steps import start_runner
 
 PATIENCE_S = 20.0
 
@@ -24,6 +25,10 @@ class Gate:
         self.entered.release()
         assert self.open.wait(PATIENCE_S)
         return [item * 10 for item in batch]
+
+
+def tenfold(batch: list[int]) -> list[int]:
+    return [item * 10 for item in batch]
 
 
 def admit(item: int) -> int:
@@ -50,7 +55,9 @@ def value(future: "Future[Answer[int]]") -> int:
 
 
 def test_each_of_many_callers_gets_its_own_answer(runners: list[Runner[int, int, int]]) -> None:
-    runner = Runner("m", admit, lambda batch: [item * 10 for item in batch], lanes=3, max_batch=4, queue_size=1000)
+    runner = start_runner(
+        "m", admit, lambda batch: [item * 10 for item in batch], lanes=3, max_batch=4, queue_size=1000
+    )
     runners.append(runner)
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda item: value(runner.submit(item)), range(640)))
@@ -61,7 +68,7 @@ def test_each_of_many_callers_gets_its_own_answer(runners: list[Runner[int, int,
 def test_batches_grow_while_the_lane_is_busy_and_never_beyond_the_most(
     gate: Gate, runners: list[Runner[int, int, int]]
 ) -> None:
-    runner = Runner("m", admit, gate.run, max_batch=4)
+    runner = start_runner("m", admit, gate.run, max_batch=4)
     runners.append(runner)
     first = runner.submit(0)
     assert gate.entered.acquire(timeout=PATIENCE_S)  # an idle lane took it at once, alone
@@ -73,7 +80,7 @@ def test_batches_grow_while_the_lane_is_busy_and_never_beyond_the_most(
 
 
 def test_idle_lanes_share_what_is_waiting(gate: Gate, runners: list[Runner[int, int, int]]) -> None:
-    runner = Runner("m", admit, gate.run, lanes=2, max_batch=8)
+    runner = start_runner("m", admit, gate.run, lanes=2, max_batch=8)
     runners.append(runner)
     blockers = [runner.submit(item) for item in (100, 101)]
     assert gate.entered.acquire(timeout=PATIENCE_S) and gate.entered.acquire(timeout=PATIENCE_S)
@@ -89,14 +96,14 @@ def test_a_lane_told_to_linger_fills_its_batch(runners: list[Runner[int, int, in
         batches.append(len(batch))
         return batch
 
-    runner = Runner("m", admit, run, max_batch=3, linger_ms=PATIENCE_S * 1000)
+    runner = start_runner("m", admit, run, max_batch=3, linger_ms=PATIENCE_S * 1000)
     runners.append(runner)
     assert [value(each) for each in [runner.submit(item) for item in range(3)]] == [0, 1, 2]
     assert batches == [3]
 
 
 def test_an_invalid_item_fails_alone_before_the_batch(gate: Gate, runners: list[Runner[int, int, int]]) -> None:
-    runner = Runner("m", admit, gate.run, max_batch=8)
+    runner = start_runner("m", admit, gate.run, max_batch=8)
     runners.append(runner)
     blocker = runner.submit(0)
     assert gate.entered.acquire(timeout=PATIENCE_S)
@@ -124,7 +131,7 @@ def test_a_failing_batch_is_run_again_one_by_one(
             return batch[1:]
         return batch
 
-    runner = Runner("m", admit, run, max_batch=8)
+    runner = start_runner("m", admit, run, max_batch=8)
     runners.append(runner)
     runner.submit(0)
     assert entered.wait(PATIENCE_S)
@@ -140,7 +147,7 @@ def test_a_failing_batch_is_run_again_one_by_one(
 def test_what_is_cancelled_or_late_before_its_turn_is_not_computed(
     gate: Gate, runners: list[Runner[int, int, int]]
 ) -> None:
-    runner = Runner("m", admit, gate.run, max_batch=8)
+    runner = start_runner("m", admit, gate.run, max_batch=8)
     runners.append(runner)
     blocker = runner.submit(0)
     assert gate.entered.acquire(timeout=PATIENCE_S)
@@ -157,7 +164,7 @@ def test_what_is_cancelled_or_late_before_its_turn_is_not_computed(
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(gate: Gate, runners: list[Runner[int, int, int]]) -> None:
-    runner = Runner("m", admit, gate.run, queue_size=2)
+    runner = start_runner("m", admit, gate.run, queue_size=2)
     runners.append(runner)
     accepted = [runner.submit(0)]
     assert gate.entered.acquire(timeout=PATIENCE_S)
@@ -170,7 +177,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(gate: Gate, runners: li
 
 
 def test_close_finishes_what_waits_and_leaves_no_thread(gate: Gate) -> None:
-    runner = Runner("closing", admit, gate.run, lanes=2, max_batch=2)
+    runner = start_runner("closing", admit, gate.run, lanes=2, max_batch=2)
     items = [runner.submit(item) for item in range(9)]
     gate.open.set()
     assert runner.close(PATIENCE_S)
@@ -181,7 +188,7 @@ def test_close_finishes_what_waits_and_leaves_no_thread(gate: Gate) -> None:
 
 
 def test_close_gives_up_on_a_stuck_lane_and_tells_those_who_wait(gate: Gate) -> None:
-    runner = Runner("stuck", admit, gate.run)
+    runner = start_runner("stuck", admit, gate.run)
     running, waiting = runner.submit(0), runner.submit(1)
     assert gate.entered.acquire(timeout=PATIENCE_S)
     assert not runner.close(0.05)
@@ -193,7 +200,7 @@ def test_close_gives_up_on_a_stuck_lane_and_tells_those_who_wait(gate: Gate) -> 
 
 
 def test_an_admit_that_breaks_fails_its_item_and_the_lane_lives_on(runners: list[Runner[int, int, int]]) -> None:
-    runner = Runner[int, int, int]("m", lambda item: 10 // item, lambda batch: batch)
+    runner: Runner[int, int, int] = start_runner("m", lambda item: 10 // item, lambda batch: batch)
     runners.append(runner)
     with pytest.raises(InferenceFailed):
         runner.submit(0).result(PATIENCE_S)
@@ -201,7 +208,7 @@ def test_an_admit_that_breaks_fails_its_item_and_the_lane_lives_on(runners: list
 
 
 def test_the_times_of_an_answer_add_up_to_no_more_than_it_took(runners: list[Runner[int, int, int]]) -> None:
-    runner = Runner("m", admit, lambda batch: batch)
+    runner = start_runner("m", admit, lambda batch: batch)
     runners.append(runner)
     started = time.monotonic()
     answer = runner.submit(1).result(PATIENCE_S)
@@ -225,7 +232,7 @@ def test_decoders_admit_the_items_of_a_batch_side_by_side_and_in_order() -> None
         seen.append(list(batch))
         return [item * 10 for item in batch]
 
-    runner = Runner("pooled", slowly, run, lanes=1, max_batch=8, linger_ms=500, decoders=4)
+    runner = start_runner("pooled", slowly, run, lanes=1, max_batch=8, linger_ms=500, decoders=4)
     futures = [runner.submit(item) for item in (3, 1, -1, 4, 2)]
     assert [value(each) for each in futures if each is not futures[2]] == [30, 10, 40, 20]
     with pytest.raises(InvalidInput, match="-1 is negative"):
@@ -242,8 +249,8 @@ def test_only_a_batch_with_something_heavy_is_worth_more_threads() -> None:
         admitted_by[item] = threading.current_thread().name
         return item
 
-    runner = Runner(
-        "mixed", admit, lambda batch: batch, max_batch=4, linger_ms=200, decoders=2, heavy=lambda item: item > 9
+    runner = start_runner(
+        "mixed", admit, lambda batch: batch, max_batch=4, linger_ms=200, decoders=2, is_heavy=lambda item: item > 9
     )
     for items in ((1, 2), (3, 10)):
         for future in [runner.submit(item) for item in items]:

@@ -11,6 +11,7 @@ import pytest
 
 from errors import DeadlineExceeded, InferenceFailed, Unavailable
 from runners.runner import Answer, Runner
+from tests.runners.steps import start_runner
 
 PATIENCE_S = 20.0
 
@@ -48,7 +49,7 @@ def value(future: "Future[Answer[int]]") -> int:
 
 def test_an_item_cancelled_while_it_is_decoded_is_not_computed() -> None:
     runs, decode = list[list[int]](), Held()
-    runner = Runner("m", decode, batches_of(runs))
+    runner = start_runner("m", decode, batches_of(runs))
     item = runner.submit(1)
     assert decode.entered.wait(PATIENCE_S)
     assert item.cancel()
@@ -67,7 +68,7 @@ def test_an_item_whose_deadline_passes_while_it_is_decoded_is_not_computed() -> 
             pass
         return item
 
-    runner = Runner("m", slow, batches_of(runs))
+    runner = start_runner("m", slow, batches_of(runs))
     with pytest.raises(DeadlineExceeded):
         runner.submit(1, deadline).result(PATIENCE_S)
     assert runner.close(PATIENCE_S) and runs == []
@@ -80,7 +81,7 @@ def test_what_is_over_when_its_turn_comes_is_not_even_decoded() -> None:
         decoded.append(item)
         return item
 
-    runner = Runner("m", decode, batches_of([], compute), max_batch=4)
+    runner = start_runner("m", decode, batches_of([], compute), max_batch=4)
     items = [runner.submit(0)]
     assert compute.entered.wait(PATIENCE_S)
     items += [runner.submit(1), runner.submit(2, time.monotonic()), runner.submit(3)]
@@ -91,7 +92,7 @@ def test_what_is_over_when_its_turn_comes_is_not_even_decoded() -> None:
 
 def test_what_is_computed_can_no_longer_be_cancelled() -> None:
     compute = Held()
-    runner = Runner("m", int, batches_of([], compute))
+    runner = start_runner("m", int, batches_of([], compute))
     item = runner.submit(1)
     assert compute.entered.wait(PATIENCE_S)
     assert not item.cancel()
@@ -101,7 +102,7 @@ def test_what_is_computed_can_no_longer_be_cancelled() -> None:
 
 def test_cancelled_items_give_their_places_in_the_queue_to_others() -> None:
     compute = Held(0)
-    runner = Runner("m", int, batches_of([], compute), queue_size=2)
+    runner = start_runner("m", int, batches_of([], compute), queue_size=2)
     running = runner.submit(0)
     assert compute.entered.wait(PATIENCE_S)
     for each in [runner.submit(1), runner.submit(2)]:
@@ -120,7 +121,7 @@ def test_idle_lanes_each_take_a_fair_share_of_a_burst() -> None:
         both_run.wait(PATIENCE_S)
         return batch
 
-    runner = Runner("m", int, run, lanes=2, max_batch=8)
+    runner = start_runner("m", int, run, lanes=2, max_batch=8)
     with runner._changed:  # no lane wakes before the burst is complete
         items = [runner.submit(item) for item in range(6)]
     assert [value(each) for each in items] == list(range(6))
@@ -129,7 +130,7 @@ def test_idle_lanes_each_take_a_fair_share_of_a_burst() -> None:
 
 def test_lanes_told_to_linger_do_not_split_a_full_batch_between_them() -> None:
     runs = list[list[int]]()
-    runner = Runner("m", int, batches_of(runs), lanes=3, max_batch=4, linger_ms=PATIENCE_S * 1000)
+    runner = start_runner("m", int, batches_of(runs), lanes=3, max_batch=4, linger_ms=PATIENCE_S * 1000)
     assert [value(each) for each in [runner.submit(item) for item in range(4)]] == [0, 1, 2, 3]
     assert runs == [[0, 1, 2, 3]]
     waiting = runner.submit(9)
@@ -143,7 +144,7 @@ def test_a_lane_that_comes_back_after_close_gave_up_on_it_ends_in_silence(caplog
         runs.append(batch)
         return [first(item) for item in batch]
 
-    runner = Runner("m", decode, run, max_batch=4)
+    runner = start_runner("m", decode, run, max_batch=4)
     items = [runner.submit(0)]
     assert first.entered.wait(PATIENCE_S)
     items += [runner.submit(1), runner.submit(2)]
@@ -165,7 +166,7 @@ def test_no_exception_of_a_backend_ends_a_lane_or_leaves_a_future_pending(error:
             raise error
         return batch
 
-    runner = Runner("m", int, run, max_batch=4)
+    runner = start_runner("m", int, run, max_batch=4)
     for _ in range(3):
         with pytest.raises(InferenceFailed):
             runner.submit(0).result(PATIENCE_S)
@@ -177,7 +178,7 @@ def test_an_idle_lane_holds_on_to_nothing() -> None:
     class Payload:
         pass
 
-    runner: Runner[Payload, int, int] = Runner("m", lambda payload: 1, same)
+    runner: Runner[Payload, int, int] = start_runner("m", lambda payload: 1, same)
     payload, dropped = Payload(), threading.Event()
     weakref.finalize(payload, dropped.set)
     assert runner.submit(payload).result(PATIENCE_S).value == 1
@@ -189,7 +190,7 @@ def test_an_idle_lane_holds_on_to_nothing() -> None:
 def test_close_and_cancel_at_the_same_time_leave_nothing_pending() -> None:
     for _ in range(50):
         compute = Held(0)
-        runner = Runner("m", int, batches_of([], compute), max_batch=2, queue_size=500)
+        runner = start_runner("m", int, batches_of([], compute), max_batch=2, queue_size=500)
         items = [runner.submit(item) for item in range(200)]
         canceller = threading.Thread(target=lambda: [each.cancel() for each in items])
         releaser = threading.Thread(target=compute.go.set)

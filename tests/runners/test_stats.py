@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 from prometheus_client import REGISTRY
 
-from runners.runner import Runner
-from runners.stats import RunnerStats, StatsKeeper, added, stats_from
+from runners.stats import RunnerStats, StatsKeeper, add_stats, stats_from_json
 from tests.conftest import ROOT
+from tests.runners.steps import start_runner
 
 RACE = """
 import sys, threading
@@ -36,7 +36,7 @@ def test_prometheus_sees_what_a_runner_did() -> None:
     def run(batch: list[int]) -> Sequence[int]:
         return batch
 
-    runner = Runner("watched", int, run)
+    runner = start_runner("watched", int, run)
     for item in range(3):
         assert runner.submit(item).result(20).value == item
     assert runner.close(20)
@@ -55,8 +55,8 @@ def test_what_two_processes_did_adds_up_also_after_json() -> None:
     other.executed(4, 2.0, items=4)
     other.count("rejected")
     other.count("InvalidImage")
-    told = stats_from(json.loads(json.dumps(asdict(other.snapshot(waiting=1, running=2)))))
-    total = added([one.snapshot(waiting=3, running=0), told])
+    told = stats_from_json(json.loads(json.dumps(asdict(other.snapshot(waiting=1, running=2)))))
+    total = add_stats([one.snapshot(waiting=3, running=0), told])
     assert total == RunnerStats(
         succeeded=1,
         failed={"rejected": 2, "InvalidImage": 1},

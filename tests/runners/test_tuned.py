@@ -7,51 +7,40 @@ from pathlib import Path
 
 import pytest
 
-from models.package import TUNING, StoredModel, files_of, verify
+from models.package import StoredModel, file_digests, verify
+from runners.cores import CoreShare
 from runners.machine import machine_of
-from runners.plan import CoreShare, CpuPlan
-from runners.runner import Runner
-from runners.tuned import Tuned, forget, remember, tuned_plan
-from serving.lanes import runner_of
-from serving.loaded_model import RunnerOptions, ServedModel
+from runners.plan import Plan
+from runners.tuned import TUNING, Tuned, forget, read_tuned, remember, tuned_plan
+from serving.loading import load_prediction
+from serving.options import RunnerOptions
 from tests.serving.test_repository import stored
-from tests.tiny import plain
 
 SHARE = CoreShare(2)
 HERE = machine_of("cpu", 2)
-PLAN = CpuPlan(lanes=3, widths=(2,), max_batch=5, linger_ms=1.0)
+PLAN = Plan(lanes=3, widths=(2,), max_batch=5, linger_ms=1.0)
 TUNED = Tuned(date="2026-01-02", slo_p99_ms=250, rate=90, default_rate=60, saturation=100, alone_p50_ms=3.0, plan=PLAN)
 
 
-def layout_of(model: StoredModel, monkeypatch: pytest.MonkeyPatch, options: RunnerOptions) -> CpuPlan:
-    """The plan that a model is served with, which answers."""
-    laid: list[CpuPlan] = []
-
-    def spied(*arguments: object) -> "Runner[object, object, object]":
-        laid.extend(each for each in arguments if isinstance(each, CpuPlan))
-        return runner_of(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("serving.loaded_model.runner_of", spied)
-    loaded = ServedModel(model.card, model)
-    loaded.load(options, SHARE)
-    assert loaded.state == "ready", loaded.detail
-    assert loaded.submit(plain(9)).result(10)
-    assert loaded.close(10)
-    return laid[0]
+def served_plan(model: StoredModel, options: RunnerOptions) -> Plan:
+    """Return the plan that a model is served with."""
+    loaded = load_prediction(model, options, SHARE)
+    loaded.release()
+    return loaded.plan
 
 
 def test_serving_uses_what_was_tuned_here_and_what_an_operator_set_before_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "vitrine.models")
     model = stored(tmp_path / "a")
-    planned = layout_of(model, monkeypatch, RunnerOptions())
-    remember(model, HERE, TUNED)
-    assert layout_of(model, monkeypatch, RunnerOptions()) == PLAN != planned
+    planned = served_plan(model, RunnerOptions())
+    remember(model.path, HERE, TUNED)
+    assert served_plan(model, RunnerOptions()) == PLAN != planned
     assert "runs as tuned on 2026-01-02: lanes 3, threads 2, batch 5, linger 1 ms" in caplog.text
-    assert layout_of(model, monkeypatch, RunnerOptions(max_batch=7)) == replace(PLAN, max_batch=7)
-    assert forget(model) and not forget(model)
-    assert layout_of(model, monkeypatch, RunnerOptions()) == planned
+    assert served_plan(model, RunnerOptions(max_batch=7)) == replace(PLAN, max_batch=7)
+    assert forget(model.path) and not forget(model.path)
+    assert served_plan(model, RunnerOptions()) == planned
 
 
 @pytest.mark.parametrize("other", [machine_of("cpu", 3), machine_of("torch-cpu", 2), HERE.replace("ONNX", "onnx")])
@@ -60,12 +49,12 @@ def test_what_was_tuned_elsewhere_is_not_used_and_the_log_says_what_to_do(
 ) -> None:
     caplog.set_level(logging.INFO, "vitrine.models")
     model = stored(tmp_path / "a")
-    remember(model, other, TUNED)
-    assert tuned_plan(model, "cpu", 2) is None
+    remember(model.path, other, TUNED)
+    assert tuned_plan(model.path, model.tag, "cpu", 2) is None
     assert other in caplog.text and HERE in caplog.text and "`vitrine tune tiny`" in caplog.text
-    remember(model, HERE, TUNED)
-    assert tuned_plan(model, "cpu", 2) == PLAN
-    assert set(model.tuning()) == {HERE, other}
+    remember(model.path, HERE, TUNED)
+    assert tuned_plan(model.path, model.tag, "cpu", 2) == PLAN
+    assert set(read_tuned(model.path)) == {HERE, other}
 
 
 def damaged() -> list[str]:
@@ -81,34 +70,34 @@ def damaged() -> list[str]:
 
 @pytest.mark.parametrize("text", damaged())
 def test_a_damaged_file_is_ignored_with_a_warning_and_replaced_by_the_next_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     model = stored(tmp_path / "a")
-    planned = layout_of(model, monkeypatch, RunnerOptions())
+    planned = served_plan(model, RunnerOptions())
     (model.path / TUNING).write_text(text)
-    assert layout_of(model, monkeypatch, RunnerOptions()) == planned
+    assert served_plan(model, RunnerOptions()) == planned
     (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
     assert TUNING in warning.getMessage() and "`vitrine tune tiny`" in warning.getMessage()
-    assert isinstance(model.tuning(), dict)
-    remember(model, HERE, TUNED)
-    assert tuned_plan(model, "cpu", 2) == PLAN
+    assert read_tuned(model.path) == {}
+    remember(model.path, HERE, TUNED)
+    assert tuned_plan(model.path, model.tag, "cpu", 2) == PLAN
 
 
 def test_the_file_is_no_part_of_the_version_nor_of_what_is_verified(tmp_path: Path) -> None:
     model = stored(tmp_path / "a")
-    before = files_of(model.path)
-    assert remember(model, HERE, TUNED) == model.path / TUNING
+    before = file_digests(model.path)
+    assert remember(model.path, HERE, TUNED) == model.path / TUNING
     verify(model)
-    assert files_of(model.path) == before
+    assert file_digests(model.path) == before
     assert [path.name for path in model.path.glob(".*")] == []  # nothing left from writing it
 
 
 @pytest.mark.parametrize("plan", [replace(PLAN, lanes=4096), replace(PLAN, widths=tuple(range(1, 9)))])
 def test_a_plan_that_this_machine_cannot_carry_is_ignored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plan: CpuPlan
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, plan: Plan
 ) -> None:
     model = stored(tmp_path / "a")
-    planned = layout_of(model, monkeypatch, RunnerOptions())
-    remember(model, HERE, TUNED.model_copy(update={"plan": plan}))
-    assert layout_of(model, monkeypatch, RunnerOptions()) == planned
+    planned = served_plan(model, RunnerOptions())
+    remember(model.path, HERE, TUNED.model_copy(update={"plan": plan}))
+    assert served_plan(model, RunnerOptions()) == planned
     assert "vitrine tune tiny" in caplog.text

@@ -10,32 +10,32 @@ from prometheus_client import REGISTRY
 
 from errors import InvalidImage
 from runners.runner import Answer
-from serving.cache import LARGEST, NO_CACHE, OVERHEAD, ResponseCache, size_of
-from serving.gradcam.worker import Ask
-from serving.pipeline import Inferred
+from serving.cache import ENTRY_OVERHEAD_BYTES, MAX_PICTURE_BYTES, NO_CACHE, ResponseCache, size_of
+from serving.gradcam.wire import ExplanationRequest
+from serving.pipeline import ImageOutputs
 
-ASK = Ask(b"", -1, "gradcam", "overlay", 0.5, at_input_size=True)
+ASK = ExplanationRequest(b"", -1, "gradcam", "overlay", 0.5, at_input_size=True)
 
 
 def answer(number: float) -> Answer[Any]:
     """An answer whose logits are two numbers."""
-    return Answer(Inferred(np.array([number, -number], np.float32), None), 1.0, 2.0, 3.0, 1)
+    return Answer(ImageOutputs(np.array([number, -number], np.float32), None), 1.0, 2.0, 3.0, 1)
 
 
 def key(data: bytes) -> bytes:
-    found = ResponseCache(2**20).key("m:1", data)
-    assert found is not None
-    return found
+    cache_key = ResponseCache(2**20).key("m:1", data)
+    assert cache_key is not None
+    return cache_key
 
 
 def test_a_hit_is_what_was_kept_marked_and_without_its_times() -> None:
     cache = ResponseCache(2**20)
     assert cache.get("counted", key(b"a")) is None
     cache.keep(key(b"a"), answer(4.0))
-    found = cache.get("counted", key(b"a"))
-    assert found is not None and found.cached and not answer(4.0).cached
-    assert found.value.logits.tolist() == [4.0, -4.0]
-    assert (found.queue_ms, found.decode_ms, found.infer_ms) == (0.0, 0.0, 0.0)
+    hit = cache.get("counted", key(b"a"))
+    assert hit is not None and hit.cached and not answer(4.0).cached
+    assert hit.value.logits.tolist() == [4.0, -4.0]
+    assert (hit.queue_ms, hit.decode_ms, hit.infer_ms) == (0.0, 0.0, 0.0)
     counted = [
         REGISTRY.get_sample_value("vitrine_cache_requests_total", {"model": "counted", "outcome": outcome})
         for outcome in ("hit", "miss")
@@ -44,7 +44,7 @@ def test_a_hit_is_what_was_kept_marked_and_without_its_times() -> None:
 
 
 def test_whatever_an_answer_depends_on_is_another_key() -> None:
-    asked = [
+    parameters = [
         None,
         ASK,
         replace(ASK, target=1),
@@ -55,15 +55,15 @@ def test_whatever_an_answer_depends_on_is_another_key() -> None:
         replace(ASK, threshold=0.5),
     ]
     cache = ResponseCache(2**20)
-    keys = {cache.key(tag, data, each) for tag in ("m:1", "m:2") for data in (b"a", b"b") for each in asked}
-    assert len(keys) == 2 * 2 * len(asked)
-    assert cache.key("m:1", b"\0" * LARGEST) is not None
-    assert cache.key("m:1", b"\0" * (LARGEST + 1)) is None
+    keys = {cache.key(tag, data, chosen) for tag in ("m:1", "m:2") for data in (b"a", b"b") for chosen in parameters}
+    assert len(keys) == 2 * 2 * len(parameters)
+    assert cache.key("m:1", b"\0" * MAX_PICTURE_BYTES) is not None
+    assert cache.key("m:1", b"\0" * (MAX_PICTURE_BYTES + 1)) is None
     assert NO_CACHE.key("m:1", b"a") is None
 
 
 def test_the_least_recently_used_go_first_when_the_memory_is_spent() -> None:
-    entry = OVERHEAD + size_of(answer(0.0).value)
+    entry = ENTRY_OVERHEAD_BYTES + size_of(answer(0.0).value)
     cache = ResponseCache(3 * entry)
     for name in (b"a", b"b", b"c"):
         cache.keep(key(name), answer(1.0))
@@ -71,7 +71,7 @@ def test_the_least_recently_used_go_first_when_the_memory_is_spent() -> None:
     cache.keep(key(b"d"), answer(1.0))
     kept = [name for name in (b"a", b"b", b"c", b"d") if cache.get("m", key(name)) is not None]
     assert kept == [b"a", b"c", b"d"]
-    cache.keep(key(b"huge"), answer(1.0)._replace(value=Inferred(np.zeros(10_000, np.float32), None)))
+    cache.keep(key(b"huge"), answer(1.0)._replace(value=ImageOutputs(np.zeros(10_000, np.float32), None)))
     assert cache.get("m", key(b"huge")) is None and cache.get("m", key(b"a")) is not None
 
 
@@ -84,3 +84,15 @@ def test_what_is_no_answer_is_not_kept(how: str) -> None:
         done.cancel()
     cache.keep_result(key(b"a"), done)
     assert cache.get("m", key(b"a")) is None
+
+
+def test_a_row_of_a_large_batch_is_kept_without_its_batch_and_fits_where_its_own_size_does() -> None:
+    batch = np.zeros((4, 10_000), np.float32)
+    kept = answer(1.0)._replace(value=ImageOutputs(batch[1], None))
+    cache = ResponseCache(batch[1].nbytes + 2 * ENTRY_OVERHEAD_BYTES)
+    cache.keep(key(b"row"), kept)
+    cached = cache.get("m", key(b"row"))
+    assert cached is not None and cached.value.logits.base is None
+    cache = ResponseCache(batch[1].nbytes)
+    cache.keep(key(b"row"), kept)
+    assert cache.get("m", key(b"row")) is None

@@ -8,24 +8,21 @@ import numpy as np
 import pytest
 
 from errors import InvalidImage, NotFound, Unavailable
-from models.package import StoredModel, files_of, open_stored, version_of
-from serving.loaded_model import RunnerOptions
-from serving.repository import ServedModels
-from tests.tiny import logits_of_plain, plain, tiny_package
+from models.package import StoredModel, content_version, file_digests, open_stored
+from serving.options import RunnerOptions
+from serving.repository import ModelRepository
+from tests.tiny import logits_of_plain, plain, seal, tiny_package
 
 
 def stored(folder: Path, name: str = "tiny") -> StoredModel:
-    files = files_of(tiny_package(folder, name))
-    manifest = {"name": name, "version": version_of(files), "files": files}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return open_stored(folder)
+    return seal(tiny_package(folder, name))
 
 
-def started(*models: StoredModel, default: str = "tiny") -> ServedModels:
-    served = ServedModels(models, {}, default, RunnerOptions())
+def started(*models: StoredModel, default: str = "tiny") -> ModelRepository:
+    served = ModelRepository(models, RunnerOptions(), default=default)
     served.start()
     deadline = time.monotonic() + 30
-    while any(each.state in ("loading", "checking") for each in served.models.values()):
+    while any(model.state in ("loading", "checking") for model in served.models.values()):
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return served
@@ -49,8 +46,8 @@ def test_a_golden_that_is_off_stops_its_model_and_says_by_how_much(tmp_path: Pat
     goldens = json.loads((bad / "goldens" / "goldens.json").read_text())
     goldens["goldens"][1]["logits"] = [0.0, 0.0]
     (bad / "goldens" / "goldens.json").write_text(json.dumps(goldens))
-    files = files_of(bad)
-    (bad / "manifest.json").write_text(json.dumps({"version": version_of(files), "files": files}))
+    files = file_digests(bad)
+    (bad / "manifest.json").write_text(json.dumps({"version": content_version(files), "files": files}))
     served = started(good, open_stored(bad))
     failed = served.get("other")
     away = abs(1 / (1 + np.exp(-np.diff(logits_of_plain(240))[0])) - 0.5)
@@ -83,9 +80,8 @@ def test_the_service_is_not_ready_while_its_default_model_is_not(tmp_path: Path)
 
 def test_a_model_that_is_not_installed_says_how_to_install_it(tmp_path: Path) -> None:
     one = stored(tmp_path / "a")
-    served = ServedModels(
-        [], {"tiny": (one.card, "install it with `vitrine models import tiny`")}, "tiny", RunnerOptions()
-    )
+    missing = {"tiny": (one.card, "install it with `vitrine models import tiny`")}
+    served = ModelRepository([], RunnerOptions(), missing=missing, default="tiny")
     served.start()
     with pytest.raises(Unavailable, match="install it with `vitrine models import tiny`"):
         served.get().submit(b"")
@@ -95,5 +91,5 @@ def test_a_model_that_is_not_installed_says_how_to_install_it(tmp_path: Path) ->
 def test_after_close_nothing_is_taken(tmp_path: Path) -> None:
     served = started(stored(tmp_path / "a"))
     assert served.close(10) and not served.ready
-    with pytest.raises(Unavailable, match="draining"):
+    with pytest.raises(Unavailable, match="shutting down"):
         served.get().submit(plain(1))

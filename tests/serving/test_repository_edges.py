@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,24 +14,22 @@ import pytest
 from onnx import helper, numpy_helper
 
 from errors import InferenceFailed, Unavailable
-from models.package import StoredModel, files_of, open_stored, version_of
-from serving.loaded_model import RunnerOptions
-from serving.repository import ServedModels
-from tests.tiny import WEIGHT, logits_of_plain, plain, tiny_package
+from models.package import StoredModel
+from runners.cores import CoreShare
+from serving.loaded_model import LoadedModel
+from serving.loading import PREDICTION
+from serving.options import RunnerOptions
+from serving.pipeline import ImagePipeline
+from serving.repository import ModelRepository
+from tests.tiny import WEIGHT, logits_of_plain, plain, seal, tiny_package
 
 OPTIONS = RunnerOptions()
 
 
-def seal(folder: Path) -> StoredModel:
-    files = files_of(folder)
-    (folder / "manifest.json").write_text(json.dumps({"version": version_of(files), "files": files}))
-    return open_stored(folder)
-
-
-def served(*models: StoredModel, options: RunnerOptions = OPTIONS) -> ServedModels:
-    loaded = ServedModels(models, {}, "tiny", options)
+def served(*models: StoredModel, options: RunnerOptions = OPTIONS) -> ModelRepository:
+    loaded = ModelRepository(models, options, default="tiny")
     loaded.start()
-    loaded._loader.join(30)
+    loaded.wait_loaded(30)
     return loaded
 
 
@@ -109,23 +108,25 @@ def test_whatever_fails_at_the_start_says_which_model_and_backend(tmp_path: Path
     models = served(stored)
     failed = models.get()
     assert failed.state == "failed" and not models.ready
-    assert stored.tag in failed.detail and "OnnxBackend" in failed.detail
+    assert stored.tag in failed.detail and ("OnnxBackend" in failed.detail or "loading the graph" in failed.detail)
     with pytest.raises(Unavailable, match="tiny is failed"):
         failed.submit(plain(1))
     assert models.close(10)
 
 
 def test_a_model_that_failed_keeps_no_lane_and_closing_twice_is_harmless(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     models = served(seal(with_weight(tiny_package(tmp_path / "a"), 9.0)))
     assert models.get().state == "failed"
-    assert not [each for each in threading.enumerate() if each.name.startswith("lane-tiny")]
+    assert set(threading.enumerate()) <= before
     assert models.close(10) and models.close(10)
 
 
 def test_closing_a_ready_model_twice_is_harmless_and_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     models = served(seal(tiny_package(tmp_path / "a")))
     assert models.close(10) and models.close(10)
-    assert not [each for each in threading.enumerate() if each.name.startswith(("lane-tiny", "load-models"))]
+    assert set(threading.enumerate()) <= before
 
 
 def test_what_is_in_flight_is_answered_while_closing(tmp_path: Path) -> None:
@@ -150,3 +151,29 @@ def test_lanes_are_the_only_parallelism(tmp_path: Path) -> None:
     models = served(seal(tiny_package(tmp_path / "a")))
     assert cv2.getNumThreads() == 1
     assert models.close(10)
+
+
+def test_a_model_that_is_closed_while_it_is_checked_is_waited_for_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, released = threading.Event(), threading.Event()
+    infer = ImagePipeline.infer
+
+    def held(self: ImagePipeline, batch: Any) -> Any:
+        entered.set()
+        assert released.wait(20)
+        return infer(self, batch)
+
+    monkeypatch.setattr(ImagePipeline, "infer", held)
+    stored = seal(tiny_package(tmp_path / "a"))
+    model = LoadedModel(stored.card, stored, PREDICTION)
+    loading = threading.Thread(target=model.load, args=(OPTIONS, CoreShare(1)))
+    loading.start()
+    assert entered.wait(20)
+    assert not model.close(0.05), "a lane is at work"
+    assert model.state == "draining"
+    released.set()
+    loading.join(20)
+    assert model.close(20) and model.state == "draining"
+    with pytest.raises(Unavailable, match="draining"):
+        model.submit(plain(1))

@@ -5,31 +5,28 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from serving.loaded_model import RunnerOptions
-from serving.repository import ServedModels
-from serving.workers import Siblings
-from tests.serving.test_repository_edges import seal
-from tests.tiny import tiny_package
+from serving.options import RunnerOptions
+from serving.repository import ModelRepository
+from serving.workers import Workers
+from tests.tiny import seal, tiny_package
 
 
-def sibling(folder: Path, name: str, **news: Any) -> Siblings:
+def sibling(folder: Path, name: str, **news: Any) -> Workers:
     """A worker of another process, as far as its socket's name goes."""
-    found = Siblings(folder, lambda: {"name": name, **news})
-    found._own = folder / f"{name}.sock"
-    return found
+    return Workers(folder, lambda: {"name": name, **news}, name)
 
 
 def test_each_hears_all_others_and_none_that_has_stopped(tmp_path: Path) -> None:
     async def scene() -> None:
         workers = [sibling(tmp_path, name) for name in ("a", "b", "c")]
-        for each in workers:
-            await each.start()
+        for worker in workers:
+            await worker.start()
         heard = await workers[0].ask()
         assert sorted(news["name"] for news in heard) == ["b", "c"]
         await workers[1].stop()
         assert [news["name"] for news in await workers[0].ask()] == ["c"]
-        for each in (workers[0], workers[2]):
-            await each.stop()
+        for worker in (workers[0], workers[2]):
+            await worker.stop()
         assert list(tmp_path.iterdir()) == []
 
     asyncio.run(scene())
@@ -63,24 +60,23 @@ def test_of_one_that_hangs_the_last_news_will_do(tmp_path: Path) -> None:
 
 
 def test_that_another_was_not_ready_a_moment_ago_is_asked_again(tmp_path: Path) -> None:
-    served = ServedModels([seal(tiny_package(tmp_path / "tiny"))], {}, "tiny", RunnerOptions())
+    served = ModelRepository([seal(tiny_package(tmp_path / "tiny"))], RunnerOptions(), default="tiny")
     state = {"ready": False, "closing": False, "stats": {}}
-    other = Siblings(tmp_path, lambda: state)
-    other._own = tmp_path / "other.sock"
+    other = Workers(tmp_path, lambda: state, "other")
 
     async def scene() -> list[bool]:
-        said = list[bool]()
+        readiness = list[bool]()
         await other.start()
         await served.join(tmp_path)
         served.start()
-        await asyncio.to_thread(served._loader.join)
+        await asyncio.to_thread(served.wait_loaded, 60)
         for ready in (False, True, False):
             state["ready"] = ready
-            await served.refresh(at_most_s=60)
-            said.append(served.ready)
+            await served.refresh(max_age_s=60)
+            readiness.append(served.ready)
         await served.leave()
         await other.stop()
-        return said
+        return readiness
 
     # That it was ready is taken for granted for as long as the caller allows.
     assert asyncio.run(scene()) == [False, True, True]

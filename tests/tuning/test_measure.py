@@ -1,5 +1,6 @@
 """Measuring: arrivals, clocks that a late generator cannot fool, and the real Runner on small models."""
 
+import gc
 import time
 from concurrent.futures import Future
 from contextlib import closing
@@ -13,14 +14,17 @@ import pytest
 
 from errors import InferenceFailed, QueueFull, StoreError
 from models.package import StoredModel
-from runners.plan import CoreShare, CpuPlan
+from runners.cores import CoreShare
+from runners.plan import Plan
 from runners.runner import Runner
-from serving.loaded_model import RunnerOptions
+from serving.options import RunnerOptions
 from tests.explain.nets import SmallNet
 from tests.explain.package import small_package
+from tests.runners.steps import start_runner
 from tests.serving.test_repository import stored
-from tuning.candidates import space_of
-from tuning.measure import Trial, closed_loop, open_loop, schedule
+from tests.tiny import seal
+from tuning.candidates import search_space
+from tuning.measure import ModelMeasurer, closed_loop, open_loop, poisson_arrivals
 from tuning.search import search
 
 
@@ -31,14 +35,16 @@ def done(payload: object) -> "Future[Any]":
 
 
 def test_arrivals_are_poisson_and_the_seed_decides_them() -> None:
-    due = schedule(50.0, 20_000, 7)
+    due = poisson_arrivals(50.0, 20_000, 7)
     gaps = np.diff(due, prepend=0.0)
     assert (gaps > 0).all()
     assert gaps.mean() == pytest.approx(1 / 50, rel=0.03) and gaps.std() == pytest.approx(1 / 50, rel=0.03)
     counts = np.histogram(due, np.arange(0, int(due[-1])))[0]
     assert counts.var() == pytest.approx(counts.mean(), rel=0.25)  # of a Poisson process they are the same
-    assert np.array_equal(due, schedule(50.0, 20_000, 7)) and not np.array_equal(due, schedule(50.0, 20_000, 8))
-    assert np.allclose(schedule(100.0, 20_000, 7), due / 2)
+    assert np.array_equal(due, poisson_arrivals(50.0, 20_000, 7)) and not np.array_equal(
+        due, poisson_arrivals(50.0, 20_000, 8)
+    )
+    assert np.allclose(poisson_arrivals(100.0, 20_000, 7), due / 2)
 
 
 def test_a_late_generator_does_not_hide_the_waiting() -> None:
@@ -73,7 +79,7 @@ def test_saturation_is_no_more_than_lanes_over_service_time() -> None:
         time.sleep(0.01)
         return items
 
-    runner = Runner("sleeps", lambda payload: payload, run, lanes=2)
+    runner: Runner[int, int, int] = start_runner("sleeps", lambda payload: payload, run, lanes=2)
     rate = closed_loop(runner.submit, repeat(0), 4, 1.0)
     assert runner.close(10)
     assert 0 < rate <= 2 / 0.01 * 1.05
@@ -91,28 +97,27 @@ def test_a_model_that_answers_nothing_is_an_error_not_a_rate() -> None:
 
 def test_a_real_model_is_searched_from_end_to_end(tmp_path: Path) -> None:
     options = RunnerOptions()
-    with closing(Trial(stored(tmp_path / "a"), options, CoreShare(2), 0.1)) as trial:
-        space = space_of(trial.default, 2, trial.device, options)
-        found = search(trial, trial.default, space, 60_000)
-        assert found.default.layout == trial.default
-        assert found.best.rate and found.best.rate <= found.best.saturation
-        assert np.isfinite(trial.alone(CpuPlan(1, (1,), 1))).all()
-    assert not trial._backends
+    with closing(ModelMeasurer(stored(tmp_path / "a"), options, CoreShare(2), 0.1)) as measurer:
+        space = search_space(measurer.default, 2, measurer.device, options)
+        outcome = search(measurer, measurer.default, space, 60_000)
+        assert outcome.default.plan == measurer.default
+        assert outcome.best.rate and outcome.best.rate <= outcome.best.saturation
+        assert np.isfinite(measurer.lone_latencies(Plan(1, (1,), 1))).all()
+    assert gc.get_freeze_count() == 0
 
 
 def test_an_accelerator_s_plans_are_measured_on_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.checkpoint.build", lambda card: SmallNet())
+    monkeypatch.setattr("tuning.measure.FEWEST", 50)
     options = RunnerOptions(device="torch-cpu")
-    with closing(Trial(small(tmp_path), options, CoreShare(1), 0.1)) as trial:
-        assert trial.device == "torch-cpu" and trial.default.decoders
-        space = replace(space_of(trial.default, 1, trial.device, options), batches=(2, 4), lingers_ms=())
-        found = search(trial, replace(trial.default, max_batch=4), space, 60_000)
-        assert found.best.rate
-        assert {each.layout.decoders for each in found.candidates} == {1, 2}
-        assert len({each.layout.max_batch for each in found.candidates}) > 1
+    with closing(ModelMeasurer(small(tmp_path), options, CoreShare(1), 0.1)) as measurer:
+        assert measurer.device == "torch-cpu" and measurer.default.decoders
+        space = replace(search_space(measurer.default, 1, measurer.device, options), batches=(2,), lingers_ms=())
+        outcome = search(measurer, replace(measurer.default, max_batch=4), space, 60_000)
+        assert outcome.best.rate
+        assert {candidate.plan.decoders for candidate in outcome.candidates} == {1, 2}
+        assert len({candidate.plan.max_batch for candidate in outcome.candidates}) > 1
 
 
 def small(folder: Path) -> StoredModel:
-    from tests.serving.test_backend import stored as sealed
-
-    return sealed(small_package(folder / "small"))
+    return seal(small_package(folder / "small"))

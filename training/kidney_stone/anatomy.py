@@ -9,11 +9,21 @@ from training.kidney_stone.canvas import Canvas, Points, blob, ellipse
 from training.kidney_stone.kidney import Kidney, Phase
 
 Level = Literal["lungs", "kidneys", "pelvis"]
+"""Height of an axial slice: above the kidneys, through them or below them."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """A patient's trunk: half-width and half-depth of the skin and of the abdominal cavity, in mm; bone in HU."""
+    """A patient's trunk.
+
+    Attributes:
+        half_width: half of the width at the skin, in mm.
+        half_depth: half of the depth at the skin, in mm.
+        cavity_width: half of the width of the abdominal cavity, in mm.
+        cavity_depth: half of the depth of the abdominal cavity, in mm.
+        bone_hu: density of cortical bone.
+        phase: contrast phase.
+    """
 
     half_width: float
     half_depth: float
@@ -24,16 +34,16 @@ class Body:
 
     @property
     def vessel_hu(self) -> float:
-        """Blood, brighter with contrast."""
+        """Density of blood in the large vessels, which contrast medium raises."""
         return {"plain": 42.0, "nephrographic": 165.0, "excretory": 115.0}[self.phase]
 
     def organ_hu(self, plain: float) -> float:
-        """A solid organ's HU in this phase, from its plain one."""
+        """Return a solid organ's density in this contrast phase, from its density without contrast medium."""
         return plain + {"plain": 0.0, "nephrographic": 60.0, "excretory": 42.0}[self.phase]
 
 
 def sample_body(rng: np.random.Generator, phase: Phase, *, coronal: bool) -> Body:
-    """Draw a trunk from thin to heavy."""
+    """Draw a patient's trunk, from thin to heavy."""
     half_width = float(np.clip(rng.normal(172, 24), 120, 225))
     half_depth = half_width * rng.uniform(0.58, 0.76)
     fat = float(np.clip(rng.gamma(2.2, 9.0), 4, 60)) * (0.7 if coronal else 1.0)
@@ -44,7 +54,7 @@ def sample_body(rng: np.random.Generator, phase: Phase, *, coronal: bool) -> Bod
 
 
 def draw_table(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
-    """Paint the couch under the patient: one or two thin arcs and, at times, a mattress."""
+    """Paint the table under the patient, as two thin arcs, in three of four slices."""
     if rng.random() < 0.25:
         return
     x = np.linspace(-230, 230, 40)
@@ -57,14 +67,14 @@ def draw_table(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
 
 
 def draw_trunk(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
-    """Paint skin, subcutaneous fat, muscle wall and the fat inside, and at times the arms."""
+    """Paint skin, subcutaneous fat, muscle wall and the fat inside, and in some slices the arms."""
     power = rng.uniform(2.0, 2.7)
     if rng.random() < 0.15:
         for side in (-1, 1):
-            at = (side * (body.half_width + rng.uniform(34, 60)), rng.uniform(-40, 40))
-            canvas.fill(blob(rng, at, rng.uniform(28, 42), rng.uniform(28, 42), rough=0.04), 0.0)
-            canvas.fill(blob(rng, at, 24, 24, rough=0.05), 55.0)
-            canvas.fill(ellipse(at, 9, 9), body.bone_hu)
+            arm = (side * (body.half_width + rng.uniform(34, 60)), rng.uniform(-40, 40))
+            canvas.fill(blob(rng, arm, rng.uniform(28, 42), rng.uniform(28, 42), rough=0.04), 0.0)
+            canvas.fill(blob(rng, arm, 24, 24, rough=0.05), 55.0)
+            canvas.fill(ellipse(arm, 9, 9), body.bone_hu)
     canvas.fill(ellipse((0, 0), body.half_width, body.half_depth, power=power), rng.uniform(-20, 40))
     canvas.fill(ellipse((0, 0), body.half_width - 2, body.half_depth - 2, power=power), rng.uniform(-115, -95))
     wall = rng.uniform(7, 16)
@@ -76,19 +86,19 @@ def draw_trunk(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
 def draw_ribs(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
     """Paint ribs as short bright arcs with marrow inside, along the wall."""
     for side in (-1, 1):
-        for turn in np.arange(-0.6, 1.35, 0.38) + rng.uniform(-0.15, 0.15):
+        for theta in np.arange(-0.6, 1.35, 0.38) + rng.uniform(-0.15, 0.15):
             if rng.random() < 0.45:
                 continue
-            x = side * (body.cavity_width + 5) * np.cos(turn)
-            y = (body.cavity_depth + 5) * np.sin(turn)
-            along = np.arctan2(body.cavity_depth * np.cos(turn), -side * body.cavity_width * np.sin(turn))
+            x = side * (body.cavity_width + 5) * np.cos(theta)
+            y = (body.cavity_depth + 5) * np.sin(theta)
+            direction = np.arctan2(body.cavity_depth * np.cos(theta), -side * body.cavity_width * np.sin(theta))
             length, width = rng.uniform(6, 22), rng.uniform(3.0, 5.5)
-            canvas.fill(ellipse((x, y), length, width, along), body.bone_hu)
-            canvas.fill(ellipse((x, y), length * 0.8, width * 0.5, along), rng.uniform(80, 250))
+            canvas.fill(ellipse((x, y), length, width, direction), body.bone_hu)
+            canvas.fill(ellipse((x, y), length * 0.8, width * 0.5, direction), rng.uniform(80, 250))
 
 
 def draw_spine(canvas: Canvas, rng: np.random.Generator, body: Body) -> tuple[float, float]:
-    """Paint a vertebra with its canal, arch and the muscles behind it; returns the body's (y, half-width) in mm."""
+    """Paint a vertebra with canal and arch, and the muscles beside it; return its body's y and half-width in mm."""
     rx, ry = rng.uniform(19, 27), rng.uniform(14, 19)
     y = body.cavity_depth * rng.uniform(0.42, 0.56)
     muscle = body.organ_hu(48) - 15
@@ -112,7 +122,7 @@ def draw_spine(canvas: Canvas, rng: np.random.Generator, body: Body) -> tuple[fl
 
 
 def draw_great_vessels(canvas: Canvas, rng: np.random.Generator, body: Body, spine_y: float) -> Points:
-    """Paint aorta and vena cava before the spine; returns the aorta's outline in mm."""
+    """Paint aorta and vena cava in front of the spine; return the aorta's outline, shape (n, 2) in mm."""
     y = spine_y - rng.uniform(24, 32)
     radius = rng.uniform(8, 13) if rng.random() < 0.93 else rng.uniform(16, 26)
     cava = (-rng.uniform(14, 24), y + rng.uniform(-4, 6))
@@ -123,114 +133,131 @@ def draw_great_vessels(canvas: Canvas, rng: np.random.Generator, body: Body, spi
 
 
 def draw_upper_organs(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
-    """Paint liver, spleen, stomach, pancreas and gallbladder, each at times absent from the slice."""
-    a, b = body.cavity_width, body.cavity_depth
+    """Paint liver, spleen, stomach, pancreas and gallbladder; each is missing in some slices."""
+    rx, ry = body.cavity_width, body.cavity_depth
     if rng.random() < 0.72:
         reach = rng.uniform(0.25, 0.55)
         liver = body.organ_hu(float(np.clip(rng.normal(55, 12), 5, 75)))
-        at = (-a * (1 - reach), -b * rng.uniform(0.0, 0.3))
-        canvas.fill(blob(rng, at, a * reach * 0.95, b * rng.uniform(0.5, 0.72), rough=0.09), liver)
+        centre = (-rx * (1 - reach), -ry * rng.uniform(0.0, 0.3))
+        canvas.fill(blob(rng, centre, rx * reach * 0.95, ry * rng.uniform(0.5, 0.72), rough=0.09), liver)
         for _ in range(int(rng.integers(0, 6))):
-            spot = (at[0] + a * reach * rng.uniform(-0.6, 0.6), at[1] + b * rng.uniform(-0.4, 0.4))
+            spot = (centre[0] + rx * reach * rng.uniform(-0.6, 0.6), centre[1] + ry * rng.uniform(-0.4, 0.4))
             vein = liver + (rng.uniform(15, 50) if body.phase != "plain" else rng.uniform(-25, -5))
             canvas.fill(blob(rng, spot, rng.uniform(2, 5), rng.uniform(2, 11), rng.uniform(0, 3)), vein)
         if rng.random() < 0.4:
-            bladder = (at[0] + a * reach * 0.75, at[1] - b * 0.2)
+            bladder = (centre[0] + rx * reach * 0.75, centre[1] - ry * 0.2)
             canvas.fill(blob(rng, bladder, rng.uniform(10, 18), rng.uniform(12, 26), 0.3), rng.uniform(0, 22))
     if rng.random() < 0.6:
-        at = (a * rng.uniform(0.72, 0.82), b * rng.uniform(0.0, 0.25))
-        shape = blob(rng, at, a * rng.uniform(0.12, 0.24), b * rng.uniform(0.22, 0.42), 0.2, rough=0.08)
+        centre = (rx * rng.uniform(0.72, 0.82), ry * rng.uniform(0.0, 0.25))
+        shape = blob(rng, centre, rx * rng.uniform(0.12, 0.24), ry * rng.uniform(0.22, 0.42), 0.2, rough=0.08)
         canvas.fill(shape, body.organ_hu(rng.uniform(42, 55)))
     if rng.random() < 0.5:
-        draw_bowel_loop(canvas, rng, body, (a * 0.4, -b * rng.uniform(0.35, 0.55)), rng.uniform(28, 55))
+        draw_bowel_loop(canvas, rng, body, (rx * 0.4, -ry * rng.uniform(0.35, 0.55)), rng.uniform(28, 55))
     if rng.random() < 0.5:
-        path = np.array([[-0.25, -0.05], [0.0, -0.15], [0.25, -0.1], [0.45, 0.05]]) * [a, b]
+        path = np.array([[-0.25, -0.05], [0.0, -0.15], [0.25, -0.1], [0.45, 0.05]]) * [rx, ry]
         canvas.stroke(path + rng.normal(0, 5, (4, 2)), body.organ_hu(35), rng.uniform(12, 24))
 
 
 def draw_bowel_loop(
-    canvas: Canvas, rng: np.random.Generator, body: Body, at: tuple[float, float], radius: float
+    canvas: Canvas, rng: np.random.Generator, body: Body, centre: tuple[float, float], radius: float
 ) -> None:
-    """Paint one loop of gut: wall, and fluid, stool, gas with a level, or positive oral contrast."""
-    shape = blob(rng, at, radius, radius * rng.uniform(0.6, 1.1), rng.uniform(0, 3), rough=0.1)
+    """Paint one loop of bowel: its wall, and in it fluid, gas above a level, or stool."""
+    shape = blob(rng, centre, radius, radius * rng.uniform(0.6, 1.1), rng.uniform(0, 3), rough=0.1)
     canvas.fill(shape, body.organ_hu(35))
-    centre = np.array(at)
-    inner = (shape - centre) * max(0.5, 1 - 2.5 / radius) + centre
+    middle = np.array(centre)
+    inner = (shape - middle) * max(0.5, 1 - 2.5 / radius) + middle
     kind = rng.random()
     if kind < 0.4:
         canvas.fill(inner, rng.uniform(5, 40))
     elif kind < 0.75:
         canvas.fill(inner, rng.uniform(-10, 50))
-        level = at[1] + radius * rng.uniform(-0.4, 0.7)
+        level = centre[1] + radius * rng.uniform(-0.4, 0.7)
         gas = np.stack([inner[:, 0], np.minimum(inner[:, 1], level)], axis=1)
         canvas.fill(gas, rng.uniform(-980, -700))
     else:
         canvas.fill(inner, rng.uniform(-60, 60))
         for _ in range(int(rng.integers(3, 10))):
-            spot = centre + rng.uniform(-0.6, 0.6, 2) * radius
+            spot = middle + rng.uniform(-0.6, 0.6, 2) * radius
             canvas.fill(ellipse((spot[0], spot[1]), rng.uniform(1, 4), rng.uniform(1, 4)), rng.uniform(-700, 90))
 
 
 def draw_bowel(canvas: Canvas, rng: np.random.Generator, body: Body, *, coronal_height: float = 0.0) -> None:
-    """Paint loops of small bowel and colon and the mesentery's vessels at random; denser in thin patients."""
-    a = body.cavity_width
+    """Paint loops of bowel and vessels of the mesentery at random places.
+
+    Args:
+        canvas: what to paint on.
+        rng: the scene's random stream.
+        body: the patient's trunk.
+        coronal_height: height in mm of the region to fill in a coronal slice; 0.0 in an axial slice.
+    """
+    rx = body.cavity_width
     low, high = (-0.1, 0.85) if coronal_height else (-0.82, 0.15)
-    b = coronal_height or body.cavity_depth
+    ry = coronal_height or body.cavity_depth
     for _ in range(int(rng.integers(8, 34))):
-        start = rng.uniform([-0.7 * a, low * b], [0.7 * a, high * b])
+        start = rng.uniform([-0.7 * rx, low * ry], [0.7 * rx, high * ry])
         canvas.stroke(
             np.cumsum(np.stack([start, *rng.normal(0, 8, (2, 2))]), axis=0), body.vessel_hu * 0.8, rng.uniform(1, 3.5)
         )
     for _ in range(int(rng.integers(2, 17))):
-        at = rng.uniform([-0.72 * a, low * b], [0.72 * a, high * b])
-        draw_bowel_loop(canvas, rng, body, (at[0], at[1]), rng.uniform(8, 24))
+        centre = rng.uniform([-0.72 * rx, low * ry], [0.72 * rx, high * ry])
+        draw_bowel_loop(canvas, rng, body, (centre[0], centre[1]), rng.uniform(8, 24))
     for side in (-1, 1):
         if rng.random() < 0.7:
-            at = np.array([side * a * rng.uniform(0.7, 0.82), b * rng.uniform(low + 0.3, high)])
-            draw_bowel_loop(canvas, rng, body, (at[0], at[1]), rng.uniform(16, 30))
+            centre = np.array([side * rx * rng.uniform(0.7, 0.82), ry * rng.uniform(low + 0.3, high)])
+            draw_bowel_loop(canvas, rng, body, (centre[0], centre[1]), rng.uniform(16, 30))
 
 
 def axial_kidney_centre(rng: np.random.Generator, body: Body, spine: tuple[float, float], side: int) -> Points:
-    """Where a kidney lies beside the spine, clear of it and of the wall, shape (2,) in mm."""
+    """Draw a kidney's centre beside the spine, clear of it and of the wall.
+
+    Args:
+        rng: the scene's random stream.
+        body: the patient's trunk.
+        spine: y and half-width of the vertebra, in mm.
+        side: -1 at the left of the picture, +1 at its right.
+
+    Returns:
+        Shape (2,), in mm.
+    """
     y, rx = spine
     x = np.clip(rx + rng.uniform(36, 52), 0, max(body.cavity_width - 24, 62))
     return np.array([side * x, min(y + rng.uniform(-26, 14), body.cavity_depth - 26)])
 
 
 def draw_lung_bases(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
-    """Paint lungs about the liver's dome and the heart, for slices above the kidneys."""
-    a, b = body.cavity_width, body.cavity_depth
+    """Paint the lungs with the liver's dome and the heart between them, for slices above the kidneys."""
+    rx, ry = body.cavity_width, body.cavity_depth
     for side in (-1, 1):
-        at = (side * a * 0.52, b * rng.uniform(0.0, 0.15))
-        canvas.fill(blob(rng, at, a * 0.47, b * 0.85, rough=0.04), rng.uniform(-900, -780))
+        centre = (side * rx * 0.52, ry * rng.uniform(0.0, 0.15))
+        canvas.fill(blob(rng, centre, rx * 0.47, ry * 0.85, rough=0.04), rng.uniform(-900, -780))
         for _ in range(int(rng.integers(4, 16))):
-            spot = np.array(at) + rng.uniform(-0.6, 0.6, 2) * [a * 0.45, b * 0.8]
+            spot = np.array(centre) + rng.uniform(-0.6, 0.6, 2) * [rx * 0.45, ry * 0.8]
             size = rng.uniform(1, 3)
             canvas.fill(ellipse((spot[0], spot[1]), size, size * rng.uniform(1, 3), rng.uniform(0, 3)), 20.0)
     liver = body.organ_hu(rng.uniform(45, 65))
     size = rng.uniform(0.15, 0.48)
-    canvas.fill(blob(rng, (-a * 0.5, -b * 0.05), a * size, b * size * 1.4, rough=0.08), liver)
+    canvas.fill(blob(rng, (-rx * 0.5, -ry * 0.05), rx * size, ry * size * 1.4, rough=0.08), liver)
     if rng.random() < 0.7:
-        canvas.fill(blob(rng, (a * 0.12, -b * 0.45), a * 0.36, b * 0.36, 0.4), body.vessel_hu * 0.9)
+        canvas.fill(blob(rng, (rx * 0.12, -ry * 0.45), rx * 0.36, ry * 0.36, 0.4), body.vessel_hu * 0.9)
 
 
 def draw_pelvis(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
     """Paint iliac bones, sacrum, gluteal muscles and bladder, for slices below the kidneys."""
-    a, b = body.cavity_width, body.cavity_depth
+    rx, ry = body.cavity_width, body.cavity_depth
     for side in (-1, 1):
-        canvas.fill(blob(rng, (side * a * 0.6, b * 0.75), a * 0.32, b * 0.3, side * -0.6), body.organ_hu(48))
-        wing = blob(rng, (side * a * 0.62, b * 0.35), rng.uniform(6, 10), b * rng.uniform(0.3, 0.55), side * -0.5)
+        canvas.fill(blob(rng, (side * rx * 0.6, ry * 0.75), rx * 0.32, ry * 0.3, side * -0.6), body.organ_hu(48))
+        wing = blob(rng, (side * rx * 0.62, ry * 0.35), rng.uniform(6, 10), ry * rng.uniform(0.3, 0.55), side * -0.5)
         canvas.fill(wing, body.bone_hu)
         middle = wing.mean(axis=0)
         canvas.fill((wing - middle) * [0.6, 0.85] + middle, rng.uniform(120, 300))
-        canvas.fill(blob(rng, (side * a * 0.38, b * 0.15), 18, 22), body.organ_hu(48))
-    canvas.fill(blob(rng, (0, b * 0.65), rng.uniform(30, 48), rng.uniform(14, 26), rough=0.08), body.bone_hu)
-    canvas.fill(blob(rng, (0, b * 0.65), 30, 14, rough=0.08), rng.uniform(120, 260))
+        canvas.fill(blob(rng, (side * rx * 0.38, ry * 0.15), 18, 22), body.organ_hu(48))
+    canvas.fill(blob(rng, (0, ry * 0.65), rng.uniform(30, 48), rng.uniform(14, 26), rough=0.08), body.bone_hu)
+    canvas.fill(blob(rng, (0, ry * 0.65), 30, 14, rough=0.08), rng.uniform(120, 260))
     if rng.random() < 0.5:
         urine = rng.uniform(200, 600) if body.phase == "excretory" else rng.uniform(0, 15)
-        canvas.fill(blob(rng, (0, -b * 0.15), rng.uniform(25, 50), rng.uniform(20, 40)), urine)
+        canvas.fill(blob(rng, (0, -ry * 0.15), rng.uniform(25, 50), rng.uniform(20, 40)), urine)
 
 
-def keep_clear(kidneys: list[Kidney], point: Points, margin_mm: float) -> bool:
-    """Whether a point, shape (2,) in mm, lies outside every kidney by at least a margin."""
+def is_clear_of(kidneys: list[Kidney], point: Points, margin_mm: float) -> bool:
+    """Return whether a point, shape (2,) in mm, lies outside every kidney by at least a margin."""
     return all(float(np.hypot(*(point - kidney.centre))) > max(kidney.rx, kidney.ry) + margin_mm for kidney in kidneys)

@@ -1,4 +1,4 @@
-"""Coronal slices: trunk from the lungs to the iliac bones, spine column, organs; y runs down the body, in mm."""
+"""Coronal slices: trunk from the lungs to the iliac bones, spine and organs. y points down the body, in mm."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from training.kidney_stone.canvas import Canvas, Points, blob, ellipse
 
 
 def draw_coronal_trunk(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
-    """Paint skin, fat, flank muscle and inner fat of a trunk longer than the picture, with a waist."""
+    """Paint skin, fat, flank muscle and inner fat of a trunk with a waist, longer than the picture, and some arms."""
     y = np.linspace(-330, 330, 40)
     waist = rng.uniform(0, 18) * np.exp(-(((y - rng.uniform(10, 70)) / 70) ** 2))
 
@@ -29,39 +29,43 @@ def draw_coronal_trunk(canvas: Canvas, rng: np.random.Generator, body: Body) -> 
 
 def draw_coronal_organs(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
     """Paint lungs, liver dome, spleen, ribs in cross-section, iliac wings and bowel."""
-    a = body.cavity_width
+    rx = body.cavity_width
     dome = rng.uniform(-200, -120)
     for side in (-1, 1):
-        canvas.fill(blob(rng, (side * a * 0.52, dome - 70), a * 0.46, 100, rough=0.04), rng.uniform(-900, -780))
-        canvas.fill(blob(rng, (side * a * 0.52, dome + 55), a * 0.5, 75, rough=0.05), rng.uniform(-110, -90))
+        canvas.fill(blob(rng, (side * rx * 0.52, dome - 70), rx * 0.46, 100, rough=0.04), rng.uniform(-900, -780))
+        canvas.fill(blob(rng, (side * rx * 0.52, dome + 55), rx * 0.5, 75, rough=0.05), rng.uniform(-110, -90))
     if rng.random() < 0.85:
         low = rng.uniform(60, 130)
         liver = body.organ_hu(float(np.clip(rng.normal(55, 12), 5, 75)))
-        canvas.fill(blob(rng, (-a * 0.6, dome + low), a * rng.uniform(0.3, 0.42), low, 0.15, rough=0.06), liver)
+        canvas.fill(blob(rng, (-rx * 0.6, dome + low), rx * rng.uniform(0.3, 0.42), low, 0.15, rough=0.06), liver)
     if rng.random() < 0.75:
-        shape = blob(rng, (a * 0.72, dome + 60), a * rng.uniform(0.17, 0.28), rng.uniform(35, 65), -0.2)
+        shape = blob(rng, (rx * 0.72, dome + 60), rx * rng.uniform(0.17, 0.28), rng.uniform(35, 65), -0.2)
         canvas.fill(shape, body.organ_hu(48))
     draw_bowel(canvas, rng, body, coronal_height=190.0)
     _draw_coronal_bones(canvas, rng, body)
 
 
 def _draw_coronal_bones(canvas: Canvas, rng: np.random.Generator, body: Body) -> None:
-    a = body.cavity_width
+    rx = body.cavity_width
     start = rng.uniform(0, 25)
     for side in (-1, 1):
         for y in np.arange(-230 + start, rng.uniform(-60, 30), rng.uniform(24, 32)):
-            at = (side * (a + 5), float(y))
-            canvas.fill(ellipse(at, rng.uniform(3, 5), rng.uniform(6, 9), side * 0.3), body.bone_hu)
-            canvas.fill(ellipse(at, 1.8, 4.5, side * 0.3), rng.uniform(80, 250))
+            rib = (side * (rx + 5), float(y))
+            canvas.fill(ellipse(rib, rng.uniform(3, 5), rng.uniform(6, 9), side * 0.3), body.bone_hu)
+            canvas.fill(ellipse(rib, 1.8, 4.5, side * 0.3), rng.uniform(80, 250))
         if rng.random() < 0.7:
-            wing = blob(rng, (side * a * rng.uniform(0.62, 0.75), 185), rng.uniform(7, 14), 62, side * -0.45)
+            wing = blob(rng, (side * rx * rng.uniform(0.62, 0.75), 185), rng.uniform(7, 14), 62, side * -0.45)
             middle = wing.mean(axis=0)
             canvas.fill(wing, body.bone_hu)
             canvas.fill((wing - middle) * [0.65, 0.9] + middle, rng.uniform(120, 300))
 
 
 def draw_coronal_midline(canvas: Canvas, rng: np.random.Generator, body: Body, *, anterior: bool) -> float:
-    """Paint psoas and the spine's column or, in an anterior plane, aorta and cava; returns its half-width in mm."""
+    """Paint the psoas muscles and the spine or, in an anterior plane, aorta and vena cava.
+
+    Returns:
+        Half of the spine's width, in mm.
+    """
     half = rng.uniform(18, 25)
     muscle = body.organ_hu(48) - 15
     for side in (-1, 1):

@@ -1,26 +1,28 @@
 """Kidneys: outline with hilum, cortex and medulla, sinus fat, collecting system, cysts, and the sites of stones."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from training.kidney_stone.canvas import Canvas, Points, blob, ellipse, place
 
 Phase = Literal["plain", "nephrographic", "excretory"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+"""The contrast phases: without contrast medium, with bright cortex, with bright urine."""
 
 
 @dataclass(frozen=True)
 class Kidney:
-    """One kidney in the plane of the slice; local x points to the hilum, lengths in mm, angle in radians.
+    """One kidney in the plane of the slice; its own x axis points to the hilum.
 
     Attributes:
-        centre: x, y in the patient's frame.
-        rx: half-width towards the hilum.
-        ry: half-length across it.
-        angle: direction of the hilum.
-        hilum: depth of the notch as a fraction of `rx`; about 0 at the poles.
-        hydro: 0 a collapsed collecting system, 1 a ballooned one.
+        centre: x and y in the patient's frame, in mm.
+        rx: half-width towards the hilum, in mm.
+        ry: half-length across it, in mm.
+        angle: direction of the hilum, in radians.
+        hilum: depth of the notch as a fraction of `rx`; about 0 in slices through a pole.
+        hydro: degree of hydronephrosis, from 0 for a collapsed collecting system to 1 for a ballooned one.
     """
 
     centre: tuple[float, float]
@@ -31,14 +33,17 @@ class Kidney:
     hydro: float
 
     def at(self, x: float, y: float) -> Points:
-        """The patient-frame point, shape (2,), of local fractions: (1, 0) is the hilum, (0, ±1) are the poles."""
+        """Return a point in the patient's frame, shape (2,), in mm, from fractions of the kidney's half-axes.
+
+        (1, 0) is the hilum and (0, ±1) are the poles.
+        """
         point: Points = place(np.array([[x * self.rx, y * self.ry]]), self.centre, self.angle)[0]
         return point
 
 
 @dataclass(frozen=True)
 class Renal:
-    """HU of what a kidney is made of, for one contrast phase."""
+    """Densities in HU of a kidney's tissues and urine in one contrast phase."""
 
     cortex: float
     medulla: float
@@ -46,7 +51,7 @@ class Renal:
 
 
 def sample_renal(rng: np.random.Generator, phase: Phase) -> Renal:
-    """Draw the HU of cortex, medulla and urine for a phase."""
+    """Draw the densities of cortex, medulla and urine for a phase."""
     if phase == "plain":
         cortex = rng.uniform(24, 46)
         return Renal(cortex, cortex + rng.uniform(-4, 3), rng.uniform(-2, 16))
@@ -59,7 +64,14 @@ def sample_renal(rng: np.random.Generator, phase: Phase) -> Renal:
 
 
 def sample_kidney(rng: np.random.Generator, centre: tuple[float, float], side: int, *, coronal: bool) -> Kidney:
-    """Draw the shape of one kidney; `side` is -1 at the image's left, +1 at its right, hilum towards the middle."""
+    """Draw the shape of one kidney.
+
+    Args:
+        rng: the scene's random stream.
+        centre: x and y in mm.
+        side: -1 at the left of the picture, +1 at its right; the hilum points to the middle.
+        coronal: whether the slice is coronal.
+    """
     size = float(np.clip(rng.normal(1.0, 0.14), 0.6, 1.35))
     hydro = float(rng.beta(1.2, 5.0)) if rng.random() < 0.8 else float(rng.uniform(0.4, 1.0))
     medial = 0.0 if side < 0 else np.pi
@@ -77,19 +89,19 @@ def sample_kidney(rng: np.random.Generator, centre: tuple[float, float], side: i
 
 
 def outline(rng: np.random.Generator, kidney: Kidney) -> Points:
-    """The bean: an ellipse with a notch at the hilum and lobulation, as points in mm."""
+    """Draw a kidney's outline: an ellipse with a notch at the hilum and lobulation, as points (n, 2) in mm."""
     theta = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
-    turn = np.angle(np.exp(1j * theta))
-    notch = kidney.hilum * np.exp(-((turn / rng.uniform(0.3, 0.55)) ** 2))
+    from_hilum = np.angle(np.exp(1j * theta))
+    notch = kidney.hilum * np.exp(-((from_hilum / rng.uniform(0.3, 0.55)) ** 2))
     lobes = rng.uniform(0.0, 0.05) * np.cos(rng.integers(5, 10) * theta + rng.uniform(0, 6))
-    wander = rng.normal(0, 0.05) * np.cos(2 * theta + rng.uniform(0, 6)) + rng.normal(0, 0.04) * np.cos(3 * theta)
-    radius = 1.0 - notch + lobes + wander
+    waviness = rng.normal(0, 0.05) * np.cos(2 * theta + rng.uniform(0, 6)) + rng.normal(0, 0.04) * np.cos(3 * theta)
+    radius = 1.0 - notch + lobes + waviness
     points = np.stack([kidney.rx * radius * np.cos(theta), kidney.ry * radius * np.sin(theta)], axis=1)
     return place(points, kidney.centre, kidney.angle)
 
 
 def draw_perirenal_fat(canvas: Canvas, rng: np.random.Generator, kidney: Kidney) -> None:
-    """Paint the fat about a kidney; it keeps bright things of other organs off the kidney's edge."""
+    """Paint the fat around a kidney, which also separates its edge from bright objects of other organs."""
     margin = rng.uniform(4, 14)
     canvas.fill(
         blob(rng, kidney.centre, kidney.rx + margin, kidney.ry + margin, kidney.angle, rough=0.03),
@@ -107,14 +119,14 @@ def draw_kidney(canvas: Canvas, rng: np.random.Generator, kidney: Kidney, renal:
     """Paint one kidney and its collecting system.
 
     Args:
-        canvas: where to paint.
-        rng: the kidney's own random stream.
+        canvas: what to paint on.
+        rng: the scene's random stream.
         kidney: its shape.
-        renal: its HU.
-        phase: contrast phase; in the excretory one, urine is bright and its tree connected and smooth.
+        renal: its densities.
+        phase: contrast phase; in the excretory phase, urine is bright and fills a connected, smooth tree.
 
     Returns:
-        Sites where a stone may lie, each shape (2,) in mm, never in opacified urine.
+        The sites where a stone may lie, each of shape (2,) in mm, and none in opacified urine.
     """
     canvas.fill(outline(rng, kidney), renal.cortex)
     angles = _calyx_angles(rng, kidney)
@@ -142,18 +154,18 @@ def _draw_pyramid(canvas: Canvas, rng: np.random.Generator, kidney: Kidney, angl
 def _draw_sinus(
     canvas: Canvas, rng: np.random.Generator, kidney: Kidney, renal: Renal, angles: list[float], *, opaque: bool
 ) -> list[Points]:
-    """Paint sinus fat, pelvis, infundibula and calyces; returns the sites for stones."""
+    """Paint sinus fat, pelvis, infundibula and calyces; return the sites for stones."""
     polar = kidney.hilum < 0.1
     fat = rng.uniform(0.12, 0.3) if polar else rng.uniform(0.25, 0.5)
     middle = kidney.at(0.05 if polar else rng.uniform(0.2, 0.4), 0.0)
     if rng.random() < 0.85:
         points = blob(rng, (middle[0], middle[1]), fat * kidney.rx * 1.2, fat * kidney.ry, kidney.angle, rough=0.15)
         canvas.fill(points, rng.uniform(-95, -20))
-    reach = 0.34 + 0.12 * kidney.hydro
+    distance = 0.34 + 0.12 * kidney.hydro
     calyx_mm = 2.0 + 7.0 * kidney.hydro
     sites: list[Points] = []
     for angle in angles:
-        cup = kidney.at(reach * np.cos(angle) + 0.08, (reach + 0.1) * np.sin(angle))
+        cup = kidney.at(distance * np.cos(angle) + 0.08, (distance + 0.1) * np.sin(angle))
         filled = rng.random() < 0.6
         if opaque and not filled:
             continue
@@ -168,18 +180,18 @@ def _draw_sinus(
         canvas.fill(pelvis, renal.urine)
         out = kidney.at(0.95, rng.uniform(-0.1, 0.25))
         canvas.stroke(np.stack([middle, out]), renal.urine, max(2.0, size * 0.5))
-        for _ in range(int(rng.integers(0, 3))):  # renal vein and artery in the hilum
+        for _ in range(int(rng.integers(0, 3))):  # renal veins and arteries in the hilum
             tip = kidney.at(rng.uniform(1.0, 1.5), rng.uniform(-0.4, 0.4))
             canvas.stroke(np.stack([kidney.at(0.45, 0.1), tip]), min(renal.cortex, 160.0), rng.uniform(2, 6))
         sites += [middle, kidney.at(0.62, 0.06)]
-    if opaque:  # urine would hide a stone: only calyces that the medium has not reached, far out
-        turns, far = rng.uniform(0.35 * np.pi, 1.65 * np.pi, 8), rng.uniform(0.5, 0.82, 8)
-        sites = [kidney.at(x, y) for x, y in zip(far * np.cos(turns), far * np.sin(turns), strict=True)]
+    if opaque:  # bright urine would hide a stone, so only outer calyces that the medium has not reached are sites
+        thetas, radii = rng.uniform(0.35 * np.pi, 1.65 * np.pi, 8), rng.uniform(0.5, 0.82, 8)
+        sites = [kidney.at(x, y) for x, y in zip(radii * np.cos(thetas), radii * np.sin(thetas), strict=True)]
     return sites or [kidney.at(-0.5, 0.0)]
 
 
 def _draw_cyst(canvas: Canvas, rng: np.random.Generator, kidney: Kidney) -> None:
-    turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.05)
-    centre = kidney.at(far * np.cos(turn), far * np.sin(turn))
+    theta, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.05)
+    centre = kidney.at(distance * np.cos(theta), distance * np.sin(theta))
     radius = float(np.exp(rng.uniform(np.log(2), np.log(16))))
     canvas.fill(ellipse((centre[0], centre[1]), radius, radius * rng.uniform(0.85, 1.1)), rng.uniform(-4, 22))

@@ -1,4 +1,4 @@
-"""From Hounsfield units to the picture that a viewer exports: sharpness, noise, window, marks, JPEG."""
+"""From Hounsfield units to the picture that a viewer exports: sharpness, noise, window, burnt-in marks and JPEG."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,15 @@ Kernel = Literal["soft", "sharp"]
 
 @dataclass(frozen=True)
 class Window:
-    """A viewer's window and its export curve: `lower` and `upper` in HU, black and white levels in [0, 255]."""
+    """A viewer's window and the curve of its export.
+
+    Attributes:
+        lower: density in HU that becomes black.
+        upper: density in HU that becomes white.
+        gamma: exponent of the curve between them.
+        black: grey level of black, in [0, 255].
+        white: grey level of white, in [0, 255].
+    """
 
     lower: float
     upper: float
@@ -22,7 +30,7 @@ class Window:
     white: float
 
     def apply(self, hu: Float32Array) -> Float32Array:
-        """Map HU, any shape, to grey levels, float32 in [black, white]."""
+        """Map densities in HU, of any shape, to grey levels in [black, white], float32."""
         unit = np.clip((hu - self.lower) / (self.upper - self.lower), 0.0, 1.0)
         if self.gamma != 1.0:
             unit = cv2.pow(unit.astype(np.float32), self.gamma)
@@ -30,23 +38,23 @@ class Window:
 
     @property
     def grey_per_hu(self) -> float:
-        """Mean slope in grey levels a HU."""
+        """Mean slope of the curve, in grey levels for each HU."""
         return (self.white - self.black) / (self.upper - self.lower)
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """Facts of the machine and the export for one picture.
+    """Properties of the scanner and of the export of one picture.
 
     Attributes:
         kernel: reconstruction kernel.
-        psf_px: standard deviation of the point-spread function.
-        noise_hu: standard deviation of the noise.
-        noise_px: correlation length of the noise.
+        psf_px: standard deviation of the point-spread function, in pixels.
+        noise_hu: standard deviation of the noise, in HU.
+        noise_px: correlation length of the noise, in pixels.
         streaks: whether photon-starvation streaks run across the slice.
         window: window and export curve.
         jpeg_quality: 35-95, or 0 for a lossless export.
-        tint: gain of R, G and B.
+        tint: factors of the red, green and blue channel.
         marks: whether text and a scale bar are burnt in.
     """
 
@@ -62,7 +70,14 @@ class Scanner:
 
 
 def sample_scanner(rng: np.random.Generator, *, brightest_tissue_hu: float) -> Scanner:
-    """Draw a scanner; the window leaves at least a quarter of its range above the kidneys, so stones can be seen."""
+    """Draw a scanner.
+
+    The window leaves at least a quarter of its range above the kidneys, so that stones stay visible.
+
+    Args:
+        rng: the scene's random stream.
+        brightest_tissue_hu: density of the kidneys' brightest tissue.
+    """
     kernel: Kernel = "sharp" if rng.random() < 0.4 else "soft"
     window = _sample_window(rng, brightest_tissue_hu)
     noise_hu = float(np.exp(rng.uniform(np.log(5), np.log(35))))
@@ -103,12 +118,12 @@ def _sample_window(rng: np.random.Generator, brightest_tissue_hu: float) -> Wind
 
 
 def blur(hu: Float32Array, sigma_px: float) -> Float32Array:
-    """The point-spread function: a Gaussian of `sigma_px`."""
+    """Apply the point-spread function, a Gaussian whose standard deviation is `sigma_px` pixels."""
     return np.asarray(cv2.GaussianBlur(hu, (0, 0), sigma_px), dtype=np.float32)
 
 
 def texture(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
-    """Low-frequency inhomogeneity of tissue and beam, in HU, shape (H, W)."""
+    """Draw the low-frequency inhomogeneity of tissue and beam, in HU, shape (H, W)."""
     cells = int(rng.integers(12, 60))
     height, width = shape
     fine = cv2.resize(rng.standard_normal((cells, cells), dtype=np.float32), (width, height))
@@ -117,7 +132,7 @@ def texture(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], scanner: Scanner) -> Float32Array:
-    """Noise of the scanner's standard deviation in HU, shape (H, W); blotchy for soft kernels, grainy for sharp."""
+    """Draw a scanner's noise in HU, shape (H, W): coarse with a soft kernel, fine with a sharp one."""
     height, width = shape
     grain = blur(rng.standard_normal(shape, dtype=np.float32), scanner.noise_px)
     if scanner.kernel == "sharp":
@@ -133,13 +148,13 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], scanner: Scanner) ->
 def _streaks(rng: np.random.Generator, shape: tuple[int, int]) -> Float32Array:
     height, width = shape
     rows = blur(rng.standard_normal((height, 1), dtype=np.float32), 1.0) * np.float32(rng.uniform(8, 22))
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.normal(0, 15)), 1.0)
-    field = cv2.warpAffine(np.repeat(rows, width, axis=1), turn, (width, height), borderMode=cv2.BORDER_REFLECT)
-    return np.asarray(field, dtype=np.float32)
+    rotation = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.normal(0, 15)), 1.0)
+    streaks = cv2.warpAffine(np.repeat(rows, width, axis=1), rotation, (width, height), borderMode=cv2.BORDER_REFLECT)
+    return np.asarray(streaks, dtype=np.float32)
 
 
 def export(rng: np.random.Generator, grey: Float32Array, scanner: Scanner) -> UInt8Array:
-    """Turn grey levels (H, W) into the exported picture: RGB, shape (H, W, 3), uint8, with marks, tint and JPEG."""
+    """Turn grey levels (H, W) into the picture as exported, with marks, tint and JPEG: RGB, shape (H, W, 3), uint8."""
     picture = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
     if scanner.marks:
         _burn_marks(rng, picture)
@@ -157,7 +172,7 @@ def _jpeg(picture: UInt8Array, quality: int) -> UInt8Array:
 
 
 def _burn_marks(rng: np.random.Generator, picture: UInt8Array) -> None:
-    """Burn in letters, figures and a scale bar near the edges, as viewers do."""
+    """Burn letters, digits and a scale bar into a picture near its edges, as viewers do."""
     height, width = picture.shape
     grey = (int(rng.integers(140, 256)),)
     scale = float(rng.uniform(0.3, 0.6))

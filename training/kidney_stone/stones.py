@@ -1,4 +1,4 @@
-"""Kidney stones: irregular, dense, small; each made large or dense enough to be seen in the picture a model gets."""
+"""Kidney stones: irregular, dense and small, yet large or dense enough to be visible in a model's input."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,26 @@ import numpy as np
 from training.kidney_stone.canvas import Float32Array, Points, Pose, UInt8Array, place
 from training.kidney_stone.scanner import Scanner
 
-SEEN_PX = 224  # side of the square picture in which a stone must be visible
+VISIBLE_AT_PX = 224
+"""Side of the square picture in which a stone must be visible."""
 MIN_CONTRAST_GREY = 48.0
-MIN_CONTRAST_NOISES = 5.5
+MIN_CONTRAST_TO_NOISE = 5.5
 MIN_WIDTH_PX = 2.5
-LARGEST_SCALED_MM = 26.0
+"""Least contrast in grey levels and in standard deviations of the noise, and least width, of a visible stone."""
+MAX_SCALED_DIAMETER_MM = 26.0
+"""Largest diameter to which `stone_scale` may enlarge a stone."""
 
 
 @dataclass(frozen=True)
 class Stone:
-    """One stone: its outline about (0, 0) for a diameter of 1 mm, its place and size in mm, its density in HU."""
+    """One stone.
+
+    Attributes:
+        shape: its outline around (0, 0) for a diameter of 1 mm, shape (n, 2).
+        centre: its place in the patient's frame, shape (2,), in mm.
+        diameter_mm: its mean diameter.
+        hu: its density.
+    """
 
     shape: Points
     centre: Points
@@ -25,21 +35,26 @@ class Stone:
     hu: float
 
     def outline(self, scale: float = 1.0) -> Points:
-        """The outline in the patient's frame, shape (n, 2) in mm; a scaled stone is not let past 26 mm."""
-        largest = max(self.diameter_mm, LARGEST_SCALED_MM)
+        """Return the outline in the patient's frame, shape (n, 2), in mm; scaling ends at `MAX_SCALED_DIAMETER_MM`."""
+        largest = max(self.diameter_mm, MAX_SCALED_DIAMETER_MM)
         return np.asarray(self.shape * min(self.diameter_mm * scale, largest) + self.centre)
 
 
 @dataclass(frozen=True)
 class Visibility:
-    """How a stone shows, free of noise, at 224 x 224: grey levels over its surroundings, full width at half maximum."""
+    """How visible a stone is in the noise-free picture of 224 x 224 pixels.
+
+    Attributes:
+        contrast_grey: grey levels above its surroundings.
+        width_px: full width at half maximum.
+    """
 
     contrast_grey: float
     width_px: float
 
 
 def sample_stone(rng: np.random.Generator, centre: Points) -> Stone:
-    """Draw a stone of 2.5-15 mm, more small than large: rough, oblong or, if large, at times branched."""
+    """Draw a stone of 2.5-15 mm, more often small than large: rough, oblong and, if large, sometimes branched."""
     diameter = float(np.exp(np.log(2.5) + np.log(6.0) * rng.beta(1.0, 1.35)))
     theta = np.linspace(0, 2 * np.pi, 18, endpoint=False)
     radius = 1 + rng.normal(0, 0.1, 18)
@@ -52,7 +67,7 @@ def sample_stone(rng: np.random.Generator, centre: Points) -> Stone:
 
 
 def coverage(pose: Pose, outline_mm: Points, shape: tuple[int, int], psf_px: float) -> Float32Array:
-    """How much of each pixel a stone takes after the point-spread function, in [0, 1], shape (H, W)."""
+    """Return how much of each pixel a stone covers after the point-spread function, in [0, 1], shape (H, W)."""
     cover = np.zeros(shape, dtype=np.float32)
     points = pose.project(outline_mm)
     pad = int(np.ceil(4 * psf_px)) + 2
@@ -69,12 +84,12 @@ def coverage(pose: Pose, outline_mm: Points, shape: tuple[int, int], psf_px: flo
 
 
 def blend(hu: Float32Array, cover: Float32Array, stone_hu: float) -> Float32Array:
-    """Lay a stone's density over a slice by its coverage, both shape (H, W), in HU."""
+    """Blend a stone's density into a slice, in HU, by its coverage, both of shape (H, W)."""
     return np.asarray(hu + cover * np.maximum(stone_hu - hu, 0), dtype=np.float32)
 
 
 def visibility(before_grey: Float32Array, after_grey: Float32Array) -> Visibility:
-    """Measure a stone from the 224 x 224 grey pictures without and with it, float32."""
+    """Measure a stone's visibility from the grey pictures of 224 x 224 pixels without and with it, float32."""
     gain = after_grey - before_grey
     y, x = np.unravel_index(int(np.argmax(gain)), gain.shape)
     peak = float(gain[y, x])
@@ -89,29 +104,27 @@ def visibility(before_grey: Float32Array, after_grey: Float32Array) -> Visibilit
 
 
 def make_visible(stone: Stone, base_hu: Float32Array, pose: Pose, scanner: Scanner) -> tuple[Stone, Visibility] | None:
-    """Enlarge or harden a stone until it shows in the picture that a model gets.
+    """Enlarge or harden a stone until it is visible in the picture that a model gets.
 
     Args:
-        stone: as drawn.
+        stone: the stone as drawn.
         base_hu: the blurred, noise-free slice, shape (H, W).
         pose: its geometry.
         scanner: its window, blur and noise.
 
     Returns:
-        The stone to use and how it shows, or None where no stone would show (next to bone, say).
+        The changed stone and its visibility, or None if no stone would be visible there (next to bone, for example).
     """
-    window = scanner.window
-    before = cv2.resize(window.apply(base_hu), (SEEN_PX, SEEN_PX), interpolation=cv2.INTER_LINEAR)
-    wanted = max(MIN_CONTRAST_GREY, MIN_CONTRAST_NOISES * scanner.noise_hu * window.grey_per_hu)
+    window, size = scanner.window, (VISIBLE_AT_PX, VISIBLE_AT_PX)
+    before = cv2.resize(window.apply(base_hu), size, interpolation=cv2.INTER_LINEAR)
+    min_contrast = max(MIN_CONTRAST_GREY, MIN_CONTRAST_TO_NOISE * scanner.noise_hu * window.grey_per_hu)
     for _ in range(9):
         cover = coverage(pose, stone.outline(), (base_hu.shape[0], base_hu.shape[1]), scanner.psf_px)
         after = window.apply(blend(base_hu, cover, stone.hu))
-        seen = visibility(
-            np.asarray(before, np.float32), cv2.resize(after, (SEEN_PX, SEEN_PX)).astype(np.float32, copy=False)
-        )
-        if seen.contrast_grey >= wanted and seen.width_px >= MIN_WIDTH_PX:
-            return stone, seen
-        harder = stone.hu if seen.contrast_grey >= wanted else min(stone.hu * 1.35, 1500.0)
-        grow = 1.22 if seen.width_px < MIN_WIDTH_PX or stone.hu > 900 else 1.06
-        stone = Stone(stone.shape, stone.centre, min(stone.diameter_mm * grow, 15.0), harder)
+        measured = visibility(np.asarray(before, np.float32), cv2.resize(after, size).astype(np.float32, copy=False))
+        if measured.contrast_grey >= min_contrast and measured.width_px >= MIN_WIDTH_PX:
+            return stone, measured
+        hu = stone.hu if measured.contrast_grey >= min_contrast else min(stone.hu * 1.35, 1500.0)
+        growth = 1.22 if measured.width_px < MIN_WIDTH_PX or stone.hu > 900 else 1.06
+        stone = Stone(stone.shape, stone.centre, min(stone.diameter_mm * growth, 15.0), hu)
     return None

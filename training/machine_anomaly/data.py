@@ -1,16 +1,17 @@
-"""Synthetic readings of a machine, drawn from a seed: healthy ones, and four kinds of fault."""
+"""Synthetic readings of a machine, drawn from a seed: healthy ones, and some with one of four faults."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from export.labelled import Items, Split, chunks, has_features
+from export.labelled_data import LabelledBatch, Split, has_features, row_batches
 from models.card import Card
 
 TRAIN, THRESHOLD, TEST = 0, 1, 2
-"""Seeds of the splits."""
+"""Seeds of the data splits."""
 NAME, POSITIVE = "synthetic sensors", "anomaly"
+"""What the rows are, and the label of faulty readings."""
 FEATURES = ("temperature", "vibration", "pressure", "power")
 FAULTS = ("worn bearing", "blocked cooling", "leak", "slipping belt")
 
@@ -19,7 +20,7 @@ Readings = npt.NDArray[np.float64]
 
 
 def healthy(count: int, seed: int) -> Readings:
-    """Readings that load and ambient temperature explain, but for the sensors' own noise."""
+    """Draw readings that follow from load and ambient temperature, except for the noise of the sensors."""
     rng = np.random.default_rng((seed, 0))
     load, ambient = rng.uniform(0.15, 1.0, count), rng.normal(20.0, 6.0, count)
     readings = np.stack(
@@ -35,7 +36,11 @@ def healthy(count: int, seed: int) -> Readings:
 
 
 def faulty(count: int, seed: int, fault: str) -> Readings:
-    """Healthy readings with one fault of `FAULTS` in them, from slight to severe."""
+    """Draw readings with one fault of `FAULTS`, from slight to severe.
+
+    Raises:
+        ValueError: the fault is unknown.
+    """
     readings, rng = healthy(count, seed + 100), np.random.default_rng((seed, 1))
     severity = rng.uniform(0.3, 1.0, count)
     if fault == "worn bearing":
@@ -53,16 +58,16 @@ def faulty(count: int, seed: int, fault: str) -> Readings:
     return np.clip(readings, (-50, 0, 0, 0), (200, 50, 100, 10_000))
 
 
-def labelled(card: Card, split: Split, count: int) -> Iterator[Items] | None:
-    """Half healthy readings, half faulty ones, which are positive; see `export.labelled.Source`.
+def labelled(card: Card, split: Split, count: int) -> Iterator[LabelledBatch] | None:
+    """Return readings for `export.labelled.Source.labelled`: half of them healthy, half faulty, which are positive.
 
-    Calibration sees both too, or what a fault looks like would be clipped away.
+    Calibration needs both too, because it would otherwise clip the values of a fault away.
     """
     if not has_features(card, FEATURES):
         return None
-    seed, each = THRESHOLD if split == "validate" else TRAIN, -(-count // (2 * len(FAULTS)))
-    ill = [faulty(each, seed, fault) for fault in FAULTS]
-    rows = np.concatenate([healthy(each * len(FAULTS), seed), *ill])
-    labels = np.repeat(np.array([0, 1], np.int64), each * len(FAULTS))
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-    return chunks(card, rows[chosen], labels[chosen])
+    seed, per_fault = THRESHOLD if split == "validate" else TRAIN, -(-count // (2 * len(FAULTS)))
+    with_faults = [faulty(per_fault, seed, fault) for fault in FAULTS]
+    rows = np.concatenate([healthy(per_fault * len(FAULTS), seed), *with_faults])
+    labels = np.repeat(np.array([0, 1], np.int64), per_fault * len(FAULTS))
+    order = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return row_batches(card, rows[order], labels[order])

@@ -1,4 +1,5 @@
-"""One server each, as its own documentation advises on a CPU; every one calls `loadtests.compare.work.Work`.
+"""The peers: each module is a server as its own documentation advises on a CPU.
 
-Each is told what to do by `COMPARE_*` in the environment; `loadtests.compare.servers` sets those, and starts them.
+Each calls `loadtests.compare.work.Work`, and reads its settings from `COMPARE_*` in the environment, which
+`loadtests.compare.servers` sets when it starts a peer.
 """

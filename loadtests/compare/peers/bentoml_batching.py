@@ -18,7 +18,7 @@ QUIET = {"access": {"enabled": False}}
 
 @bentoml.service(workers="cpu_count", logging=QUIET)
 class Model:
-    """Runs what the dispatcher has put together."""
+    """Classifies the batches that the dispatcher makes."""
 
     def __init__(self) -> None:
         self.work = from_environment()

@@ -1,4 +1,4 @@
-"""FastAPI as most tutorials write it: load in the lifespan, upload a file, predict in a plain `def`.
+"""FastAPI as most tutorials use it: the model is loaded in the lifespan, a plain `def` classifies an uploaded file.
 
 Its documentation has the model loaded in the lifespan (https://fastapi.tiangolo.com/advanced/events/), blocking code in
 `def` so that a thread runs it (https://fastapi.tiangolo.com/async/), and several workers to use several cores

@@ -1,4 +1,4 @@
-"""LitServe: as many workers as cores, as its reference says of a CPU, and its ZeroMQ queue, for over 100 requests/s.
+"""LitServe: as many workers as cores, as its reference advises on a CPU, and its ZeroMQ queue for over 100 requests/s.
 
 https://lightning.ai/docs/litserve/api-reference/litserver (`workers_per_device`, `fast_queue`); as many HTTP servers as
 workers, its default. The picture comes as base64 in JSON, as in its own `ImageInput`. Batching only where the regime
@@ -14,10 +14,10 @@ from loadtests.compare.work import Answer, from_environment, setting
 
 
 class Classifier(litserve.LitAPI):
-    """Decodes and infers in a worker."""
+    """Classifies pictures in a worker process."""
 
     def setup(self, device: str) -> None:
-        """Load the model, once a worker."""
+        """Load the model, once in each worker."""
         self.work = from_environment()
 
     def decode_request(self, request: dict[str, str]) -> bytes:
@@ -25,7 +25,7 @@ class Classifier(litserve.LitAPI):
         return base64.b64decode(request["image_data"])
 
     def batch(self, inputs: list[bytes]) -> list[bytes]:
-        """Leave pictures as a list; they differ in length."""
+        """Return the pictures as a list, since they differ in length."""
         return inputs
 
     def predict(self, x: Any) -> Any:
@@ -33,11 +33,11 @@ class Classifier(litserve.LitAPI):
         return self.work.batch(x) if isinstance(x, list) else self.work(x)
 
     def unbatch(self, output: list[Answer]) -> list[Answer]:
-        """Leave answers as a list."""
+        """Return the answers as a list."""
         return output
 
     def encode_response(self, output: Answer) -> Answer:
-        """Answer as it is."""
+        """Return the answer as it is."""
         return output
 
 

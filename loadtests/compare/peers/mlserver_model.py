@@ -15,10 +15,10 @@ from loadtests.compare.work import from_environment
 
 
 class Classifier(MLModel):
-    """Answers with one run at a time in each of its processes."""
+    """Classifies pictures, one run at a time in each of its processes."""
 
     async def load(self) -> bool:
-        """Load the model, once a worker."""
+        """Load the model, once in each worker."""
         self.work = from_environment()
         return True
 

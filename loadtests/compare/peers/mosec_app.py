@@ -1,4 +1,4 @@
-"""Mosec: one stage whose worker does the whole of a request, a process a core.
+"""Mosec: one stage whose workers do the whole of a request, with one process for each core.
 
 https://mosecorg.github.io/mosec/reference/interface.html (`append_worker`: `num`, `max_batch_size`, `max_wait_time`):
 several processes to compute in parallel; batching only where the regime has a batch over 1, with its shortest wait.
@@ -14,21 +14,21 @@ BATCH = setting("BATCH")
 
 
 class Classifier(Worker):
-    """Gets pictures as they were sent."""
+    """Classifies pictures as they were sent."""
 
     def __init__(self) -> None:
         self.work = from_environment()
 
     def deserialize(self, data: bytes) -> bytes:
-        """Leave the body as it is."""
+        """Return the body as it is."""
         return data
 
     def forward(self, data: bytes | list[bytes]) -> Answer | list[Answer]:
-        """Classify one picture, or what was put together."""
+        """Classify one picture, or a batch."""
         return self.work.batch(data) if isinstance(data, list) else self.work(data)
 
     def serialize(self, data: Answer) -> bytes:
-        """Answer in JSON."""
+        """Return the answer as JSON."""
         return json.dumps(data).encode()
 
 

@@ -1,4 +1,4 @@
-"""Ray Serve: a replica a core, each reserving one, and its high-throughput settings.
+"""Ray Serve: one replica for each core, which it reserves, with the high-throughput settings.
 
 https://docs.ray.io/en/latest/serve/advanced-guides/performance.html (a core a replica, `OMP_NUM_THREADS` set) and
 https://docs.ray.io/en/master/kuberay/user-guides/serve-high-throughput.html (`RAY_SERVE_ENABLE_HA_PROXY`,
@@ -22,14 +22,14 @@ BATCH = setting("BATCH")
     num_replicas=setting("WORKERS"), ray_actor_options={"num_cpus": 1}, max_ongoing_requests=max(5, 2 * BATCH)
 )
 class Classifier:
-    """Answers with one run at a time."""
+    """Classifies pictures, one run at a time."""
 
     def __init__(self) -> None:
         self.work = from_environment()
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.0)
     async def batched(self, pictures: list[bytes]) -> list[Answer]:
-        """Classify what was put together."""
+        """Classify a batch."""
         return self.work.batch(pictures)
 
     async def __call__(self, request: Request) -> Answer:

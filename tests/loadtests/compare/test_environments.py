@@ -23,8 +23,8 @@ def test_a_peers_requirements_are_pinned_with_hashes_and_name_no_host(name: str)
 
 def test_every_peer_runs_the_versions_that_vitrine_does() -> None:
     def versions(file: Path) -> set[str]:
-        wanted = re.compile(r"(numpy|onnxruntime|opencv-python-headless|pillow)==\S+")
-        return {found.group() for found in map(wanted.match, file.read_text("utf-8").splitlines()) if found}
+        pinned = re.compile(r"(numpy|onnxruntime|opencv-python-headless|pillow)==\S+")
+        return {match.group() for match in map(pinned.match, file.read_text("utf-8").splitlines()) if match}
 
     ours = versions(environments.REQUIREMENTS.parent / "serve.txt")
     assert len(ours) >= 4

@@ -12,7 +12,7 @@ import pytest
 
 from loadtests.compare import load
 from loadtests.compare.load import Exchange, Target
-from loadtests.compare.wire import form_to, plain, post
+from loadtests.compare.wire import form_to, post, read_plain
 
 RIGHT = {"label": "cat", "probabilities": {"cat": 0.75, "dog": 0.25}}
 WRONG = {"label": "cat", "probabilities": {"cat": 0.749, "dog": 0.251}}
@@ -66,17 +66,17 @@ def server(work_s: float = 0.0) -> Iterator[tuple[int, Counter[str]]]:
 
 
 def target(port: int, *paths: str) -> Target:
-    return Target(port, [post(path, b"picture", "image/jpeg") for path in paths], [RIGHT] * len(paths), plain)
+    return Target(port, [post(path, b"picture", "image/jpeg") for path in paths], [RIGHT] * len(paths), read_plain)
 
 
 def test_failed_wrong_and_broken_answers_are_errors_and_right_ones_are_not() -> None:
     with server() as (port, seen):
-        found = load.closed(target(port, "/right", "/fails", "/wrong", "/hangs-up", "/chunked"), 3, 0.4, 0.0)
+        measured = load.closed(target(port, "/right", "/fails", "/wrong", "/hangs-up", "/chunked"), 3, 0.4, 0.0)
         assert load.ask(target(port, "/right", "/chunked")) == ""
-    bad = seen["/fails"] + seen["/wrong"] + seen["/hangs-up"]
-    assert found.errors == bad and min(seen.values()) > 0
-    assert found.requests == seen.total() - 2
-    assert abs(found.rate * 0.4 - (found.requests - bad)) <= 3  # those under way at the end count in part
+    wrong = seen["/fails"] + seen["/wrong"] + seen["/hangs-up"]
+    assert measured.errors == wrong and min(seen.values()) > 0
+    assert measured.requests == seen.total() - 2
+    assert abs(measured.rate * 0.4 - (measured.requests - wrong)) <= 3  # those under way at the end count in part
 
 
 def test_the_first_problem_says_what_came() -> None:
@@ -90,28 +90,28 @@ def test_the_first_problem_says_what_came() -> None:
 def test_an_answer_that_does_not_come_in_time_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "TIMEOUT_S", 0.05)
     with server(work_s=0.3) as (port, _):
-        found = load.closed(target(port, "/right"), 1, 0.1, 0.0)
-    assert found.errors == found.requests > 0 and found.rate == 0
+        measured = load.closed(target(port, "/right"), 1, 0.1, 0.0)
+    assert measured.errors == measured.requests > 0 and measured.rate == 0
 
 
 def test_the_latency_of_an_open_loop_counts_from_when_a_request_was_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "RAMP_S", 0.1)
     with server(work_s=0.02) as (port, _):  # 50 a second at most, asked for 150
-        found = load.opened(target(port, "/right"), 150, 0.3, seed=1)
-    assert found.errors == 0
-    assert found.p99_ms > 200  # the queue before it; counted from when it was sent to a free server, 20
+        measured = load.opened(target(port, "/right"), 150, 0.3, seed=1)
+    assert measured.errors == 0
+    assert measured.p99_ms > 200  # the queue before it; counted from when it was sent to a free server, 20
 
 
 def test_percentiles_and_rate_are_those_of_the_window() -> None:
     took, body = [0.01 + 0.001 * index for index in range(100)], json.dumps(RIGHT).encode()
-    done = [Exchange(0, 1.0 + 0.02 * index + each, each, 200, body) for index, each in enumerate(took)]
+    inside = [Exchange(0, 1.0 + 0.02 * index + seconds, seconds, 200, body) for index, seconds in enumerate(took)]
     early = Exchange(0, 0.9, 0.8, 200, body)
-    found = load.summarise(target(1, "/"), [early, *done], ramp_s=1.0, seconds=4.0)
+    measured = load.summarise(target(1, "/"), [early, *inside], ramp_s=1.0, seconds=4.0)
     hundredths = statistics.quantiles(took, n=100, method="inclusive")
-    assert found.p50_ms == pytest.approx(hundredths[49] * 1e3)
-    assert found.p99_ms == pytest.approx(hundredths[98] * 1e3)
-    assert found.rate == pytest.approx(100 / 4.0)
-    assert found.errors == 0 and found.requests == 101
+    assert measured.p50_ms == pytest.approx(hundredths[49] * 1e3)
+    assert measured.p99_ms == pytest.approx(hundredths[98] * 1e3)
+    assert measured.rate == pytest.approx(100 / 4.0)
+    assert measured.errors == 0 and measured.requests == 101
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1, 0.25, 0.4])

@@ -16,7 +16,7 @@ CPU_MS = {1: 60.0, 16: 65.25, 64: 70.0}
 
 def turn(number: int, name: str, rate: float, p50_ms: float, errors: int = 0, regime: str = COMPUTE) -> Turn:
     problem = "500: oops" if errors else ""
-    loads = {each: Load(rate, p50_ms, 2 * p50_ms, errors, 100, problem, CPU_MS[each]) for each in CLIENTS}
+    loads = {clients: Load(rate, p50_ms, 2 * p50_ms, errors, 100, problem, CPU_MS[clients]) for clients in CLIENTS}
     opened = Load(rate, 10.0, 20.0, 0, 100) if name == "vitrine" else None
     return Turn(number, regime, name, 2.0, 300.0, loads, opened)
 
@@ -40,12 +40,12 @@ def run() -> report.Run:
 
 
 def test_aims_are_ratios_of_the_same_round(run: report.Run) -> None:
-    found = {each.what: each for each in run.aims()}
-    ratios = [(round(each.ratio, 3), each.met) for each in found.values()]
+    aims = {aim.what: aim for aim in run.aims()}
+    ratios = [(round(aim.ratio, 3), aim.met) for aim in aims.values()]
     assert ratios[0] == (round(62 / 64, 3), True)
-    assert found["kidney-stone, 16 clients: images/s over the best peer (mosec)"].low == pytest.approx(62 / 58)
+    assert aims["kidney-stone, 16 clients: images/s over the best peer (mosec)"].low == pytest.approx(62 / 58)
     # FastAPI is quicker alone, but answers a third of the images: no peer of equal throughput.
-    assert found["kidney-stone, 1 client: p50 over the quickest peer of equal throughput (mosec)"].ratio == 30 / 68
+    assert aims["kidney-stone, 1 client: p50 over the quickest peer of equal throughput (mosec)"].ratio == 30 / 68
     assert ratios[4] == (round(62 / 58, 3), False)
     assert ratios[6] == (2.0, True)
 

@@ -10,8 +10,8 @@ from loadtests.compare import cheapest
 from loadtests.compare.work import Work
 from loadtests.server import ROOT
 from models.card import read_image_card
-from postprocessing.interpret import interpret, softmax
-from serving.pipeline import PictureLine
+from postprocessing.classification import classify, softmax
+from serving.pipeline import ImagePipeline
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +23,16 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_work_of_the_peers_is_what_vitrine_does(package: Path) -> None:
     card = read_image_card(package / "card.toml")
-    line, backend, work = PictureLine(card), OnnxBackend(package / "predict.onnx"), Work(package, 1)
-    pictures = cheapest.payloads()
+    backend, work = OnnxBackend(package / "predict.onnx"), Work(package, 1)
+    pipeline = ImagePipeline(card, backend)
+    pictures = cheapest.pictures()
     together = work.batch(pictures)
     for picture, batched in zip(pictures, together, strict=True):
-        (result,) = line.run(backend, [line.admit(picture)])
-        said, alone = interpret(result.logits, card), work(picture)
-        assert alone["label"] == batched["label"] == said.label
+        (result,) = pipeline.infer([pipeline.preprocess(picture)])
+        served, alone = classify(result.logits, card), work(picture)
+        assert alone["label"] == batched["label"] == served.label
         for answer in (alone, batched):
-            assert answer["probabilities"] == pytest.approx(said.probabilities, abs=1e-6)
+            assert answer["probabilities"] == pytest.approx(served.probabilities, abs=1e-6)
     backend.close()
     assert len({answer["label"] for answer in together}) > 1  # or the check of answers would check little
 
@@ -40,8 +41,8 @@ def test_kidney_stone_answers_what_pytorch_did() -> None:
     folder = ROOT / "models" / "kidney_stone"
     golden = json.loads((folder / "goldens" / "goldens.json").read_text("utf-8"))["goldens"][0]
     answer = Work(folder, 1)((folder / "goldens" / golden["file"]).read_bytes())
-    wanted = softmax(np.array(golden["logits"], np.float32))
-    assert list(answer["probabilities"].values()) == pytest.approx(wanted.tolist(), abs=1e-3)
+    expected = softmax(np.array(golden["logits"], np.float32))
+    assert list(answer["probabilities"].values()) == pytest.approx(expected.tolist(), abs=1e-3)
     assert answer["sharpness"] > 0
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from explain.autograd import AutogradExplainer
 from explain.base import METHOD_NAMES
-from explain.compile import Explained
+from explain.compile import NetworkWithMaps
 from explain.methods import METHODS
-from export.onnx import traced
+from export.graph import trace_to_onnx
 from models.architectures.pyramidnet import Block, PyramidNet
 
 # By hand: 16 + 8/9, 16 + 16/9, … to the nearest whole number.
@@ -121,7 +121,7 @@ def test_stages_one_after_the_other_are_the_network(network: PyramidNet) -> None
     assert shapes["layer3"] == (64, 8, 8)
 
 
-def check(network: PyramidNet, layer: str, explained: Explained) -> None:
+def check(network: PyramidNet, layer: str, explained: NetworkWithMaps) -> None:
     """Compiled maps and logits are autograd's, for the predicted class and given ones."""
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
     targets = torch.tensor([-1, 3, 9])
@@ -138,24 +138,24 @@ def check(network: PyramidNet, layer: str, explained: Explained) -> None:
 
 
 def test_compiled_after_layer3_it_explains_as_autograd_does(network: PyramidNet) -> None:
-    check(network, "layer3", Explained(network, "layer3", (32, 32)))
+    check(network, "layer3", NetworkWithMaps(network, "layer3", (32, 32)))
 
 
 @pytest.fixture(scope="module")
-def shortened() -> tuple[PyramidNet, Explained]:
+def shortened() -> tuple[PyramidNet, NetworkWithMaps]:
     """The last group with its first block alone, that of stride 2, cut before it: tracing all 18 takes a minute."""
     net = PyramidNet()
     net.layer1, net.layer2 = nn.Sequential(nn.Conv2d(16, 32, 1)), nn.Sequential(nn.Conv2d(32, 48, 3, 2, 1))
     net.layer3, net.bn_out, net.fc_out = net.layer3[:1], nn.BatchNorm2d(49), nn.Linear(49, 10)
     randomised(net)
-    return net, Explained(net, "layer2", (32, 32))
+    return net, NetworkWithMaps(net, "layer2", (32, 32))
 
 
-def test_compiled_after_layer2_it_explains_as_autograd_does(shortened: tuple[PyramidNet, Explained]) -> None:
+def test_compiled_after_layer2_it_explains_as_autograd_does(shortened: tuple[PyramidNet, NetworkWithMaps]) -> None:
     check(shortened[0], "layer2", shortened[1])
 
 
-def test_its_explanations_can_be_written_as_onnx(shortened: tuple[PyramidNet, Explained]) -> None:
+def test_its_explanations_can_be_written_as_onnx(shortened: tuple[PyramidNet, NetworkWithMaps]) -> None:
     inputs = {"image": torch.zeros(2, 3, 32, 32), "target": torch.tensor([-1, 0])}
-    graph = traced(shortened[1], inputs, ["logits", *METHOD_NAMES])
+    graph = trace_to_onnx(shortened[1], inputs, ["logits", *METHOD_NAMES])
     assert {node.domain for node in graph.graph.node} <= {""}  # no operator that only PyTorch has

@@ -1,64 +1,68 @@
-"""The calling side of the Grad-CAM runner, against a process that is slow, gone, or comes back."""
+"""The calling side of the Grad-CAM process, against one that is silent, gone, or comes back."""
 
 import asyncio
-import dataclasses
-import json
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from errors import DeadlineExceeded, InvalidImage, QueueFull, Unavailable
+from errors import DeadlineExceeded, QueueFull, Unavailable
 from runners.runner import Answer
-from serving.gradcam import client as remote
-from serving.gradcam.client import (
-    FAILURES,
-    IN_FLIGHT,
-    RemoteExplainer,
-    answer_of,
-    ask_of,
-    in_text,
-    reply_in_text,
-    reply_of,
-)
-from serving.gradcam.worker import Ask, Explained
+from serving.gradcam import client
+from serving.gradcam.client import MAX_FAILURES, MAX_IN_FLIGHT, ExplainerClient
+from serving.gradcam.wire import Explanation, ExplanationRequest, answer_to_fields
 
-ASK = Ask(b"", -1, "layercam", "map", 0.5, at_input_size=False)
+REQUEST = ExplanationRequest(b"", -1, "layercam", "map", 0.5, at_input_size=False)
 ANSWER = Answer(
-    Explained(np.array([1, 2], np.float32), 1, b"png", np.ones((2, 2), np.float32), (4, 3), None), 1.0, 2.0, 3.0, 1
+    Explanation(np.array([1, 2], np.float32), 1, b"png", np.ones((2, 2), np.float32), (4, 3), None), 1.0, 2.0, 3.0, 1
 )
+PATIENCE_S = 60.0
 
 
 class Process:
-    """The other side: answers unless told to be gone, or slow."""
+    """The other side, which answers unless a test makes it hold calls, break connections or go.
+
+    Attributes:
+        gone: whether nobody is there; calls under way lose their connection.
+        holding: whether a call that begins now is held, until `released`.
+        released: whether held calls are answered.
+        breaking: how many of the next calls lose their connection.
+        calls: the number of calls that began.
+        states_told: how often it told its state.
+        dropped: the number of calls that were cancelled on the caller's side.
+        cancelled: the names of the calls that it was asked to give up.
+    """
 
     def __init__(self) -> None:
-        self.gone, self.delay, self.calls, self.dropped, self.fail_next = False, 0.0, 0, 0, 0
-        self.told = list[str]()
-        self.closing = False
+        self.gone = self.holding = self.released = False
+        self.breaking = self.calls = self.states_told = self.dropped = 0
+        self.cancelled = list[str]()
 
-    async def explain(self, model: str, ask: Ask, seconds: float, call: str) -> dict[str, Any]:
+    async def explain(self, tag: str, request: ExplanationRequest, seconds: float, call: str) -> dict[str, Any]:
         self.calls += 1
-        if self.fail_next:
-            self.fail_next -= 1
+        if self.breaking:
+            self.breaking -= 1
             raise ConnectionResetError
+        is_held = self.holding
         try:
-            for _ in range(int(self.delay / 0.01)):
-                await asyncio.sleep(0.01)
+            while is_held and not self.released:
+                await asyncio.sleep(0.005)
                 self._check()
         except asyncio.CancelledError:
             self.dropped += 1
             raise
         self._check()
-        return reply_of(ANSWER)
+        return answer_to_fields(ANSWER)
 
     async def cancel(self, call: str) -> None:
-        self.told.append(call)
+        self.cancelled.append(call)
 
     async def status(self) -> dict[str, Any]:
         self._check()
+        self.states_told += 1
         return {"small": {"state": "ready"}}
 
     def _check(self) -> None:
@@ -66,53 +70,41 @@ class Process:
             raise ConnectionRefusedError
 
 
+@pytest.fixture(autouse=True)
+def _quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "HEARTBEAT_S", 0.01)
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 30))
+    """Run a test; one that waits for ever fails."""
+    asyncio.run(asyncio.wait_for(work, PATIENCE_S))
 
 
-async def connected(process: Process, timeout_ms: float = 5000) -> tuple[RemoteExplainer, "asyncio.Task[None]"]:
-    explainer = RemoteExplainer(timeout_ms)
-    watching = asyncio.create_task(explainer.watch(process, lambda: process.closing))
-    while explainer.open:
-        await asyncio.sleep(0.01)
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once a condition holds."""
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+async def connected(
+    process: Process, timeout_ms: float = 10 * PATIENCE_S * 1000
+) -> tuple[ExplainerClient, "asyncio.Task[None]"]:
+    """Return a client to which the process has told its state, and the task that goes on asking for it."""
+    explainer = ExplainerClient(timeout_ms)
+    watching = asyncio.create_task(explainer.watch(process, lambda: False))
+    await until(lambda: not explainer.unavailable_reason)
     return explainer, watching
 
 
-def soon(seconds: float = 10.0) -> float:
+def soon(seconds: float = 5 * PATIENCE_S) -> float:
+    """Return a deadline; by default it is later than any test ends."""
     return time.monotonic() + seconds
-
-
-def test_an_answer_crosses_as_it_was_and_so_does_an_error() -> None:
-    again = answer_of(reply_of(ANSWER))
-    assert again[1:] == ANSWER[1:]
-    assert np.array_equal(again.value.map, ANSWER.value.map)
-    assert again.value._replace(logits=None, map=None) == ANSWER.value._replace(logits=None, map=None)  # type: ignore[arg-type]
-    for error in (InvalidImage("no picture"), QueueFull("full", 17), Unavailable("loading", 9)):
-        with pytest.raises(type(error), match=str(error)) as raised:
-            answer_of(reply_of(error))
-        assert vars(raised.value) == vars(error)
-
-
-def test_in_text_it_crosses_to_another_machine_to_the_last_bit() -> None:
-    ask = Ask(bytes(range(256)), 1, "gradcam++", "overlay", 0.3, at_input_size=True, threshold=0.25)
-    assert ask_of(json.loads(json.dumps(in_text(ask)))) == ask
-    assert ask_of(dataclasses.asdict(ask)) == ask
-    third = np.full((2, 2), 1 / 3, np.float32)
-    for picture in (b"\x89PNG\xff", None):
-        sent = ANSWER._replace(value=ANSWER.value._replace(map=third, picture=picture))
-        got = answer_of(json.loads(json.dumps(reply_in_text(reply_of(sent)))))
-        assert got.value.map.dtype == np.float32 and np.array_equal(got.value.map, third)
-        assert np.array_equal(got.value.logits, sent.value.logits)
-        assert got.value.picture == picture and got.value.size == (4, 3)
-        assert got[1:] == sent[1:]
-    with pytest.raises(QueueFull, match="full"):
-        answer_of(json.loads(json.dumps(reply_in_text(reply_of(QueueFull("full", 17))))))
 
 
 def test_before_the_process_has_said_anything_calls_are_refused() -> None:
     async def work() -> None:
         with pytest.raises(Unavailable, match="starting"):
-            await RemoteExplainer(1000).explain("small", ASK, soon())
+            await ExplainerClient(1000).explain("small", REQUEST, soon())
 
     run(work())
 
@@ -121,8 +113,8 @@ def test_a_call_that_fails_is_made_once_more() -> None:
     async def work() -> None:
         process = Process()
         explainer, watching = await connected(process)
-        process.fail_next = 1
-        assert (await explainer.explain("small", ASK, soon())).infer_ms == 3.0
+        process.breaking = 1
+        assert (await explainer.explain("small", REQUEST, soon())).infer_ms == 3.0
         assert process.calls == 2
         watching.cancel()
 
@@ -132,22 +124,19 @@ def test_a_call_that_fails_is_made_once_more() -> None:
 def test_when_the_process_goes_calls_under_way_are_given_up_and_come_back_with_it() -> None:
     async def work() -> None:
         process = Process()
-        process.delay = 8.0
-        explainer, watching = await connected(process, 20_000)
-        under_way = [asyncio.create_task(explainer.explain("small", ASK, soon(20))) for _ in range(4)]
-        await asyncio.sleep(0.1)
+        process.holding = True
+        explainer, watching = await connected(process)
+        under_way = [asyncio.create_task(explainer.explain("small", REQUEST, soon())) for _ in range(4)]
+        await until(lambda: process.calls == 4)
         process.gone = True
-        started = time.monotonic()
-        for each in under_way:
+        for call in under_way:  # long before their time is over
             with pytest.raises(Unavailable):
-                await each
-        assert time.monotonic() - started < 5  # not their 20 s
+                await call
         with pytest.raises(Unavailable, match="Predictions are"):
-            await explainer.explain("small", ASK, soon())
-        process.gone, process.delay = False, 0.0
-        while explainer.open:
-            await asyncio.sleep(0.05)
-        assert (await explainer.explain("small", ASK, soon())).value.target == 1
+            await explainer.explain("small", REQUEST, soon())
+        process.gone = process.holding = False
+        await until(lambda: not explainer.unavailable_reason)
+        assert (await explainer.explain("small", REQUEST, soon())).value.target == 1
         watching.cancel()
 
     run(work())
@@ -156,14 +145,13 @@ def test_when_the_process_goes_calls_under_way_are_given_up_and_come_back_with_i
 def test_a_call_that_takes_too_long_is_given_up_and_cancelled() -> None:
     async def work() -> None:
         process = Process()
-        process.delay = 5.0
+        process.holding = True
         explainer, watching = await connected(process, 200)
         with pytest.raises(Unavailable, match=r"0\.2 s"):
-            await explainer.explain("small", ASK, soon())
+            await explainer.explain("small", REQUEST, soon())
         with pytest.raises(DeadlineExceeded):
-            await explainer.explain("small", ASK, soon(0.1))
-        await asyncio.sleep(0.05)
-        assert process.dropped == 2 and len(set(process.told)) == 2
+            await explainer.explain("small", REQUEST, soon(0.1))
+        await until(lambda: process.dropped == 2 and len(set(process.cancelled)) == 2)
         watching.cancel()
 
     run(work())
@@ -174,18 +162,17 @@ def test_after_connections_broke_in_a_row_no_more_calls_are_made_until_the_proce
         process = Process()
         explainer, watching = await connected(process)
         watching.cancel()
-        process.fail_next = 100
-        for _ in range(FAILURES):
+        process.breaking = 100
+        for _ in range(MAX_FAILURES):
             with pytest.raises(Unavailable):
-                await explainer.explain("small", ASK, soon())
-        made, process.fail_next = process.calls, 0
+                await explainer.explain("small", REQUEST, soon())
+        calls, process.breaking = process.calls, 0
         with pytest.raises(Unavailable, match="gone or restarting"):
-            await explainer.explain("small", ASK, soon())
-        assert process.calls == made <= FAILURES + 1
+            await explainer.explain("small", REQUEST, soon())
+        assert process.calls == calls <= MAX_FAILURES + 1
         watching = asyncio.create_task(explainer.watch(process, lambda: False))
-        while explainer.open:
-            await asyncio.sleep(0.01)
-        assert (await explainer.explain("small", ASK, soon())).infer_ms == 3.0
+        await until(lambda: not explainer.unavailable_reason)
+        assert (await explainer.explain("small", REQUEST, soon())).infer_ms == 3.0
         watching.cancel()
 
     run(work())
@@ -194,26 +181,28 @@ def test_after_connections_broke_in_a_row_no_more_calls_are_made_until_the_proce
 def test_a_process_that_says_its_state_but_explains_nothing_is_tried_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(remote, "COOL_DOWN_S", 60.0)
-
     async def work() -> None:
         process = Process()
-        process.delay = 60.0
+        process.holding = True
         explainer, watching = await connected(process, 100)
-        for _ in range(FAILURES):
+        clock: SimpleNamespace = SimpleNamespace(ahead_s=0.0, monotonic=lambda: time.monotonic() + clock.ahead_s)
+        monkeypatch.setattr(client, "time", clock)
+        monkeypatch.setattr(client, "COOL_DOWN_S", 10 * PATIENCE_S)
+        for _ in range(MAX_FAILURES):
             with pytest.raises(Unavailable, match="more than"):
-                await explainer.explain("small", ASK, soon())
-        await asyncio.sleep(1.2)  # two beats: its state alone closes nothing
+                await explainer.explain("small", REQUEST, soon())
+        states_told = process.states_told
+        await until(lambda: process.states_told >= states_told + 2)  # its state alone closes nothing
         with pytest.raises(Unavailable, match="does not answer in time"):
-            await explainer.explain("small", ASK, soon())
-        assert process.calls == FAILURES and not explainer.open  # other models are still explained
-        explainer._models["small"].trial_at = 0.0  # as if the minute were over
-        process.delay = 0.0
+            await explainer.explain("small", REQUEST, soon())
+        assert process.calls == MAX_FAILURES and not explainer.unavailable_reason  # other models are still explained
+        clock.ahead_s, process.holding = client.COOL_DOWN_S, False
+        deadline = soon() + clock.ahead_s
         first, second = await asyncio.gather(
-            *(explainer.explain("small", ASK, soon()) for _ in range(2)), return_exceptions=True
+            *(explainer.explain("small", REQUEST, deadline) for _ in range(2)), return_exceptions=True
         )
         assert isinstance(first, Answer) and isinstance(second, Unavailable)  # one is the trial
-        assert (await explainer.explain("small", ASK, soon())).infer_ms == 3.0
+        assert (await explainer.explain("small", REQUEST, deadline)).infer_ms == 3.0
         watching.cancel()
 
     run(work())
@@ -222,13 +211,14 @@ def test_a_process_that_says_its_state_but_explains_nothing_is_tried_now_and_the
 def test_clients_with_short_deadlines_close_nothing_to_others() -> None:
     async def work() -> None:
         process = Process()
-        process.delay = 0.5
+        process.holding = True
         explainer, watching = await connected(process)
-        patient = asyncio.create_task(explainer.explain("small", ASK, soon()))
-        for _ in range(3 * FAILURES):
+        patient = asyncio.create_task(explainer.explain("small", REQUEST, soon()))
+        for _ in range(3 * MAX_FAILURES):
             with pytest.raises(DeadlineExceeded):
-                await explainer.explain("small", ASK, soon(0.02))
-        assert not explainer.open
+                await explainer.explain("small", REQUEST, soon(0.02))
+        assert not explainer.unavailable_reason
+        process.released = True
         assert (await patient).value.target == 1
         watching.cancel()
 
@@ -238,16 +228,16 @@ def test_clients_with_short_deadlines_close_nothing_to_others() -> None:
 def test_time_outs_beside_answers_are_load_and_not_failure() -> None:
     async def work() -> None:
         process = Process()
-        explainer, watching = await connected(process, 200)
-        for _ in range(2 * FAILURES):
-            process.delay = 5.0
-            late = asyncio.create_task(explainer.explain("small", ASK, soon()))
-            await asyncio.sleep(0.05)
-            process.delay = 0.0
-            await explainer.explain("small", ASK, soon())
-            with pytest.raises(Unavailable):
+        explainer, watching = await connected(process, 500)
+        for calls in range(0, 2 * (MAX_FAILURES + 1), 2):
+            process.holding = True
+            late = asyncio.create_task(explainer.explain("small", REQUEST, soon()))
+            await until(lambda: process.calls == calls + 1)
+            process.holding = False
+            await explainer.explain("small", REQUEST, soon())
+            with pytest.raises(Unavailable, match="more than"):
                 await late
-        assert not explainer.open
+        assert (await explainer.explain("small", REQUEST, soon())).infer_ms == 3.0
         watching.cancel()
 
     run(work())
@@ -256,12 +246,14 @@ def test_time_outs_beside_answers_are_load_and_not_failure() -> None:
 def test_more_calls_than_there_are_connections_are_refused_with_when_to_come_back() -> None:
     async def work() -> None:
         process = Process()
-        process.delay = 0.3
+        process.holding = True
         explainer, watching = await connected(process)
-        calls = [explainer.explain("small", ASK, soon()) for _ in range(IN_FLIGHT + 20)]
-        done = await asyncio.gather(*calls, return_exceptions=True)
-        assert [isinstance(each, Answer) for each in done] == [True] * IN_FLIGHT + [False] * 20
-        assert all(isinstance(each, QueueFull) for each in done[IN_FLIGHT:])
+        calls = [asyncio.create_task(explainer.explain("small", REQUEST, soon())) for _ in range(MAX_IN_FLIGHT + 20)]
+        await until(lambda: process.calls == MAX_IN_FLIGHT)
+        process.released = True
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(result, Answer) for result in results] == [True] * MAX_IN_FLIGHT + [False] * 20
+        assert all(isinstance(result, QueueFull) for result in results[MAX_IN_FLIGHT:])
         watching.cancel()
 
     run(work())
@@ -270,15 +262,14 @@ def test_more_calls_than_there_are_connections_are_refused_with_when_to_come_bac
 def test_a_client_that_hangs_up_is_forgotten_there_too() -> None:
     async def work() -> None:
         process = Process()
-        process.delay = 5.0
+        process.holding = True
         explainer, watching = await connected(process)
-        call = asyncio.create_task(explainer.explain("small", ASK, soon()))
-        await asyncio.sleep(0.05)
+        call = asyncio.create_task(explainer.explain("small", REQUEST, soon()))
+        await until(lambda: process.calls == 1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await asyncio.sleep(0.05)
-        assert process.dropped == 1 and len(process.told) == 1
+        await until(lambda: process.dropped == 1 and len(process.cancelled) == 1)
         watching.cancel()
 
     run(work())

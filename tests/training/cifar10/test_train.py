@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner, Result
 from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]
 
-import training.cifar10.train as trained
 from models.architectures.pyramidnet import PyramidNet
-from training.cifar10.demo import CARD
+from training.cifar10 import train as cifar10
+from training.cifar10.pictures import LABELS
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         labels = [int(label) for label in rng.integers(0, 10, 8)]
         return name, written(name, {"data": pixels, "labels": labels, "filenames": [], "batch_label": name})
 
-    meta = written("batches.meta", {"label_names": list(CARD.labels), "num_vis": 3072, "num_cases_per_batch": 8})
+    meta = written("batches.meta", {"label_names": list(LABELS), "num_vis": 3072, "num_cases_per_batch": 8})
     monkeypatch.setattr(CIFAR10, "train_list", [batch(f"data_batch_{number}") for number in range(1, 6)])
     monkeypatch.setattr(CIFAR10, "test_list", [batch("test_batch")])
     monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})
@@ -42,7 +42,7 @@ def run(data: Path, out: Path, epochs: int) -> Result:
     threads = torch.get_num_threads()
     options = f"--batch 4 --held-out 32 --threads 1 --device cpu --rate 0.01 --epochs {epochs}".split()
     try:
-        return CliRunner().invoke(trained.train, ["--data", str(data), "--out", str(out), *options])
+        return CliRunner().invoke(cifar10.train, ["--data", str(data), "--out", str(out), *options])
     finally:
         torch.set_num_threads(threads)
 
@@ -51,26 +51,26 @@ def test_an_epoch_leaves_the_best_weights_and_one_look_at_the_test_set(data: Pat
     result = run(data, tmp_path / "out", 1)
     assert result.exit_code == 0, result.output
     assert result.output.count("Test accuracy") == 1
-    kept = torch.load(tmp_path / "out" / "best_model.pth", weights_only=True)
-    assert set(kept) == {"model_state_dict", "epoch", "best_val_acc"}
-    assert type(kept["epoch"]) is int and type(kept["best_val_acc"]) is float
-    PyramidNet().load_state_dict(kept["model_state_dict"])
+    state = torch.load(tmp_path / "out" / "best_model.pth", weights_only=True)
+    assert set(state) == {"model_state_dict", "epoch", "best_val_acc"}
+    assert type(state["epoch"]) is int and type(state["best_val_acc"]) is float
+    PyramidNet().load_state_dict(state["model_state_dict"])
 
 
 def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_not(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(data, tmp_path / "whole", 2).exit_code == 0
-    accuracy, seen = trained.accuracy, list[int]()
+    accuracy, calls = cifar10.accuracy, list[int]()
 
-    def power_cut(*given: object) -> float:
-        seen.append(1)
-        if len(seen) == 2:  # the second epoch's validation
+    def fail_at_second_call(*arguments: object) -> float:
+        calls.append(1)
+        if len(calls) == 2:  # the second epoch's validation
             raise KeyboardInterrupt
-        return accuracy(*given)  # type: ignore[arg-type]
+        return accuracy(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(trained, "accuracy", power_cut)
+        patch.setattr(cifar10, "accuracy", fail_at_second_call)
         assert run(data, tmp_path / "broken", 2).exit_code != 0
     resumed = run(data, tmp_path / "broken", 2)
     assert resumed.exit_code == 0, resumed.output
@@ -82,16 +82,16 @@ def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_n
 
 
 def test_no_picture_is_both_trained_on_and_held_out(data: Path) -> None:
-    training, validation, test = trained.loaders(data, 8, 15, seed=3)
-    first, second = (set(each.dataset.indices) for each in (training, validation))  # type: ignore[attr-defined]
+    training, validation, test = cifar10.loaders(data, 8, 15, seed=3)
+    first, second = (set(loader.dataset.indices) for loader in (training, validation))  # type: ignore[attr-defined]
     assert len(first) == 25 and len(second) == 15 and not first & second
     assert len(test.dataset) == 8  # type: ignore[arg-type]
-    again = trained.loaders(data, 8, 15, seed=3)[1]
+    again = cifar10.loaders(data, 8, 15, seed=3)[1]
     assert set(again.dataset.indices) == second  # type: ignore[attr-defined]
 
 
 def test_the_rate_falls_at_half_and_at_three_quarters() -> None:
-    rates = [trained.rate_at(epoch, 300, 0.1) for epoch in (0, 149, 150, 224, 225, 299)]
+    rates = [cifar10.rate_at(epoch, 300, 0.1) for epoch in (0, 149, 150, 224, 225, 299)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 

@@ -1,4 +1,4 @@
-"""The phantoms: reproducible, honestly labelled, and hard in the same way with and without a stone."""
+"""Phantoms are reproducible, correctly labelled, and equally hard with and without a stone."""
 
 from collections import Counter
 
@@ -41,36 +41,38 @@ def test_labels_come_half_and_half(phantoms: list[Phantom]) -> None:
 
 
 def test_every_stone_stands_out_of_its_surroundings_at_the_size_the_model_sees(phantoms: list[Phantom]) -> None:
-    for phantom in (each for each in phantoms if each.label):
+    for phantom in phantoms:
+        if not phantom.label:
+            continue
         grey = cv2.cvtColor(cv2.resize(phantom.image, (224, 224)), cv2.COLOR_RGB2GRAY).astype(float)
         stone = cv2.resize(phantom.mask.astype(np.float32), (224, 224), interpolation=cv2.INTER_AREA) > 0
-        wide = cv2.dilate(stone.astype(np.uint8), np.ones((11, 11), np.uint8)) > 0
-        near = cv2.dilate(stone.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-        assert grey[stone].max() > np.median(grey[wide & ~near]) + 20
+        outer = cv2.dilate(stone.astype(np.uint8), np.ones((11, 11), np.uint8)) > 0
+        inner = cv2.dilate(stone.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+        assert grey[stone].max() > np.median(grey[outer & ~inner]) + 20
 
 
-def test_larger_stones_for_the_curriculum_leave_the_facts_and_the_rest_of_the_picture_alone() -> None:
+def test_enlarging_stones_changes_neither_the_stratum_nor_the_rest_of_the_picture() -> None:
     true_size, large = draw(3, label=1), draw(3, label=1, stone_scale=3.0)
     assert large.stratum == true_size.stratum
     assert large.image.shape == true_size.image.shape
     assert large.mask.sum() > 3 * true_size.mask.sum()
-    away = cv2.dilate(large.mask, np.ones((41, 41), np.uint8)) == 0
+    background = cv2.dilate(large.mask, np.ones((41, 41), np.uint8)) == 0
     difference = np.abs(large.image.astype(int) - true_size.image.astype(int)).max(axis=2)
-    assert np.percentile(difference[away], 99) <= 2
+    assert np.percentile(difference[background], 99) <= 2
 
 
 def test_confounders_and_phases_come_at_the_same_rate_with_and_without_a_stone() -> None:
-    drawn = {label: [draw(910_000_000 + seed, label=label).stratum for seed in range(150)] for label in (0, 1)}
-    with_kidneys = {label: [each for each in facts if each.kidneys != "none"] for label, facts in drawn.items()}
-    for fact in ("confounder", "phase", "view", "kernel"):
-        counts = {label: Counter(getattr(each, fact) for each in facts) for label, facts in with_kidneys.items()}
+    strata = {label: [draw(910_000_000 + seed, label=label).stratum for seed in range(100)] for label in (0, 1)}
+    with_kidneys = {label: [row for row in rows if row.kidneys != "none"] for label, rows in strata.items()}
+    for field in ("confounder", "phase", "view", "kernel"):
+        counts = {label: Counter(getattr(row, field) for row in rows) for label, rows in with_kidneys.items()}
         for value in counts[0] | counts[1]:
             rates = [counts[label][value] / len(with_kidneys[label]) for label in (0, 1)]
             pooled = sum(counts[label][value] for label in (0, 1)) / sum(map(len, with_kidneys.values()))
-            error = np.sqrt(pooled * (1 - pooled) * sum(1 / len(facts) for facts in with_kidneys.values()))
-            assert abs(rates[0] - rates[1]) < 4 * error, f"{fact}={value}: {rates}"
+            error = np.sqrt(pooled * (1 - pooled) * sum(1 / len(rows) for rows in with_kidneys.values()))
+            assert abs(rates[0] - rates[1]) < 4 * error, f"{field}={value}: {rates}"
 
 
-def test_some_slices_without_a_stone_show_no_kidney_and_none_with_one_does(phantoms: list[Phantom]) -> None:
-    assert any(each.stratum.kidneys == "none" for each in phantoms if not each.label)
-    assert all(each.stratum.kidneys != "none" for each in phantoms if each.label)
+def test_a_slice_without_kidneys_never_has_a_stone(phantoms: list[Phantom]) -> None:
+    assert any(phantom.stratum.kidneys == "none" for phantom in phantoms if not phantom.label)
+    assert all(phantom.stratum.kidneys != "none" for phantom in phantoms if phantom.label)

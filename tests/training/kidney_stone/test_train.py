@@ -1,4 +1,4 @@
-"""Training: deterministic, and the same after an interruption as without one."""
+"""Training is deterministic, and an interrupted one ends with the same weights as one without interruption."""
 
 import subprocess
 import sys
@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from models.architectures.efficientnet import EfficientNetB4Head
-from training.kidney_stone.data import Sample
-from training.kidney_stone.train import Trainee, calibrate, loss_of
+from training.kidney_stone.calibration import calibrate
+from training.kidney_stone.dataset import Sample
+from training.kidney_stone.trainee import Trainee, loss_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -43,9 +44,9 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path: Path
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_calibration_makes_rates_of_scores_and_changes_no_ranking() -> None:
+def test_calibration_turns_scores_into_rates_and_changes_no_ranking() -> None:
     class Score(nn.Module):
-        """Twice its input, and too high: as sure of itself as a logit must not be."""
+        """A network whose log odds are twice too large and too high by 3."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -70,12 +71,12 @@ def test_calibration_makes_rates_of_scores_and_changes_no_ranking() -> None:
     assert (before[order].diff() >= -1e-6).all() and (after[order].diff() >= -1e-6).all()
 
 
-def test_what_is_shipped_holds_no_auxiliary_part() -> None:
+def test_the_shipped_network_has_no_auxiliary_part() -> None:
     trainee = Trainee()
     assert set(trainee.network.state_dict()) == set(EfficientNetB4Head(2).state_dict())
 
 
-def test_going_on_from_weights_starts_with_the_gradient_of_the_label_alone() -> None:
+def test_training_from_weights_starts_with_the_gradient_of_the_label_alone() -> None:
     torch.manual_seed(3)
     trainee = Trainee()
     trained = {name: value.clone() for name, value in EfficientNetB4Head(2).state_dict().items()}
@@ -86,9 +87,9 @@ def test_going_on_from_weights_starts_with_the_gradient_of_the_label_alone() -> 
     mask[1, 20:30, 20:30] = 1.0
     logits, maps = trainee(image)
     parameters = list(trainee.network.parameters())
-    got = torch.autograd.grad(loss_of(logits, maps, Sample(image, mask, label)), parameters, retain_graph=True)
-    wanted = torch.autograd.grad(nn.functional.cross_entropy(logits, label), parameters)
-    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    actual = torch.autograd.grad(loss_of(logits, maps, Sample(image, mask, label)), parameters, retain_graph=True)
+    expected = torch.autograd.grad(nn.functional.cross_entropy(logits, label), parameters)
+    assert all(torch.equal(*pair) for pair in zip(actual, expected, strict=True))
     assert all(torch.equal(trainee.network.state_dict()[name], value) for name, value in trained.items())
 
 
@@ -99,4 +100,4 @@ def test_the_auxiliary_maps_are_those_of_the_network_itself() -> None:
     with torch.inference_mode():
         logits, maps = trainee(image)
         assert torch.allclose(logits, trainee.network(image), atol=1e-5)
-    assert [tuple(each.shape) for each in maps] == [(2, 1, 28, 28), (2, 1, 14, 14), (2, 1, 7, 7)]
+    assert [tuple(map_.shape) for map_ in maps] == [(2, 1, 28, 28), (2, 1, 14, 14), (2, 1, 7, 7)]

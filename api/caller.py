@@ -1,0 +1,33 @@
+"""The HTTP client as whoever waits for an answer, and what its headers say of the time that took."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+
+from runners.runner import Answer
+
+
+class HttpCaller:
+    """The client of one request whose body has been read."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    async def gone(self) -> None:
+        """Return as soon as the client has hung up."""
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+
+
+def timing_headers(answers: Sequence[Answer[Any]]) -> dict[str, str]:
+    """Return the Server-Timing header: the longest wait, and the sums of decoding and inference, in milliseconds.
+
+    Where all answers came from the cache, RFC 9211's Cache-Status header says so too.
+    """
+    queue = max((answer.queue_ms for answer in answers), default=0.0)
+    decode, infer = sum(answer.decode_ms for answer in answers), sum(answer.infer_ms for answer in answers)
+    timing = {"Server-Timing": f"queue;dur={queue:.2f}, decode;dur={decode:.2f}, infer;dur={infer:.2f}"}
+    if answers and all(answer.cached for answer in answers):
+        timing["Cache-Status"] = "vitrine; hit"
+    return timing

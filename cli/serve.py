@@ -1,0 +1,91 @@
+"""`vitrine serve`: check the settings and the ports, import the shipped models, and become `bentoml serve`."""
+
+import errno
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from api.auth import check_listening
+from api.keys import file_warnings
+from errors import VitrineError
+from settings import Settings, load_settings, warnings_of
+
+HOME = Path(__file__).resolve().parent.parent
+"""The folder of service.py, in which `bentoml serve` is started and a relative path in a setting begins."""
+
+
+@click.command()
+def serve() -> None:
+    """Import the shipped models unless you brought other weights, then start the server; Ctrl-C stops it."""
+    os.chdir(HOME)
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    settings = load_settings()
+    check_listening(settings, settings.host)
+    for warning in warnings_of(settings) + file_warnings(settings.api_keys_file):
+        click.echo(f"Warning: {warning}", err=True)
+    check_ports(settings)
+    import_shipped()
+    click.echo(f"Starting on http://{settings.host}:{settings.port}/ (Ctrl-C stops it)")
+    sys.stdout.flush()
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    os.execv(bentoml, [bentoml, "serve", "--host", settings.host, "--port", str(settings.port)])
+
+
+def check_ports(settings: Settings) -> None:
+    """Bind the ports of HTTP and gRPC for a moment, so that a port that is taken is found before models are loaded.
+
+    Raises:
+        click.ClickException: the server could not listen on one of them; the message says how to help it.
+    """
+    ports = {"VITRINE_PORT": settings.port, "VITRINE_GRPC_PORT": settings.grpc_port}
+    for variable, port in ports.items():
+        neighbours = (port + 1, port + 2) if 1024 <= port < 65_533 else ()
+        free = next(candidate for candidate in (*neighbours, 3002, 3003, 3004) if candidate not in ports.values())
+        if port and (reason := _why_not_bound(settings.host, port, f"{variable}={free}")):
+            raise click.ClickException(reason)
+
+
+def _why_not_bound(host: str, port: int, cure: str) -> str | None:
+    """Return why nothing can listen on a port, None if something can; `cure` is the setting to be advised."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"Port {port} is taken: stop what listens there, or choose another with {cure}."
+            if error.errno == errno.EACCES:
+                return f"You may not listen on port {port}: choose another with {cure}."
+            return f"VITRINE_HOST={host} is no address of this machine ({error.strerror})."
+    return None
+
+
+def import_shipped() -> list[str]:
+    """Import the models that ship with weights, except where an operator's own weights are in service.
+
+    Returns:
+        The names of the models that could not be imported; a warning says why.
+    """
+    from models import (  # BentoML takes a second to import, which no wrong setting should wait for
+        registry,
+        served_versions,
+        store,
+    )
+
+    failed = []
+    for name in registry.bundled_cards():
+        if registry.has_weights(name) and not served_versions.serves_own_weights(name):
+            before = dict(served_versions.served_tags()).get(name)
+            try:
+                stored, _ = store.import_package(registry.package_folder(name))
+            except VitrineError as error:
+                click.echo(f"Warning: {name} was not imported: {error}", err=True)
+                failed.append(name)
+            else:
+                if stored.version != before:
+                    click.echo(f"Imported {stored.tag}" + (f", in place of {before}" if before else ""))
+    return failed

@@ -1,0 +1,50 @@
+"""Changing values in the text of a card.toml, while comments and order stay as its author wrote them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from errors import CardError
+from preprocessing.rows import is_unicode
+
+
+def replace_values(card_text: str, values: Mapping[str, Any]) -> str:
+    """Return a card's text with some of its values replaced.
+
+    Args:
+        card_text: TOML.
+        values: the new values by key; a key within a section is written with a dot, such as `input.size`.
+
+    Raises:
+        CardError: the text is not TOML, or it has no such key.
+    """
+    try:
+        document = tomlkit.parse(card_text)
+    except TOMLKitError as error:
+        raise CardError(f"The card is not valid TOML: {error}") from error
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        table: Any = document
+        for section in sections:
+            table = table.get(section, {})
+        if name not in table:
+            raise CardError(f"The card has no line for {key}; add one, and it is filled in.")
+        table[name] = value
+    return tomlkit.dumps(document)
+
+
+def card_for_own_weights(card_text: str, weights: Path) -> str:
+    """Return a bundled card's text for other weights, without what it says of the bundled ones.
+
+    Raises:
+        CardError: the name of the weights' file is not Unicode.
+    """
+    if not is_unicode(weights.name):
+        raise CardError(f"{weights}: the file's name is not Unicode, so the card cannot hold it; rename the file.")
+    values: dict[str, Any] = {"data": f"your own weights ({weights.name})"}
+    if "warnings" in tomlkit.parse(card_text):
+        values["warnings"] = []
+    return replace_values(card_text, values)

@@ -1,0 +1,95 @@
+"""Clients of the benchmarks: threads, each of which sends its next request when the last is answered."""
+
+import http.client
+import threading
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from multiprocessing import get_context
+from typing import NamedTuple
+
+Call = Callable[[], object]
+"""Makes one request, or whatever is measured, and returns when it is done."""
+
+
+class Calls(NamedTuple):
+    """The seconds that each call took, and those from the first start to the last end."""
+
+    latencies_s: list[float]
+    took_s: float
+
+    @property
+    def rate(self) -> float:
+        """Calls a second."""
+        return len(self.latencies_s) / self.took_s
+
+
+def call_in_threads(new_call: Callable[[int], Call], threads: int, seconds: float) -> Calls:
+    """Call as fast as it goes from several threads.
+
+    Args:
+        new_call: makes the call of a thread, in that thread, from its index.
+        threads: how many threads.
+        seconds: no call begins later than this after the start.
+
+    Raises:
+        RuntimeError: a call failed.
+    """
+    latencies_s: list[list[float]] = [[] for _ in range(threads)]
+    errors: list[Exception] = []
+    began = time.perf_counter()
+    stop = began + seconds
+
+    def loop(index: int) -> None:
+        try:
+            call = new_call(index)
+            while (started := time.perf_counter()) < stop:
+                call()
+                latencies_s[index].append(time.perf_counter() - started)
+        except Exception as error:
+            errors.append(error)
+
+    pool = [threading.Thread(target=loop, args=(index,)) for index in range(threads)]
+    for thread in pool:
+        thread.start()
+    for thread in pool:
+        thread.join()
+    if errors:
+        raise RuntimeError(f"one of {threads} clients: {errors[0]}") from errors[0]
+    return Calls([latency for own in latencies_s for latency in own], time.perf_counter() - began)
+
+
+class HttpClient:
+    """One keep-alive connection to a server on this machine."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        """Return the body of the answer to a POST request.
+
+        Raises:
+            RuntimeError: the status is not 200.
+        """
+        self._connection.request("POST", path, body, dict(headers))
+        response = self._connection.getresponse()
+        answer = response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {answer[:200]!r}")
+        return answer
+
+
+def post_images(port: int, images: list[bytes], clients: int, seconds: float, path: str = "/predict") -> Calls:
+    """Post JPEGs by turns from so many clients in this process."""
+
+    def new_call(index: int) -> Call:
+        client, numbers = HttpClient(port), count(index)
+        return lambda: client.post(path, images[next(numbers) % len(images)], {"Content-Type": "image/jpeg"})
+
+    return call_in_threads(new_call, clients, seconds)
+
+
+def served_rate(port: int, images: list[bytes], clients: int, seconds: float, path: str = "/predict") -> float:
+    """Return the images a second that the server answers to so many clients, which are a process of their own."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(post_images, (port, images, clients, seconds, path)).rate

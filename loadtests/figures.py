@@ -1,0 +1,41 @@
+"""What the benchmarks share: their options, the pictures that they send, and how medians are printed."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def measurement_options(seconds: float, rounds: int) -> Callable[[Command], Command]:
+    """Return the decorator that gives a command `--seconds` and `--rounds`, with these defaults."""
+    length = click.option("--seconds", default=seconds, show_default=True, help="Length of one measurement.")
+    times = click.option("--rounds", default=rounds, show_default=True, help="Rounds; medians are printed.")
+    return lambda command: length(times(command))
+
+
+def encode_jpeg(image: npt.NDArray[np.uint8]) -> bytes:
+    """Return an RGB image, shape (H, W, 3), as a JPEG of quality 90.
+
+    Raises:
+        RuntimeError: OpenCV could not encode it.
+    """
+    succeeded, buffer = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    if not succeeded:
+        raise RuntimeError("OpenCV could not encode a picture as JPEG")
+    return buffer.tobytes()
+
+
+def median_and_range(values: Sequence[float], unit: str, width: int = 0) -> str:
+    """Return the median, `width` characters wide, its unit, and the least and the greatest value in brackets."""
+    return f"{statistics.median(values):{width}.1f}{unit} ({min(values):.1f}-{max(values):.1f})"
+
+
+def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Return the ratio of each round, so that a machine whose speed drifts moves both sides of it."""
+    return [value / other for value, other in zip(values, others, strict=True)]

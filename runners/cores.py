@@ -1,0 +1,80 @@
+"""How many cores this process may use, by its affinity and its cgroup's quota, and which share of them is free."""
+
+import os
+import threading
+from math import ceil
+from pathlib import Path
+
+
+class CoreShare:
+    """The cores of one process, shared by all lanes of all its Runners.
+
+    A lane enters it while it works. A lane that works alone may use all cores, one in a crowd a single core.
+    """
+
+    def __init__(self, available: int) -> None:
+        self.available = available
+        self._working_lanes = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._working_lanes += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._working_lanes -= 1
+
+    def cores(self) -> int:
+        """Return the number of cores for each lane at work, rounded down, at least 1."""
+        return max(1, self.available // max(1, self._working_lanes))
+
+
+def available_cores(root: Path = Path("/")) -> int:
+    """Return the number of cores for this process: the smaller of its affinity and its quota, rounded up, at least 1.
+
+    Args:
+        root: the folder that holds `proc` and `sys`; tests give another one.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroup_quota(root)
+    return affinity if quota is None else max(1, min(affinity, ceil(quota)))
+
+
+def cgroup_quota(root: Path = Path("/")) -> float | None:
+    """Return the tightest CPU quota, in cores, of this process's cgroups (v2 or v1) and their parents, or None."""
+    quotas = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            read, mount = _quota_v2, root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            read, mount = _quota_v1, root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        folder = mount / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if group == mount.parent:
+                break
+            if (quota := read(group)) is not None:
+                quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def _quota_v2(folder: Path) -> float | None:
+    match "".join(_lines(folder / "cpu.max")[:1]).split():
+        case [quota, period] if quota != "max":
+            return int(quota) / int(period)
+    return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    quota, period = _lines(folder / "cpu.cfs_quota_us"), _lines(folder / "cpu.cfs_period_us")
+    return int(quota[0]) / int(period[0]) if quota and period and int(quota[0]) > 0 else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,32 @@
+"""The protocol between a Runner and the model it runs: what becomes of one payload, and of a batch."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+Payload = TypeVar("Payload", contravariant=True)
+Prepared = TypeVar("Prepared")
+Result = TypeVar("Result", covariant=True)
+
+
+class Pipeline(Protocol[Payload, Prepared, Result]):
+    """The two steps that turn payloads into results. Both may be called from several threads at once."""
+
+    def preprocess(self, payload: Payload) -> Prepared:
+        """Return what can be batched.
+
+        Raises:
+            VitrineError: the payload cannot be used; the error becomes the answer of this item alone.
+        """
+        ...
+
+    def infer(self, batch: Sequence[Prepared]) -> Sequence[Result]:
+        """Return one result for each item of a batch, in order."""
+        ...
+
+    def count_inferences(self, item: Prepared) -> int:
+        """Return how many pictures or rows an item holds; 0 for an item in which every row was wrong."""
+        ...
+
+    def is_heavy(self, payload: Payload) -> bool:
+        """Return whether preprocessing takes long enough to be worth another thread."""
+        ...

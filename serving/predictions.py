@@ -1,0 +1,100 @@
+"""What may be asked of a prediction, and what it says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from backends.base import WHOLE_NETWORK, AnsweredBy, Logits
+from errors import InvalidInput
+from models.card import RowCard, as_image_card, is_detector
+from postprocessing.anomaly import Anomaly, detect
+from postprocessing.caution import image_warnings
+from postprocessing.classification import Classification, classify
+from runners.runner import Answer
+from serving.gradcam.wire import Explanation
+from serving.loaded_model import LoadedModel
+from serving.pipeline import RowOutputs
+
+
+@dataclass(frozen=True)
+class PredictionParameters:
+    """What a caller may ask of a prediction.
+
+    Attributes:
+        threshold: used instead of the card's; None for the card's.
+        top_k: how many of the most probable labels to list.
+        with_heatmap: whether a picture's prediction comes with an explanation, if there can be one.
+    """
+
+    threshold: float | None = None
+    top_k: int = 1
+    with_heatmap: bool = False
+
+
+class ImagePrediction(NamedTuple):
+    """The prediction of one picture.
+
+    Attributes:
+        classification: label, probabilities and threshold.
+        logits: shape (K,), float32.
+        warnings: what to bear in mind about this answer.
+        answered_by: the part of the network that answered; None for a model without an early exit.
+        answer: the Runner's answer, with its times.
+        explanation: where the network looked; None where nobody asked or there is none.
+        explanation_error: why there is no explanation although one was asked for.
+    """
+
+    classification: Classification
+    logits: Logits
+    warnings: list[str]
+    answered_by: AnsweredBy | None
+    answer: Answer[Any]
+    explanation: Explanation | None = None
+    explanation_error: str | None = None
+
+
+class RowPredictions(NamedTuple):
+    """The predictions of the rows of one request.
+
+    Attributes:
+        results: for each row that is right, in order, what a classifier or a detector makes of it.
+        outputs: shape (n, K), float32, of the same rows: logits, or squared errors.
+        problems: what is wrong with each of the other rows, by its place in the request.
+        warnings: what to bear in mind about these answers.
+        answer: the Runner's answer, with its times.
+    """
+
+    results: Sequence[Classification | Anomaly]
+    outputs: Logits
+    problems: dict[int, InvalidInput]
+    warnings: Sequence[str]
+    answer: Answer[RowOutputs]
+
+
+def image_prediction(
+    model: LoadedModel,
+    answer: Answer[Any],
+    parameters: PredictionParameters,
+    explanation: Explanation | None = None,
+) -> ImagePrediction:
+    """Return what the answer for one picture means, as the card and the parameters say."""
+    card, outputs = as_image_card(model.card), answer.value
+    if explanation is None:
+        answered_by: AnsweredBy | None = outputs.answered_by
+    else:
+        answered_by = WHOLE_NETWORK if model.has_early_exit else None
+    return ImagePrediction(
+        classify(outputs.logits, card, threshold=parameters.threshold, top_k=parameters.top_k),
+        outputs.logits,
+        image_warnings(card, outputs.sharpness, answered_by, parameters.threshold),
+        answered_by,
+        answer,
+        explanation,
+    )
+
+
+def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters) -> Sequence[Classification | Anomaly]:
+    """Return what each row of outputs means, as the card and the parameters say."""
+    if is_detector(card):
+        return [detect(row, card, threshold=parameters.threshold) for row in outputs]
+    return [classify(row, card, threshold=parameters.threshold, top_k=parameters.top_k) for row in outputs]

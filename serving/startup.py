@@ -1,0 +1,79 @@
+"""What a server's processes agree on before they serve: environment, shared folders, ports and logging."""
+
+import atexit
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+
+from settings import Settings
+
+logger = logging.getLogger("vitrine")
+
+WORKERS_FOLDER = "_VITRINE_WORKERS"
+"""The variable in which the supervisor tells its workers the folder that they meet in."""
+_SUPERVISED = "_VITRINE_SUPERVISED"
+
+
+def prepare_environment() -> None:
+    """Set what BentoML and ONNX Runtime read when they are imported."""
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its official builds report to Microsoft unless this is set
+    os.environ.pop("BENTOML_CONTAINERIZED", None)  # BentoML's images set it, and then a dead worker stays dead
+
+
+def prepare_supervisor(settings: Settings) -> None:
+    """Prepare in the supervisor what its workers inherit: absolute paths, a free gRPC port, the workers' folder."""
+    if _SUPERVISED not in os.environ:
+        os.environ[_SUPERVISED] = "1"
+        if settings.api_keys_file is not None:  # the workers start in another folder
+            os.environ["VITRINE_API_KEYS_FILE"] = str(settings.api_keys_file)
+        if settings.grpc_port and sys.argv[1:2] == ["serve"]:
+            _turn_grpc_off_if_taken(settings.host, settings.grpc_port)
+    if settings.workers > 1 and WORKERS_FOLDER not in os.environ:
+        os.environ[WORKERS_FOLDER] = temporary_folder("vitrine-workers-")
+
+
+def temporary_folder(prefix: str) -> str:
+    """Make a folder that goes when this process ends."""
+    folder = tempfile.mkdtemp(prefix=prefix)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def log_to_stdout(level: str) -> None:
+    """Write the log, and the access log as bare lines, to the standard output of this process."""
+    logger.setLevel(level.upper())
+    if logger.handlers:
+        return
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    bare_lines = logging.StreamHandler(sys.stdout)
+    bare_lines.setFormatter(logging.Formatter("%(message)s"))
+    access_log = logging.getLogger("vitrine.access")
+    access_log.addHandler(bare_lines)
+    access_log.propagate = False
+
+
+def check_port_free(host: str, port: int) -> None:
+    """Raise OSError if the port is taken; to be asked before any worker listens.
+
+    The workers of one service share a port, and so would, silently, those of two services.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def _turn_grpc_off_if_taken(host: str, port: int) -> None:
+    try:
+        check_port_free(host, port)
+    except OSError as error:
+        message = "gRPC is off: port %d of %s cannot be had (%s). Choose another with VITRINE_GRPC_PORT."
+        logger.error(message, port, host, error.strerror)
+        os.environ["VITRINE_GRPC_PORT"] = "0"

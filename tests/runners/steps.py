@@ -1,0 +1,39 @@
+"""A Runner of two plain functions, for tests of what a Runner does with them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from runners.plan import Plan
+from runners.runner import Runner
+
+Payload = TypeVar("Payload")
+Prepared = TypeVar("Prepared")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A pipeline of plain functions."""
+
+    preprocess: Callable[[Any], Any]
+    infer: Callable[[Sequence[Any]], Sequence[Any]]
+    count_inferences: Callable[[Any], int] = lambda _: 1
+    is_heavy: Callable[[Any], bool] = lambda _: True
+
+
+def start_runner(
+    name: str,
+    preprocess: Callable[[Payload], Prepared],
+    infer: Callable[[list[Prepared]], Sequence[Result]],
+    *,
+    queue_size: int = 256,
+    working: AbstractContextManager[object] | None = None,
+    count_inferences: Callable[[Prepared], int] = lambda _: 1,
+    is_heavy: Callable[[Payload], bool] = lambda _: True,
+    **plan: Any,
+) -> Runner[Payload, Prepared, Result]:
+    """Start a Runner; `plan` are fields of its plan."""
+    pipeline = Steps(preprocess, infer, count_inferences, is_heavy)  # type: ignore[arg-type]
+    return Runner(name, pipeline, Plan(**plan), queue_size=queue_size, working=working)

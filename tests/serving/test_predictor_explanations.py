@@ -1,0 +1,153 @@
+"""Predictions with explanations, through the core and a real Grad-CAM process's inside."""
+
+import gc
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from errors import (
+    DeadlineExceeded,
+    InvalidImage,
+    InvalidInput,
+    NoExplanation,
+    QueueFull,
+    Unavailable,
+    VitrineError,
+)
+from explain.base import PREDICTED
+from serving.gradcam.client import ExplainerClient
+from serving.gradcam.wire import ExplanationRequest
+from serving.loaded_model import LoadedModel
+from serving.pipeline import DecodedImage, TransformedImage
+from serving.predictions import ImagePrediction
+from serving.predictor import EXPLANATIONS_AT_ONCE, Predictor
+from tests.conftest import encode
+from tests.local_gradcam import LocalGradCam, local_gradcam
+from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
+from tests.tiny import bright_square, logits_of_plain, map_of, plain, seal, tiny_package
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
+    """The tiny model, which has no explanations."""
+    with loaded(seal(tiny_package(tmp_path_factory.mktemp("tiny") / "tiny"))) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def explained(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[LoadedModel, ExplainerClient, LocalGradCam]]:
+    """The tiny model with explanations, and the client and the process that give them."""
+    stored = seal(tiny_package(tmp_path_factory.mktemp("explained") / "tiny", explained=True))
+    with local_gradcam(stored) as (explainer, process), loaded(stored) as ready:
+        yield ready, explainer, process
+
+
+def test_an_explanation_comes_with_its_prediction(
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam],
+) -> None:
+    model, explainer, _ = explained
+    pixels = bright_square()
+    request = ExplanationRequest(encode(pixels), 1, "hirescam", "map", 0.5, at_input_size=True)
+    prediction = run(Predictor(10_000, explainer).explain_image(model, request, PLAIN, soon()))
+    assert prediction.explanation is not None and prediction.explanation.target == 1
+    assert np.allclose(prediction.explanation.map, map_of(pixels, 1, "hirescam"), rtol=1e-4, atol=1e-5)
+    plain_prediction = run(Predictor(10_000).predict_image(model, encode(pixels), PLAIN, soon()))
+    assert np.allclose(prediction.logits, plain_prediction.logits, atol=1e-5)
+    assert prediction.warnings == plain_prediction.warnings
+
+
+def test_more_pictures_than_are_explained_at_once_are_all_explained(
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam],
+) -> None:
+    model, explainer, _ = explained
+    payloads = [plain(10 * index) for index in range(2 * EXPLANATIONS_AT_ONCE + 1)]
+    payloads[3] = b"no picture"
+    results = run(Predictor(10_000, explainer).explain_images(model, payloads, PLAIN, soon()))
+    assert isinstance(results[3], InvalidImage)
+    for index, result in enumerate(results):
+        if index != 3:
+            assert isinstance(result, ImagePrediction) and result.explanation is not None
+            assert np.allclose(result.logits, logits_of_plain(10 * index), atol=1e-4)
+            assert result.explanation.picture is None and result.explanation.map.shape == (4, 4)
+
+
+def test_a_deadline_that_passes_leaves_no_explanation_behind(
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam], caplog: pytest.LogCaptureFixture
+) -> None:
+    """More explanations than go at once: those that never began must not be left waiting either."""
+    model, explainer, process = explained
+    calls = process.calls
+    payloads = [plain(10)] * (2 * EXPLANATIONS_AT_ONCE)
+    with pytest.raises(DeadlineExceeded):
+        run(Predictor(10_000, explainer).explain_images(model, payloads, PLAIN, time.monotonic()))
+    gc.collect()  # what nobody took care of is reported when it goes
+    assert process.calls - calls <= EXPLANATIONS_AT_ONCE and not caplog.records
+
+
+def test_a_heatmap_is_drawn_for_pixels_as_for_a_file_but_not_for_a_tensor(
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam],
+) -> None:
+    model, explainer, _ = explained
+    predictor, pixels = Predictor(10_000, explainer), bright_square()
+    from_file, from_pixels = (
+        run(predictor.predict_image(model, payload, WITH_HEATMAP, soon())).explanation
+        for payload in (encode(pixels), DecodedImage(pixels))
+    )
+    assert from_file is not None and from_pixels is not None
+    assert from_file.picture == from_pixels.picture and from_file.size == (16, 16)
+    tensor = TransformedImage(np.zeros((3, 16, 16), np.float32))
+    with pytest.raises(InvalidInput, match="no map of a tensor"):
+        run(predictor.predict_image(model, tensor, WITH_HEATMAP, soon()))
+
+
+@pytest.mark.parametrize(
+    "failure", [ConnectionResetError(), QueueFull("full"), DeadlineExceeded("late"), NoExplanation("too large")]
+)
+def test_where_there_is_no_heatmap_the_prediction_says_why(
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam],
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+) -> None:
+    model, explainer, _ = explained
+    if isinstance(failure, VitrineError):
+
+        async def refuse(*_: object) -> None:
+            raise failure
+
+        monkeypatch.setattr(explainer, "explain", refuse)
+    else:
+        explainer = ExplainerClient(1000)  # the process has not told it its state yet
+    predictor = Predictor(10_000, explainer)
+    prediction = run(predictor.predict_image(model, plain(200), WITH_HEATMAP, soon()))
+    assert np.allclose(prediction.logits, logits_of_plain(200), atol=1e-5)
+    assert prediction.explanation is None and prediction.explanation_error
+    (result,) = run(predictor.predict_images(model, [plain(200)], WITH_HEATMAP, soon()))
+    assert isinstance(result, ImagePrediction) and result.explanation_error == prediction.explanation_error
+
+
+def test_a_wrong_picture_is_as_wrong_with_a_heatmap(
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam],
+) -> None:
+    model, explainer, _ = explained
+    with pytest.raises(InvalidImage):
+        run(Predictor(10_000, explainer).predict_image(model, b"no picture", WITH_HEATMAP, soon()))
+
+
+@pytest.mark.parametrize(("switched_on", "text"), [(True, "names no layer"), (False, "VITRINE_EXPLAIN=false")])
+def test_a_model_that_is_never_explained_says_why(
+    model: LoadedModel,
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam],
+    switched_on: bool,
+    text: str,
+) -> None:
+    unexplained, explainer = (model, explained[1]) if switched_on else (explained[0], None)
+    predictor = Predictor(10_000, explainer)
+    prediction = run(predictor.predict_image(unexplained, plain(1), WITH_HEATMAP, soon()))
+    assert prediction.explanation is None and text in (prediction.explanation_error or "")
+    request = ExplanationRequest(plain(1), PREDICTED, "gradcam", "map", 0.5, at_input_size=True)
+    with pytest.raises((NoExplanation, Unavailable), match=text):
+        run(predictor.explain_image(unexplained, request, PLAIN, soon()))

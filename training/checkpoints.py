@@ -1,0 +1,25 @@
+"""Checkpoints of a training: dictionaries of tensors and numbers, of which each file is written whole or not at all."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint to a temporary file beside `path` and move it there; an interruption leaves the last one."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """Read a checkpoint onto a device, or return None if there is none yet; code in the file is never run."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
