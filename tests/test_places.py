@@ -13,7 +13,6 @@ from tests.conftest import ROOT
 from tests.live.server import environment
 from tests.source import copy_of_the_source
 
-pytestmark = pytest.mark.xdist_group("places")
 IN_THE_CLONE = {"deploy/container/image.py", "loadtests/server.py"}
 IN_THE_CLONE_AND_THE_PACKAGE = {"cli/serve.py"}
 EVERYWHERE = {"api/app.py", "models/registry.py", "models/served_versions.py"}

@@ -13,7 +13,7 @@ from tests.deploy.engine import START_S, Podman, checked
 from tests.deploy.test_image import STONE, worker
 from tests.live.server import environment, vitrine
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman")]
+pytestmark = pytest.mark.slow
 PLAIN = "localhost/vitrine:plain"
 
 

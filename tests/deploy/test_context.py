@@ -15,7 +15,6 @@ from tests.conftest import ROOT
 from tests.deploy.contexts import Context, Contexts
 from tests.live.server import environment
 
-pytestmark = pytest.mark.xdist_group("podman")  # which has the contexts
 CONTAINER = ROOT / "deploy" / "container"
 
 

@@ -17,7 +17,7 @@ from tests.deploy.contexts import Contexts
 from tests.deploy.engine import START_S, Container, Podman, checked
 from tests.live.server import vitrine
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("podman")]
+pytestmark = pytest.mark.slow
 SITE = "/app/.venv/lib/python3.11/site-packages"
 STONE = (SHIPPED / "goldens" / "01-coronal-stone.png").read_bytes()
 

@@ -21,7 +21,6 @@ from tests.deploy.engine import START_S, Container, Podman
 from tests.deploy.kustomize import rendered, server
 from tests.live.server import free_ports, vitrine
 
-pytestmark = pytest.mark.xdist_group("podman")
 PICTURE = (SHIPPED / "goldens" / "01-coronal-stone.png").read_bytes()
 SECRET = "vitrine-keys"
 NOT_PLAYED = ("ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
