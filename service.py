@@ -9,20 +9,19 @@ from typing import Any, cast
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.models import BentoModel
 from starlette.types import ASGIApp
 
 from api.pickles import NoPickleFromAfar
 from api.server import Server, check_serve_command
 from models.served_versions import served_tags
 from models.store import open_packed
-from serving.gradcam.process import ExplanationProcess
+from serving.gradcam.process import NICENESS, ExplanationProcess
 from serving.options import RunnerOptions
 from settings import load_settings
 
 QUIET = {"access": {"enabled": False}}  # the access log is the middleware's
 SETTINGS = load_settings()
-PACKED = {tag: BentoModel(":".join(tag)) for tag in served_tags(SETTINGS.chosen_models)}
+PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in served_tags(SETTINGS.chosen_models)}
 """The versions that are served, by name and version; as attributes of the service class they are what a build packs."""
 
 prepare_supervisor(SETTINGS)
@@ -56,8 +55,9 @@ class GradCam:
 
     @bentoml.on_startup
     def start(self) -> None:
-        """Begin to load in the background."""
+        """Step back behind predictions, and begin to load in the background."""
         log_to_stdout(SETTINGS.log_level)
+        os.nice(NICENESS)
         self.process.start()
 
     @bentoml.on_shutdown

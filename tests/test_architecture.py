@@ -91,28 +91,28 @@ def all_imports() -> list[Import]:
 
 def test_no_import_points_up_or_sideways(all_imports: list[Import]) -> None:
     against = [
-        f"{each.file} imports {each.module}"
-        for each in all_imports
-        if each.target in MAY_IMPORT
-        and each.target not in MAY_IMPORT[each.room] | {each.room}
-        and (each.file, each.module) not in EXCEPTIONS
+        f"{imported.file} imports {imported.module}"
+        for imported in all_imports
+        if imported.target in MAY_IMPORT
+        and imported.target not in MAY_IMPORT[imported.room] | {imported.room}
+        and (imported.file, imported.module) not in EXCEPTIONS
     ]
     assert not against, "\n".join(against)
 
 
 def test_every_exception_is_still_needed(all_imports: list[Import]) -> None:
-    assert {(each.file, each.module) for each in all_imports} >= set(EXCEPTIONS)
-    assert {each.file for each in all_imports if "bentoml" in each.target} >= set(BENTOML)
+    assert {(imported.file, imported.module) for imported in all_imports} >= set(EXCEPTIONS)
+    assert {imported.file for imported in all_imports if "bentoml" in imported.target} >= set(BENTOML)
 
 
 def test_bentoml_is_imported_by_the_service_and_the_store_alone(all_imports: list[Import]) -> None:
-    importers = {each.file for each in all_imports if "bentoml" in each.target}
+    importers = {imported.file for imported in all_imports if "bentoml" in imported.target}
     assert {file for file in importers if not re.fullmatch(r"models/store\w*\.py", file)} <= set(BENTOML)
 
 
 def test_what_decodes_explains_and_infers_knows_no_web_framework(all_imports: list[Import]) -> None:
     frameworks = {"bentoml", "fastapi", "starlette", "uvicorn", "grpc", "pydantic_settings"}
-    assert not [each for each in all_imports if each.room in LEAVES and each.target in frameworks]
+    assert not [imported for imported in all_imports if imported.room in LEAVES and imported.target in frameworks]
 
 
 def test_every_room_has_its_arrows() -> None:

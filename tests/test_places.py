@@ -27,13 +27,13 @@ from importlib import import_module
 from api.app import STATIC
 from models import registry, served_versions
 
-found = {"code": str(served_versions.CODE_FOLDER), "static": sorted(path.name for path in STATIC.iterdir())}
-found["cards"] = sorted(registry.bundled_cards())
-found["shipped"] = [name for name in registry.bundled_cards() if registry.has_weights(name)]
-found["served"] = [name for name, version in served_versions.served_tags()]
+places = {"code": str(served_versions.CODE_FOLDER), "static": sorted(path.name for path in STATIC.iterdir())}
+places["cards"] = sorted(registry.bundled_cards())
+places["shipped"] = [name for name in registry.bundled_cards() if registry.has_weights(name)]
+places["served"] = [name for name, version in served_versions.served_tags()]
 for module, attribute in OTHERS:
-    found[f"{module}.{attribute}"] = str(getattr(import_module(module), attribute))
-print(json.dumps(found))
+    places[f"{module}.{attribute}"] = str(getattr(import_module(module), attribute))
+print(json.dumps(places))
 """
 CARDS = ["churn", "cifar10", "imagenet", "kidney-stone", "machine-anomaly"]
 SHIPPED = ["churn", "kidney-stone", "machine-anomaly"]
@@ -51,11 +51,11 @@ def python(program: str, code: Path, home: Path, cwd: Path) -> str:
 
 def probe(code: Path, home: Path, cwd: Path, *others: tuple[str, str]) -> dict[str, Any]:
     """Return what the code in a folder finds by the paths that it computes from its own place."""
-    found: dict[str, Any] = json.loads(python(PROBE.replace("OTHERS", str(others)), code, home, cwd))
-    assert found["code"] == str(code)
-    assert found["static"] == PAGE
-    assert found["cards"] == CARDS
-    return found
+    places: dict[str, Any] = json.loads(python(PROBE.replace("OTHERS", str(others)), code, home, cwd))
+    assert places["code"] == str(code)
+    assert places["static"] == PAGE
+    assert places["cards"] == CARDS
+    return places
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +89,18 @@ def test_every_path_that_is_computed_from_a_files_place_is_tried_here() -> None:
 
 def test_a_clone_finds_its_files(home: Path, tmp_path: Path) -> None:
     others = (("cli.serve", "HOME"), ("loadtests.server", "ROOT"), ("deploy.container.image", "ROOT"))
-    found = probe(ROOT, home, tmp_path, *others, ("deploy.container.image", "HERE"))
-    assert found["shipped"] == SHIPPED and found["served"] == ["kidney-stone"]
-    assert {found[f"{module}.{attribute}"] for module, attribute in others} == {str(ROOT)}
-    assert (Path(found["deploy.container.image.HERE"]) / "Dockerfile").exists()
+    places = probe(ROOT, home, tmp_path, *others, ("deploy.container.image", "HERE"))
+    assert places["shipped"] == SHIPPED and places["served"] == ["kidney-stone"]
+    assert {places[f"{module}.{attribute}"] for module, attribute in others} == {str(ROOT)}
+    assert (Path(places["deploy.container.image.HERE"]) / "Dockerfile").exists()
 
 
 def test_an_installed_package_finds_its_files_and_imports_a_model_that_it_ships(
     installed: Path, home: Path, tmp_path: Path
 ) -> None:
-    found = probe(installed, home, tmp_path, ("cli.serve", "HOME"))
-    assert found["shipped"] == SHIPPED and found["served"] == ["kidney-stone"]
-    assert (Path(found["cli.serve.HOME"]) / "service.py").exists()  # what `vitrine serve` starts
+    places = probe(installed, home, tmp_path, ("cli.serve", "HOME"))
+    assert places["shipped"] == SHIPPED and places["served"] == ["kidney-stone"]
+    assert (Path(places["cli.serve.HOME"]) / "service.py").exists()  # what `vitrine serve` starts
 
 
 def test_a_built_bento_finds_its_files_and_serves_what_it_packed(home: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_built_bento_finds_its_files_and_serves_what_it_packed(home: Path, tmp
     built = subprocess.run([bentoml, "build"], cwd=ROOT, env=settings, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     (description,) = home.glob("bentos/*/*/bento.yaml")
-    found = probe(description.parent / "src", tmp_path / "another-home", tmp_path)
-    assert found["shipped"] == [] and found["served"] == ["kidney-stone"]
+    places = probe(description.parent / "src", tmp_path / "another-home", tmp_path)
+    assert places["shipped"] == [] and places["served"] == ["kidney-stone"]
     packed = {path.name for path in (description.parent / "src").iterdir()}
     assert not packed & {"cli", "deploy", "docs", "export", "loadtests", "tests", "training", "tuning"}

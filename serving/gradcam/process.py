@@ -1,7 +1,6 @@
 """What the Grad-CAM process owns: its models, and the calls that are under way."""
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -36,8 +35,7 @@ class ExplanationProcess:
         self._calls = dict[str, Future[Answer[Explanation]]]()
 
     def start(self) -> None:
-        """Step back behind predictions, and begin to load in the background."""
-        os.nice(NICENESS)
+        """Begin to load in the background."""
         self._repository.start()
 
     async def stop(self, timeout_s: float) -> None:

@@ -75,32 +75,32 @@ def test_logits_are_those_of_a_plain_forward(device: str, items: int) -> None:
     table = np.random.default_rng(0).normal(size=(items, 7)).astype(np.float32)
     nets: list[tuple[nn.Module, Floats]] = [(SmallNet(), images(items)), (mlp(), table)]
     for network, batch in nets:
-        wanted = plainly(network, batch)
+        expected = plainly(network, batch)
         backend: Backend = TorchBackend(network, device)
         logits = backend.run(batch).logits
         assert logits.shape == (items, 3) and logits.dtype == np.float32
-        assert np.allclose(logits, wanted, atol=tolerance)
+        assert np.allclose(logits, expected, atol=tolerance)
         backend.close()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_several_threads_get_their_own_rows(device: str) -> None:
     network, batch = SmallNet(), images(32)
-    wanted = plainly(network, batch)
+    expected = plainly(network, batch)
     backend = TorchBackend(network, device)
     with ThreadPoolExecutor(8) as pool:
         answers = [outputs.logits for outputs in pool.map(backend.run, np.split(batch, 32))]
-    assert np.allclose(np.concatenate(answers), wanted, atol=1e-6 if device == "cpu" else 1e-2)
+    assert np.allclose(np.concatenate(answers), expected, atol=1e-6 if device == "cpu" else 1e-2)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_lower_precision_is_close_and_comes_back_as_float32(device: str, precision: Precision) -> None:
     network, batch = SmallNet(), images(4)
-    wanted = plainly(network, batch)
+    expected = plainly(network, batch)
     logits = TorchBackend(network, device, precision).run(batch).logits
     assert logits.dtype == np.float32
-    assert np.allclose(logits, wanted, atol=0.05) and not np.allclose(logits, wanted, atol=1e-6)
+    assert np.allclose(logits, expected, atol=0.05) and not np.allclose(logits, expected, atol=1e-6)
 
 
 def test_images_reach_the_network_channels_last_in_evaluation_mode_and_frozen() -> None:
@@ -116,11 +116,11 @@ def test_images_reach_the_network_channels_last_in_evaluation_mode_and_frozen() 
 
 def test_views_that_are_not_contiguous_or_not_writable_give_the_same_logits() -> None:
     backend, batch = TorchBackend(SmallNet(), "cpu"), images(8)
-    wanted = backend.run(np.ascontiguousarray(batch[::-2, :, ::-1])).logits
-    assert np.array_equal(backend.run(batch[::-2, :, ::-1]).logits, wanted)
+    expected = backend.run(np.ascontiguousarray(batch[::-2, :, ::-1])).logits
+    assert np.array_equal(backend.run(batch[::-2, :, ::-1]).logits, expected)
     frozen = np.ascontiguousarray(batch[::-2, :, ::-1])
     frozen.flags.writeable = False
-    assert np.array_equal(backend.run(frozen).logits, wanted)
+    assert np.array_equal(backend.run(frozen).logits, expected)
 
 
 OUT_OF_MEMORY = [

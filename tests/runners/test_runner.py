@@ -46,8 +46,8 @@ def gate() -> Gate:
 def runners() -> Iterator[list[Runner[int, int, int]]]:
     made: list[Runner[int, int, int]] = []
     yield made
-    for each in made:
-        each.close(PATIENCE_S)
+    for runner in made:
+        runner.close(PATIENCE_S)
 
 
 def value(future: "Future[Answer[int]]") -> int:
@@ -74,7 +74,7 @@ def test_batches_grow_while_the_lane_is_busy_and_never_beyond_the_most(
     assert gate.entered.acquire(timeout=PATIENCE_S)  # an idle lane took it at once, alone
     rest = [runner.submit(item) for item in range(1, 7)]
     gate.open.set()
-    assert [value(each) for each in (first, *rest)] == [0, 10, 20, 30, 40, 50, 60]
+    assert [value(future) for future in (first, *rest)] == [0, 10, 20, 30, 40, 50, 60]
     assert gate.batches == [[0], [1, 2, 3, 4], [5, 6]]
     assert runner.stats().mean_batch == pytest.approx(7 / 3)
 
@@ -98,7 +98,7 @@ def test_a_lane_told_to_linger_fills_its_batch(runners: list[Runner[int, int, in
 
     runner = start_runner("m", admit, run, max_batch=3, linger_ms=PATIENCE_S * 1000)
     runners.append(runner)
-    assert [value(each) for each in [runner.submit(item) for item in range(3)]] == [0, 1, 2]
+    assert [value(future) for future in [runner.submit(item) for item in range(3)]] == [0, 1, 2]
     assert batches == [3]
 
 
@@ -173,7 +173,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(gate: Gate, runners: li
         runner.submit(3)
     assert refused.value.retry_after_s >= 1
     gate.open.set()
-    assert [value(each) for each in accepted] == [0, 10, 20]
+    assert [value(future) for future in accepted] == [0, 10, 20]
 
 
 def test_close_finishes_what_waits_and_leaves_no_thread(gate: Gate) -> None:
@@ -181,7 +181,7 @@ def test_close_finishes_what_waits_and_leaves_no_thread(gate: Gate) -> None:
     items = [runner.submit(item) for item in range(9)]
     gate.open.set()
     assert runner.close(PATIENCE_S)
-    assert [value(each) for each in items] == [item * 10 for item in range(9)]
+    assert [value(future) for future in items] == [item * 10 for item in range(9)]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane-closing")]
     with pytest.raises(Unavailable, match="shutting down"):
         runner.submit(1)
@@ -192,9 +192,9 @@ def test_close_gives_up_on_a_stuck_lane_and_tells_those_who_wait(gate: Gate) -> 
     running, waiting = runner.submit(0), runner.submit(1)
     assert gate.entered.acquire(timeout=PATIENCE_S)
     assert not runner.close(0.05)
-    for each in (running, waiting):
+    for future in (running, waiting):
         with pytest.raises(Unavailable, match="shut down"):
-            each.result(0)
+            future.result(0)
     gate.open.set()
     assert runner.close(PATIENCE_S)
 
@@ -234,7 +234,7 @@ def test_decoders_admit_the_items_of_a_batch_side_by_side_and_in_order() -> None
 
     runner = start_runner("pooled", slowly, run, lanes=1, max_batch=8, linger_ms=500, decoders=4)
     futures = [runner.submit(item) for item in (3, 1, -1, 4, 2)]
-    assert [value(each) for each in futures if each is not futures[2]] == [30, 10, 40, 20]
+    assert [value(future) for future in futures if future is not futures[2]] == [30, 10, 40, 20]
     with pytest.raises(InvalidInput, match="-1 is negative"):
         futures[2].result(PATIENCE_S)
     assert seen == [[3, 1, 4, 2]]

@@ -105,11 +105,11 @@ def test_cancelled_items_give_their_places_in_the_queue_to_others() -> None:
     runner = start_runner("m", int, batches_of([], compute), queue_size=2)
     running = runner.submit(0)
     assert compute.entered.wait(PATIENCE_S)
-    for each in [runner.submit(1), runner.submit(2)]:
-        assert each.cancel()
+    for future in [runner.submit(1), runner.submit(2)]:
+        assert future.cancel()
     kept = [runner.submit(3), runner.submit(4)]
     compute.go.set()
-    assert [value(each) for each in (running, *kept)] == [0, 3, 4]
+    assert [value(future) for future in (running, *kept)] == [0, 3, 4]
     assert runner.close(PATIENCE_S) and runner.stats().failed == {"cancelled": 2}
 
 
@@ -124,14 +124,14 @@ def test_idle_lanes_each_take_a_fair_share_of_a_burst() -> None:
     runner = start_runner("m", int, run, lanes=2, max_batch=8)
     with runner._changed:  # no lane wakes before the burst is complete
         items = [runner.submit(item) for item in range(6)]
-    assert [value(each) for each in items] == list(range(6))
+    assert [value(future) for future in items] == list(range(6))
     assert runner.close(PATIENCE_S) and sorted(runs) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_lanes_told_to_linger_do_not_split_a_full_batch_between_them() -> None:
     runs = list[list[int]]()
     runner = start_runner("m", int, batches_of(runs), lanes=3, max_batch=4, linger_ms=PATIENCE_S * 1000)
-    assert [value(each) for each in [runner.submit(item) for item in range(4)]] == [0, 1, 2, 3]
+    assert [value(future) for future in [runner.submit(item) for item in range(4)]] == [0, 1, 2, 3]
     assert runs == [[0, 1, 2, 3]]
     waiting = runner.submit(9)
     assert runner.close(PATIENCE_S) and value(waiting) == 9  # closing ends the lingering
@@ -151,9 +151,9 @@ def test_a_lane_that_comes_back_after_close_gave_up_on_it_ends_in_silence(caplog
     first.go.set()
     assert decode.entered.wait(PATIENCE_S)  # items 1 and 2 are one lane's, 2 not yet looked at
     assert not runner.close(0.05)
-    for each in items[1:]:
+    for future in items[1:]:
         with pytest.raises(Unavailable):
-            each.result(0)
+            future.result(0)
     decode.go.set()
     assert runner.close(PATIENCE_S) and runs == [[0]]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
@@ -192,7 +192,7 @@ def test_close_and_cancel_at_the_same_time_leave_nothing_pending() -> None:
         compute = Held(0)
         runner = start_runner("m", int, batches_of([], compute), max_batch=2, queue_size=500)
         items = [runner.submit(item) for item in range(200)]
-        canceller = threading.Thread(target=lambda: [each.cancel() for each in items])
+        canceller = threading.Thread(target=lambda: [future.cancel() for future in items])
         releaser = threading.Thread(target=compute.go.set)
         canceller.start()
         releaser.start()
@@ -200,4 +200,4 @@ def test_close_and_cancel_at_the_same_time_leave_nothing_pending() -> None:
         canceller.join()
         releaser.join()
         assert runner.close(PATIENCE_S)
-        assert all(each.done() for each in items)
+        assert all(future.done() for future in items)

@@ -65,7 +65,7 @@ def damaged() -> list[str]:
     del no_plan[HERE]["plan"]
     many = json.loads(json.dumps(good))
     many[HERE]["plan"]["max_batch"] = 10**9
-    return ["", "{", "[1]", '{"a": 3}', *(json.dumps(each) for each in (no_lane, no_plan, many))]
+    return ["", "{", "[1]", '{"a": 3}', *(json.dumps(content) for content in (no_lane, no_plan, many))]
 
 
 @pytest.mark.parametrize("text", damaged())
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_ignored_with_a_warning_and_replaced_by_the_next_run(
     planned = served_plan(model, RunnerOptions())
     (model.path / TUNING).write_text(text)
     assert served_plan(model, RunnerOptions()) == planned
-    (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert TUNING in warning.getMessage() and "`vitrine tune tiny`" in warning.getMessage()
     assert read_tuned(model.path) == {}
     remember(model.path, HERE, TUNED)

@@ -36,13 +36,6 @@ from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
 from tests.tiny import logits_of_plain, plain, seal, tiny_package
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
-    """The tiny model, which has no explanations."""
-    with loaded(seal(tiny_package(tmp_path_factory.mktemp("tiny") / "tiny"))) as ready:
-        yield ready
-
-
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Hold every inference of pictures back until the event is set, which the end of the test does."""

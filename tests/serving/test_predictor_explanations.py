@@ -30,13 +30,6 @@ from tests.tiny import bright_square, logits_of_plain, map_of, plain, seal, tiny
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
-    """The tiny model, which has no explanations."""
-    with loaded(seal(tiny_package(tmp_path_factory.mktemp("tiny") / "tiny"))) as ready:
-        yield ready
-
-
-@pytest.fixture(scope="module")
 def explained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[LoadedModel, ExplainerClient, LocalGradCam]]:

@@ -134,7 +134,9 @@ def test_a_candidate_that_cannot_win_is_not_probed() -> None:
     queue = Queue(lanes_alone)
     outcome = searched(queue, *(replace(PLAIN, lanes=lanes) for lanes in (1, 2)))
     assert {plan for plan, _ in queue.probed} == {PLAIN}
-    assert [each.rate for each in outcome.candidates if each.plan != PLAIN] == [None] * (len(outcome.candidates) - 1)
+    assert [candidate.rate for candidate in outcome.candidates if candidate.plan != PLAIN] == [None] * (
+        len(outcome.candidates) - 1
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -180,4 +182,4 @@ def test_the_space_holds_the_default_and_no_plan_twice(available: int) -> None:
     assert default in shapes and len(set(shapes)) == len(shapes)
     accelerator = Plan(2, (1,), 32, decoders=available)
     space = search_space(accelerator, available, "cuda:0", RunnerOptions())
-    assert accelerator in space.shapes and {each.lanes for each in space.shapes} == {2} and max(space.batches) > 32
+    assert accelerator in space.shapes and {shape.lanes for shape in space.shapes} == {2} and max(space.batches) > 32
