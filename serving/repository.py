@@ -20,6 +20,7 @@ from runners.stats import stats_from_json
 from serving.cache import NO_CACHE, ResponseCache
 from serving.loaded_model import LoadedModel
 from serving.loading import PREDICTION, Role
+from serving.memory import release_freed_memory
 from serving.options import RunnerOptions
 from serving.workers import Workers
 
@@ -176,6 +177,7 @@ class ModelRepository:
                 model.load(self._options, share)
         gc.collect()
         gc.freeze()  # a full collection of what is there now took 60 ms, and no request should wait so long
+        release_freed_memory()
 
     def _news(self) -> dict[str, Any]:
         """Return what this worker tells the others, as JSON objects."""
