@@ -119,4 +119,4 @@ def pods(name: str) -> tuple[Pod, ...]:
 
 def server(name: str) -> Pod:
     """Return the pod that answers clients."""
-    return next(each for each in pods(name) if each.owner != "vitrine-gradcam")
+    return next(pod for pod in pods(name) if pod.owner != "vitrine-gradcam")

@@ -50,7 +50,7 @@ def check_setting(name: str) -> None:
     """Fail where a name looks like a setting and is none; `VITRINE_X_` stands for all that begin so."""
     known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
     if name.startswith(PREFIX):
-        assert any(each == name or (name.endswith("_") and each.startswith(name)) for each in known), name
+        assert any(entry == name or (name.endswith("_") and entry.startswith(name)) for entry in known), name
 
 
 def check_vitrine(words: list[str]) -> None:

@@ -38,17 +38,17 @@ class Block:
 
 def blocks_of(page: Path) -> list[Block]:
     """Every fenced block of a document, in its order."""
-    said, name = page.read_text("utf-8"), page.relative_to(ROOT).as_posix()
-    found = list(_BLOCK.finditer(said))
-    fences = len(re.findall(r"(?m)^\s*(?:```|~~~)", said))
-    assert fences == 2 * len(found), f"{name}: a fence is indented, not closed, or not of three backticks"
+    text, name = page.read_text("utf-8"), page.relative_to(ROOT).as_posix()
+    matches = list(_BLOCK.finditer(text))
+    fences = len(re.findall(r"(?m)^\s*(?:```|~~~)", text))
+    assert fences == 2 * len(matches), f"{name}: a fence is indented, not closed, or not of three backticks"
     blocks = []
-    for match, after in zip_longest(found, found[1:]):
+    for match, after in zip_longest(matches, matches[1:]):
         follows = after is not None and after["language"] == "json"
         blocks.append(
             Block(
                 name,
-                said.count("\n", 0, match.start("text")),
+                text.count("\n", 0, match.start("text")),
                 match["language"],
                 match["text"],
                 match["reason"],

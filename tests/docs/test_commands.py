@@ -43,7 +43,7 @@ def test_neither_the_server_nor_the_command_line_gets_ready_to_report(
     assert not [path for path in Path(person["HOME"]).rglob("*") if "Microsoft" in path.parts]
 
 
-@pytest.mark.parametrize("block", [each for each in COMMANDS if not each.reason], ids=str)
+@pytest.mark.parametrize("block", [block for block in COMMANDS if not block.reason], ids=str)
 def test_a_block_works_as_it_stands(
     block: Block, server: Server, clone: Path, home: Path, person: dict[str, str]
 ) -> None:
@@ -70,7 +70,7 @@ def test_a_block_works_as_it_stands(
         assert "stone" in ran.stdout
 
 
-@pytest.mark.parametrize("block", [each for each in COMMANDS if each.reason], ids=str)
+@pytest.mark.parametrize("block", [block for block in COMMANDS if block.reason], ids=str)
 def test_a_block_that_is_not_run_names_only_what_there_is(block: Block) -> None:
     if block.language == "python":
         ast.parse(block.text)
@@ -81,7 +81,7 @@ def test_a_block_that_is_not_run_names_only_what_there_is(block: Block) -> None:
         check_command(words)
 
 
-@pytest.mark.parametrize("block", [each for each in BLOCKS if each not in COMMANDS], ids=str)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block not in COMMANDS], ids=str)
 def test_a_block_that_is_no_command_is_of_a_known_kind(block: Block) -> None:
     assert block.language in ("", "text", "json", "toml", "yaml"), f"{block}: commands are `sh` or `python`"
     assert not block.reason, f"{block}: nothing here to run"
@@ -149,19 +149,19 @@ def compare(got: Any, shown: Any, where: str) -> None:
 
 def by_reflection(block: str, folder: Path) -> bytes:
     """What grpcurl does: ask the server for its messages, fill one from the JSON, call. Gives the label."""
-    found = re.search(r"-d '(.*)' (\S+) (\S+)/(\w+)", block, re.DOTALL)
-    assert found
-    said, address, service, method = found.groups()
+    match = re.search(r"-d '(.*)' (\S+) (\S+)/(\w+)", block, re.DOTALL)
+    assert match
+    message_json, address, service, method = match.groups()
     encoded = subprocess.run(["base64", "-w", "0", "ct.png"], cwd=folder, capture_output=True, text=True, check=True)
     with grpc.insecure_channel(address) as channel:
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
         call = pool.FindServiceByName(service).methods_by_name[method]
         request = GetMessageClass(call.input_type)()
-        json_format.ParseDict(json.loads(said.replace("'$(base64 -w 0 ct.png)'", encoded.stdout)), request)
+        json_format.ParseDict(json.loads(message_json.replace("'$(base64 -w 0 ct.png)'", encoded.stdout)), request)
         answer_class = GetMessageClass(call.output_type)
         remote: Any = channel.unary_unary(
             f"/{service}/{method}", lambda message: message.SerializeToString(), answer_class.FromString
         )
         answer = remote(request, timeout=60)
-    place = [each.name for each in answer.outputs].index("label")
+    place = [output.name for output in answer.outputs].index("label")
     return bytes(answer.raw_output_contents[place][4:])

@@ -50,7 +50,7 @@ def test_every_parameter_is_on_the_page(openapi: dict[str, Any]) -> None:
 
 
 def test_every_field_of_every_answer_is_on_the_page(openapi: dict[str, Any]) -> None:
-    schemas = {name: each for name, each in openapi["components"]["schemas"].items() if "Validation" not in name}
+    schemas = {name: schema for name, schema in openapi["components"]["schemas"].items() if "Validation" not in name}
     fields = {field for schema in schemas.values() for field in schema.get("properties", {})}
     assert fields and not {field for field in fields if not re.search(rf'[`"]{field}[`"]', API)}
 
@@ -68,12 +68,12 @@ def test_every_status_is_on_the_page(openapi: dict[str, Any]) -> None:
 
 def keys_of(section: type[BaseModel], before: str = "") -> list[tuple[str, Any]]:
     """Every key of a card with dots between its sections, and its type; a section counts as the keys in it."""
-    found = []
+    keys = []
     for name, field in section.model_fields.items():
         inner = sections_in(field.annotation)
-        found += [(before + name, field.annotation)] if not inner else []
-        found += [row for each in inner for row in keys_of(each, f"{before}{name}.")]
-    return found
+        keys += [(before + name, field.annotation)] if not inner else []
+        keys += [key for part in inner for key in keys_of(part, f"{before}{name}.")]
+    return keys
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
@@ -107,6 +107,6 @@ def test_every_word_of_a_closed_set_is_in_its_keys_line() -> None:
 
 def section(title: str) -> str:
     """A section of docs/models.md, down to the next of its level."""
-    found = re.search(rf"(?ms)^## {title}\n(.*?)(?=^## |\Z)", MODELS)
-    assert found, f"docs/models.md has no section {title!r}"
-    return found[1]
+    match = re.search(rf"(?ms)^## {title}\n(.*?)(?=^## |\Z)", MODELS)
+    assert match, f"docs/models.md has no section {title!r}"
+    return match[1]

@@ -12,7 +12,7 @@ from runners.awaiting import awaitable
 def test_result_error_and_cancellation_come_over() -> None:
     async def scene() -> None:
         good, bad, dropped = Future[int](), Future[int](), Future[int]()
-        waiters = [awaitable(each) for each in (good, bad, dropped)]
+        waiters = [awaitable(future) for future in (good, bad, dropped)]
         await asyncio.to_thread(good.set_result, 7)
         await asyncio.to_thread(bad.set_exception, InvalidInput("no picture"))
         await asyncio.to_thread(dropped.cancel)

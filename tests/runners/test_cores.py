@@ -80,8 +80,8 @@ def test_lanes_at_work_are_counted_whatever_becomes_of_their_items() -> None:
     assert runner.submit(1).result(20).value == 1
     with pytest.raises(InferenceFailed):
         runner.submit(-1).result(20)
-    for each in [runner.submit(2), runner.submit(3)]:
-        each.result(20)
+    for future in [runner.submit(2), runner.submit(3)]:
+        future.result(20)
     assert runner.close(20)
     assert seen == [4, 2, 2]
     assert share.cores() == 4

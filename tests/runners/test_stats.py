@@ -21,9 +21,9 @@ def come():
     start.wait()
     made.append(metrics())
 threads = [threading.Thread(target=come) for _ in range(8)]
-[each.start() for each in threads]
-[each.join() for each in threads]
-assert len(made) == 8 and len({id(each) for each in made}) == 1
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert len(made) == 8 and len({id(metrics) for metrics in made}) == 1
 """
 
 
