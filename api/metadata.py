@@ -10,8 +10,10 @@ from starlette.responses import JSONResponse, Response
 from api.operation import Endpoint, Operation, at_paths
 from api.schemas import Health, ModelFacts, ModelHealth, Stats, timestamp
 from api.target import VersionQuery, requested_model
+from errors import StoreError
 from explain.base import METHOD_NAMES
 from models.card import ImageCard
+from models.package import StoredModel
 from serving.gradcam.client import ExplainerClient
 from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
@@ -174,11 +176,19 @@ def model_details(model: LoadedModel) -> ModelFacts:
         detail=model.detail,
         version=model.version,
         variant=stored.variant if stored else None,
-        sha256=stored.manifest() if stored else {},
+        sha256=_digests(stored) if stored else {},
         metrics=report.get("metrics", {}),
         parity=stored.parity() if stored else {},
         explain=explain,
     )
+
+
+def _digests(stored: StoredModel) -> dict[str, str]:
+    """Return the SHA-256 of each file of a model; of one whose manifest was damaged since the start, none."""
+    try:
+        return stored.manifest()
+    except StoreError:
+        return {}
 
 
 def _json(body: BaseModel, status: int = 200) -> Response:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from api.auth import check_listening
 from api.keys import file_warnings
 from errors import VitrineError
+from serving.startup import check_port_free
 from settings import Settings, load_settings, warnings_of
 
 HOME = Path(__file__).resolve().parent.parent
@@ -50,17 +50,14 @@ def check_ports(settings: Settings) -> None:
 
 def _why_not_bound(host: str, port: int, cure: str) -> str | None:
     """Return why nothing can listen on a port, None if something can; `cure` is the setting to be advised."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return f"Port {port} is taken: stop what listens there, or choose another with {cure}."
-            if error.errno == errno.EACCES:
-                return f"You may not listen on port {port}: choose another with {cure}."
-            return f"VITRINE_HOST={host} is no address of this machine ({error.strerror})."
+    try:
+        check_port_free(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return f"Port {port} is taken: stop what listens there, or choose another with {cure}."
+        if error.errno == errno.EACCES:
+            return f"You may not listen on port {port}: choose another with {cure}."
+        return f"VITRINE_HOST={host} is no address of this machine ({error.strerror})."
     return None
 
 

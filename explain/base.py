@@ -33,8 +33,18 @@ class Explainer(Protocol):
     """One model on one device that computes logits and maps. Several threads may call `run` at once."""
 
     @property
+    def runtime(self) -> Literal["onnx", "torch"]:
+        """The library that computes."""
+        ...
+
+    @property
     def device(self) -> str:
         """The device that computes: `cpu`, `cuda:0` or `mps`."""
+        ...
+
+    @property
+    def runs_in_parallel(self) -> bool:
+        """Whether runs of several threads go on at the same time; if not, they wait for each other."""
         ...
 
     def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:

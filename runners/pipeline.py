@@ -9,7 +9,10 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Pipeline(Protocol[Payload, Prepared, Result]):
-    """The two steps that turn payloads into results. Both may be called from several threads at once."""
+    """The two steps that turn payloads into results, and what a Runner asks of items.
+
+    Every method may be called from several threads at once.
+    """
 
     def preprocess(self, payload: Payload) -> Prepared:
         """Return what can be batched.

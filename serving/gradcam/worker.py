@@ -54,7 +54,12 @@ class ExplanationPipeline:
         self._card, self._explainer = card, explainer
 
     def preprocess(self, payload: ExplanationRequest) -> PreparedPicture:
-        """Decode and transform one picture; NoExplanation says that it is too large to be drawn on."""
+        """Decode and transform one picture.
+
+        Raises:
+            InvalidInput: the picture cannot be used.
+            NoExplanation: it is too large to be drawn on.
+        """
         image = decode(payload.data, self._card.limits)
         height, width = image.shape[:2]
         at_own_size = not payload.at_input_size and payload.output != "map"
@@ -66,7 +71,11 @@ class ExplanationPipeline:
         return PreparedPicture(payload, image, *transform(image, self._card.input))
 
     def infer(self, batch: Sequence[PreparedPicture]) -> list[Explanation]:
-        """Compute logits and maps, then draw; one explanation for each picture."""
+        """Compute logits and maps, then draw; one explanation for each picture.
+
+        Raises:
+            RuntimeError: the explainer gave values that are not finite.
+        """
         requested = np.array([item.request.target for item in batch], np.int64)
         methods = frozenset(item.request.method for item in batch)
         tensors = np.stack([item.tensor for item in batch])
@@ -123,13 +132,13 @@ def load_explanation(stored: StoredModel, options: RunnerOptions, share: CoreSha
     device = device_for(stored, options.device)
     plan = replace(options.override(make_plan(share.available, device=device, takes_images=True)), linger_ms=0.0)
     explainer = load_explainer(stored, device)
-    if not isinstance(explainer, OnnxExplainer):
-        plan = replace(plan, lanes=1)  # autograd's hooks see whatever passes through their layer
+    if not explainer.runs_in_parallel:
+        plan = replace(plan, lanes=1)
     return LoadedPipeline(
         pipeline=ExplanationPipeline(card, explainer),
         plan=plan,
         runner_name=f"{card.name}/explain",
-        runtime="onnx" if isinstance(explainer, OnnxExplainer) else "torch",
+        runtime=explainer.runtime,
         device=explainer.device,
         computed_by=f"{type(explainer).__name__} ({explainer.device})",
         golden_payload=lambda data: ExplanationRequest(data, PREDICTED, "gradcam", "map", 0.0, at_input_size=True),
