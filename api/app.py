@@ -65,10 +65,12 @@ def build_app(
         await behind(scope, receive, send)
 
     router = Router(routes, redirect_slashes=False, default=not_ours)
+    # The router tries one route after the other. Where a path has no parameters, a table finds its operation at once.
+    fixed = {(operation.method, operation.path): operation for operation in reversed(operations)}
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = router  # with it a wrong method is an exception, which becomes problem details
-        await router(scope, receive, send)
+        await fixed.get((scope["method"], scope["path"]), router)(scope, receive, send)
 
     middleware = Middleware(
         application,
