@@ -122,7 +122,7 @@ class Drawing(BaseModel):
         description=f"Opacity of the overlay at its peak; {DEFAULT_ALPHA} by default.",
     )
     size: Literal["original", "input"] = Field(
-        "original", description="Of the picture: the upload's own, or the model's input."
+        "original", description="The size of the picture that is drawn: the upload's own, or the model's input."
     )
 
 
