@@ -78,26 +78,24 @@ class PredictionRoutes:
 
         query = prediction_query(card)
         if isinstance(card, ImageCard):
-            one, several = image_body(), images_body()
+            single, batch = image_body(), images_body()
             return [
-                operation("predict", images.predict, "Predict one picture", Prediction, query, one),
-                operation(
-                    "predict/batch", images.predict_batch, "Predict several pictures", BatchAnswer, query, several
-                ),
+                operation("predict", images.predict, "Predict one picture", Prediction, query, single),
+                operation("predict/batch", images.predict_batch, "Predict several pictures", BatchAnswer, query, batch),
                 operation(
                     "explain",
                     images.explain,
                     "Predict one picture and show where the model looked",
                     ExplainedPrediction,
                     ExplanationQuery,
-                    one,
+                    single,
                 ),
             ]
         answer = AnomalyPrediction if is_detector(card) else RowPrediction
-        one, several = row_body(card), rows_body(card)
+        single, batch = row_body(card), rows_body(card)
         return [
-            operation("predict", rows.predict, "Predict one row", answer, query, one),
-            operation("predict/batch", rows.predict_batch, "Predict several rows", RowBatchAnswer, query, several),
+            operation("predict", rows.predict, "Predict one row", answer, query, single),
+            operation("predict/batch", rows.predict_batch, "Predict several rows", RowBatchAnswer, query, batch),
         ]
 
 

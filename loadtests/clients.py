@@ -3,8 +3,8 @@
 import http.client
 import threading
 import time
-from collections.abc import Callable, Mapping
-from itertools import count
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -79,12 +79,18 @@ class HttpClient:
         return answer
 
 
+def from_place(images: Sequence[bytes], place: int) -> Iterator[bytes]:
+    """Return the images one after the other without an end, from a place on: the index of a client, say."""
+    start = place % len(images)
+    return cycle([*images[start:], *images[:start]])
+
+
 def post_images(port: int, images: list[bytes], clients: int, seconds: float, path: str = "/predict") -> Calls:
     """Post JPEGs by turns from so many clients in this process."""
 
     def new_call(index: int) -> Call:
-        client, numbers = HttpClient(port), count(index)
-        return lambda: client.post(path, images[next(numbers) % len(images)], {"Content-Type": "image/jpeg"})
+        client, own = HttpClient(port), from_place(images, index)
+        return lambda: client.post(path, next(own), {"Content-Type": "image/jpeg"})
 
     return call_in_threads(new_call, clients, seconds)
 

@@ -14,12 +14,11 @@ from typing import NamedTuple
 import click
 import grpc
 import numpy as np
-from tqdm import tqdm
 
 from api.oip.messages import JSON_LENGTH_HEADER
 from loadtests.bench import MODEL, phantoms
 from loadtests.clients import Call, Calls, HttpClient, call_in_threads
-from loadtests.figures import measurement_options, ratios
+from loadtests.figures import measure_in_turns, measurement_options, ratios
 from loadtests.grpc_client import infer_request, model_infer
 from loadtests.server import free_port, serving
 from models.card import RowCard
@@ -93,15 +92,15 @@ def bench(seconds: float, rounds: int) -> None:
     payloads = {MODEL: phantoms(1)[0], ROWS: row}
     ports = {"HTTP": free_port(), "gRPC": free_port()}
     cases = [(model, clients) for model in payloads for clients in CLIENTS]
-    loads = dict[tuple[str, int, str], list[Load]]()
+    measurements = {
+        (model, clients, protocol): partial(load, protocol, port, model, payloads[model], clients, seconds)
+        for model, clients in cases
+        for protocol, port in ports.items()
+    }
     with serving(ports["HTTP"], {"VITRINE_GRPC_PORT": str(ports["gRPC"]), "VITRINE_EXPLAIN": "false"}):
         for protocol, port in ports.items():
             load(protocol, port, ROWS, row, 4, min(2.0, seconds))
-        for _ in tqdm(range(rounds), desc="rounds"):
-            for model, clients in cases:
-                for protocol, port in ports.items():
-                    measured = load(protocol, port, model, payloads[model], clients, seconds)
-                    loads.setdefault((model, clients, protocol), []).append(measured)
+        loads = measure_in_turns(measurements, rounds)
     click.echo(conditions())
     click.echo(f"{rounds} rounds of {seconds:g} s, median; grpcio {grpc.__version__}, {PROCESSES} client processes")
     click.echo(
