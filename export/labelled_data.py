@@ -47,15 +47,10 @@ class LabelledData(NamedTuple):
 class LabelledDataSource(Protocol):
     """What offers labelled data for a model: a module such as `training.churn.data`."""
 
-    @property
-    def NAME(self) -> str:  # noqa: N802 - a module's constants
-        """What the items are, for a report."""
-        ...
-
-    @property
-    def POSITIVE(self) -> str:  # noqa: N802
-        """The card's label of the positive items."""
-        ...
+    NAME: str
+    """What the items are, for a report."""
+    POSITIVE: str
+    """The card's label of the positive items."""
 
     def labelled(self, card: Card, split: Split, count: int) -> Iterator[LabelledBatch] | None:
         """Return `count` items in batches: the same ones at every call, and none that is in two splits.
