@@ -63,9 +63,8 @@ def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, go_
     from models import store
     from settings import load_settings
 
-    base, _, version = name.partition(":")
     try:
-        stored = store.find(base, version or None)
+        stored = store.find(name)
         if go_back:
             was_tuned = forget(stored.path)
             click.echo(f"{stored.tag}: {'back to the defaults' if was_tuned else 'was not tuned'}")
@@ -74,7 +73,7 @@ def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, go_
         options = RunnerOptions.from_settings(settings.model_dump())
         _warn(settings.host, settings.port, options)
         verify(stored)
-        _tune(stored, options, slo_p99_ms, seconds, plot_to or Path("runs") / f"tune-{base}.png")
+        _tune(stored, options, slo_p99_ms, seconds, plot_to or Path("runs") / f"tune-{stored.card.name}.png")
     except LimitMissed as error:
         raise click.ClickException(
             f"{error} Nothing was written. Allow more with --slo-p99-ms {1.5 * error.lowest_ms:.3g}, give the process "
