@@ -53,11 +53,7 @@ def openapi_document(operations: Sequence[Operation], version: str, *, asks_for_
     components: dict[str, Any] = {"schemas": definitions["$defs"]}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Vitrine",
-            "description": DESCRIPTION,
-            "version": version,
-        },
+        "info": {"title": "Vitrine", "description": DESCRIPTION, "version": version},
         "paths": paths,
         "components": components,
     }

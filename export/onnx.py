@@ -37,12 +37,7 @@ logger = logging.getLogger("vitrine.export")
 
 
 def export_package(
-    card_file: Path,
-    checkpoint: Checkpoint,
-    inputs: Sequence[tuple[str, bytes]],
-    package: Path,
-    *,
-    halve: bool = False,
+    card_file: Path, checkpoint: Checkpoint, inputs: Sequence[tuple[str, bytes]], package: Path, *, halve: bool = False
 ) -> ParityReport:
     """Write a package's card, weights, graphs, goldens and parity report.
 

@@ -163,12 +163,7 @@ def golden_items(goldens: Sequence[Golden]) -> list[tuple[str, bytes]]:
 
 
 def _run_both(
-    card: Card,
-    inputs: Batch,
-    references: Logits,
-    labelled_data: LabelledData | None,
-    fp32: Backend,
-    variant: Backend,
+    card: Card, inputs: Batch, references: Logits, labelled_data: LabelledData | None, fp32: Backend, variant: Backend
 ) -> _Comparison:
     alone, batched = (_OutputPair(references, run_in_batches(variant, inputs, size)) for size in BATCH_SIZES)
     noise = random_inputs(card, RANDOM_INPUTS)

@@ -118,12 +118,7 @@ class RawUser(Http):
     def predict(self) -> None:
         """Predict."""
         case = random.choice(pictures())
-        self.ask(
-            "raw",
-            f"/models/{MODEL}/predict",
-            check_of(case),
-            data=case.payload,
-        )
+        self.ask("raw", f"/models/{MODEL}/predict", check_of(case), data=case.payload)
 
 
 class FormUser(Http):
