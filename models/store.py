@@ -206,7 +206,9 @@ def _copy_into_store(
     staging = Path(tempfile.mkdtemp(dir=staging_root, prefix="staging-"))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reports the creation of a model as an event
     labels = {"app": "vitrine", "task": card.task, "architecture": card.architecture}
-    metadata = {"title": card.title, "data": card.data, "sha256": digests} | _metrics(package)
+    report = StoredModel(card, version, package).report()
+    metadata: dict[str, Any] = {"title": card.title, "data": card.data, "sha256": digests}
+    metadata |= {"metrics": report["metrics"]} if "metrics" in report else {}
     metadata |= {"parameters": card.parameters} if card.parameters else {}
     manifest = {"name": card.name, "version": version, "files": digests, "own_weights": own_weights}
     try:
@@ -226,13 +228,6 @@ def _copy_into_store(
         _update_latest(stored.path.parent, [version])
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _metrics(package: Path) -> dict[str, Any]:
-    try:
-        return {"metrics": json.loads((package / REPORT).read_text("utf-8"))["metrics"]}
-    except (OSError, ValueError, KeyError):
-        return {}
 
 
 def _update_reports(package: Path, stored: StoredModel) -> None:
