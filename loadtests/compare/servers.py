@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from loadtests.compare import wire
 from loadtests.compare.regimes import Regime
-from loadtests.compare.wire import Read, body_to, form_to, json_to, read_plain, read_v2, read_vitrine, v2_to
 from loadtests.server import ROOT, free_port
 from preprocessing.spec import Frozen
 from settings import MOST_WORKERS
@@ -15,8 +15,13 @@ from settings import MOST_WORKERS
 STORE = ROOT / "runs" / "compare" / "bentoml"
 """The comparison's own model store: two servers must not share one, and the user's is left alone."""
 
-_SENDS = {"body": body_to, "form": form_to, "json": json_to, "v2": v2_to}
-_READS: dict[str, Read] = {"plain": read_plain, "v2": read_v2, "vitrine": read_vitrine}
+_WRITES: dict[str, wire.Write] = {
+    "body": wire.write_body,
+    "form": wire.write_form,
+    "json": wire.write_json,
+    "v2": wire.write_v2,
+}
+_READS: dict[str, wire.Read] = {"plain": wire.read_plain, "v2": wire.read_v2, "vitrine": wire.read_vitrine}
 
 
 class Server(Frozen):
@@ -33,7 +38,7 @@ class Server(Frozen):
         package: the Python package whose version is shown.
         command: starts it.
         sends: how a request carries the picture, as the server's own clients send it; see `loadtests.compare.wire`.
-        to: the path that it is sent to, or for `v2` the name of the model.
+        to: the path that it is sent to; it may name the `{model}`.
         reads: what its answer is.
         settings: environment variables in both regimes.
         only_in: further ones, by regime.
@@ -63,10 +68,10 @@ class Server(Frozen):
 
     def request(self, model: str, picture: bytes) -> bytes:
         """Encode a request."""
-        return _SENDS[self.sends](self.to)(model, picture)
+        return _WRITES[self.sends](self.to.format(model=model), picture)
 
     @property
-    def read(self) -> Read:
+    def read(self) -> wire.Read:
         """What decodes an answer."""
         return _READS[self.reads]
 
