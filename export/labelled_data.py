@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.base import Batch
-from models.card import Card, RowCard
+from models.card import Card, RowCard, as_row_card
 from preprocessing.rows import transform_rows
 
 Split = Literal["calibrate", "validate"]
@@ -81,10 +81,9 @@ def row_batches(card: Card, rows: npt.NDArray[np.float64], labels: Labels, size:
         size: largest number of rows in a batch.
 
     Raises:
-        TypeError: the card takes no rows.
+        InvalidInput: the card takes no rows.
     """
-    if not isinstance(card, RowCard):
-        raise TypeError(f"{card.name} takes no rows")
+    row_input = as_row_card(card).input
     for start in range(0, len(rows), size):
         batch = slice(start, start + size)
-        yield LabelledBatch(transform_rows(rows[batch], card.input), labels[batch])
+        yield LabelledBatch(transform_rows(rows[batch], row_input), labels[batch])

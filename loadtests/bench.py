@@ -21,7 +21,7 @@ from backends.onnx import OnnxBackend
 from loadtests.clients import Call, call_in_threads, from_place, served_rate
 from loadtests.figures import encode_jpeg, measure_in_turns, measurement_options, median_and_range, ratios
 from loadtests.server import EXPLAINER_LOADS_S, ROOT, free_port, running, serving
-from models.card import read_image_card
+from models.card import as_image_card
 from models.store import find, installed
 from preprocessing.decode import decode
 from preprocessing.transform import transform
@@ -41,7 +41,7 @@ def phantoms(number: int = 16) -> list[bytes]:
 def raw_rate(images: list[bytes], threads: int, session_threads: int, seconds: float) -> float:
     """Return the images a second of the plain loop: `threads` loops over one session of `session_threads`."""
     stored = find(MODEL)
-    card = read_image_card(stored.path / "card.toml")
+    card = as_image_card(stored.card)
     backend = OnnxBackend(stored.graph, threads=session_threads)
 
     def new_call(index: int) -> Call:

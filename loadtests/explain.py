@@ -28,7 +28,7 @@ from loadtests.bench import MODEL, phantoms
 from loadtests.clients import Call, post_images, served_rate
 from loadtests.figures import measure_in_turns, measurement_options, median_and_range, ratios
 from loadtests.server import EXPLAINER_LOADS_S, free_port, serving
-from models.card import Explain, ImageCard
+from models.card import Explain, ImageCard, as_image_card
 from models.checkpoint import load_network, read_checkpoint
 from models.package import WEIGHTS, StoredModel
 from models.store import find
@@ -101,9 +101,7 @@ def bench(seconds: float, rounds: int, turns: int) -> None:
     """Explanations over predictions: the graph's time, the service's rate, the latency of predictions in a flood."""
     cv2.setNumThreads(1)
     images, port, stored = phantoms(), free_port(), find(MODEL)
-    card = stored.card
-    if not isinstance(card, ImageCard):
-        raise click.ClickException(f"{stored.tag} takes no pictures")
+    card = as_image_card(stored.card)
     tensors = np.stack([transform(decode(image, card.limits), card.input).tensor for image in images])
     lines = time_graphs(stored, card, tensors, turns)
     measurements = {path: partial(served_rate, port, images, 16, seconds, path) for path in ("/predict", "/explain")}

@@ -7,7 +7,6 @@ rate of the closed loop. Writes locust's report and two plots, and prints a verd
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import requests  # noqa: E402
 from locust import User  # noqa: E402
 from locust.env import Environment  # noqa: E402
 from locust.html import get_html_report  # noqa: E402
-from locust.stats import calculate_response_time_percentile  # noqa: E402
+from locust.stats import StatsEntry  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
 from loadtests import locustfile  # noqa: E402
@@ -82,12 +81,11 @@ def run_phase(
     pictures = sum(
         entry.num_requests * (4 if entry.name == "batch of 4" else 1) for entry in entries if entry.name != "row"
     )
-    single, total = Counter[int](), environment.stats.total
+    single, total = StatsEntry(environment.stats, "single", ""), environment.stats.total
     for entry in entries:
         if entry.name in SINGLE:
-            single.update(entry.response_times)
-    answered = single.total()
-    p50, p99 = (float(calculate_response_time_percentile(single, answered, share)) for share in (0.5, 0.99))
+            single.extend(entry)
+    p50, p99 = (float(single.get_response_time_percentile(share)) for share in (0.5, 0.99))
     return Phase(name, pictures / seconds, p50, p99, total.num_failures, total.num_requests)
 
 

@@ -21,7 +21,7 @@ from loadtests.clients import Call, Calls, HttpClient, call_in_threads
 from loadtests.figures import measure_in_turns, measurement_options, ratios
 from loadtests.grpc_client import infer_request, model_infer
 from loadtests.server import free_port, serving
-from models.card import RowCard
+from models.card import as_row_card
 from models.store import find
 from runners.machine import conditions
 
@@ -85,10 +85,8 @@ def load(protocol: str, port: int, model: str, payload: bytes, clients: int, sec
 @measurement_options(seconds=6.0, rounds=3)
 def bench(seconds: float, rounds: int) -> None:
     """Requests a second and median latency of both protocols, side by side."""
-    card = find(ROWS).card
-    if not isinstance(card, RowCard):
-        raise click.ClickException(f"{ROWS} takes no rows")
-    row = np.array([feature.example for feature in card.input.features], np.float32).tobytes()
+    features = as_row_card(find(ROWS).card).input.features
+    row = np.array([feature.example for feature in features], np.float32).tobytes()
     payloads = {MODEL: phantoms(1)[0], ROWS: row}
     ports = {"HTTP": free_port(), "gRPC": free_port()}
     cases = [(model, clients) for model in payloads for clients in CLIENTS]
