@@ -194,12 +194,10 @@ def _measured_cells(candidate: Candidate) -> list[str]:
 
 def _plot(outcome: Outcome, slo_p99_ms: float, title: str, path: Path) -> None:
     """Draw p99 against rate, every probe of the default and of the best, into a PNG file."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     curves = {"default": outcome.default} | ({"best": outcome.best} if outcome.best is not outcome.default else {})
     for (label, candidate), colour in zip(curves.items(), ("#7a7a7a", "#0b6e99"), strict=False):
         probes = sorted((probe.rate, probe.p99_ms) for probe in outcome.probes if probe.plan == candidate.plan)
@@ -214,4 +212,3 @@ def _plot(outcome: Outcome, slo_p99_ms: float, title: str, path: Path) -> None:
     axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
