@@ -40,7 +40,6 @@ class Explainer(Protocol):
     @property
     def device(self) -> str:
         """The device that computes: `cpu`, `cuda:0` or `mps`."""
-        ...
 
     @property
     def runs_in_parallel(self) -> bool:
@@ -55,8 +54,6 @@ class Explainer(Protocol):
             targets: the class that each item is explained for, or `PREDICTED`; shape (N,), int64.
             methods: names out of `METHOD_NAMES`.
         """
-        ...
 
     def close(self) -> None:
         """Release the model; `run` must not be called afterwards."""
-        ...

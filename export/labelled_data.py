@@ -63,7 +63,6 @@ class LabelledDataSource(Protocol):
         Returns:
             None if the card takes other inputs or has other labels.
         """
-        ...
 
 
 def has_features(card: Card, names: Sequence[str]) -> bool:
