@@ -20,12 +20,11 @@ from errors import LimitMissed, StoreError
 from models.package import StoredModel, verify
 from runners.cores import CoreShare, available_cores
 from runners.machine import conditions, machine_of
-from runners.plan import Plan
 from runners.tuned import Tuned, forget, remember
 from serving.options import RunnerOptions
 from tuning.candidates import search_space
 from tuning.measure import ModelMeasurer
-from tuning.search import ROUNDS, Candidate, Outcome, Space, search
+from tuning.search import ROUNDS, Outcome, Space, search
 
 PROBES = 5 + 4 + 4 * 2 * ROUNDS
 """Probes of a usual search: those that find the default's rate, a few of its rivals, and the final rounds."""
@@ -178,18 +177,14 @@ def _print(outcome: Outcome) -> None:
     table = Table(*names, box=box.ROUNDED if tty else None)
     for candidate in sorted(outcome.candidates, key=lambda measured: (-(measured.rate or 0), -measured.saturation)):
         roles = ["default"] * (candidate is outcome.default) + ["best"] * (candidate is outcome.best)
-        table.add_row(*_plan_cells(candidate.plan, decoders), *_measured_cells(candidate), ", ".join(roles))
+        plan, rate = candidate.plan, "lower"
+        if candidate.rate is not None:
+            rate = f"{candidate.rate:.4g}" if candidate.rate else "never"
+        cells = [plan.lanes, "/".join(map(str, plan.widths)), plan.max_batch, f"{plan.linger_ms:g}"]
+        cells += [plan.decoders] * decoders
+        cells += [f"{candidate.saturation:.4g}", f"{candidate.alone_p50_ms:.3g}", rate, ", ".join(roles)]
+        table.add_row(*map(str, cells))
     Console(highlight=False, width=None if tty else 200).print(table)
-
-
-def _plan_cells(plan: Plan, decoders: bool) -> list[str]:
-    values = [plan.lanes, "/".join(map(str, plan.widths)), plan.max_batch, f"{plan.linger_ms:g}"]
-    return [str(value) for value in values + [plan.decoders] * decoders]
-
-
-def _measured_cells(candidate: Candidate) -> list[str]:
-    rate = "lower" if candidate.rate is None else f"{candidate.rate:.4g}" if candidate.rate else "never"
-    return [f"{candidate.saturation:.4g}", f"{candidate.alone_p50_ms:.3g}", rate]
 
 
 def _plot(outcome: Outcome, slo_p99_ms: float, title: str, path: Path) -> None:

@@ -120,7 +120,10 @@ def aims(turns: Sequence[Turn], names: Iterable[str]) -> list[Aim]:
         ("cheapest model, open loop at 70 %: p99 over p50", spread(OVERHEAD), "≤", 2.5),
         ("Vitrine: failed or wrong answers", errors, "≤", 0.0),
     ]
-    return [Aim(what, median(values), *extremes(values), sign, bound) for what, values, sign, bound in ratios]
+    return [
+        Aim(what, median(values), min(values, default=math.nan), max(values, default=math.nan), sign, bound)
+        for what, values, sign, bound in ratios
+    ]
 
 
 def pairs(turns: Sequence[Turn], regime: str, other: str) -> list[tuple[Turn, Turn]]:
@@ -134,8 +137,3 @@ def median(values: Iterable[float]) -> float:
     """Return the median of the values that are numbers, NaN if none is."""
     numbers = [value for value in values if not math.isnan(value)]
     return statistics.median(numbers) if numbers else math.nan
-
-
-def extremes(values: Sequence[float]) -> tuple[float, float]:
-    """Return the least and the greatest value, NaN if there is none."""
-    return (min(values), max(values)) if values else (math.nan, math.nan)

@@ -34,7 +34,8 @@ class Run(NamedTuple):
     def rows(self, regime: str) -> list[Row]:
         """Return a regime's contestants: raw, then the fastest first, then those without a figure."""
         rows = [row(self.turns, regime, name) for name in self.titles]
-        return sorted(rows, key=lambda own: (own.name != RAW, -_or_zero(own.loads[DECIDES[regime]].rate)))
+        rates = {own.name: own.loads[DECIDES[regime]].rate for own in rows}
+        return sorted(rows, key=lambda own: (own.name != RAW, math.isnan(rates[own.name]), -rates[own.name]))
 
     def aims(self) -> list[Aim]:
         """Return the ratios that Vitrine aims for."""
@@ -59,7 +60,8 @@ def _table(run: Run, regime: str) -> str:
         title = run.titles[own.name]
         if math.isnan(own.loads[1].rate):
             reason = run.missing.get(own.name) or own.problem or "not measured"
-            lines.append([title, f"missing: {_cell(reason)}", *[""] * (len(heads) - 2)])
+            reason = reason.replace("|", "/").replace("\n", " ")
+            lines.append([title, f"missing: {reason}", *[""] * (len(heads) - 2)])
             continue
         digits = {"rate": 1, "p50_ms": 1, "p99_ms": 1, "cpu_ms": 2}
         figures = [
@@ -107,11 +109,3 @@ def _plain(value: Any) -> Any:
 
 def _number(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{value:,.{0 if value >= 1000 else digits}f}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value

@@ -1,5 +1,6 @@
 """Vitrine and its peers, as `servers.toml` beside this module describes them, on this machine."""
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ _WRITES: dict[str, wire.Write] = {
     "json": wire.write_json,
     "v2": wire.write_v2,
 }
-_READS: dict[str, wire.Read] = {"plain": wire.read_plain, "v2": wire.read_v2, "vitrine": wire.read_vitrine}
+_READS: dict[str, wire.Read] = {"plain": json.loads, "v2": wire.read_v2, "vitrine": wire.read_vitrine}
 
 
 class Server(Frozen):

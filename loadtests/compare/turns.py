@@ -37,12 +37,6 @@ class Turn:
     problem: str = ""
 
 
-def target_of(server: Server, port: int, regime: Regime) -> Target:
-    """Return what the load generator needs to know of a server."""
-    requests = [server.request(regime.model, picture) for picture in regime.pictures]
-    return Target(port, requests, regime.expected, server.read)
-
-
 def serve(
     server: Server, python: Path, regime: Regime, number: int, seconds: float, cores: int, generator: Executor
 ) -> Turn:
@@ -59,7 +53,8 @@ def serve(
     """
     port = free_port()
     command, settings = server.start(python, port, regime, cores)
-    target = target_of(server, port, regime)
+    requests = [server.request(regime.model, picture) for picture in regime.pictures]
+    target = Target(port, requests, regime.expected, server.read)
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{server.name}-{regime.name}.txt"
     with started(command, settings, ROOT if server.own else None, log) as tree:

@@ -42,12 +42,6 @@ def write_v2(path: str, picture: bytes) -> bytes:
     return post(path, body, "application/json")
 
 
-def read_plain(body: bytes) -> dict[str, Any]:
-    """Decode an answer of `loadtests.compare.work` as it is."""
-    answer: dict[str, Any] = json.loads(body)
-    return answer
-
-
 def read_v2(body: bytes) -> dict[str, Any]:
     """Decode an answer that is the text of the first output of the Open Inference Protocol."""
     answer: dict[str, Any] = json.loads(json.loads(body)["outputs"][0]["data"][0])

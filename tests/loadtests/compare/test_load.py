@@ -12,7 +12,7 @@ import pytest
 
 from loadtests.compare import load
 from loadtests.compare.load import Exchange, Target
-from loadtests.compare.wire import post, read_plain, write_form
+from loadtests.compare.wire import post, write_form
 
 RIGHT = {"label": "cat", "probabilities": {"cat": 0.75, "dog": 0.25}}
 WRONG = {"label": "cat", "probabilities": {"cat": 0.749, "dog": 0.251}}
@@ -66,7 +66,7 @@ def server(work_s: float = 0.0) -> Iterator[tuple[int, Counter[str]]]:
 
 
 def target(port: int, *paths: str) -> Target:
-    return Target(port, [post(path, b"picture", "image/jpeg") for path in paths], [RIGHT] * len(paths), read_plain)
+    return Target(port, [post(path, b"picture", "image/jpeg") for path in paths], [RIGHT] * len(paths), json.loads)
 
 
 def test_failed_wrong_and_broken_answers_are_errors_and_right_ones_are_not() -> None:
