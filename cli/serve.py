@@ -67,11 +67,8 @@ def import_shipped() -> list[str]:
     Returns:
         The names of the models that could not be imported; a warning says why.
     """
-    from models import (  # BentoML takes a second to import, which no wrong setting should wait for
-        registry,
-        served_versions,
-        store,
-    )
+    # BentoML takes a second to import, which no wrong setting should wait for.
+    from models import registry, served_versions, store
 
     failed = []
     for name in registry.bundled_cards():
