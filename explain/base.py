@@ -35,7 +35,6 @@ class Explainer(Protocol):
     @property
     def runtime(self) -> Literal["onnx", "torch"]:
         """The library that computes."""
-        ...
 
     @property
     def device(self) -> str:
@@ -44,7 +43,6 @@ class Explainer(Protocol):
     @property
     def runs_in_parallel(self) -> bool:
         """Whether runs of several threads go on at the same time; if not, they wait for each other."""
-        ...
 
     def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
         """Compute the logits of a batch and one map for each item and method.
