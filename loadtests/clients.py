@@ -1,6 +1,7 @@
 """Clients of the benchmarks: threads, each of which sends its next request when the last is answered."""
 
 import http.client
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,11 @@ class Calls(NamedTuple):
     def rate(self) -> float:
         """Calls a second."""
         return len(self.latencies_s) / self.took_s
+
+    @property
+    def p50_ms(self) -> float:
+        """The median of the latencies."""
+        return statistics.median(self.latencies_s) * 1e3
 
 
 def call_in_threads(new_call: Callable[[int], Call], threads: int, seconds: float) -> Calls:

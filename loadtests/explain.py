@@ -81,7 +81,7 @@ def time_graphs(stored: StoredModel, card: ImageCard, tensors: Float32Array, rou
 
 def lone_latency_ms(port: int, image: bytes, seconds: float) -> float:
     """Return the median latency of one client's predictions."""
-    return statistics.median(post_images(port, [image], 1, seconds).latencies_s) * 1e3
+    return post_images(port, [image], 1, seconds).p50_ms
 
 
 def flooded_latency_ms(port: int, images: list[bytes], seconds: float) -> float:

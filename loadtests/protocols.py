@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
-from typing import NamedTuple
 
 import click
 import grpc
@@ -29,13 +28,6 @@ ROWS = "churn"
 CLIENTS = (1, 16, 64)
 PROCESSES = 2
 """Processes of clients; a single one would be the limit with the cheapest model."""
-
-
-class Load(NamedTuple):
-    """Answers a second, and the median of their latencies."""
-
-    rate: float
-    p50_ms: float
 
 
 def _http_call(port: int, model: str, payload: bytes, _index: int) -> Call:
@@ -70,15 +62,14 @@ def _call(protocol: str, port: int, model: str, payload: bytes, clients: int, se
     return call_in_threads(partial(NEW_CALL[protocol], port, model, payload), clients, seconds)
 
 
-def load(protocol: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Load:
+def load(protocol: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Calls:
     """Send one request again and again from so many clients, in processes of their own."""
     processes = min(PROCESSES, clients)
     shares = [clients // processes + (index < clients % processes) for index in range(processes)]
     with get_context("spawn").Pool(processes) as pool:
         arguments = [(protocol, port, model, payload, share, seconds) for share in shares]
         calls = pool.starmap(_call, arguments, chunksize=1)
-    latencies_s = [latency for own in calls for latency in own.latencies_s]
-    return Load(sum(own.rate for own in calls), statistics.median(latencies_s) * 1e3)
+    return Calls([latency for own in calls for latency in own.latencies_s], max(own.took_s for own in calls))
 
 
 @click.command()
