@@ -5,6 +5,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 from multiprocessing import get_context
 from typing import NamedTuple
@@ -65,6 +66,15 @@ def call_in_threads(new_call: Callable[[int], Call], threads: int, seconds: floa
     return Calls([latency for own in latencies_s for latency in own], time.perf_counter() - began)
 
 
+def call_in_processes(new_call: Callable[[int], Call], clients: int, seconds: float, processes: int = 1) -> Calls:
+    """Call as `call_in_threads` does, from threads of so many processes beside this one."""
+    processes = min(processes, clients)
+    shares = [clients // processes + (index < clients % processes) for index in range(processes)]
+    with get_context("spawn").Pool(processes) as pool:
+        calls = pool.starmap(call_in_threads, [(new_call, share, seconds) for share in shares], chunksize=1)
+    return Calls([latency for own in calls for latency in own.latencies_s], max(own.took_s for own in calls))
+
+
 class HttpClient:
     """One keep-alive connection to a server on this machine."""
 
@@ -91,17 +101,12 @@ def from_place(images: Sequence[bytes], place: int) -> Iterator[bytes]:
     return cycle([*images[start:], *images[:start]])
 
 
-def post_images(port: int, images: list[bytes], clients: int, seconds: float, path: str = "/predict") -> Calls:
-    """Post JPEGs by turns from so many clients in this process."""
-
-    def new_call(index: int) -> Call:
-        client, own = HttpClient(port), from_place(images, index)
-        return lambda: client.post(path, next(own), {"Content-Type": "image/jpeg"})
-
-    return call_in_threads(new_call, clients, seconds)
+def new_image_call(port: int, images: Sequence[bytes], path: str, index: int) -> Call:
+    """Return the call of one client, which posts one JPEG after the other on a connection of its own."""
+    client, own = HttpClient(port), from_place(images, index)
+    return lambda: client.post(path, next(own), {"Content-Type": "image/jpeg"})
 
 
-def served_rate(port: int, images: list[bytes], clients: int, seconds: float, path: str = "/predict") -> float:
+def served_rate(port: int, images: Sequence[bytes], clients: int, seconds: float, path: str = "/predict") -> float:
     """Return the images a second that the server answers to so many clients, which are a process of their own."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(post_images, (port, images, clients, seconds, path)).rate
+    return call_in_processes(partial(new_image_call, port, images, path), clients, seconds).rate

@@ -25,7 +25,7 @@ from explain.base import Explainer, Float32Array
 from explain.onnx import OnnxExplainer
 from export.onnx import export_explain_graph
 from loadtests.bench import MODEL, phantoms
-from loadtests.clients import Call, post_images, served_rate
+from loadtests.clients import Call, call_in_threads, new_image_call, served_rate
 from loadtests.figures import measure_in_turns, measurement_options, median_and_range, ratios
 from loadtests.server import EXPLAINER_LOADS_S, free_port, serving
 from models.card import Explain, ImageCard, as_image_card
@@ -81,7 +81,7 @@ def time_graphs(stored: StoredModel, card: ImageCard, tensors: Float32Array, rou
 
 def lone_latency_ms(port: int, image: bytes, seconds: float) -> float:
     """Return the median latency of one client's predictions."""
-    return post_images(port, [image], 1, seconds).p50_ms
+    return call_in_threads(partial(new_image_call, port, [image], "/predict"), 1, seconds).p50_ms
 
 
 def flooded_latency_ms(port: int, images: list[bytes], seconds: float) -> float:

@@ -8,7 +8,6 @@ import json
 import statistics
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 
 import click
 import grpc
@@ -16,7 +15,7 @@ import numpy as np
 
 from api.oip.messages import JSON_LENGTH_HEADER
 from loadtests.bench import MODEL, phantoms
-from loadtests.clients import Call, Calls, HttpClient, call_in_threads
+from loadtests.clients import Call, HttpClient, call_in_processes
 from loadtests.figures import measure_in_turns, measurement_options, ratios
 from loadtests.grpc_client import infer_request, model_infer
 from loadtests.server import free_port, serving
@@ -58,20 +57,6 @@ def _grpc_call(port: int, model: str, payload: bytes, _index: int) -> Call:
 NEW_CALL: dict[str, Callable[[int, str, bytes, int], Call]] = {"HTTP": _http_call, "gRPC": _grpc_call}
 
 
-def _call(protocol: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Calls:
-    return call_in_threads(partial(NEW_CALL[protocol], port, model, payload), clients, seconds)
-
-
-def load(protocol: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Calls:
-    """Send one request again and again from so many clients, in processes of their own."""
-    processes = min(PROCESSES, clients)
-    shares = [clients // processes + (index < clients % processes) for index in range(processes)]
-    with get_context("spawn").Pool(processes) as pool:
-        arguments = [(protocol, port, model, payload, share, seconds) for share in shares]
-        calls = pool.starmap(_call, arguments, chunksize=1)
-    return Calls([latency for own in calls for latency in own.latencies_s], max(own.took_s for own in calls))
-
-
 @click.command()
 @measurement_options(seconds=6.0, rounds=3)
 def bench(seconds: float, rounds: int) -> None:
@@ -82,13 +67,15 @@ def bench(seconds: float, rounds: int) -> None:
     ports = {"HTTP": free_port(), "gRPC": free_port()}
     cases = [(model, clients) for model in payloads for clients in CLIENTS]
     measurements = {
-        (model, clients, protocol): partial(load, protocol, port, model, payloads[model], clients, seconds)
+        (model, clients, protocol): partial(
+            call_in_processes, partial(NEW_CALL[protocol], port, model, payloads[model]), clients, seconds, PROCESSES
+        )
         for model, clients in cases
         for protocol, port in ports.items()
     }
     with serving(ports["HTTP"], {"VITRINE_GRPC_PORT": str(ports["gRPC"]), "VITRINE_EXPLAIN": "false"}):
         for protocol, port in ports.items():
-            load(protocol, port, ROWS, row, 4, min(2.0, seconds))
+            call_in_processes(partial(NEW_CALL[protocol], port, ROWS, row), 4, min(2.0, seconds), PROCESSES)
         loads = measure_in_turns(measurements, rounds)
     click.echo(conditions())
     click.echo(f"{rounds} rounds of {seconds:g} s, median; grpcio {grpc.__version__}, {PROCESSES} client processes")
