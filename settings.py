@@ -72,8 +72,7 @@ class Settings(BaseSettings):
         None, description="The largest batch; empty: as tuned here, else the default plan's."
     )
     linger_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
-        None,
-        description="How long a batch waits to be filled; empty: as tuned here, else the default plan's.",
+        None, description="How long a batch waits to be filled; empty: as tuned here, else the default plan's."
     )
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = Field(
         1, description="Processes that answer, each with all models; more than one pays only for cheap models."

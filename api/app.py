@@ -24,6 +24,7 @@ from serving.repository import ModelRepository
 from settings import Settings
 
 STATIC = Path(__file__).parent / "static"
+DOCUMENTATION = STATIC.with_name("documentation")
 PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 
 
@@ -56,7 +57,7 @@ def build_app(
     routes: list[BaseRoute] = [operation.route() for operation in operations]
     if settings.docs_enabled:
         document = openapi_document(operations, version, asks_for_keys=authenticator is not None)
-        routes += [Route("/openapi.json", _document(document)), *docs_routes()]
+        routes += [Route("/openapi.json", _document(document)), *docs_routes(DOCUMENTATION)]
     routes.append(Mount("/static", StaticFiles(directory=STATIC)))
 
     async def not_ours(scope: Scope, receive: Receive, send: Send) -> None:

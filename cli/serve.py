@@ -42,23 +42,19 @@ def check_ports(settings: Settings) -> None:
     """
     ports = {"VITRINE_PORT": settings.port, "VITRINE_GRPC_PORT": settings.grpc_port}
     for variable, port in ports.items():
+        if port == 0:
+            continue
         neighbours = (port + 1, port + 2) if 1024 <= port < 65_533 else ()
         free = next(candidate for candidate in (*neighbours, 3002, 3003, 3004) if candidate not in ports.values())
-        if port and (reason := _why_not_bound(settings.host, port, f"{variable}={free}")):
-            raise click.ClickException(reason)
-
-
-def _why_not_bound(host: str, port: int, cure: str) -> str | None:
-    """Return why nothing can listen on a port, None if something can; `cure` is the setting to be advised."""
-    try:
-        check_port_free(host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return f"Port {port} is taken: stop what listens there, or choose another with {cure}."
-        if error.errno == errno.EACCES:
-            return f"You may not listen on port {port}: choose another with {cure}."
-        return f"VITRINE_HOST={host} is no address of this machine ({error.strerror})."
-    return None
+        try:
+            check_port_free(settings.host, port)
+        except OSError as error:
+            reason = f"VITRINE_HOST={settings.host} is no address of this machine ({error.strerror})."
+            if error.errno == errno.EADDRINUSE:
+                reason = f"Port {port} is taken: stop what listens there, or choose another with {variable}={free}."
+            elif error.errno == errno.EACCES:
+                reason = f"You may not listen on port {port}: choose another with {variable}={free}."
+            raise click.ClickException(reason) from error
 
 
 def import_shipped() -> list[str]:
@@ -67,11 +63,8 @@ def import_shipped() -> list[str]:
     Returns:
         The names of the models that could not be imported; a warning says why.
     """
-    from models import (  # BentoML takes a second to import, which no wrong setting should wait for
-        registry,
-        served_versions,
-        store,
-    )
+    # BentoML takes a second to import, which no wrong setting should wait for.
+    from models import registry, served_versions, store
 
     failed = []
     for name in registry.bundled_cards():

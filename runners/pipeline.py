@@ -20,16 +20,12 @@ class Pipeline(Protocol[Payload, Prepared, Result]):
         Raises:
             VitrineError: the payload cannot be used; the error becomes the answer of this item alone.
         """
-        ...
 
     def infer(self, batch: Sequence[Prepared]) -> Sequence[Result]:
         """Return one result for each item of a batch, in order."""
-        ...
 
     def count_inferences(self, item: Prepared) -> int:
         """Return how many pictures or rows an item holds; 0 for an item in which every row was wrong."""
-        ...
 
     def is_heavy(self, payload: Payload) -> bool:
         """Return whether preprocessing takes long enough to be worth another thread."""
-        ...

@@ -56,7 +56,7 @@ class LoadedModel:
         self._lifecycle = threading.Lock()
         self._loaded: LoadedPipeline | None = None
         self._runner: Runner[Any, Any, Any] | None = None
-        self._stats_of_other_workers: Sequence[RunnerStats] = ()
+        self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
     def check_ready(self) -> None:
         """Return if the model answers.
@@ -102,15 +102,11 @@ class LoadedModel:
 
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
-        return add_stats([self._runner.stats(), *self._stats_of_other_workers]) if self._runner else None
+        return add_stats([self._runner.stats(), *self.stats_of_other_workers]) if self._runner else None
 
     def own_stats(self) -> RunnerStats | None:
         """Return the counts of this process alone."""
         return self._runner.stats() if self._runner else None
-
-    def set_stats_of_other_workers(self, stats: Sequence[RunnerStats]) -> None:
-        """Take note of the counts of the other workers."""
-        self._stats_of_other_workers = stats
 
     def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the model and replay its goldens; ends in `ready` or `failed` and never raises."""

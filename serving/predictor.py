@@ -18,13 +18,7 @@ from serving.gradcam.requests import default_request
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import ImagePayload, RowOutputs, RowPayload
-from serving.predictions import (
-    ImagePrediction,
-    PredictionParameters,
-    RowPredictions,
-    image_prediction,
-    row_results,
-)
+from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions, image_prediction, row_results
 from serving.waiting import Caller, wait_for
 
 EXPLANATIONS_AT_ONCE = 8

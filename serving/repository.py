@@ -110,7 +110,7 @@ class ModelRepository:
         self._others_ready = all(news["ready"] for news in all_news if not news["closing"])
         for model in self.every:
             tags = [news["stats"].get(model.tag) for news in all_news]
-            model.set_stats_of_other_workers([stats_from_json(stats) for stats in tags if stats])
+            model.stats_of_other_workers = [stats_from_json(stats) for stats in tags if stats]
 
     def get(self, name: str | None = None, version: str | None = None) -> LoadedModel:
         """Return a model by its name, the default one without; of several versions by the beginning of one.

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,7 +15,7 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from api.oip import metadata
-from api.oip.auth import KEY_NAME, Context, request_id_of
+from api.oip.auth import KEY_NAME, Context, log_call, request_id_of
 from api.oip.inference import Inference
 from api.oip.items import header_check
 from api.oip.messages import MAX_ID, MAX_NAME, InferRequest
@@ -28,7 +27,6 @@ from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
 
 logger = logging.getLogger("vitrine.grpc")
-access_log = logging.getLogger("vitrine.access")
 
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -245,10 +243,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             metrics().requests.labels(label, record.code.name).inc()
             metrics().request.labels(label).observe(seconds)
             if self._log:
-                entry: dict[str, Any] = {"request_id": record.request_id, "method": "gRPC", "status": record.code.name}
-                entry |= {"ms": round(seconds * 1e3, 2), "model": record.model[:60], "client": context.peer()}
-                key_name = KEY_NAME.get()
-                access_log.info(json.dumps(entry if key_name is None else entry | {"key": key_name}))
+                log_call(context, record.request_id, record.code, seconds, record.model, KEY_NAME.get())
 
 
 def _status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, str]:
