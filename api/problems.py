@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from api.schemas import Problem
 from errors import (
+    BodyTimeout,
     CallerGone,
     DeadlineExceeded,
     InvalidInput,
@@ -29,6 +30,7 @@ STATUS: tuple[tuple[type[VitrineError], int], ...] = (
     (InvalidInput, 400),
     (KeyRefused, 401),
     (NotFound, 404),
+    (BodyTimeout, 408),
     (CallerGone, CALLER_GONE),
     (QueueFull, 429),
     (Unavailable, 503),
@@ -69,6 +71,8 @@ def problem_response(error: BaseException, request_id: str) -> Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, KeyRefused):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, BodyTimeout):
+        headers["Connection"] = "close"  # the rest of the body may never come
     if problem.status == 500:
         logger.error("request %s failed", request_id, exc_info=error)
     return Response(problem.model_dump_json(), problem.status, headers, "application/problem+json")

@@ -1,9 +1,12 @@
 """`make bench-limits`: what unfinished uploads hold of the server's memory, and health beside silent connections."""
 
 import asyncio
+import contextlib
 import statistics
 import sys
 import time
+from collections.abc import Awaitable, Callable, Iterator
+from multiprocessing import get_context
 from pathlib import Path
 
 import click
@@ -14,8 +17,10 @@ from loadtests.processes import Tree
 from loadtests.server import ROOT, free_port, running
 from runners.machine import conditions
 
+Attack = Callable[..., Awaitable[None]]
+
 UPLOADS, CONNECTIONS, DESCRIPTORS = 40, 400, 300
-SETTLE_S = 4.0
+SETTLE_S = 6.0
 """Seconds after the start of an attack until it is measured."""
 LOOKS_S = (1, 2, 5, 10, 30)
 """Seconds after the end of the uploads at which the memory is looked at again."""
@@ -30,22 +35,35 @@ def serve_command(port: int, descriptors: int | None = None) -> list[str]:
     return command if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
 
 
-async def measure_uploads(tree: Tree, port: int) -> list[tuple[str, float]]:
+@contextlib.contextmanager
+def attacked(attack: Attack, port: int, **how: float) -> Iterator[None]:
+    """Attack the server from a process of its own until the block ends, once the attack has settled."""
+    process = get_context("spawn").Process(target=_run, args=(attack, port, how))
+    process.start()
+    try:
+        time.sleep(SETTLE_S)
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _run(attack: Attack, port: int, how: dict[str, float]) -> None:
+    asyncio.run(attack("127.0.0.1", port, **how))
+
+
+def measure_uploads(tree: Tree, port: int) -> list[tuple[str, float]]:
     """Return the server's memory, in MiB: at rest, beside unfinished uploads, and at some times after their end."""
 
     def now() -> float:
         return tree.memory_mib()[1]
 
     figures = [("at rest", now())]
-    attack = asyncio.create_task(
-        upload_slowly("127.0.0.1", port, clients=UPLOADS, at_once=ANNOUNCED_BYTES - 100_000, interval_s=0.5)
-    )
-    await asyncio.sleep(SETTLE_S)
-    figures.append((f"beside {UPLOADS} uploads of {ANNOUNCED_BYTES / 1e6:.0f} MB, unfinished", now()))
-    attack.cancel()
+    with attacked(upload_slowly, port, clients=UPLOADS, at_once=ANNOUNCED_BYTES - 100_000, interval_s=0.5):
+        figures.append((f"beside {UPLOADS} uploads of {ANNOUNCED_BYTES / 1e6:.0f} MB, unfinished", now()))
     ended = time.monotonic()
     for seconds in LOOKS_S:
-        await asyncio.sleep(ended + seconds - time.monotonic())
+        time.sleep(ended + seconds - time.monotonic())
         figures.append((f"{seconds} s after they closed", now()))
     return figures
 
@@ -74,16 +92,6 @@ async def measure_health(port: int, requests: int = 100) -> tuple[list[float], i
     return latencies_ms, failed
 
 
-async def measure_silence(port: int) -> tuple[list[float], int]:
-    """Return what `measure_health` does, beside silent connections."""
-    attack = asyncio.create_task(stay_silent("127.0.0.1", port, clients=CONNECTIONS))
-    await asyncio.sleep(SETTLE_S)
-    try:
-        return await measure_health(port)
-    finally:
-        attack.cancel()
-
-
 @click.command()
 def main() -> None:
     """Measure on two fresh servers, one of them with few file descriptors."""
@@ -91,12 +99,13 @@ def main() -> None:
     settings = {"VITRINE_MODELS": "kidney-stone", "VITRINE_EXPLAIN": "false"}
     port = free_port()
     with running(serve_command(port), ROOT, port, 120, settings) as (tree, _):
-        for name, mib in asyncio.run(measure_uploads(tree, port)):
+        for name, mib in measure_uploads(tree, port):
             click.echo(f"{mib:8.0f} MiB  {name}")
     port, grpc_port = free_port(), free_port()
     settings |= {"VITRINE_GRPC_PORT": str(grpc_port)}
     with running(serve_command(port, DESCRIPTORS), ROOT, port, 120, settings):
-        latencies_ms, failed = asyncio.run(measure_silence(port))
+        with attacked(stay_silent, port, clients=CONNECTIONS):
+            latencies_ms, failed = asyncio.run(measure_health(port))
     median, worst = (statistics.median(latencies_ms), max(latencies_ms)) if latencies_ms else (float("nan"),) * 2
     click.echo(
         f"/health beside {CONNECTIONS} silent connections, {DESCRIPTORS} file descriptors: "

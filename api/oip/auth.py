@@ -29,6 +29,16 @@ def request_id_of(context: Context) -> str:
     return request_id if isinstance(request_id, str) and SANE_ID.fullmatch(request_id) else new_request_id()
 
 
+def record_refusal(context: Context, code: grpc.StatusCode, request_id: str, *, log: bool) -> None:
+    """Count, and log if it is wanted, a call that is refused before its message has come."""
+    metrics().requests.labels("", code.name).inc()
+    if log:
+        entry = {"request_id": request_id, "method": "gRPC", "status": code.name, "ms": 0.0, "model": ""}
+        entry |= {"client": context.peer()}
+        key_name = KEY_NAME.get()
+        access_log.info(json.dumps(entry if key_name is None else entry | {"key": key_name}))
+
+
 class KeyInterceptor(grpc.aio.ServerInterceptor):
     """Lets calls with a key pass, and refuses the others before their first message is read."""
 
@@ -53,10 +63,8 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
 
         async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
             code, request_id = grpc.StatusCode.UNAUTHENTICATED, request_id_of(context)
-            metrics().requests.labels("", code.name).inc()
-            if self._log:
-                entry = {"request_id": request_id, "method": "gRPC", "status": code.name, "ms": 0.0, "model": ""}
-                access_log.info(json.dumps(entry | {"client": context.peer(), "key": ""}))
+            KEY_NAME.set("")
+            record_refusal(context, code, request_id, log=self._log)
             await context.abort(code, detail, (("x-request-id", request_id),))
             yield  # makes this the handler of a stream, which is called before a message has come
 

@@ -22,7 +22,9 @@ def key(file: Path) -> bytes:
 
 
 def authenticator(file: Path, *exempt: str) -> Authenticator:
-    return Authenticator(Keys(file), exempt)
+    keys = Keys(file)
+    keys.reload()
+    return Authenticator(keys, exempt)
 
 
 def is_refused(chosen: Authenticator, path: str, *headers: tuple[bytes, bytes], page: bool = False) -> bool:
