@@ -19,12 +19,15 @@ def read_regular_file(path: Path) -> bytes:
         OSError: it cannot be read, has more than `MAX_BYTES`, or is a folder, a pipe or a device.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             kind = _KINDS.get(stat.S_IFMT(mode), "something else")
             raise OSError(errno.EINVAL, f"It is {kind}, not a regular file", str(path))
-        content = file.read(MAX_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_BYTES:
         raise OSError(errno.EFBIG, f"It has more than {MAX_BYTES:,} bytes", str(path))
     return content

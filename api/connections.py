@@ -86,11 +86,13 @@ class Connections:
             if connection.unsent_bytes and connection.takes_its_answer(self._least_bytes):
                 self.waiting[connection] = self.now + self.body_ticks
                 continue
-            if not connection.is_idle:
+            closed = f"A connection from {connection.address} was closed"
+            if connection.is_half_answered:
+                self._limits.note("body_seconds", f"{closed}: its client did not take its answer, or end its request.")
+            elif not connection.is_idle:
                 self._limits.note(
                     "header_seconds",
-                    f"A connection from {connection.address} was closed: its client sent no whole request within "
-                    f"{self._header_seconds:g} seconds, or did not take its answer.",
+                    f"{closed}: its client sent no whole headers within {self._header_seconds:g} seconds.",
                 )
             self._close(connection)
         if self.now % DESCRIPTOR_CHECK_TICKS == 0:
@@ -145,6 +147,11 @@ class Connection(HttpToolsProtocol):
     def is_answering(self) -> bool:
         """Whether a request is under way."""
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def is_half_answered(self) -> bool:
+        """Whether the client has not taken its answer, or was answered before its request was whole."""
+        return self.cycle is not None and bool(self.unsent_bytes or self.cycle.more_body)
 
     @property
     def is_idle(self) -> bool:
@@ -203,8 +210,8 @@ class Connection(HttpToolsProtocol):
         if self.cycle.response_complete:  # else it is that of another request, which came before this answer
             everything = self._all
             self.unsent_bytes = self.transport.get_write_buffer_size()
-            is_half = self.cycle.more_body or self.unsent_bytes
-            everything.waiting[self] = everything.now + (everything.body_ticks if is_half else self._idle_ticks)
+            time_left = everything.body_ticks if self.is_half_answered else self._idle_ticks
+            everything.waiting[self] = everything.now + time_left
 
     def pause_writing(self) -> None:
         """Wait for the client, which does not take its answer as fast as it is written."""

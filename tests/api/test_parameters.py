@@ -101,7 +101,23 @@ def test_a_parameter_out_of_range_is_named_with_its_value(query: str) -> None:
         PredictionQuery.read(query.encode(), CARD)
 
 
-NO_NUMBERS = ("", " 1", "1 ", "\u0661", "\uff11", "0_1", "0x1", "1e400", "nan", "inf", "-inf", "Infinity", "1,0", "1\n", "true")
+NO_NUMBERS = (
+    "",
+    " 1",
+    "1 ",
+    "\u0661",
+    "\uff11",
+    "0_1",
+    "0x1",
+    "1e400",
+    "nan",
+    "inf",
+    "-inf",
+    "Infinity",
+    "1,0",
+    "1\n",
+    "true",
+)
 """What is no number in ASCII, or none that is finite; Python's own reading takes most of them."""
 
 
