@@ -5,7 +5,7 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from loadtests.processes import Tree
 from loadtests.server import ROOT, free_port, running
 from runners.machine import conditions
 
-Attack = Callable[..., Awaitable[None]]
+Attack = Callable[..., Coroutine[None, None, None]]
 
 UPLOADS, CONNECTIONS, DESCRIPTORS = 40, 400, 300
 SETTLE_S = 6.0

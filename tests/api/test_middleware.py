@@ -13,10 +13,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api.auth import Authenticator
 from api.bodies import Bodies
-from api.keys import Keys, add_key
+from api.keys import add_key
 from api.limits import ReachedLimits
 from api.middleware import Middleware
-from tests.api.conftest import MakeClient
+from tests.api.conftest import MakeClient, keys_of
 from tests.tiny import plain, seal, tiny_package
 
 
@@ -102,9 +102,7 @@ def test_the_log_names_whose_key_it_was_and_never_the_key(
     make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, wrong = add_key(tmp_path / "keys.toml", "reader-7"), "vk_" + "w" * 43
-    keys = Keys(tmp_path / "keys.toml")
-    keys.reload()
-    authenticator = Authenticator(keys, ())
+    authenticator = Authenticator(keys_of(tmp_path / "keys.toml"), ())
     client = make_client(seal(tiny_package(tmp_path / "tiny")), authenticator=authenticator, loaded=False)
     with caplog.at_level(logging.INFO, "vitrine.access"):
         for sent in (key, wrong):
