@@ -12,7 +12,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.auth import Authenticator
+from api.bodies import Bodies
 from api.docs import docs_routes
+from api.limits import ReachedLimits
 from api.metadata import MetadataRoutes
 from api.middleware import Middleware, wants_page
 from api.oip.http import OpenInference
@@ -36,6 +38,7 @@ def build_app(
     behind: ASGIApp | None = None,
     behind_paths: Collection[str] = (),
     authenticator: Authenticator | None = None,
+    bodies: Bodies | None = None,
 ) -> ASGIApp:
     """Return the ASGI application of one process.
 
@@ -47,6 +50,7 @@ def build_app(
         behind: BentoML's application, which gets lifespan events and the paths in `behind_paths`.
         behind_paths: what BentoML answers.
         authenticator: checks keys, for BentoML's paths too; None where none is asked for.
+        bodies: the bodies of all requests of the process; by default only those over HTTP, as the settings limit them.
     """
     operations = [
         *PredictionRoutes(repository, predictor).operations(),
@@ -75,7 +79,7 @@ def build_app(
 
     middleware = Middleware(
         application,
-        settings.max_body_bytes,
+        bodies or Bodies.of_settings(settings, ReachedLimits()),
         repository.default,
         frozenset(repository.models),
         logs_access=settings.access_log,

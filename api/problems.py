@@ -19,6 +19,7 @@ STATUS: tuple[tuple[type[errors.VitrineError], int], ...] = (
     (errors.InvalidInput, 400),
     (errors.KeyRefused, 401),
     (errors.NotFound, 404),
+    (errors.BodyTimeout, 408),
     (errors.CallerGone, CALLER_GONE),
     (errors.QueueFull, 429),
     (errors.Unavailable, 503),
@@ -59,6 +60,8 @@ def problem_response(error: BaseException, request_id: str) -> Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.KeyRefused):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.BodyTimeout):
+        headers["Connection"] = "close"  # the rest of the body may never come
     if problem.status == 500:
         logger.error("request %s failed", request_id, exc_info=error)
     return Response(problem.model_dump_json(), problem.status, headers, "application/problem+json")

@@ -167,7 +167,9 @@ class Health(BaseModel):
     models: dict[str, ModelHealth] = Field(
         description="The models by name, and by name:version each further version that is served."
     )
-    explanations: dict[str, str] = Field(description="By the same names: `ready`, or the reason why the model has no explanations just now.")
+    explanations: dict[str, str] = Field(
+        description="By the same names: `ready`, or the reason why there are no explanations now."
+    )
     timestamp: str
 
 
@@ -187,7 +189,10 @@ class Stats(BaseModel):
     queue_seconds: float = 0.0
     decode_seconds: float = 0.0
     infer_seconds: float = 0.0
-    waited_seconds: float = Field(0.0, description="The time that items spent in inference; every item of a batch counts the time of the whole batch.")
+    waited_seconds: float = Field(
+        0.0,
+        description="The inference time of all items, each with the time of its whole batch.",
+    )
     batches: dict[int, tuple[int, float]] = Field({}, description="By batch size: how many, and their seconds in all.")
     last_inference: float = Field(0.0, description="Unix time of the latest batch; 0 before the first.")
     waiting: int = 0

@@ -36,6 +36,7 @@ from models.package import (
     sha256,
     verify,
 )
+from regular_file import read_regular_file
 
 VERSION = re.compile("[0-9a-f]{16}")
 """The versions that Vitrine derives from content; whatever else lies in the store belongs to other tools."""
@@ -160,8 +161,11 @@ def remove(tag: str) -> list[str]:
 def read_lock() -> dict[str, str]:
     """Return the served version of each model by its name; empty if the lock file is missing or damaged."""
     try:
-        lock: dict[str, str] = json.loads(_lock_path().read_text("utf-8"))
-    except (OSError, ValueError):
+        lock: dict[str, str] = json.loads(read_regular_file(_lock_path()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.error("%s cannot be read, so no version is in service: %s.", _lock_path(), error)
         return {}
     return lock if isinstance(lock, dict) else {}
 

@@ -62,6 +62,7 @@ class Metrics:
     out_of_memory: Counter
     cache: Counter
     early_exit: Counter
+    limits: Counter
 
 
 _making = threading.Lock()
@@ -93,6 +94,7 @@ def _make() -> Metrics:
         early_exit=Counter(
             "vitrine_early_exit", "Pictures of a model with an early exit, by who answered.", ["model", "by"]
         ),
+        limits=Counter("vitrine_limits_reached", "Times that clients reached a limit of the server.", ["limit"]),
         out_of_memory=Counter(
             "vitrine_out_of_memory", "Batches that did not fit the device, and were halved.", ["model"]
         ),
