@@ -7,7 +7,7 @@
     │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
     ├── KeyRefused              401  no API key, or a wrong one                (api.auth)
     ├── NotFound                404  no such model or version                  (serving.repository)
-    ├── BodyTimeout             408  a request's body is late or too slow       (api.bodies)
+    ├── BodyTimeout             408  a request's body is late or too slow      (api.bodies)
     ├── QueueFull               429  a queue, or the memory for bodies, is full (runners, serving.gradcam, api.bodies)
     ├── CallerGone              499  nobody waits for the answer any more      (serving.waiting, api.body)
     ├── Unavailable             503  starting, draining, self-check failed     (runners, serving)
