@@ -42,6 +42,15 @@ class Case(NamedTuple):
     payload: Any
     probability: float
 
+    def mismatch(self, probability: float) -> str:
+        """Return what is wrong with an answer's probability, an empty string if nothing is."""
+        right = abs(probability - self.probability) <= TOLERANCE
+        return "" if right else f"{probability} instead of {self.probability}"
+
+    def check(self, answer: dict[str, Any]) -> str:
+        """Return what is wrong with a prediction, an empty string if nothing is."""
+        return self.mismatch(float(list(answer["probabilities"].values())[-1]))
+
 
 @cache
 def pictures() -> list[Case]:
@@ -72,22 +81,6 @@ def _last_probability_by_graph(stored: StoredModel) -> Callable[[Any], float]:
     return answer
 
 
-def last_probability(answer: dict[str, Any]) -> float:
-    """Return the probability of the last label of a prediction."""
-    return float(list(answer["probabilities"].values())[-1])
-
-
-def mismatch(probability: float, case: Case) -> str:
-    """Return what is wrong with an answer's probability, an empty string if nothing is."""
-    right = abs(probability - case.probability) <= TOLERANCE
-    return "" if right else f"{probability} instead of {case.probability}"
-
-
-def check_of(case: Case) -> Callable[[dict[str, Any]], str]:
-    """Return the check of one prediction: what is wrong with it, an empty string if nothing is."""
-    return lambda answer: mismatch(last_probability(answer), case)
-
-
 class Http(FastHttpUser):
     """Sends the next request when the last is answered."""
 
@@ -112,7 +105,7 @@ class RawUser(Http):
     def predict(self) -> None:
         """Predict."""
         case = random.choice(pictures())
-        self.ask("raw", f"/models/{MODEL}/predict", check_of(case), data=case.payload)
+        self.ask("raw", f"/models/{MODEL}/predict", case.check, data=case.payload)
 
 
 class FormUser(Http):
@@ -125,7 +118,7 @@ class FormUser(Http):
         """Predict."""
         case = random.choice(pictures())
         files = {"file": ("ct.jpg", case.payload)}
-        self.ask("form", f"/models/{MODEL}/predict", check_of(case), files=files)
+        self.ask("form", f"/models/{MODEL}/predict", case.check, files=files)
 
 
 class BatchUser(Http):
@@ -141,7 +134,7 @@ class BatchUser(Http):
 
         def check(answer: dict[str, Any]) -> str:
             pairs = zip(answer["predictions"], cases, strict=True)
-            problems = (check_of(case)(prediction) for prediction, case in pairs)
+            problems = (case.check(prediction) for prediction, case in pairs)
             return " ".join(filter(None, problems))
 
         self.ask("batch of 4", f"/models/{MODEL}/predict/batch", check, files=files)
@@ -159,7 +152,7 @@ class ExplainUser(Http):
 
         def check(answer: dict[str, Any]) -> str:
             is_png = answer["gradcam_heatmap"].startswith(PNG)
-            return check_of(case)(answer) if is_png else "the heatmap is no PNG"
+            return case.check(answer) if is_png else "the heatmap is no PNG"
 
         self.ask("explain", f"/models/{MODEL}/explain", check, data=case.payload)
 
@@ -174,7 +167,7 @@ class RowUser(Http):
         """Predict."""
         case = random.choice(rows())
         body = {"features": case.payload}
-        self.ask("row", f"/models/{ROWS}/predict", check_of(case), json=body)
+        self.ask("row", f"/models/{ROWS}/predict", case.check, json=body)
 
 
 class GrpcUser(User):
@@ -198,7 +191,7 @@ class GrpcUser(User):
         try:
             answer = self.infer(request, timeout=60)
             size = len(answer.raw_output_contents[0])
-            problem = mismatch(float(np.frombuffer(answer.raw_output_contents[0], "<f4")[-1]), case)
+            problem = case.mismatch(float(np.frombuffer(answer.raw_output_contents[0], "<f4")[-1]))
         except grpc.RpcError as error:
             problem = f"{error.code()}: {error.details()}"
         fire(self.environment, "gRPC", "gRPC", time.perf_counter() - started, size, problem)
@@ -229,7 +222,7 @@ class Arrivals(User):
             body = response.read()
             size = len(body)
             if response.status_code == 200:
-                problem = mismatch(last_probability(json.loads(body)), case)
+                problem = case.check(json.loads(body))
             else:
                 problem = f"{response.status_code}: {body[:200]!r}"
         except OSError as error:
