@@ -3,18 +3,16 @@
 import asyncio
 import contextlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing import get_context
-from pathlib import Path
 
 import click
 
 from loadtests.attackers.silent_connections import stay_silent
 from loadtests.attackers.slow_uploads import ANNOUNCED_BYTES, upload_slowly
 from loadtests.processes import Tree
-from loadtests.server import ROOT, free_port, running
+from loadtests.server import ROOT, free_port, running, serve_command, serving
 from runners.machine import conditions
 
 Attack = Callable[..., Coroutine[None, None, None]]
@@ -26,13 +24,6 @@ LOOKS_S = (1, 2, 5, 10, 30)
 """Seconds after the end of the uploads at which the memory is looked at again."""
 TIMEOUT_S = 5.0
 """A health request that takes longer counts as failed."""
-
-
-def serve_command(port: int, descriptors: int | None = None) -> list[str]:
-    """Return the command that serves this folder, in a shell that limits its file descriptors if that is asked for."""
-    bentoml = str(Path(sys.executable).with_name("bentoml"))
-    command = [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)]
-    return command if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
 
 
 @contextlib.contextmanager
@@ -98,12 +89,13 @@ def main() -> None:
     click.echo(conditions())
     settings = {"VITRINE_MODELS": "kidney-stone", "VITRINE_EXPLAIN": "false"}
     port = free_port()
-    with running(serve_command(port), ROOT, port, 120, settings) as (tree, _):
+    with serving(port, settings) as (tree, _):
         for name, mib in measure_uploads(tree, port):
             click.echo(f"{mib:8.0f} MiB  {name}")
     port, grpc_port = free_port(), free_port()
     settings |= {"VITRINE_GRPC_PORT": str(grpc_port)}
-    with running(serve_command(port, DESCRIPTORS), ROOT, port, 120, settings):
+    command = ["sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$@"', "sh", *serve_command(port)]
+    with running(command, ROOT, port, 120, settings):
         with attacked(stay_silent, port, clients=CONNECTIONS):
             latencies_ms, failed = asyncio.run(measure_health(port))
     median, worst = (statistics.median(latencies_ms), max(latencies_ms)) if latencies_ms else (float("nan"),) * 2

@@ -67,10 +67,14 @@ def running(
         yield tree, time.perf_counter() - began
 
 
+def serve_command(port: int) -> list[str]:
+    """Return the command that serves this folder."""
+    bentoml = str(Path(sys.executable).with_name("bentoml"))
+    return [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)]
+
+
 @contextmanager
 def serving(port: int, settings: Mapping[str, str] | None = None) -> Iterator[tuple[Tree, float]]:
     """Run `bentoml serve` of this folder, as `running` does."""
-    bentoml = str(Path(sys.executable).with_name("bentoml"))
-    command = [bentoml, "serve", "--host", "127.0.0.1", "--port", str(port)]
-    with running(command, ROOT, port, 120, settings) as server:
+    with running(serve_command(port), ROOT, port, 120, settings) as server:
         yield server
