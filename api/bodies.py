@@ -135,13 +135,14 @@ class Body:
         size_is_known: False for a message of gRPC, of which nothing is seen before it is whole.
     """
 
+    held_bytes = window_bytes = 0
+    is_complete = False
+    _task: "asyncio.Task[object] | None" = None
+    _reason = ""
+
     def __init__(self, bodies: Bodies, *, size_is_known: bool = True) -> None:
         self._bodies, self.size_is_known = bodies, size_is_known
         self.began = self.window_began = bodies.now
-        self.held_bytes = self.window_bytes = 0
-        self.is_complete = False
-        self._task: asyncio.Task[object] | None = None
-        self._reason = ""
 
     async def receive(self, receive: Receive) -> Message:
         """Return the next message of the request, as ASGI's `receive` does.
@@ -155,7 +156,8 @@ class Body:
             return await receive()
         message = await self.wait_for(receive())
         if message["type"] == "http.request":
-            self.hold(len(message.get("body", b"")))
+            if part := message.get("body"):
+                self.hold(len(part))
             self.is_complete = not message.get("more_body", False)
         return message
 
@@ -184,10 +186,9 @@ class Body:
             QueueFull: the memory for bodies is taken.
             TooLarge: the body has more bytes than it may have.
         """
-        if size:
-            self._bodies.check_size(self.held_bytes + size, self.held_bytes)
-            self._bodies.hold(size)
-            self.held_bytes += size
+        self._bodies.check_size(self.held_bytes + size, self.held_bytes)
+        self._bodies.hold(size)
+        self.held_bytes += size
 
     def release(self) -> None:
         """Let go of all bytes; the request has been answered."""

@@ -207,10 +207,9 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of a body that was answered before it was there."""
         super().on_response_complete()
-        if self.cycle.response_complete:  # else it is that of another request, which came before this answer
-            everything = self._all
-            self.unsent_bytes = self.transport.get_write_buffer_size()
-            time_left = everything.body_ticks if self.is_half_answered else self._idle_ticks
+        cycle, everything = self.cycle, self._all
+        if cycle.response_complete:  # else it is that of another request, which came before this answer
+            time_left = everything.body_ticks if cycle.more_body or self.flow.write_paused else self._idle_ticks
             everything.waiting[self] = everything.now + time_left
 
     def pause_writing(self) -> None:
@@ -222,6 +221,7 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Go on with the answer."""
         super().resume_writing()
+        self.unsent_bytes = 0
         if self.is_answering:
             self._all.waiting.pop(self, None)
 
