@@ -42,8 +42,8 @@ class Bodies:
         self._least_bytes = int(LEAST_BYTES_PER_S * TICK_S * self._window_ticks)
         self.now = 0
         self.held_bytes = 0
-        self.awaited = dict["Body", None]()
-        """The bodies whose next part is waited for, the oldest first."""
+        self.awaited = dict["Body", asyncio.Task[object] | None]()
+        """The bodies whose next part is waited for, and the task that waits; the oldest first."""
         self._peak_bytes, self._trim_at = 0, list[int]()
 
     @classmethod
@@ -137,7 +137,6 @@ class Body:
 
     held_bytes = window_bytes = 0
     is_complete = False
-    _task: "asyncio.Task[object] | None" = None
     _reason = ""
 
     def __init__(self, bodies: Bodies, *, size_is_known: bool = True) -> None:
@@ -168,16 +167,15 @@ class Body:
             BodyTimeout: it is.
         """
         awaited = self._bodies.awaited
-        self._task, awaited[self] = asyncio.current_task(), None
+        awaited[self] = task = asyncio.current_task()
         try:
             return await part
         except asyncio.CancelledError:
-            if self._reason and self._task is not None and self._task.uncancel() == 0:
+            if self._reason and task is not None and task.uncancel() == 0:
                 raise BodyTimeout(self._reason) from None
             raise
         finally:
             del awaited[self]
-            self._task = None
 
     def hold(self, size: int) -> None:
         """Count bytes that have come, until `release`.
@@ -198,6 +196,7 @@ class Body:
 
     def cut_off(self, reason: str) -> None:
         """End the wait for the next part with a BodyTimeout."""
-        if self._task is not None and not self._reason:
+        task = self._bodies.awaited.get(self)
+        if task is not None and not self._reason:
             self._reason = reason
-            self._task.cancel()
+            task.cancel()

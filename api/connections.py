@@ -240,11 +240,12 @@ def serve_through(connections: Connections) -> None:
 def most_connections(settings: Settings) -> int:
     """Return how many connections a worker takes over HTTP, and as many over gRPC.
 
-    Where the operator says nothing: half of what file descriptors the process has, without those it needs itself.
+    Where the operator says nothing: a third of the file descriptors that the process does not need for itself, so that
+    another third is left for large uploads, which are files while they come.
     """
     if settings.max_connections is not None:
         return settings.max_connections
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
-    return max(1, min(MOST_CONNECTIONS, (soft - OWN_DESCRIPTORS - RESERVED) // 2))
+    return max(1, min(MOST_CONNECTIONS, (soft - OWN_DESCRIPTORS - RESERVED) // 3))
