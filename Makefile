@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols bench-early-exit compare loadtest explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols bench-early-exit bench-limits compare loadtest explain-quality image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -51,6 +51,10 @@ bench-early-exit: export BENTOML_HOME = $(CURDIR)/runs/early-exit/bentoml
 bench-early-exit: $(DEV)  ## kidney-stone with its early exit, beside without
 	for variant in early-exit fp32; do .venv-dev/bin/vitrine models import kidney-stone --variant $$variant; done
 	.venv-dev/bin/python -m loadtests.early_exit $(ARGS)
+
+bench-limits: $(DEV)  ## What unfinished uploads and silent connections do to a server
+	.venv-dev/bin/vitrine models import kidney-stone
+	.venv-dev/bin/python -m loadtests.limits $(ARGS)
 
 compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (30 minutes)
 	.venv-dev/bin/python -m loadtests.compare $(ARGS)

@@ -42,8 +42,8 @@ class Bodies:
         self._least_bytes = int(LEAST_BYTES_PER_S * TICK_S * self._window_ticks)
         self.now = 0
         self.held_bytes = 0
-        self.awaited = dict["Body", None]()
-        """The bodies whose next part is waited for, the oldest first."""
+        self.awaited = dict["Body", asyncio.Task[object] | None]()
+        """The bodies whose next part is waited for, and the task that waits; the oldest first."""
         self._peak_bytes, self._trim_at = 0, list[int]()
 
     @classmethod
@@ -135,13 +135,13 @@ class Body:
         size_is_known: False for a message of gRPC, of which nothing is seen before it is whole.
     """
 
+    held_bytes = window_bytes = 0
+    is_complete = False
+    _reason = ""
+
     def __init__(self, bodies: Bodies, *, size_is_known: bool = True) -> None:
         self._bodies, self.size_is_known = bodies, size_is_known
         self.began = self.window_began = bodies.now
-        self.held_bytes = self.window_bytes = 0
-        self.is_complete = False
-        self._task: asyncio.Task[object] | None = None
-        self._reason = ""
 
     async def receive(self, receive: Receive) -> Message:
         """Return the next message of the request, as ASGI's `receive` does.
@@ -155,7 +155,8 @@ class Body:
             return await receive()
         message = await self.wait_for(receive())
         if message["type"] == "http.request":
-            self.hold(len(message.get("body", b"")))
+            if part := message.get("body"):
+                self.hold(len(part))
             self.is_complete = not message.get("more_body", False)
         return message
 
@@ -166,16 +167,15 @@ class Body:
             BodyTimeout: it is.
         """
         awaited = self._bodies.awaited
-        self._task, awaited[self] = asyncio.current_task(), None
+        awaited[self] = task = asyncio.current_task()
         try:
             return await part
         except asyncio.CancelledError:
-            if self._reason and self._task is not None and self._task.uncancel() == 0:
+            if self._reason and task is not None and task.uncancel() == 0:
                 raise BodyTimeout(self._reason) from None
             raise
         finally:
             del awaited[self]
-            self._task = None
 
     def hold(self, size: int) -> None:
         """Count bytes that have come, until `release`.
@@ -184,10 +184,9 @@ class Body:
             QueueFull: the memory for bodies is taken.
             TooLarge: the body has more bytes than it may have.
         """
-        if size:
-            self._bodies.check_size(self.held_bytes + size, self.held_bytes)
-            self._bodies.hold(size)
-            self.held_bytes += size
+        self._bodies.check_size(self.held_bytes + size, self.held_bytes)
+        self._bodies.hold(size)
+        self.held_bytes += size
 
     def release(self) -> None:
         """Let go of all bytes; the request has been answered."""
@@ -197,6 +196,7 @@ class Body:
 
     def cut_off(self, reason: str) -> None:
         """End the wait for the next part with a BodyTimeout."""
-        if self._task is not None and not self._reason:
+        task = self._bodies.awaited.get(self)
+        if task is not None and not self._reason:
             self._reason = reason
-            self._task.cancel()
+            task.cancel()

@@ -207,10 +207,9 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of a body that was answered before it was there."""
         super().on_response_complete()
-        if self.cycle.response_complete:  # else it is that of another request, which came before this answer
-            everything = self._all
-            self.unsent_bytes = self.transport.get_write_buffer_size()
-            time_left = everything.body_ticks if self.is_half_answered else self._idle_ticks
+        cycle, everything = self.cycle, self._all
+        if cycle.response_complete:  # else it is that of another request, which came before this answer
+            time_left = everything.body_ticks if cycle.more_body or self.flow.write_paused else self._idle_ticks
             everything.waiting[self] = everything.now + time_left
 
     def pause_writing(self) -> None:
@@ -222,6 +221,7 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """Go on with the answer."""
         super().resume_writing()
+        self.unsent_bytes = 0
         if self.is_answering:
             self._all.waiting.pop(self, None)
 
@@ -240,11 +240,12 @@ def serve_through(connections: Connections) -> None:
 def most_connections(settings: Settings) -> int:
     """Return how many connections a worker takes over HTTP, and as many over gRPC.
 
-    Where the operator says nothing: half of what file descriptors the process has, without those it needs itself.
+    Where the operator says nothing: a third of the file descriptors that the process does not need for itself, so that
+    another third is left for large uploads, which are files while they come.
     """
     if settings.max_connections is not None:
         return settings.max_connections
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
-    return max(1, min(MOST_CONNECTIONS, (soft - OWN_DESCRIPTORS - RESERVED) // 2))
+    return max(1, min(MOST_CONNECTIONS, (soft - OWN_DESCRIPTORS - RESERVED) // 3))

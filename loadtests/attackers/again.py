@@ -17,6 +17,15 @@ async def connect_again_and_again(host: str, port: int, clients: int, client: Cl
             group.create_task(_one(host, port, client))
 
 
+async def is_answered(reader: asyncio.StreamReader, within_s: float) -> bool:
+    """Return whether the server says something, or hangs up, within so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await reader.read(1)
+            return True
+    return False
+
+
 async def _one(host: str, port: int, client: Client) -> None:
     while True:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from loadtests.attackers.again import connect_again_and_again
+from loadtests.attackers.again import connect_again_and_again, is_answered
 
 ANNOUNCED_BYTES = 25_000_000
 
@@ -30,14 +30,11 @@ async def upload_slowly(
     """
 
     async def upload(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answer = asyncio.ensure_future(reader.readline())
         writer.write(f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {announced}\r\n\r\n".encode())
         writer.write(bytes(at_once))
         await writer.drain()
-        while not answer.done():
+        while not await is_answered(reader, interval_s):
             writer.write(b"\xff")
             await writer.drain()
-            await asyncio.wait((answer,), timeout=interval_s)
-        answer.result()
 
     await connect_again_and_again(host, port, clients, upload)

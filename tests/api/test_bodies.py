@@ -1,5 +1,6 @@
 """Bodies that come slowly, or too many at a time: over HTTP in every form, and over gRPC."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -8,6 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
+from api.bodies import Bodies, Body
+from api.limits import ReachedLimits, ticks
+from errors import BodyTimeout
 from models.package import StoredModel
 from tests.api.serving import PATIENCE_S, Served, chunk, get, post, read_to_end, serving
 from tests.live.server import wait_until
@@ -154,3 +158,32 @@ def test_a_message_of_grpc_is_refused_while_bodies_hold_the_budget(stored: Store
         with served.connect(beginning("chunked", bytes(100_000))):
             wait_until(lambda: code_of_nonsense(served) is grpc.StatusCode.RESOURCE_EXHAUSTED)
         wait_until(lambda: code_of_nonsense(served) is grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def test_the_oldest_messages_of_grpc_give_way_if_those_under_way_might_fill_the_memory() -> None:
+    given_up = list[int]()
+
+    async def run() -> None:
+        bodies = Bodies(100, 250, 1e6, ReachedLimits())
+
+        async def receive(index: int) -> None:
+            try:
+                await Body(bodies, size_is_known=False).wait_for(asyncio.Event().wait())
+            except BodyTimeout:
+                given_up.append(index)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(receive(index)) for index in range(5)]
+            for _ in range(ticks(1.0) - 1):
+                await asyncio.sleep(0)
+                bodies.sweep()
+            assert given_up == []  # they are too young, and might be whole in a moment
+            bodies.sweep()
+            await asyncio.sleep(0)
+            assert given_up == [0, 1, 2]  # there is memory for two
+            bodies.sweep()
+            for task in tasks:
+                task.cancel()
+
+    asyncio.run(run())
+    assert given_up == [0, 1, 2]

@@ -1,6 +1,7 @@
 """Connections whose clients are silent, endless or too many: each is closed in time, and health is reachable."""
 
 import logging
+import resource
 import select
 import socket
 from collections.abc import Iterator
@@ -142,6 +143,18 @@ def test_beside_connections_that_are_all_busy_health_alone_is_answered(narrow: S
     wait_until(lambda: narrow.ask(whole).startswith(b"HTTP/1.1 200 "))  # once the server has noticed that they hung up
 
 
+def test_a_process_without_file_descriptors_closes_idle_connections(stored: StoredModel) -> None:
+    before, limits = reached("descriptors"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving(stored, header_seconds=1e6) as served, served.connect() as wire:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # all of these are taken
+        try:
+            assert read_to_end(wire) == b""
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert reached("descriptors") > before
+        assert served.ask(get("/health")).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_connection_to_grpc_that_says_nothing_is_closed(hasty: Served) -> None:
     with socket.create_connection(("127.0.0.1", hasty.grpc_port), PATIENCE_S) as wire:
         assert read_to_end(wire)  # the server's settings, and its goodbye
@@ -174,7 +187,7 @@ def test_a_request_for_a_websocket_is_answered_as_any_other(stored: StoredModel,
             assert served.ask(request.encode()).startswith(f"HTTP/1.1 {status} ".encode())
 
 
-@pytest.mark.parametrize(("descriptors", "most"), [(300, 110), (64, 1), (2**30, 10_000)])
+@pytest.mark.parametrize(("descriptors", "most"), [(300, 73), (64, 1), (2**30, 10_000)])
 def test_by_default_there_are_as_many_connections_as_the_file_descriptors_allow(
     monkeypatch: pytest.MonkeyPatch, descriptors: int, most: int
 ) -> None:

@@ -133,6 +133,7 @@ def test_no_call_of_grpc_but_health_is_answered_without_a_key(server: Server, ke
             "/inference.GRPCInferenceService/RepositoryIndex",
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
             "/nobody.has/This",
+            "/grpc.health.v1.Health/Nothing",
         ):
             assert raw(channel, method) is grpc.StatusCode.UNAUTHENTICATED
             assert raw(channel, method, *wrong) is grpc.StatusCode.UNAUTHENTICATED

@@ -13,11 +13,10 @@ import pytest
 import requests
 
 from api.keys import add_key
-from tests.conftest import ROOT
 from tests.live.server import Server, install, serving, wait_until
 from tests.tiny import plain, tiny_package
 
-DESCRIPTORS, CONNECTIONS = 128, 200
+DESCRIPTORS, CONNECTIONS = "128", 200
 UPLOADS, UPLOAD_BYTES = 8, 16 * 2**20
 
 
@@ -31,8 +30,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[Server]:
     """A server with few file descriptors, for HTTP and gRPC, that waits for a body no longer than a few seconds."""
-    settings = {"VITRINE_DEFAULT_MODEL": "tiny", "VITRINE_BODY_SECONDS": "6", "VITRINE_HEADER_SECONDS": "60"}
-    with serving(home, home.parent / "server.log", cwd=ROOT, descriptors=str(DESCRIPTORS), **settings) as running:
+    with serving(
+        home,
+        home.parent / "server.log",
+        descriptors=DESCRIPTORS,
+        VITRINE_DEFAULT_MODEL="tiny",
+        VITRINE_BODY_SECONDS="6",
+        VITRINE_HEADER_SECONDS="60",
+    ) as running:
         running.wait_ready()
         yield running
 
