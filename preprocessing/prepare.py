@@ -31,9 +31,7 @@ class PreparedPicture(NamedTuple):
 class Prepare(Protocol):
     """Prepares a picture, here or in another process."""
 
-    def __call__(
-        self, data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing"
-    ) -> PreparedPicture:
+    def __call__(self, data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing") -> PreparedPicture:
         """Decode and transform one picture; the errors are those of `decode`."""
         ...
 

@@ -49,9 +49,7 @@ class DecodingProcess:
         child = self._child
         return child.process.pid if child is not None else None
 
-    def prepare(
-        self, data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing"
-    ) -> PreparedPicture:
+    def prepare(self, data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing") -> PreparedPicture:
         """Decode and transform one picture there; pictures wait for each other.
 
         Raises:

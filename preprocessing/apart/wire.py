@@ -44,7 +44,7 @@ def send_answer(to: Connection, answer: PreparedPicture | InvalidInput) -> None:
     to.send_bytes(json.dumps({"sharpness": answer.sharpness, "size": size}).encode())
     to.send_bytes(answer.tensor.tobytes())
     if answer.pixels is not None:
-        to.send_bytes(memoryview(answer.pixels).cast("B"))
+        to.send_bytes(answer.pixels.data.cast("B"))
 
 
 def receive_answer(source: Connection, limits: ImageLimits, spec: ImageInput, keep: Keep) -> PreparedPicture:

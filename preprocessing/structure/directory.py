@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     """One tag: its type, its number of values, where they begin, and the entry's own bytes."""
 
     kind: int
-    count: int
+    length: int
     offset: int
     raw: bytes
 
@@ -88,9 +88,9 @@ class TiffReader:
         entry = directory.entries.get(tag)
         if entry is None or entry.kind not in _WHOLE:
             return ()
-        if entry.count > MOST_VALUES:
+        if entry.length > MOST_VALUES:
             raise too_many("TIFF", f"values of tag {tag}", MOST_VALUES)
-        return self._unpack(f"{entry.count}{_UNITS[entry.kind]}", entry.offset)
+        return self._unpack(f"{entry.length}{_UNITS[entry.kind]}", entry.offset)
 
     def value(self, directory: Directory, tag: int, default: int) -> int:
         """Return the first whole number of a tag, or the default where there is none."""
@@ -101,7 +101,7 @@ class TiffReader:
         entry = directory.entries.get(tag)
         if entry is None or entry.kind not in (1, 2, 7):
             return b""
-        return self._data[entry.offset : entry.offset + min(entry.count, most)]
+        return self._data[entry.offset : entry.offset + min(entry.length, most)]
 
     def _count(self, offset: int) -> tuple[int, int]:
         """Return how many entries a directory has, and where the first of them begins."""

@@ -9,7 +9,7 @@ from preprocessing.structure.directory import Directory, TiffReader
 from preprocessing.structure.orientation import MOST_XMP_BYTES, UPRIGHT, xmp_orientation
 
 MOST_TILE_PADDING = 4 * 2**20
-"""Tiles may cover so many pixels more than the picture has, or twice as many as it has: encoders' are 16 to 1,024 wide."""
+"""Tiles may cover so many pixels more than the picture, or twice as many: encoders write tiles 16 to 1,024 wide."""
 _READ_TWICE = 2
 """Strips may add up to so many times the file; those of encoders do not overlap, but some count a little too much."""
 
