@@ -5,8 +5,8 @@ import struct
 from preprocessing.structure.base import MOST_PICTURES, Structure, damaged, too_many
 from preprocessing.structure.orientation import UPRIGHT
 
-MOST_BLOCKS = 200_000
-"""Encoders fill their blocks: 32 MiB are some 131,600 of 255 bytes. A flood has them by the million."""
+_BLOCKS, _BYTES_A_BLOCK = 1_000, 64
+"""A file may have so many blocks, and one more for so many bytes: encoders fill their blocks, which take 255 bytes."""
 
 _IMAGE, _EXTENSION, _TRAILER, _GRAPHIC_CONTROL = 0x2C, 0x21, 0x3B, 0xF9
 
@@ -15,7 +15,8 @@ class _Blocks:
     """Walks the blocks of a file and counts them."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._left = data, MOST_BLOCKS
+        self._data, self._most = data, _BLOCKS + len(data) // _BYTES_A_BLOCK
+        self._left = self._most
 
     def end(self, place: int) -> int:
         """Return where the chain of blocks that begins at a place ends, at most at the end of the file."""
@@ -29,12 +30,12 @@ class _Blocks:
             if not size:
                 self._left -= blocks + 1
                 return place
-        raise too_many("GIF", "blocks", MOST_BLOCKS)
+        raise too_many("GIF", "blocks", self._most)
 
     def skip(self, place: int) -> int:
         """Count one byte that begins no block, and return the next place."""
         if self._left <= 0:
-            raise too_many("GIF", "blocks", MOST_BLOCKS)
+            raise too_many("GIF", "blocks", self._most)
         self._left -= 1
         return place + 1
 

@@ -6,8 +6,8 @@ import zlib
 from preprocessing.structure.base import Structure, damaged, too_many
 from preprocessing.structure.orientation import MOST_XMP_BYTES, orientation
 
-MOST_CHUNKS = 20_000
-"""Encoders write 4 KiB or more into an IDAT chunk: 8,192 in 32 MiB. A flood has them by the million."""
+_CHUNKS, _BYTES_A_CHUNK = 1_000, 512
+"""A file may have so many chunks, and one more for so many bytes: encoders put 4 KiB or more of pixels into one."""
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -25,8 +25,8 @@ def read_png(data: bytes) -> Structure:
     kept, pixels, size, samples = list[bytes](), list[memoryview](), (0, 0), 0.0
     exif, raw_exif, xmp, interlaced = b"", b"", b"", False
     animation, pixels_are_a_frame, pixels_end = 0, False, False
-    view, place = memoryview(data), len(MAGIC)
-    for _ in range(MOST_CHUNKS):
+    view, place, most = memoryview(data), len(MAGIC), _CHUNKS + len(data) // _BYTES_A_CHUNK
+    for _ in range(most):
         if place + 8 > len(data):
             raise damaged("it ends before its last chunk")
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -61,7 +61,7 @@ def read_png(data: bytes) -> Structure:
         if end > len(data):
             break  # the decoder says where the pixels end
     else:
-        raise too_many("PNG", "chunks", MOST_CHUNKS)
+        raise too_many("PNG", "chunks", most)
     width, height = size
     inflated = width * height * samples
     return Structure(

@@ -1,0 +1,50 @@
+"""The hostile clients of `make fuzz`, two of each kind; another kind is another line of `KINDS`."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from loadtests.attackers.pictures import send_pictures
+from loadtests.fuzz import hostile
+from loadtests.fuzz.files import as_png, encode
+
+CLIENTS = 2
+Attack = Callable[..., Coroutine[Any, Any, None]]
+"""Attacks `host` and `port` with so many `clients` until it is cancelled."""
+
+
+def _sending(make: Callable[[], bytes], path: str = "/predict") -> Callable[[], Attack]:
+    """Return what makes the attack of sending one picture; the picture is made when the attack begins."""
+    return lambda: partial(send_pictures, body=make(), path=path)
+
+
+def _flat(side: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    return np.full((side, side, 3), 120, np.uint8)
+
+
+KINDS: dict[str, Callable[[], Attack]] = {
+    "JPEG of 49 megapixels in 7,000 scans": _sending(lambda: hostile.jpeg_of_scans(7000, 7000, 7000)),
+    "JPEG of 49 megapixels in 90 scans": _sending(lambda: hostile.jpeg_of_scans(7000, 7000, 89)),
+    "BMP of 15 million runs": _sending(lambda: hostile.bmp_of_runs(7000, 7000, 15_000_000)),
+    "PNG of 2.5 million texts": _sending(lambda: hostile.png_of_texts(2_500_000)),
+    "PNG whose profile inflates to 1 GB": _sending(lambda: hostile.png_of_profile(10**9)),
+    "GIF of 5 million comment blocks": _sending(lambda: hostile.gif_of_comments(5_000_000)),
+    "TIFF of one tile of 32768 x 32768": _sending(lambda: hostile.tiff_of_tile(100, 100, 32768)),
+    "PNG of 49 megapixels": _sending(lambda: as_png(_flat(7000))),
+    "lossless WebP of 49 megapixels": _sending(lambda: encode(_flat(7000), "WEBP", lossless=True, method=0)),
+    "PNG of 16 megapixels to /explain": _sending(lambda: as_png(_flat(4000)), "/explain"),
+    "noise of 7 megapixels to /explain": _sending(
+        lambda: encode(np.random.default_rng(0).integers(0, 256, (2700, 2700, 3)).astype(np.uint8), "JPEG"), "/explain"
+    ),
+}
+"""By what it does: makes the attack, in the process that attacks."""
+
+
+async def attack_with_all(host: str, port: int, ready: Callable[[], None]) -> None:
+    """Attack with `CLIENTS` of each kind until cancelled; `ready` is called once all attacks are made."""
+    attacks = [make() for make in KINDS.values()]
+    ready()
+    await asyncio.gather(*(attack(host, port, clients=CLIENTS) for attack in attacks))
