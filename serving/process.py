@@ -53,6 +53,7 @@ class PredictionProcess:
             gradcam: BentoML's client of the Grad-CAM process, asynchronous.
         """
         end_within(self._settings.drain_seconds, self.repository)
+        self._decoding.start()
         self.repository.start()
         if self._settings.workers > 1:
             await self.repository.join(Path(os.environ[WORKERS_FOLDER]))

@@ -1,10 +1,9 @@
 """Sends mutants of every format to a real server, then hostile clients of every kind, and watches another client.
 
-Run as `python -m loadtests.fuzz`. The exit code is 1 if an answer was a 500 or none, if the other client had to wait, or
-if the memory grew too far. What was answered so is kept below `--out`, and the same `--seed` makes the same mutants.
+Run as `python -m loadtests.fuzz`. The exit code is 1 if an answer was a 500 or none, if the other client had to wait,
+or if the memory grew too far. What was answered so is kept below `--out`, and the same `--seed` makes the same mutants.
 """
 
-import asyncio
 import http.client
 import itertools
 import sys
@@ -13,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +21,7 @@ import numpy as np
 from rich.progress import Progress
 
 from loadtests.figures import encode_jpeg
-from loadtests.fuzz.attacks import CLIENTS, KINDS, attack_with_all
+from loadtests.fuzz.attacks import CLIENTS, KINDS, run_attacks
 from loadtests.fuzz.bystander import Bystander
 from loadtests.fuzz.files import seeds
 from loadtests.fuzz.mutants import mutants
@@ -113,7 +111,7 @@ def attack(port: int, seconds: float, tree: Tree) -> tuple[float, float]:
     """Attack for so many seconds; return the memory of all processes at rest, and the most meanwhile, in MiB."""
     context = get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=_attack, args=(port, ready), daemon=True)
+    process = context.Process(target=run_attacks, args=(port, ready), daemon=True)
     process.start()
     ready.wait(300)
     rest = most = tree.memory_mib()[1]
@@ -127,10 +125,6 @@ def attack(port: int, seconds: float, tree: Tree) -> tuple[float, float]:
     process.kill()
     process.join()
     return rest, most
-
-
-def _attack(port: int, ready: Event) -> None:
-    asyncio.run(attack_with_all("127.0.0.1", port, ready.set))
 
 
 @click.command()

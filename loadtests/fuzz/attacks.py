@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,12 @@ KINDS: dict[str, Callable[[], Attack]] = {
 """By what it does: makes the attack, in the process that attacks."""
 
 
-async def attack_with_all(host: str, port: int, ready: Callable[[], None]) -> None:
-    """Attack with `CLIENTS` of each kind until cancelled; `ready` is called once all attacks are made."""
-    attacks = [make() for make in KINDS.values()]
-    ready()
-    await asyncio.gather(*(attack(host, port, clients=CLIENTS) for attack in attacks))
+def run_attacks(port: int, ready: Event) -> None:
+    """Attack a server on this machine with `CLIENTS` of each kind for ever; sets `ready` once all attacks are made."""
+
+    async def attack_with_all() -> None:
+        attacks = [make() for make in KINDS.values()]
+        ready.set()
+        await asyncio.gather(*(attack("127.0.0.1", port, clients=CLIENTS) for attack in attacks))
+
+    asyncio.run(attack_with_all())

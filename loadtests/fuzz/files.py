@@ -5,6 +5,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,7 +92,7 @@ def _run_length_bmp(image: UInt8Array) -> bytes:
 
 def _jpeg_parts(data: bytes) -> list[bytes]:
     places = [match.start() for match in _MARKER.finditer(data)] + [len(data)]
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(places)]
 
 
 def _png_parts(data: bytes) -> list[bytes]:
@@ -133,7 +134,7 @@ def _gif_parts(data: bytes) -> list[bytes]:
             places.append(start + mark.startswith(b"\x00"))
             start += 1
     places = [*sorted(set(places)), len(data)]
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(places)]
 
 
 def _pieces(data: bytes, size: int) -> list[bytes]:

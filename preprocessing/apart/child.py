@@ -43,14 +43,14 @@ def _answer(connection: Connection, cpu_seconds: int) -> None:
     answer: PreparedPicture | InvalidInput
     try:
         structure = check_structure(data, limits)
-        _limit(cpu_seconds, BYTES_A_PIXEL * structure.width * structure.height + 3 * len(data) + SPARE_BYTES)
+        limit_resources(cpu_seconds, BYTES_A_PIXEL * structure.width * structure.height + 3 * len(data) + SPARE_BYTES)
         answer = prepare(data, limits, spec, keep)
     except InvalidInput as error:
         answer = error.with_traceback(None)
     send_answer(connection, answer)
 
 
-def _limit(cpu_seconds: int, more_bytes: int) -> None:
+def limit_resources(cpu_seconds: int, more_bytes: int) -> None:
     """Let this process use so many more seconds of processor time, and so many more bytes, than it has used yet."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)

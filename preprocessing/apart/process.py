@@ -28,7 +28,7 @@ _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONHOME")
 
 
 class DecodingProcess:
-    """Prepares slow pictures in a process of its own, which the first of them starts.
+    """Prepares slow pictures in a process of its own, which `start` or the first of them starts.
 
     A picture that is not ready in time costs its process, and nobody else anything: the next one is started at once.
 
@@ -42,6 +42,12 @@ class DecodingProcess:
         self._turn, self._lifecycle = threading.Lock(), threading.Lock()
         self._child: _Child | None = None
         self._closed = False
+
+    def start(self) -> None:
+        """Start the process, which takes its first picture a second or so later; returns at once."""
+        with self._lifecycle, contextlib.suppress(OSError):  # the first picture tries again, and says what is wrong
+            if self._child is None and not self._closed:
+                self._child = _Child(self._cpu_seconds)
 
     @property
     def pid(self) -> int | None:
@@ -82,14 +88,18 @@ class DecodingProcess:
         with self._lifecycle:
             if self._closed:
                 raise Unavailable("The server is shutting down. Send the picture to another, or later.")
-            if self._child is None or self._child.process.poll() is not None:
-                self._child = _Child(self._cpu_seconds)
-            child = self._child
+            if self._child is not None and self._child.process.poll() is not None:
+                self._child.kill()  # it has ended while it was idle; this closes what is left
+                self._child = None
+            try:
+                child = self._child = self._child or _Child(self._cpu_seconds)
+            except OSError as error:
+                raise _cannot_start() from error
         try:
             child.wait_ready(START_S)
         except (EOFError, OSError) as error:
             self._replace(child)
-            raise Unavailable("The process that decodes slow pictures cannot be started. Retry later.", 5) from error
+            raise _cannot_start() from error
         return child
 
     def _replace(self, child: "_Child") -> None:
@@ -165,6 +175,10 @@ class _Child:
             self.process.stdin.close()
         self.connection.close()
         return code
+
+
+def _cannot_start() -> Unavailable:
+    return Unavailable("The process that decodes slow pictures cannot be started. Retry later.", 5)
 
 
 def _environment() -> dict[str, str]:

@@ -40,6 +40,7 @@ class ExplanationProcess:
 
     def start(self) -> None:
         """Begin to load in the background."""
+        self._decoding.start()
         self._repository.start()
 
     async def stop(self, timeout_s: float) -> None:
