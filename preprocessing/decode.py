@@ -1,4 +1,4 @@
-"""Decode a picture's bytes, after checks of its structure. OpenCV decodes ordinary JPEGs, Pillow everything else."""
+"""Decode a picture's bytes, after checks of its structure. OpenCV decodes most JPEGs and WebPs, Pillow all else."""
 
 import io
 import warnings
@@ -43,9 +43,9 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd files; those that are too large are refused above
         try:
-            if structure.plain and structure.orientation == 1 and data.rstrip(b"\x00\r\n").endswith(_END_OF_JPEG):
-                return _decode_with_opencv(structure.essential)
-            return _turn(_decode_with_pillow(structure, limits), structure.orientation)
+            by_opencv = structure.plain and (structure.format == "WEBP" or _is_complete_and_upright(structure, data))
+            image = _decode_with_opencv(structure, limits) if by_opencv else _decode_with_pillow(structure, limits)
+            return _turn(image, structure.orientation)
         except (InvalidImage, TooLarge):
             raise
         except Image.DecompressionBombError as error:
@@ -102,12 +102,18 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
         raise InvalidImage(f"The picture is {width} x {height} pixels; each side may have at most {limits.max_side}.")
 
 
-def _decode_with_opencv(data: bytes) -> UInt8Image:
-    """Decode a complete, upright, grey or RGB JPEG. OpenCV would invent the pixels that a cut file lacks."""
+def _is_complete_and_upright(jpeg: Structure, data: bytes) -> bool:
+    """Return whether OpenCV may decode a JPEG; it would invent the pixels that a cut one lacks."""
+    return jpeg.orientation == 1 and data.rstrip(b"\x00\r\n").endswith(_END_OF_JPEG)
+
+
+def _decode_with_opencv(structure: Structure, limits: ImageLimits) -> UInt8Image:
+    """Decode a complete, upright, grey or RGB JPEG, or a still WebP, of which Pillow would make several copies."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    image = cv2.imdecode(np.frombuffer(structure.essential, np.uint8), flags)
     if image is None:
         raise ValueError("the decoder gave up")
+    check_size(image.shape[1], image.shape[0], limits)
     return np.asarray(image, np.uint8)
 
 

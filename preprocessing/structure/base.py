@@ -1,6 +1,7 @@
 """What all formats tell of a picture before it is decoded, and how what is wrong with a file is said."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 from errors import InvalidImage
 
@@ -14,9 +15,9 @@ class Structure(NamedTuple):
         height: in pixels, as stored.
         pictures: how many pictures the file holds; counting ends at `MOST_PICTURES`.
         orientation: how the stored picture is to be turned, 1 (upright) to 8, as EXIF numbers it.
-        essential: the file without whatever its pixels do not depend on.
+        parts: of the file, in order, without whatever its pixels do not depend on.
         seconds: how long one core takes to decode it at the worst, generously estimated from sizes alone.
-        plain: whether it is a grey or RGB JPEG, of which OpenCV and Pillow make the same pixels.
+        plain: whether it is a grey or RGB JPEG, or a still WebP, of which OpenCV makes the pixels that Pillow does.
     """
 
     format: str
@@ -24,9 +25,15 @@ class Structure(NamedTuple):
     height: int
     pictures: int
     orientation: int
-    essential: bytes
+    parts: Sequence[bytes | memoryview]
     seconds: float
     plain: bool = False
+
+    @property
+    def essential(self) -> bytes:
+        """The parts as one file, which decoders get."""
+        whole = len(self.parts) == 1 and isinstance(self.parts[0], bytes)
+        return cast(bytes, self.parts[0]) if whole else b"".join(self.parts)
 
 
 MOST_PICTURES = 100

@@ -33,6 +33,6 @@ def read_bmp(data: bytes) -> Structure:
         height=height,
         pictures=1,
         orientation=UPRIGHT,
-        essential=data,
+        parts=[data],
         seconds=1e-9 * (byte_ns * len(data) + 5 * width * height),
     )

@@ -50,7 +50,7 @@ def read_gif(data: bytes) -> Structure:
         raise damaged("its header is cut short")
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     place = 13 + _colours(flags)
-    kept, pictures, blocks, control = [data[:place]], 0, _Blocks(data), b""
+    kept, pictures, blocks, control = list[bytes | memoryview]([data[:place]]), 0, _Blocks(data), b""
     while place < len(data) and data[place] != _TRAILER and pictures < MOST_PICTURES:
         if data[place] == _EXTENSION:
             end = blocks.end(place + 2)
@@ -62,7 +62,7 @@ def read_gif(data: bytes) -> Structure:
             left, top, across, down, flags = struct.unpack_from("<HHHHB", data, place + 1)
             end = blocks.end(place + 11 + _colours(flags))
             if not pictures:
-                kept += [control, data[place:end], bytes([_TRAILER])]
+                kept += [control, memoryview(data)[place:end], bytes([_TRAILER])]
                 width, height = max(width, left + across), max(height, top + down)
             pictures += 1
         else:  # decoders look for the next block behind bytes that begin none
@@ -76,7 +76,7 @@ def read_gif(data: bytes) -> Structure:
         height=height,
         pictures=pictures,
         orientation=UPRIGHT,
-        essential=b"".join(kept),
+        parts=kept,
         seconds=1e-9 * (20 * len(data) + 15 * width * height),
     )
 

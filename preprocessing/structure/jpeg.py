@@ -31,7 +31,7 @@ _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\x00"
 class _Header(NamedTuple):
     """What stands before the first scan, which begins at `scan`."""
 
-    essential: list[bytes]
+    kept: list[bytes]
     frame: int
     width: int
     height: int
@@ -55,14 +55,13 @@ def read_jpeg(data: bytes) -> Structure:
     has_one_scan = header.frame not in _PROGRESSIVE and components == header.components
     scans = 1 if has_one_scan else _count_scans(data, header.scan, header.segments)
     byte_ns = 150 if header.frame in _ARITHMETIC | _LOSSLESS else 30
-    essential = b"".join((b"\xff\xd8", *header.essential, data[header.scan :]))
     return Structure(
         format="JPEG",
         width=header.width,
         height=header.height,
         pictures=header.pictures,
         orientation=orientation(header.exif, header.xmp),
-        essential=essential,
+        parts=[b"\xff\xd8", *header.kept, memoryview(data)[header.scan :]],
         seconds=1e-9 * (byte_ns * len(data) + pixels * (15 if has_one_scan else 30 + scans)),
         plain=header.components in (1, 3),
     )

@@ -70,16 +70,16 @@ def read_png(data: bytes) -> Structure:
         height=height,
         pictures=animation + (not pixels_are_a_frame) if animation else 1,
         orientation=orientation(exif or _from_hex(raw_exif), xmp),
-        essential=_assembled(kept, pixels),
+        parts=_assembled(kept, pixels),
         seconds=1e-9 * (80 * len(data) + 8 * inflated + (20 if interlaced else 5) * width * height),
     )
 
 
-def _assembled(kept: list[bytes], pixels: list[memoryview]) -> bytes:
-    """Return a PNG of the kept chunks and all pixels in one chunk, whose sum decoders of pixels do not look at."""
+def _assembled(kept: list[bytes], pixels: list[memoryview]) -> list[bytes | memoryview]:
+    """Return the parts of a PNG with all pixels in one chunk, whose sum decoders of pixels do not look at."""
     last = [kept.pop()] if kept and kept[-1][4:8] == b"IEND" else []
     length = struct.pack(">I", sum(len(part) for part in pixels))
-    return b"".join((MAGIC, *kept, length, b"IDAT", *pixels, b"\x00\x00\x00\x00", *last))
+    return [MAGIC, *kept, length, b"IDAT", *pixels, bytes(4), *last]
 
 
 def _check_sum(view: memoryview, place: int, end: int) -> None:

@@ -54,7 +54,7 @@ def read_tiff(data: bytes) -> Structure:
         height=height,
         pictures=_count_pictures(reader, first),
         orientation=turned if turned and 1 <= turned <= 8 else UPRIGHT,
-        essential=_with_needed_tags(data, reader, first),
+        parts=_with_needed_tags(data, reader, first),
         seconds=seconds,
     )
 
@@ -83,8 +83,8 @@ def _count_pictures(reader: TiffReader, first: Directory) -> int:
     return len(seen)
 
 
-def _with_needed_tags(data: bytes, reader: TiffReader, first: Directory) -> bytes:
-    """Return the file with a directory of its own at the end, which holds the needed tags alone and is the only one."""
+def _with_needed_tags(data: bytes, reader: TiffReader, first: Directory) -> list[bytes | memoryview]:
+    """Return the parts of the file with one directory, at the end, which holds the needed tags alone."""
     if 0xBC01 in first.entries:
         raise damaged("it is a Windows Media Photo")
     entries = [entry.raw for tag, entry in sorted(first.entries.items()) if tag in _NEEDED]
@@ -93,4 +93,4 @@ def _with_needed_tags(data: bytes, reader: TiffReader, first: Directory) -> byte
     header = data[: end - struct.calcsize(f"={offset}")] + struct.pack(reader.order + offset, place)
     directory = struct.pack(reader.order + count, len(entries)) + b"".join(entries)
     padding = b"\x00" * (place - len(data))
-    return b"".join((header, data[end:], padding, directory, struct.pack(reader.order + offset, 0)))
+    return [header, memoryview(data)[end:], padding, directory, struct.pack(reader.order + offset, 0)]

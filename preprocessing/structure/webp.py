@@ -20,7 +20,8 @@ def read_webp(data: bytes) -> Structure:
         InvalidImage: it is damaged, or has more chunks than are read.
     """
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
-    kept, size, pictures, exif, xmp, lossless = list[bytes](), (0, 0), 0, b"", b"", False
+    kept, size, pictures = list[bytes | memoryview](), (0, 0), 0
+    exif, xmp, lossless, animated = b"", b"", False, False
     place = 12
     for _ in range(MOST_CHUNKS):
         if place + 8 > end:
@@ -36,7 +37,8 @@ def read_webp(data: bytes) -> Structure:
             size = int.from_bytes(header[12:15], "little") + 1, int.from_bytes(header[15:18], "little") + 1
         elif kind in _PIXELS:
             lossless = lossless or kind != b"VP8 "
-            kept.append(data[place:following])
+            animated = animated or kind == b"ANMF"
+            kept.append(memoryview(data)[place:following])
             pictures += kind in (b"VP8 ", b"VP8L", b"ANMF")
             if not size[0]:
                 size = _size(kind, data[content : content + 10])
@@ -50,16 +52,17 @@ def read_webp(data: bytes) -> Structure:
     if not pictures:
         raise damaged("there is no picture in it")
     width, height = size
-    body = b"".join((b"WEBP", *kept))
+    length = 4 + sum(len(part) for part in kept)
     return Structure(
         format="WEBP",
         width=width,
         height=height,
         pictures=pictures,
         orientation=orientation(exif, xmp),
-        essential=b"RIFF" + len(body).to_bytes(4, "little") + body,
+        parts=[b"RIFF" + length.to_bytes(4, "little") + b"WEBP", *kept],
         # Each 16 pixels of a lossless picture may have codes of their own, of 5 to 19 kB.
         seconds=1e-9 * (60 * len(data) + (2_000 if lossless else 40) * width * height),
+        plain=not animated,
     )
 
 

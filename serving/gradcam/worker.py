@@ -127,9 +127,14 @@ class ExplanationPipeline:
         request = item.request
         picture = None
         if request.output != "map" and item.image is not None:
-            heat = heatmap(values, (item.size[1], item.size[0]))
-            picture = png(grey(heat) if request.output == "heatmap" else overlay(item.image, heat, request.alpha))
+            picture = png(_drawn(request, item.image, values))
         return Explanation(logits, target, picture, values, item.size, item.sharpness)
+
+
+def _drawn(request: ExplanationRequest, image: UInt8Image, values: npt.NDArray[np.float32]) -> UInt8Image:
+    """Return the heatmap in grey, or laid over the picture, at the picture's size."""
+    heat = heatmap(values, (image.shape[0], image.shape[1]))
+    return grey(heat) if request.output == "heatmap" else overlay(image, heat, request.alpha)
 
 
 def load_explanation(
