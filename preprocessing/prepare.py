@@ -56,9 +56,16 @@ def prepare(data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "no
     return PreparedPicture(tensor, sharpness, image if keep == "original" else resize(image, spec))
 
 
-def is_slow(data: bytes, limits: ImageLimits) -> bool:
-    """Return whether a picture may take more than `QUICK_S` to decode; False for one that is refused before that."""
+def is_slow(data: bytes, limits: ImageLimits, pixel_s: float = 0.0) -> bool:
+    """Return whether a picture may take more than `QUICK_S`; False for one that is refused before that.
+
+    Args:
+        data: the encoded bytes.
+        limits: the limits section of the card.
+        pixel_s: what each pixel takes beside its decoding, in seconds.
+    """
     try:
-        return check_structure(data, limits).seconds > QUICK_S
+        structure = check_structure(data, limits)
+        return structure.seconds + pixel_s * structure.width * structure.height > QUICK_S
     except InvalidInput:
         return False

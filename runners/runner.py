@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -56,7 +56,6 @@ class Runner(Generic[Payload, Prepared, Result]):
     items only where the plan says so, up to `linger_ms`; so nothing is slower for being batched, and batches grow by
     themselves while lanes are busy. If a batch fails, or gives a wrong number of results, its items are run again one
     by one, and only those that fail alone get `InferenceFailed`.
-
     Slow items hold no lane: a thread beside them preprocesses one after the other, and then they take their turn first.
 
     Args:
@@ -233,7 +232,7 @@ class Runner(Generic[Payload, Prepared, Result]):
         self._aside.submit(self._prepare_aside, item)
 
     def _prepare_aside(self, item: "_Item[Payload, Result]") -> None:
-        """Prepare one slow item, and put it before those that wait for a lane."""
+        """Prepare one slow item, put it before those that wait for a lane, and wait for its answer."""
         prepared = self._preprocess(item)
         with self._changed:
             self._slow.discard(item)
@@ -241,6 +240,7 @@ class Runner(Generic[Payload, Prepared, Result]):
                 item.prepared = prepared[1]
                 self._queue.appendleft(item)
             self._changed.notify_all()
+        wait((item.future,))  # what is prepared may be large: no more than one such item at a time
 
     def _infer(self, batch: "list[tuple[_Item[Payload, Result], Prepared]]") -> None:
         started = time.monotonic()

@@ -52,13 +52,18 @@ def gif_of_comments(blocks: int) -> bytes:
     return header + b"!\xfe" + b"\x01x" * blocks + b"\x00" + image + b";"
 
 
-def bmp_of_runs(width: int, height: int, runs: int) -> bytes:
-    """Return a run-length coded BMP of so many runs of one pixel each."""
+def bmp_of_runs(width: int, height: int, runs: int, run: bytes = b"\x01\x05") -> bytes:
+    """Return a run-length coded BMP of so many runs, of one pixel each by default."""
     palette = b"".join(bytes([level, level, 255 - level, 0]) for level in range(256))
     place = 54 + len(palette)
-    header = b"BM" + struct.pack("<IHHI", place + 2 * runs, 0, 0, place)
-    header += struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, 2 * runs, 0, 0, 256, 0)
-    return header + palette + b"\x01\x05" * runs
+    header = b"BM" + struct.pack("<IHHI", place + len(run) * runs, 0, 0, place)
+    header += struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(run) * runs, 0, 0, 256, 0)
+    return header + palette + run * runs
+
+
+def bmp_of_ended_rows(width: int, height: int) -> bytes:
+    """Return a run-length coded BMP that ends each row after one pixel; what is left of it is filled up."""
+    return bmp_of_runs(width, height, height, b"\x01\x05\x00\x00")
 
 
 def tiff_of_tile(width: int, height: int, tile: int) -> bytes:

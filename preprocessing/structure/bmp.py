@@ -26,7 +26,8 @@ def read_bmp(data: bytes) -> Structure:
         height = 2**32 - height if data[25] == 0xFF else height  # the rows run down from the top
     else:
         raise damaged(f"its header has {header_bytes:,} bytes")
-    byte_ns = 500 if compression in _RUN_LENGTHS else 5
+    # The end of a row may come before its pixels, and is filled up pixel by pixel.
+    byte_ns, pixel_ns = (500, 100) if compression in _RUN_LENGTHS else (5, 5)
     return Structure(
         format="BMP",
         width=width,
@@ -34,5 +35,5 @@ def read_bmp(data: bytes) -> Structure:
         pictures=1,
         orientation=UPRIGHT,
         parts=[data],
-        seconds=1e-9 * (byte_ns * len(data) + 5 * width * height),
+        seconds=1e-9 * (byte_ns * len(data) + pixel_ns * width * height),
     )

@@ -31,6 +31,9 @@ logger = logging.getLogger("vitrine.explain")
 MAX_DRAWN_PIXELS, MAX_DRAWN_SIDE = 16_000_000, 65_535
 """The largest picture that is drawn on at its own size; to draw on as much noise takes a second of one core."""
 
+_DRAWING_A_PIXEL_S = 60e-9
+"""How long one core takes to draw on a pixel of noise, heatmap and PNG together."""
+
 
 class PreparedPicture(NamedTuple):
     """A picture that is decoded and transformed, with the request it came in.
@@ -67,8 +70,9 @@ class ExplanationPipeline:
         return self._prepared(prepare, payload)
 
     def is_slow(self, payload: ExplanationRequest) -> bool:
-        """Return whether a picture may take long to decode."""
-        return self._prepare_slow is not None and is_slow(payload.data, self._card.limits)
+        """Return whether a picture may take long to decode and to draw on."""
+        pixel_s = 0.0 if payload.at_input_size or payload.output == "map" else _DRAWING_A_PIXEL_S
+        return self._prepare_slow is not None and is_slow(payload.data, self._card.limits, pixel_s)
 
     def preprocess_slow(self, payload: ExplanationRequest) -> PreparedPicture:
         """Decode and transform one picture that may take long; errors as of `preprocess`, or that it took too long."""

@@ -103,3 +103,21 @@ def test_a_slow_item_that_is_late_before_its_turn_is_not_prepared() -> None:
         late.result(PATIENCE_S)
     assert prepared == [1]
     assert runner.close(PATIENCE_S)
+
+
+def test_a_cancelled_slow_item_does_not_keep_the_next_one_from_its_turn() -> None:
+    released, begun = threading.Event(), threading.Event()
+
+    def prepare_slow(item: int) -> int:
+        begun.set()
+        assert released.wait(PATIENCE_S)
+        return item
+
+    runner = start_runner(
+        "slow", lambda item: item, list, lanes=1, is_slow=lambda _: True, preprocess_slow=prepare_slow
+    )
+    first, second = runner.submit(1), runner.submit(2)
+    assert begun.wait(PATIENCE_S) and first.cancel()
+    released.set()
+    assert second.result(PATIENCE_S).value == 2
+    assert runner.close(PATIENCE_S)

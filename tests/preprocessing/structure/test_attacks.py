@@ -100,6 +100,13 @@ def test_a_bmp_of_millions_of_runs_is_slow_and_an_ordinary_one_is_not() -> None:
     assert not is_slow(encode(Image.new("RGB", (1500, 1500)), "BMP"), LIMITS)
 
 
+def test_a_small_bmp_whose_rows_all_end_early_is_slow() -> None:
+    """Found by `make fuzz`: Python fills the rows up, pixel by pixel."""
+    data = hostile.bmp_of_ended_rows(400_000, 40)
+    assert len(data) < 2_000 and is_slow(data, LIMITS)
+    assert np.array_equal(decode(hostile.bmp_of_ended_rows(9, 8), LIMITS)[0, :3, 0], [250, 255, 255])
+
+
 def test_what_is_refused_anyway_is_not_slow() -> None:
     assert not is_slow(b"text", LIMITS) and not is_slow(hostile.jpeg_of_scans(4000, 4000, 200), LIMITS)
 
