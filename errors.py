@@ -7,7 +7,8 @@
     │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
     ├── KeyRefused              401  no API key, or a wrong one                (api.auth)
     ├── NotFound                404  no such model or version                  (serving.repository)
-    ├── QueueFull               429  the model's queue is full                 (runners, serving.gradcam)
+    ├── BodyTimeout             408  a request's body is late or too slow      (api.bodies)
+    ├── QueueFull               429  a queue, or the memory for bodies, is full (runners, serving.gradcam, api.bodies)
     ├── CallerGone              499  nobody waits for the answer any more      (serving.waiting, api.body)
     ├── Unavailable             503  starting, draining, self-check failed     (runners, serving)
     ├── DeadlineExceeded        504  the caller's deadline passed              (runners, serving)
@@ -52,8 +53,12 @@ class NotFound(VitrineError):
     """No model (or version) of that name is served here."""
 
 
+class BodyTimeout(VitrineError):
+    """The body of the request was not there in time, or came too slowly."""
+
+
 class QueueFull(VitrineError):
-    """The model's queue is full; `retry_after_s` says when to come back."""
+    """The model's queue, or the memory for bodies, is full; `retry_after_s` says when to come back."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)

@@ -62,7 +62,7 @@ class GradCam:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Drain."""
+        """Finish the explanations that are under way."""
         await self.process.stop(SETTINGS.drain_seconds / 2)
 
     @bentoml.api

@@ -72,8 +72,7 @@ class Settings(BaseSettings):
         None, description="The largest batch; empty: as tuned here, else the default plan's."
     )
     linger_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
-        None,
-        description="How long a batch waits to be filled; empty: as tuned here, else the default plan's.",
+        None, description="How long a batch waits to be filled; empty: as tuned here, else the default plan's."
     )
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = Field(
         1, description="Processes that answer, each with all models; more than one pays only for cheap models."
@@ -93,6 +92,19 @@ class Settings(BaseSettings):
         0, description="Memory for answers to pictures that may come again; 0 keeps none."
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
+    body_seconds: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="The longest that the body of a request may take to come."
+    )
+    body_budget_bytes: Annotated[int, Field(ge=1024)] | None = Field(
+        None, description="The most bytes of all bodies at a time, shared by workers; empty: an eighth of the memory."
+    )
+    max_connections: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="The most connections to a worker, of HTTP and of gRPC each; empty: as the file descriptors allow.",
+    )
+    header_seconds: Annotated[float, Field(gt=0)] = Field(
+        10.0, description="The longest that a connection may be silent, or take to send a request's headers."
+    )
     docs: bool | None = Field(None, description="/docs, /redoc, /openapi.json; empty: only in development.")
     access_log: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -162,7 +174,7 @@ def warnings_of(settings: Settings) -> list[str]:
         )
     if settings.api_keys_file is not None and settings.allow_anonymous:
         warnings.append("VITRINE_ALLOW_ANONYMOUS does nothing beside VITRINE_API_KEYS_FILE: a key is asked for.")
-    names = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.exists() else ())}
+    names = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.is_file() else ())}
     known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
     for name in sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known):
         near = difflib.get_close_matches(name.upper(), known, 1)

@@ -12,7 +12,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.auth import Authenticator
+from api.bodies import Bodies
 from api.docs import docs_routes
+from api.limits import ReachedLimits
 from api.metadata import MetadataRoutes
 from api.middleware import Middleware, wants_page
 from api.oip.http import OpenInference
@@ -24,6 +26,7 @@ from serving.repository import ModelRepository
 from settings import Settings
 
 STATIC = Path(__file__).parent / "static"
+DOCUMENTATION = STATIC.with_name("documentation")
 PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 
 
@@ -35,6 +38,7 @@ def build_app(
     behind: ASGIApp | None = None,
     behind_paths: Collection[str] = (),
     authenticator: Authenticator | None = None,
+    bodies: Bodies | None = None,
 ) -> ASGIApp:
     """Return the ASGI application of one process.
 
@@ -46,6 +50,7 @@ def build_app(
         behind: BentoML's application, which gets lifespan events and the paths in `behind_paths`.
         behind_paths: what BentoML answers.
         authenticator: checks keys, for BentoML's paths too; None where none is asked for.
+        bodies: the bodies of all requests of the process; by default only those over HTTP, as the settings limit them.
     """
     operations = [
         *PredictionRoutes(repository, predictor).operations(),
@@ -56,7 +61,7 @@ def build_app(
     routes: list[BaseRoute] = [operation.route() for operation in operations]
     if settings.docs_enabled:
         document = openapi_document(operations, version, asks_for_keys=authenticator is not None)
-        routes += [Route("/openapi.json", _document(document)), *docs_routes()]
+        routes += [Route("/openapi.json", _document(document)), *docs_routes(DOCUMENTATION)]
     routes.append(Mount("/static", StaticFiles(directory=STATIC)))
 
     async def not_ours(scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,14 +70,16 @@ def build_app(
         await behind(scope, receive, send)
 
     router = Router(routes, redirect_slashes=False, default=not_ours)
+    # The router tries one route after the other. Where a path has no parameters, a table finds its operation at once.
+    fixed = {(operation.method, operation.path): operation for operation in reversed(operations)}
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = router  # with it a wrong method is an exception, which becomes problem details
-        await router(scope, receive, send)
+        await fixed.get((scope["method"], scope["path"]), router)(scope, receive, send)
 
     middleware = Middleware(
         application,
-        settings.max_body_bytes,
+        bodies or Bodies.of_settings(settings, ReachedLimits()),
         repository.default,
         frozenset(repository.models),
         logs_access=settings.access_log,

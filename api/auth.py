@@ -17,8 +17,9 @@ PATHS: Mapping[str, frozenset[str]] = {
 """The paths that each word of VITRINE_API_KEYS_EXEMPT opens, without trailing slashes; statistics are not health."""
 FOLDERS = {"docs": "/docs/files/"}
 PAGE_FOLDER = "/static/"
-HEALTH_CALLS = ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady")
-HEALTH_SERVICE = "/grpc.health.v1.Health/"
+HEALTH_CALLS = frozenset(
+    ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady")
+) | {"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
 
 Headers = Iterable[tuple[Any, Any]]
 
@@ -32,7 +33,7 @@ class Authenticator:
     """
 
     def __init__(self, keys: Keys, exempt: Iterable[str]) -> None:
-        self._keys = keys
+        self.keys = keys
         exempt = frozenset(exempt)
         self._open_paths = frozenset().union(*(PATHS[word] for word in exempt))
         self._open_folders = (PAGE_FOLDER, *(FOLDERS[word] for word in exempt if word in FOLDERS))
@@ -62,12 +63,11 @@ class Authenticator:
         Raises:
             KeyRefused: there is no key, or a wrong one.
         """
-        is_health = method in HEALTH_CALLS or method.startswith(HEALTH_SERVICE)
-        return self._key_name(metadata, self._health_is_open and is_health)
+        return self._key_name(metadata, self._health_is_open and method in HEALTH_CALLS)
 
     def _key_name(self, headers: Headers, is_open: bool) -> str:
         key = find_key(headers)
-        name = self._keys.name_of(key) if key else None
+        name = self.keys.name_of(key) if key else None
         if name is None and not is_open:
             problem = "This key is not known here." if key else "A key is needed here, and one only."
             raise KeyRefused(f"{problem} Send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`.")

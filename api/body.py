@@ -67,15 +67,22 @@ async def read_json(request: Request, max_bytes: int) -> Any:
 
 async def read_body(request: Request) -> bytes:
     """Return the bytes of a request's body; CallerGone says that the client hung up before their end."""
-    parts: list[bytes] = []
-    more = True
+    part, more = await _read_part(request)
+    if not more:
+        return part  # without a copy
+    body = bytearray(part)  # many small parts in a list would take many times their bytes
     while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise CallerGone
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(parts)  # no copy where there is only one part
+        part, more = await _read_part(request)
+        body += part
+    return bytes(body)
+
+
+async def _read_part(request: Request) -> tuple[bytes, bool]:
+    """Return the next bytes of a body, and whether more are to come."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise CallerGone
+    return message.get("body", b""), message.get("more_body", False)
 
 
 async def _raw_picture(request: Request) -> bytes:

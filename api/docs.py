@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -13,40 +13,12 @@ from api.operation import Endpoint
 POLICY = "default-src 'self' 'unsafe-inline' data: blob:"
 """The pages' inline scripts may run; what their bundles would fetch elsewhere (a logo) is blocked."""
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Vitrine</title>
-<link rel="shortcut icon" href="/docs/files/favicon.png">
-{head}
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-SWAGGER = _PAGE.format(
-    head='<link rel="stylesheet" href="/docs/files/swagger-ui.css">',
-    body="""<div id="swagger-ui"></div>
-<script src="/docs/files/swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, showExtensions: true,
-  showCommonExtensions: true, presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset]})
-</script>""",
-)
-REDOC = _PAGE.format(
-    head="<style>body { margin: 0; padding: 0; }</style>",
-    body='<redoc spec-url="/openapi.json"></redoc>\n<script src="/docs/files/redoc.standalone.js"></script>',
-)
 
-
-def docs_routes() -> list[BaseRoute]:
-    """Return the routes of `/docs`, `/redoc` and the files that they need."""
+def docs_routes(pages: Path) -> list[BaseRoute]:
+    """Return the routes of `/docs` and `/redoc`, whose pages lie in a folder, and of the files that they need."""
     return [
-        Route("/docs", _page(SWAGGER)),
-        Route("/redoc", _page(REDOC)),
+        Route("/docs", _page(pages / "swagger.html")),
+        Route("/redoc", _page(pages / "redoc.html")),
         Mount("/docs/files", StaticFiles(directory=files_folder())),
     ]
 
@@ -63,8 +35,8 @@ def files_folder() -> Path:
     return Path(package.origin).parent / "static"
 
 
-def _page(text: str) -> Endpoint:
+def _page(file: Path) -> Endpoint:
     async def page(request: Request) -> Response:
-        return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
+        return FileResponse(file, headers={"Content-Security-Policy": POLICY})
 
     return page

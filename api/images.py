@@ -22,7 +22,7 @@ from api.schemas import (
     Prediction,
     timestamp,
 )
-from errors import NoExplanation, QueueFull, Unavailable
+from errors import DeadlineExceeded, QueueFull, Unavailable
 from models.card import ImageCard, as_image_card
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation, ExplanationRequest
@@ -51,8 +51,9 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     """Answer with the predictions of several pictures; one that is wrong fails alone.
 
     Raises:
-        VitrineError: not one picture could be queued.
+        VitrineError: not one picture could be queued, or all are late.
     """
+    model.check_ready()  # before the body is read
     started, card = time.monotonic(), as_image_card(model.card)
     query, request_id = PredictionQuery.read(request.scope["query_string"], card), request.state.request_id
     deadline = predictor.deadline(query.timeout_ms)
@@ -60,7 +61,7 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     results = await predictor.predict_images(
         model, [upload.data for upload in uploads], query.parameters(card), deadline, HttpCaller(request)
     )
-    refusals = [result for result in results if isinstance(result, QueueFull | Unavailable)]
+    refusals = [result for result in results if isinstance(result, DeadlineExceeded | QueueFull | Unavailable)]
     if len(refusals) == len(results):
         raise refusals[0]
     rows, answers = list[BatchPrediction | BatchError](), list[Answer[Any]]()
@@ -87,14 +88,15 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
 
     Raises:
         NoExplanation: the model has no explanations, in whatever state it is; the message says why.
+        Unavailable: the model is not ready.
     """
-    card = model.card
-    if model.not_explainable_reason or not isinstance(card, ImageCard) or card.explain is None:
-        raise NoExplanation(f"There is no explanation: {model.not_explainable_reason}.")
+    model.check_explainable()
+    model.check_ready()  # before the body is read
+    card = as_image_card(model.card)
     query = ExplanationQuery.read(request.scope["query_string"], card)
     deadline = predictor.deadline(query.timeout_ms)
     upload = await read_one(request)
-    explanation_request = query.request(upload.data, card, card.explain.method)
+    explanation_request = query.request(upload.data, card, card.explain.method if card.explain else "")
     parameters, caller = query.parameters(card), HttpCaller(request)
     prediction = await predictor.explain_image(model, explanation_request, parameters, deadline, caller)
     answer: Answer[Explanation] = prediction.answer

@@ -12,9 +12,10 @@ import logging
 import os
 import secrets
 import stat
+import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atomic_write import atomic_write
 from errors import KeysError
+from regular_file import READ_LIMIT_S, read_regular_file, read_within
 
 logger = logging.getLogger("vitrine.keys")
 
@@ -51,31 +53,54 @@ class _File(BaseModel):
 
 
 class Keys:
-    """The keys of one file, which is read again when it has changed.
+    """The keys of one file, which a thread of its own reads again when it has changed.
 
-    A file that is damaged or gone leaves the keys as they were, and the log says so. Before the first good file there
-    are no keys, so nobody is let in.
+    A file that is damaged, gone, no regular file or stalled leaves the keys as they were, and the log says so. Before
+    the first good file there are no keys, so nobody is let in.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries = list[tuple[str, str]]()
         self._last_state: tuple[int, ...] | None = None
-        self._reload_at = 0.0
+        self._looking_since: float | None = None
+        self._has_looked, self._stopped = threading.Event(), threading.Event()
+
+    def start(self) -> None:
+        """Read the file now, within a time limit, and look at it every `RELOAD_INTERVAL_S` until `stop`."""
+        threading.Thread(target=self._look_regularly, name="keys", daemon=True).start()
+        self._has_looked.wait(READ_LIMIT_S)
+
+    def stop(self) -> None:
+        """Look at the file no more."""
+        self._stopped.set()
+
+    def check_reading(self) -> None:
+        """Log that the thread hangs in reading the file, once each time that it does; to be called now and then."""
+        since = self._looking_since
+        if since is not None and time.monotonic() > since + READ_LIMIT_S:
+            self._looking_since = None
+            logger.error("The keys stay as they were: %s was not read within %g seconds.", self._path, READ_LIMIT_S)
 
     def name_of(self, key: bytes) -> str | None:
         """Return the name of a key, or None for an unknown one; all are compared, so that timing tells nothing."""
-        now = time.monotonic()
-        if now >= self._reload_at:
-            self._reload_at = now + RELOAD_INTERVAL_S
-            self._reload()
         digest, key_name = digest_of(key), None
         for name, known in self._entries:
             if hmac.compare_digest(digest, known):
                 key_name = name
         return key_name
 
-    def _reload(self) -> None:
+    def _look_regularly(self) -> None:
+        while True:
+            self._looking_since = time.monotonic()
+            self.reload()
+            self._looking_since = None
+            self._has_looked.set()
+            if self._stopped.wait(RELOAD_INTERVAL_S):
+                return
+
+    def reload(self) -> None:
+        """Read the file if it has changed; this may take as long as its file system likes."""
         try:
             status = os.stat(self._path)
             state: tuple[int, ...] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -84,7 +109,7 @@ class Keys:
         if state == self._last_state:
             return
         try:
-            self._entries = [(entry.name, entry.sha256) for entry in read_keys(self._path)]
+            self._entries = [(entry.name, entry.sha256) for entry in read_keys(self._path, read_regular_file)]
         except KeysError as error:
             logger.error("The keys stay as they were: %s", error)
             if state and isinstance(
@@ -102,14 +127,18 @@ def digest_of(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
-def read_keys(path: Path) -> list[Entry]:
+def read_keys(path: Path, read: Callable[[Path], bytes] = read_within) -> list[Entry]:
     """Return the entries of the file.
 
+    Args:
+        path: the file.
+        read: returns its bytes.
+
     Raises:
-        KeysError: it is missing, unreadable or damaged.
+        KeysError: it is missing, unreadable, damaged, or no regular file.
     """
     try:
-        entries = _File.model_validate(tomllib.loads(path.read_text("utf-8"))).key
+        entries = _File.model_validate(tomllib.loads(read(path).decode("utf-8"))).key
     except OSError as error:
         advice = f"; make it with `vitrine keys add NAME --file {path}`" if isinstance(error, FileNotFoundError) else ""
         raise KeysError(f"The file of API keys {path} cannot be read ({error.strerror}){advice}.") from error

@@ -1,5 +1,6 @@
 """Health, cards and statistics of what is served."""
 
+import asyncio
 import time
 from dataclasses import asdict
 
@@ -10,8 +11,10 @@ from starlette.responses import JSONResponse, Response
 from api.operation import Endpoint, Operation, at_paths
 from api.schemas import Health, ModelFacts, ModelHealth, Stats, timestamp
 from api.target import VersionQuery, requested_model
+from errors import StoreError
 from explain.base import METHOD_NAMES
 from models.card import ImageCard
+from models.package import StoredModel
 from serving.gradcam.client import ExplainerClient
 from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
@@ -63,16 +66,16 @@ class MetadataRoutes:
 
     async def models(self, request: Request) -> Response:
         """The card, version and state of every model."""
-        details = [self._details(model).model_dump() for _, model in sorted(self._repository.models.items())]
+        details = [(await self._details(model)).model_dump() for _, model in sorted(self._repository.models.items())]
         return JSONResponse({"default": self._repository.default, "models": details})
 
     async def model(self, request: Request) -> Response:
         """The card, version, files and measured quality of one model."""
-        return _json(self._details(requested_model(self._repository, request)))
+        return _json(await self._details(requested_model(self._repository, request)))
 
     async def default_model(self, request: Request) -> Response:
         """The default model's card."""
-        return _json(self._details(self._repository.get()))
+        return _json(await self._details(self._repository.get()))
 
     async def stats(self, request: Request) -> Response:
         """Counts, mean batch, queue and compute time of one model since the start."""
@@ -84,8 +87,8 @@ class MetadataRoutes:
         await self._repository.refresh()
         return _json(self._stats(self._repository.get()))
 
-    def _details(self, model: LoadedModel) -> ModelFacts:
-        details = model_details(model)
+    async def _details(self, model: LoadedModel) -> ModelFacts:
+        details = await asyncio.to_thread(model_details, model)  # it reads files, which may take as long as they like
         details.versions = list(self._repository.versions.get(model.name, ()))
         return details
 
@@ -174,11 +177,19 @@ def model_details(model: LoadedModel) -> ModelFacts:
         detail=model.detail,
         version=model.version,
         variant=stored.variant if stored else None,
-        sha256=stored.manifest() if stored else {},
+        sha256=_digests(stored) if stored else {},
         metrics=report.get("metrics", {}),
         parity=stored.parity() if stored else {},
         explain=explain,
     )
+
+
+def _digests(stored: StoredModel) -> dict[str, str]:
+    """Return the SHA-256 of each file of a model; of one whose manifest was damaged since the start, none."""
+    try:
+        return stored.manifest()
+    except StoreError:
+        return {}
 
 
 def _json(body: BaseModel, status: int = 200) -> Response:

@@ -1,4 +1,4 @@
-"""What wraps the API: request ids, keys, the limit of bodies, problem details, metrics and the access log."""
+"""What wraps the API: request ids, keys, the limits of bodies, problem details, metrics and the access log."""
 
 import json
 import logging
@@ -6,20 +6,24 @@ import random
 import re
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import Authenticator
+from api.auth import PATHS, Authenticator
+from api.bodies import Bodies, Body
 from api.problems import CALLER_GONE, problem_response
-from errors import TooLarge, VitrineError
+from errors import Unavailable, VitrineError
 from runners.stats import metrics
 
 logger = logging.getLogger("vitrine.api")
 access_log = logging.getLogger("vitrine.access")
 
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+ONLY_HEALTH = "only_health"
+"""The key in a request's state which says that its connection is one too many, so that only health is answered."""
 _MODEL_PATH = re.compile(r"(?:/v2)?/models/([a-z0-9-]{1,60})(/|$)")
 _DEFAULT_MODEL_PATHS = ("/predict", "/predict/batch", "/infer", "/explain")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
@@ -43,7 +47,7 @@ class Middleware:
 
     Args:
         app: what answers.
-        max_body_bytes: a longer body is a 413, whether its length was announced or not.
+        bodies: the bodies of all requests, with their limits.
         default_model: the model that routes without a name mean; for the metrics.
         known_models: the names of the models; other names are counted together, so that strangers make no series.
         logs_access: whether to write a line of JSON for each request.
@@ -53,14 +57,14 @@ class Middleware:
     def __init__(
         self,
         app: ASGIApp,
-        max_body_bytes: int,
+        bodies: Bodies,
         default_model: str,
         known_models: frozenset[str],
         *,
         logs_access: bool,
         authenticator: Authenticator | None = None,
     ) -> None:
-        self._app, self._max_body_bytes = app, max_body_bytes
+        self._app, self._bodies = app, bodies
         self._default_model, self._known_models = default_model, known_models
         self._logs_access, self._authenticator = logs_access, authenticator
         self._meters = dict[tuple[str, int], tuple[Counter, Histogram]]()
@@ -76,18 +80,11 @@ class Middleware:
         request_id = own_id if SANE_ID.fullmatch(own_id) else new_request_id()
         path = scope["path"].rstrip("/") or "/"
         exchange = _Exchange(request_id, scope["method"], path, started)
-        scope = dict(scope, path=path, state={**scope.get("state", {}), "request_id": request_id})
+        body = Body(self._bodies)
+        state = {**scope.get("state", {}), "request_id": request_id, "body": body}
+        scope = dict(scope, path=path, state=state)
         if exchange.method == "HEAD":  # the server sends no body for it whatever the application does
             scope["method"] = "GET"
-        received_bytes = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal received_bytes
-            message = await receive()
-            if message["type"] == "http.request":
-                received_bytes += len(message.get("body", b""))
-                self._check_size(received_bytes)
-            return message
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":  # nothing behind this sets either header
@@ -98,24 +95,22 @@ class Middleware:
             await send(message)
 
         try:
+            if ONLY_HEALTH in state and path not in PATHS["health"]:
+                raise Unavailable("There are more connections than this server takes. Send the request again later.")
             if self._authenticator is not None:  # before the body is read
                 exchange.key_name = self._authenticator.authenticate_http(path, wants_page(scope), scope["headers"])
             announced = headers.get(b"content-length", b"")
-            if announced.isdigit():
-                self._check_size(int(announced))
-            await self._app(scope, receive_within_limit, send_with_id)
+            if announced.isdigit() and announced != b"0":
+                self._bodies.check_size(int(announced))
+            await self._app(scope, partial(body.receive, receive), send_with_id)
         except Exception as error:
             if exchange.status == 0:
                 await problem_response(error, request_id)(scope, receive, send_with_id)
             elif not isinstance(error, VitrineError):
                 logger.error("request %s failed after its answer began", request_id, exc_info=error)
         finally:
+            body.release()
             self._record(exchange, scope.get("client"))
-
-    def _check_size(self, size: int) -> None:
-        if size > self._max_body_bytes:
-            limit = f"{self._max_body_bytes:,}"
-            raise TooLarge(f"The body has more than {limit} bytes, the limit here. Send less at a time.")
 
     def _record(self, exchange: _Exchange, client: tuple[str, int] | None) -> None:
         seconds, status = time.perf_counter() - exchange.started, exchange.status or CALLER_GONE

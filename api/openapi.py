@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -42,27 +42,20 @@ def openapi_document(operations: Sequence[Operation], version: str, *, asks_for_
         asks_for_keys: whether requests need a key.
     """
     documented = [operation for operation in operations if operation.documented]
-    answers: dict[type[BaseModel], None] = dict.fromkeys(
-        operation.answer for operation in documented if operation.answer
-    )
-    modes: list[tuple[type[BaseModel], Literal["serialization"]]] = [(model, "serialization") for model in answers]
-    _, definitions = models_json_schema([*modes, (Problem, "serialization")], ref_template=REFERENCE)
+    answers = [operation.answer for operation in documented if operation.answer]
+    models: dict[type[BaseModel], None] = dict.fromkeys([*answers, Problem])
+    _, definitions = models_json_schema([(model, "serialization") for model in models], ref_template=REFERENCE)
     paths = dict[str, dict[str, Any]]()
     for operation in documented:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation)
-    components: dict[str, Any] = {"schemas": definitions["$defs"]}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Vitrine",
-            "description": DESCRIPTION,
-            "version": version,
-        },
+        "info": {"title": "Vitrine", "description": DESCRIPTION, "version": version},
         "paths": paths,
-        "components": components,
+        "components": {"schemas": definitions["$defs"]},
     }
     if asks_for_keys:
-        components["securitySchemes"] = KEY_SCHEMES
+        document["components"]["securitySchemes"] = KEY_SCHEMES
         document["security"] = [{scheme: []} for scheme in KEY_SCHEMES]
     return document
 

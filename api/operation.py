@@ -48,13 +48,13 @@ class Operation:
     operation_id: str = ""
 
     def route(self) -> Route:
-        """Return Starlette's route."""
-        route = Route(self.path, self.endpoint, methods=[self.method])
+        """Return Starlette's route, whose application is this operation: exceptions are left to the middleware."""
+        route = Route(self.path, self, methods=[self.method])
         route.methods = {self.method}  # HEAD is a GET by the time it comes here
-        route.app = self._answer  # without Starlette's handling of exceptions, which is the middleware's
         return route
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as an ASGI application."""
         response = await self.endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
 

@@ -1,11 +1,13 @@
 """The query parameters of predictions and explanations: one pydantic model a route, which checks and documents them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 from starlette.datastructures import QueryParams
 
 from errors import InvalidInput
@@ -17,6 +19,7 @@ from serving.gradcam.wire import ExplanationRequest
 from serving.predictions import PredictionParameters
 
 LONGEST_TIMEOUT_MS = 3_600_000
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -31,8 +34,16 @@ def _with_plus(text: str) -> str:
     return text.replace(" ", "+")
 
 
+def _number(text: str) -> str:
+    """Return a number as it is written, in ASCII; pydantic takes other digits, spaces and underscores, too."""
+    if not _NUMBER.fullmatch(text):
+        raise PydanticCustomError("number", "not a number")
+    return text
+
+
+Number = BeforeValidator(_number)
 Switch = Annotated[bool, BeforeValidator(_switch)]
-Threshold = Annotated[float | None, Field(description="Instead of the card's.", allow_inf_nan=False)]
+Threshold = Annotated[float | None, Field(description="Instead of the card's.", allow_inf_nan=False), Number]
 
 
 class Query(BaseModel):
@@ -42,7 +53,7 @@ class Query(BaseModel):
 
     threshold: Threshold = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=1, description="How many of the most probable labels to list in `top`.")
-    timeout_ms: float | None = Field(
+    timeout_ms: Annotated[float | None, Number] = Field(
         None, ge=1, le=LONGEST_TIMEOUT_MS, allow_inf_nan=False, description="Answer 504 rather than later than this."
     )
 
@@ -64,10 +75,7 @@ class Query(BaseModel):
     @classmethod
     def _is_a_number_of_labels(cls, text: str, info: ValidationInfo) -> int:
         labels = len(info.context["labels"]) if info.context else 0
-        try:
-            top_k = int(text)
-        except ValueError:
-            top_k = 0
+        top_k = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
         if not 1 <= top_k <= labels:
             raise ValueError(f"must be a whole number from 1 to {labels}")
         return top_k
@@ -114,7 +122,7 @@ class Drawing(BaseModel):
     method: Annotated[MethodName | None, BeforeValidator(_with_plus)] = Field(
         None, description="Instead of the card's."
     )
-    alpha: float = Field(
+    alpha: Annotated[float, Number] = Field(
         DEFAULT_ALPHA,
         ge=0,
         le=1,
@@ -122,7 +130,7 @@ class Drawing(BaseModel):
         description=f"Opacity of the overlay at its peak; {DEFAULT_ALPHA} by default.",
     )
     size: Literal["original", "input"] = Field(
-        "original", description="Of the picture: the upload's own, or the model's input."
+        "original", description="The size of the picture that is drawn: the upload's own, or the model's input."
     )
 
 

@@ -6,33 +6,24 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+import errors
 from api.schemas import Problem
-from errors import (
-    CallerGone,
-    DeadlineExceeded,
-    InvalidInput,
-    KeyRefused,
-    NotFound,
-    QueueFull,
-    TooLarge,
-    Unavailable,
-    VitrineError,
-)
 
 logger = logging.getLogger("vitrine.api")
 
 CALLER_GONE = 499
 """What the log and the metrics note of a client that hung up; nobody receives it."""
 
-STATUS: tuple[tuple[type[VitrineError], int], ...] = (
-    (TooLarge, 413),  # before InvalidInput, which it is one of
-    (InvalidInput, 400),
-    (KeyRefused, 401),
-    (NotFound, 404),
-    (CallerGone, CALLER_GONE),
-    (QueueFull, 429),
-    (Unavailable, 503),
-    (DeadlineExceeded, 504),
+STATUS: tuple[tuple[type[errors.VitrineError], int], ...] = (
+    (errors.TooLarge, 413),  # before InvalidInput, which it is one of
+    (errors.InvalidInput, 400),
+    (errors.KeyRefused, 401),
+    (errors.NotFound, 404),
+    (errors.BodyTimeout, 408),
+    (errors.CallerGone, CALLER_GONE),
+    (errors.QueueFull, 429),
+    (errors.Unavailable, 503),
+    (errors.DeadlineExceeded, 504),
 )
 """The status of each error; everything else is our fault: 500, without detail."""
 
@@ -61,14 +52,16 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
 
 def problem_response(error: BaseException, request_id: str) -> Response:
     """Return the response to an error, with Retry-After where coming back helps."""
-    if isinstance(error, CallerGone):
+    if isinstance(error, errors.CallerGone):
         return Response(status_code=CALLER_GONE)
     problem = problem_of(error, request_id)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    if isinstance(error, QueueFull | Unavailable):
+    if isinstance(error, errors.QueueFull | errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
-    if isinstance(error, KeyRefused):
+    if isinstance(error, errors.KeyRefused):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.BodyTimeout):
+        headers["Connection"] = "close"  # the rest of the body may never come
     if problem.status == 500:
         logger.error("request %s failed", request_id, exc_info=error)
     return Response(problem.model_dump_json(), problem.status, headers, "application/problem+json")

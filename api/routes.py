@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -53,64 +54,48 @@ class PredictionRoutes:
     def _of_card(self, prefix: str, name: str | None, card: Card, tag: str) -> list[Operation]:
         """Return the documented operations of one model."""
 
-        def operation(path: str, action: Answerer, summary: str, **details: Any) -> Operation:
+        def operation(
+            path: str,
+            action: Answerer,
+            summary: str,
+            answer: type[BaseModel],
+            query: type[BaseModel],
+            body: dict[str, Any],
+        ) -> Operation:
             return Operation(
                 "POST",
                 f"{prefix}/{path}",
                 self._endpoint(action, name),
                 tag=tag,
+                answer=answer,
+                query=query,
+                body=body,
                 problems=True,
                 summary=summary,
                 description=card.description,
                 operation_id=f"{path.replace('/', '_')}_{(name or 'default').replace('-', '_')}",
-                **details,
             )
 
         query = prediction_query(card)
         if isinstance(card, ImageCard):
+            single, batch = image_body(), images_body()
             return [
-                operation(
-                    "predict",
-                    images.predict,
-                    "Predict one picture",
-                    answer=Prediction,
-                    query=query,
-                    body=image_body(),
-                ),
-                operation(
-                    "predict/batch",
-                    images.predict_batch,
-                    "Predict several pictures",
-                    answer=BatchAnswer,
-                    query=query,
-                    body=images_body(),
-                ),
+                operation("predict", images.predict, "Predict one picture", Prediction, query, single),
+                operation("predict/batch", images.predict_batch, "Predict several pictures", BatchAnswer, query, batch),
                 operation(
                     "explain",
                     images.explain,
                     "Predict one picture and show where the model looked",
-                    answer=ExplainedPrediction,
-                    query=ExplanationQuery,
-                    body=image_body(),
+                    ExplainedPrediction,
+                    ExplanationQuery,
+                    single,
                 ),
             ]
+        answer = AnomalyPrediction if is_detector(card) else RowPrediction
+        single, batch = row_body(card), rows_body(card)
         return [
-            operation(
-                "predict",
-                rows.predict,
-                "Predict one row",
-                answer=AnomalyPrediction if is_detector(card) else RowPrediction,
-                query=query,
-                body=row_body(card),
-            ),
-            operation(
-                "predict/batch",
-                rows.predict_batch,
-                "Predict several rows",
-                answer=RowBatchAnswer,
-                query=query,
-                body=rows_body(card),
-            ),
+            operation("predict", rows.predict, "Predict one row", answer, query, single),
+            operation("predict/batch", rows.predict_batch, "Predict several rows", RowBatchAnswer, query, batch),
         ]
 
 

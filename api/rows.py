@@ -29,7 +29,7 @@ RowAnswer = RowPrediction | AnomalyPrediction | RowError
 async def predict(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:
     """Answer with the prediction of one row, or of all rows in `samples` or `readings`.
 
-    Several rows are told by their field on either route; `batch` requires it.
+    A body with `samples` or `readings` is a list of rows on either route; with `batch` it has to be one.
 
     Raises:
         InvalidInput: the body is not what the card asks for; a wrong row of several is only an error in the answer.

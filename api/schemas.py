@@ -23,7 +23,7 @@ class TopLabel(BaseModel):
 class RowPrediction(BaseModel):
     """What a classifier answers; `confidence` is the probability of the label given.
 
-    Of a row, what identifies it is repeated as it was sent.
+    Fields of a row that identify it, such as `machine_id`, are repeated as they were sent.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -50,7 +50,7 @@ class Prediction(RowPrediction):
     explanation_error: str | None = Field(None, description="Why there is no heatmap though one was asked for.")
     answered_by: AnsweredBy | None = Field(
         None,
-        description="Who gave the probabilities; of a model with an early exit alone.",
+        description="The part of the network that gave the probabilities, where the model has an early exit.",
         exclude_if=lambda by: by is None,
     )
 
@@ -66,7 +66,7 @@ class ExplanationFacts(BaseModel):
     alpha: float | None = Field(description="Opacity of the overlay at its peak.")
     size: list[int] = Field(description="Width and height of the picture in pixels.")
     map: list[list[float]] | None = Field(None, description="The map itself, row by row, with output=map.")
-    time_ms: float = Field(description="In the Grad-CAM runner: decoding, prediction, map and picture.")
+    time_ms: float = Field(description="The time in the Grad-CAM process: decoding, prediction, map and drawing.")
 
 
 class ExplainedPrediction(Prediction):
@@ -165,9 +165,11 @@ class Health(BaseModel):
     model_version: str | None
     uptime_seconds: float
     models: dict[str, ModelHealth] = Field(
-        description="By name; a version of it beside the one that the name alone means, by name:version."
+        description="The models by name, and by name:version each further version that is served."
     )
-    explanations: dict[str, str] = Field(description="By the same names: ready, or why there are none just now.")
+    explanations: dict[str, str] = Field(
+        description="By the same names: `ready`, or the reason why there are no explanations now."
+    )
     timestamp: str
 
 
@@ -187,13 +189,16 @@ class Stats(BaseModel):
     queue_seconds: float = 0.0
     decode_seconds: float = 0.0
     infer_seconds: float = 0.0
-    waited_seconds: float = Field(0.0, description="In batches, the whole time of its batch for each item.")
+    waited_seconds: float = Field(
+        0.0,
+        description="The inference time of all items, each with the time of its whole batch.",
+    )
     batches: dict[int, tuple[int, float]] = Field({}, description="By batch size: how many, and their seconds in all.")
     last_inference: float = Field(0.0, description="Unix time of the latest batch; 0 before the first.")
     waiting: int = 0
     running: int = 0
     explain: dict[str, Any] | None = Field(
-        None, description="The same of its explanations, while their runner answers."
+        None, description="The same counters for its explanations, while the Grad-CAM process answers."
     )
 
 

@@ -1,5 +1,6 @@
 """What one worker serves, over HTTP and gRPC, from its start to its end."""
 
+import asyncio
 import logging
 import sys
 from collections.abc import Collection, Sequence
@@ -10,8 +11,10 @@ from starlette.types import ASGIApp
 
 from api.app import build_app
 from api.auth import authenticator_for, check_listening
-from api.header_limit import limit_headers
+from api.bodies import Bodies
+from api.connections import Connections, serve_through
 from api.keys import file_warnings
+from api.limits import ReachedLimits, tick
 from api.oip.grpc_server import GrpcServer
 from errors import KeysError
 from models.package import StoredModel
@@ -38,11 +41,17 @@ class Server:
         self._settings = settings
         self._process = PredictionProcess(settings, stored)
         self._authenticator = authenticator_for(settings)
+        limits = ReachedLimits()
+        self._bodies, self._connections = (
+            Bodies.of_settings(settings, limits),
+            Connections.of_settings(settings, limits),
+        )
+        self._ticking: asyncio.Task[None] | None = None
         self._grpc: GrpcServer | None = None
 
     def application(self, behind: ASGIApp, behind_paths: Collection[str]) -> ASGIApp:
         """Return the ASGI application, with BentoML's behind it, which answers `behind_paths`."""
-        limit_headers()
+        serve_through(self._connections)
         sys.set_int_max_str_digits(LONGEST_INTEGER_DIGITS)
         process = self._process
         return build_app(
@@ -53,27 +62,42 @@ class Server:
             behind,
             behind_paths,
             self._authenticator,
+            self._bodies,
         )
 
     async def start(self, gradcam: Any) -> None:
-        """Begin to load the models in the background, and to listen for gRPC.
+        """Read the keys, and begin to load the models in the background, to watch the clients, and to listen for gRPC.
 
         Args:
             gradcam: BentoML's client of the Grad-CAM process; None where explanations are switched off.
         """
-        for warning in warnings_of(self._settings) + file_warnings(self._settings.api_keys_file):
+        for warning in await asyncio.to_thread(self._warnings):
             logger.warning("%s", warning)
+        sweeps = [self._bodies.sweep, self._connections.sweep]
+        if self._authenticator is not None:
+            await asyncio.to_thread(self._authenticator.keys.start)
+            sweeps.append(self._authenticator.keys.check_reading)
+        self._ticking = asyncio.create_task(tick(*sweeps))
         process = self._process
         await process.start(gradcam)
         if self._settings.grpc_port:
-            self._grpc = GrpcServer(process.repository, process.predictor, self._settings, VERSION, self._authenticator)
+            self._grpc = GrpcServer(
+                process.repository, process.predictor, self._settings, VERSION, self._bodies, self._authenticator
+            )
             await self._grpc.start()
 
     async def stop(self) -> None:
         """Drain within the time that the operator set, after which the process ends whatever is stuck."""
         if self._grpc is not None:
             await self._grpc.stop(self._settings.drain_seconds)
+        if self._ticking is not None:
+            self._ticking.cancel()
+        if self._authenticator is not None:
+            self._authenticator.keys.stop()
         await self._process.stop()
+
+    def _warnings(self) -> list[str]:
+        return warnings_of(self._settings) + file_warnings(self._settings.api_keys_file)
 
 
 def check_serve_command(settings: Settings, default_host: str) -> None:

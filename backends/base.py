@@ -37,17 +37,13 @@ class Backend(Protocol):
     @property
     def runtime(self) -> Literal["onnx", "torch"]:
         """The library that computes."""
-        ...
 
     @property
     def device(self) -> str:
         """The device that it runs on: `cpu`, `cuda:0`, `mps`."""
-        ...
 
     def run(self, batch: Batch) -> Outputs:
         """Infer one batch of shape (N, …)."""
-        ...
 
     def close(self) -> None:
         """Release sessions and device memory; `run` must not be called afterwards."""
-        ...

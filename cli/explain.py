@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.figure import Caption, draw_figure
-from errors import VitrineError
 from explain.base import PREDICTED
 from explain.onnx import OnnxExplainer
 from explain.overlay import heatmap, overlay, png
@@ -37,11 +36,8 @@ def explain() -> None:
 def picture_command(name: str, image: Path, output: Path) -> None:
     """Predict IMAGE with the shipped model NAME, and draw it beside its heatmap, label and probabilities."""
     package = _explained_package(name)
-    try:
-        card = read_image_card(package / "card.toml")
-        pixels = decode(image.read_bytes(), card.limits)
-    except VitrineError as error:
-        raise click.ClickException(str(error)) from error
+    card = read_image_card(package / "card.toml")
+    pixels = decode(image.read_bytes(), card.limits)
     if card.explain is None:
         raise click.ClickException(f"The card of {name} names no layer to explain.")
     batch, methods = transform(pixels, card.input).tensor[None], frozenset({card.explain.method})

@@ -65,7 +65,7 @@ def show(name: str) -> None:
     """Show a model's card, version, files and measured quality. NAME may be name:version."""
     from models import store
 
-    stored = _find(name)
+    stored = store.find(name)
     _print_values(f"{stored.card.title} ({stored.tag})", stored.card.model_dump())
     if metrics := stored.report().get("metrics"):
         quality = _table("Measured quality", "figure", "value", "95 % interval")
@@ -229,7 +229,9 @@ def _make_variant(package: Path, variant: VariantName, folder: Path) -> Path:
 @click.argument("name")
 def verify(name: str) -> None:
     """Check the sha256 of every file of an installed model."""
-    stored = _find(name)
+    from models import store
+
+    stored = store.find(name)
     verify_files(stored)
     click.echo(f"{stored.tag}: all {len(stored.manifest())} files as imported")
 
@@ -240,15 +242,7 @@ def remove(name: str) -> None:
     """Delete an installed model: one version (NAME:VERSION) or all of them (NAME)."""
     from models import store
 
-    base, _, version = name.partition(":")
-    click.echo(f"Removed {', '.join(store.remove(base, version or None))}")
-
-
-def _find(name: str) -> StoredModel:
-    from models import store
-
-    base, _, version = name.partition(":")
-    return store.find(base, version or None)
+    click.echo(f"Removed {', '.join(store.remove(name))}")
 
 
 def _auc(stored: StoredModel) -> str:

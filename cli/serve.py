@@ -2,7 +2,6 @@
 
 import errno
 import os
-import socket
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from api.auth import check_listening
 from api.keys import file_warnings
 from errors import VitrineError
+from serving.startup import check_port_free
 from settings import Settings, load_settings, warnings_of
 
 HOME = Path(__file__).resolve().parent.parent
@@ -42,26 +42,19 @@ def check_ports(settings: Settings) -> None:
     """
     ports = {"VITRINE_PORT": settings.port, "VITRINE_GRPC_PORT": settings.grpc_port}
     for variable, port in ports.items():
+        if port == 0:
+            continue
         neighbours = (port + 1, port + 2) if 1024 <= port < 65_533 else ()
         free = next(candidate for candidate in (*neighbours, 3002, 3003, 3004) if candidate not in ports.values())
-        if port and (reason := _why_not_bound(settings.host, port, f"{variable}={free}")):
-            raise click.ClickException(reason)
-
-
-def _why_not_bound(host: str, port: int, cure: str) -> str | None:
-    """Return why nothing can listen on a port, None if something can; `cure` is the setting to be advised."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            check_port_free(settings.host, port)
         except OSError as error:
+            reason = f"VITRINE_HOST={settings.host} is no address of this machine ({error.strerror})."
             if error.errno == errno.EADDRINUSE:
-                return f"Port {port} is taken: stop what listens there, or choose another with {cure}."
-            if error.errno == errno.EACCES:
-                return f"You may not listen on port {port}: choose another with {cure}."
-            return f"VITRINE_HOST={host} is no address of this machine ({error.strerror})."
-    return None
+                reason = f"Port {port} is taken: stop what listens there, or choose another with {variable}={free}."
+            elif error.errno == errno.EACCES:
+                reason = f"You may not listen on port {port}: choose another with {variable}={free}."
+            raise click.ClickException(reason) from error
 
 
 def import_shipped() -> list[str]:
@@ -70,11 +63,8 @@ def import_shipped() -> list[str]:
     Returns:
         The names of the models that could not be imported; a warning says why.
     """
-    from models import (  # BentoML takes a second to import, which no wrong setting should wait for
-        registry,
-        served_versions,
-        store,
-    )
+    # BentoML takes a second to import, which no wrong setting should wait for.
+    from models import registry, served_versions, store
 
     failed = []
     for name in registry.bundled_cards():

@@ -20,12 +20,11 @@ from errors import LimitMissed, StoreError
 from models.package import StoredModel, verify
 from runners.cores import CoreShare, available_cores
 from runners.machine import conditions, machine_of
-from runners.plan import Plan
 from runners.tuned import Tuned, forget, remember
 from serving.options import RunnerOptions
 from tuning.candidates import search_space
 from tuning.measure import ModelMeasurer
-from tuning.search import ROUNDS, Candidate, Outcome, Space, search
+from tuning.search import ROUNDS, Outcome, Space, search
 
 PROBES = 5 + 4 + 4 * 2 * ROUNDS
 """Probes of a usual search: those that find the default's rate, a few of its rivals, and the final rounds."""
@@ -63,9 +62,8 @@ def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, go_
     from models import store
     from settings import load_settings
 
-    base, _, version = name.partition(":")
     try:
-        stored = store.find(base, version or None)
+        stored = store.find(name)
         if go_back:
             was_tuned = forget(stored.path)
             click.echo(f"{stored.tag}: {'back to the defaults' if was_tuned else 'was not tuned'}")
@@ -74,7 +72,7 @@ def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, go_
         options = RunnerOptions.from_settings(settings.model_dump())
         _warn(settings.host, settings.port, options)
         verify(stored)
-        _tune(stored, options, slo_p99_ms, seconds, plot_to or Path("runs") / f"tune-{base}.png")
+        _tune(stored, options, slo_p99_ms, seconds, plot_to or Path("runs") / f"tune-{stored.card.name}.png")
     except LimitMissed as error:
         raise click.ClickException(
             f"{error} Nothing was written. Allow more with --slo-p99-ms {1.5 * error.lowest_ms:.3g}, give the process "
@@ -179,28 +177,22 @@ def _print(outcome: Outcome) -> None:
     table = Table(*names, box=box.ROUNDED if tty else None)
     for candidate in sorted(outcome.candidates, key=lambda measured: (-(measured.rate or 0), -measured.saturation)):
         roles = ["default"] * (candidate is outcome.default) + ["best"] * (candidate is outcome.best)
-        table.add_row(*_plan_cells(candidate.plan, decoders), *_measured_cells(candidate), ", ".join(roles))
+        plan, rate = candidate.plan, "lower"
+        if candidate.rate is not None:
+            rate = f"{candidate.rate:.4g}" if candidate.rate else "never"
+        cells = [plan.lanes, "/".join(map(str, plan.widths)), plan.max_batch, f"{plan.linger_ms:g}"]
+        cells += [plan.decoders] * decoders
+        cells += [f"{candidate.saturation:.4g}", f"{candidate.alone_p50_ms:.3g}", rate, ", ".join(roles)]
+        table.add_row(*map(str, cells))
     Console(highlight=False, width=None if tty else 200).print(table)
-
-
-def _plan_cells(plan: Plan, decoders: bool) -> list[str]:
-    values = [plan.lanes, "/".join(map(str, plan.widths)), plan.max_batch, f"{plan.linger_ms:g}"]
-    return [str(value) for value in values + [plan.decoders] * decoders]
-
-
-def _measured_cells(candidate: Candidate) -> list[str]:
-    rate = "lower" if candidate.rate is None else f"{candidate.rate:.4g}" if candidate.rate else "never"
-    return [f"{candidate.saturation:.4g}", f"{candidate.alone_p50_ms:.3g}", rate]
 
 
 def _plot(outcome: Outcome, slo_p99_ms: float, title: str, path: Path) -> None:
     """Draw p99 against rate, every probe of the default and of the best, into a PNG file."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
     curves = {"default": outcome.default} | ({"best": outcome.best} if outcome.best is not outcome.default else {})
     for (label, candidate), colour in zip(curves.items(), ("#7a7a7a", "#0b6e99"), strict=False):
         probes = sorted((probe.rate, probe.p99_ms) for probe in outcome.probes if probe.plan == candidate.plan)
@@ -215,4 +207,3 @@ def _plot(outcome: Outcome, slo_p99_ms: float, title: str, path: Path) -> None:
     axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)

@@ -4,6 +4,7 @@ It serves on CUDA and MPS and explains networks that cannot be compiled; compile
 """
 
 import threading
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ class AutogradExplainer:
     Raises:
         ValueError: the network has no such layer.
     """
+
+    runtime: Literal["torch"] = "torch"
+    runs_in_parallel = False
 
     def __init__(self, network: nn.Module, layer: str, device: str = "cpu") -> None:
         self.device = device

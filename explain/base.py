@@ -33,9 +33,16 @@ class Explainer(Protocol):
     """One model on one device that computes logits and maps. Several threads may call `run` at once."""
 
     @property
+    def runtime(self) -> Literal["onnx", "torch"]:
+        """The library that computes."""
+
+    @property
     def device(self) -> str:
         """The device that computes: `cpu`, `cuda:0` or `mps`."""
-        ...
+
+    @property
+    def runs_in_parallel(self) -> bool:
+        """Whether runs of several threads go on at the same time; if not, they wait for each other."""
 
     def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
         """Compute the logits of a batch and one map for each item and method.
@@ -45,8 +52,6 @@ class Explainer(Protocol):
             targets: the class that each item is explained for, or `PREDICTED`; shape (N,), int64.
             methods: names out of `METHOD_NAMES`.
         """
-        ...
 
     def close(self) -> None:
         """Release the model; `run` must not be called afterwards."""
-        ...

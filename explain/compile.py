@@ -28,7 +28,6 @@ class HasStages(Protocol):
 
     def stages(self) -> Stages:
         """Return the network's layers, in order."""
-        ...
 
 
 def split(stages: Stages, layer: str) -> tuple[nn.Sequential, nn.Sequential]:

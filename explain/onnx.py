@@ -1,6 +1,7 @@
 """An explainer that runs the compiled explain graph in ONNX Runtime on the CPU."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -16,7 +17,9 @@ class OnnxExplainer:
         threads: how many threads a run uses, including the caller's own.
     """
 
+    runtime: Literal["onnx"] = "onnx"
     device = "cpu"
+    runs_in_parallel = True
 
     def __init__(self, graph: Path, threads: int = 1) -> None:
         options = ort.SessionOptions()

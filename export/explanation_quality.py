@@ -117,11 +117,3 @@ def insertion_deletion(
 def area_under(curve: npt.NDArray[np.float64]) -> float:
     """Return the area under a curve over shares from 0 to 1, by trapezoids."""
     return float((curve[:-1] + curve[1:]).sum() / (2 * (len(curve) - 1)))
-
-
-def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of the share `hits / count` (Wilson 1927)."""
-    z, share = 1.959964, hits / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * float(np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)))
-    return middle - half, middle + half

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 from torch import nn
 from tqdm import tqdm
 
@@ -130,7 +130,9 @@ def pointing_figures(cases: Sequence[Case], heats: Float32Array) -> dict[str, An
         "n": count,
         "tolerance_px": TOLERANCE_PX,
         "pointing_game": round(hits / count, 4),
-        "pointing_game_ci95": [round(limit, 4) for limit in quality.wilson_interval(hits, count)],
+        "pointing_game_ci95": [
+            round(float(limit), 4) for limit in binomtest(hits, count).proportion_ci(method="wilson")
+        ],
         "energy": mean_energy(cases, heats),
         "energy_within_tolerance": mean_energy(cases, heats, TOLERANCE_PX),
         "uniform_energy": round(float(np.mean([case.mask.mean() for case in cases])), 4),

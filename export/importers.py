@@ -19,7 +19,7 @@ from errors import StoreError
 from export.card_text import replace_values
 from export.parity import BATCH_SIZES, ParityReport, check_parity, random_inputs
 from models.card import ImageCard, RowCard, parse_card, read_card
-from models.goldens import Golden, golden_inputs, write_goldens
+from models.goldens import golden_inputs, write_goldens
 from models.package import GRAPH
 from preprocessing.rows import is_unicode
 from serving.self_check import golden_batch
@@ -109,8 +109,7 @@ def from_onnx(
     package.mkdir(parents=True, exist_ok=True)
     (package / "card.toml").write_text(card_text, "utf-8")
     shutil.copyfile(graph, package / GRAPH)
-    rows = zip(golden_files, expected[: len(goldens)], strict=True)
-    write_goldens(package, [Golden(name, data, logits) for (name, data), logits in rows], reference.name)
+    write_goldens(package, golden_files, expected[: len(goldens)], reference.name)
     try:
         backend = OnnxBackend(package / GRAPH)
         report = check_parity(card, batch, expected, backend, reference_name=reference.name, goldens=len(goldens))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.base import Batch
-from models.card import Card, RowCard
+from models.card import Card, RowCard, as_row_card
 from preprocessing.rows import transform_rows
 
 Split = Literal["calibrate", "validate"]
@@ -47,15 +47,10 @@ class LabelledData(NamedTuple):
 class LabelledDataSource(Protocol):
     """What offers labelled data for a model: a module such as `training.churn.data`."""
 
-    @property
-    def NAME(self) -> str:  # noqa: N802 - a module's constants
-        """What the items are, for a report."""
-        ...
-
-    @property
-    def POSITIVE(self) -> str:  # noqa: N802
-        """The card's label of the positive items."""
-        ...
+    NAME: str
+    """What the items are, for a report."""
+    POSITIVE: str
+    """The card's label of the positive items."""
 
     def labelled(self, card: Card, split: Split, count: int) -> Iterator[LabelledBatch] | None:
         """Return `count` items in batches: the same ones at every call, and none that is in two splits.
@@ -68,7 +63,6 @@ class LabelledDataSource(Protocol):
         Returns:
             None if the card takes other inputs or has other labels.
         """
-        ...
 
 
 def has_features(card: Card, names: Sequence[str]) -> bool:
@@ -86,10 +80,9 @@ def row_batches(card: Card, rows: npt.NDArray[np.float64], labels: Labels, size:
         size: largest number of rows in a batch.
 
     Raises:
-        TypeError: the card takes no rows.
+        InvalidInput: the card takes no rows.
     """
-    if not isinstance(card, RowCard):
-        raise TypeError(f"{card.name} takes no rows")
+    row_input = as_row_card(card).input
     for start in range(0, len(rows), size):
         batch = slice(start, start + size)
-        yield LabelledBatch(transform_rows(rows[batch], card.input), labels[batch])
+        yield LabelledBatch(transform_rows(rows[batch], row_input), labels[batch])

@@ -28,7 +28,7 @@ from export.graph import trace_to_onnx, use_external_weights
 from export.parity import LIMIT, ParityReport, check_parity, random_inputs
 from models.card import ImageCard, read_card
 from models.checkpoint import Checkpoint, Weights, check_dimensions, load_network, read_checkpoint, round_weights
-from models.goldens import Golden, golden_inputs, write_goldens
+from models.goldens import golden_inputs, write_goldens
 from models.package import EXPLAIN, GRAPH, WEIGHTS
 from models.registry import package_folder
 from serving.self_check import golden_batch
@@ -37,12 +37,7 @@ logger = logging.getLogger("vitrine.export")
 
 
 def export_package(
-    card_file: Path,
-    checkpoint: Checkpoint,
-    inputs: Sequence[tuple[str, bytes]],
-    package: Path,
-    *,
-    halve: bool = False,
+    card_file: Path, checkpoint: Checkpoint, inputs: Sequence[tuple[str, bytes]], package: Path, *, halve: bool = False
 ) -> ParityReport:
     """Write a package's card, weights, graphs, goldens and parity report.
 
@@ -85,8 +80,7 @@ def export_package(
     with torch.inference_mode():
         reference = network(torch.from_numpy(batch)).numpy()
     reference_name = pytorch_name() + (", weights as rounded" if halve else "")
-    rows = zip(inputs, reference[: len(inputs)], strict=True)
-    write_goldens(package, [Golden(name, data, logits) for (name, data), logits in rows], reference_name)
+    write_goldens(package, inputs, reference[: len(inputs)], reference_name)
     backend = OnnxBackend(package / GRAPH)
     report = check_parity(card, batch, reference, backend, reference_name=reference_name, goldens=len(goldens))
     replace(report, checkpoint=checkpoint.metadata or None).write(package)

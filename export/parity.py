@@ -77,13 +77,7 @@ def label_flips(outputs: Logits, reference: Logits, card: Card) -> list[int]:
 
 
 def check_parity(
-    card: Card,
-    inputs: Batch,
-    reference: Logits,
-    backend: Backend,
-    *,
-    reference_name: str,
-    goldens: int = 0,
+    card: Card, inputs: Batch, reference: Logits, backend: Backend, *, reference_name: str, goldens: int = 0
 ) -> ParityReport:
     """Compare a backend with the reference outputs.
 

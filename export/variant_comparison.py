@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -137,12 +137,8 @@ def compare_with_fp32(
         variant=variant_name,
         data=labelled_data.name if labelled_data else "no labelled data, so no AUC",
         items=items,
-        auc_fp32=round(quality_fp32.auc, 6) if quality_fp32 else None,
-        auc=round(quality.auc, 6) if quality else None,
-        false_positive_rate_fp32=round(quality_fp32.false_positive_rate, 6) if quality_fp32 else None,
-        false_positive_rate=round(quality.false_positive_rate, 6) if quality else None,
-        sensitivity_fp32=round(quality_fp32.sensitivity, 6) if quality_fp32 else None,
-        sensitivity=round(quality.sensitivity, 6) if quality else None,
+        **_quality_fields(quality_fp32, "_fp32"),
+        **_quality_fields(quality, ""),
         largest_difference_goldens=golden_difference,
         largest_difference_random=comparison.random.largest_difference(card),
         largest_difference_labelled=labelled.largest_difference(card) if labelled else None,
@@ -157,18 +153,17 @@ def compare_with_fp32(
     )
 
 
+def _quality_fields(quality: Quality | None, suffix: str) -> dict[str, Any]:
+    return {f"{name}{suffix}": round(value, 6) for name, value in quality._asdict().items()} if quality else {}
+
+
 def golden_items(goldens: Sequence[Golden]) -> list[tuple[str, bytes]]:
     """Return name and encoded bytes of each golden."""
     return [(golden.name, golden.data) for golden in goldens]
 
 
 def _run_both(
-    card: Card,
-    inputs: Batch,
-    references: Logits,
-    labelled_data: LabelledData | None,
-    fp32: Backend,
-    variant: Backend,
+    card: Card, inputs: Batch, references: Logits, labelled_data: LabelledData | None, fp32: Backend, variant: Backend
 ) -> _Comparison:
     alone, batched = (_OutputPair(references, run_in_batches(variant, inputs, size)) for size in BATCH_SIZES)
     noise = random_inputs(card, RANDOM_INPUTS)

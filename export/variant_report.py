@@ -7,7 +7,7 @@ from pathlib import Path
 from models.package import PARITY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VariantReport:
     """What the comparison measured; `…_fp32` is of the plain graph.
 
@@ -32,12 +32,12 @@ class VariantReport:
     variant: str
     data: str
     items: int
-    auc_fp32: float | None
-    auc: float | None
-    false_positive_rate_fp32: float | None
-    false_positive_rate: float | None
-    sensitivity_fp32: float | None
-    sensitivity: float | None
+    auc_fp32: float | None = None
+    auc: float | None = None
+    false_positive_rate_fp32: float | None = None
+    false_positive_rate: float | None = None
+    sensitivity_fp32: float | None = None
+    sensitivity: float | None = None
     largest_difference_goldens: float
     largest_difference_random: float
     largest_difference_labelled: float | None

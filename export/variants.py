@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import onnx
@@ -124,10 +125,12 @@ def _quantise(prepared: Path, target: Path, calibration: Iterator[Batch]) -> Non
 
     Weights get 7 bits (`reduce_range`): on CPUs without VNNI, 16 bits hold the sum of two products, and saturate.
     """
+    input_name = onnx.load(prepared).graph.input[0].name
+    inputs = ({input_name: batch} for batch in calibration)
     quantize_static(
         prepared,
         target,
-        _CalibrationReader(onnx.load(prepared).graph.input[0].name, calibration),
+        SimpleNamespace(get_next=lambda: next(inputs, None)),
         op_types_to_quantize=QUANTISED_OPERATORS,
         quant_format=QuantFormat.QDQ,
         per_channel=True,
@@ -164,18 +167,6 @@ def _with_progress_bar(batches: Iterator[LabelledBatch], task: str, total: int) 
         for batch in batches:
             yield batch
             progress.advance(bar, len(batch.labels))
-
-
-class _CalibrationReader:
-    """What ONNX Runtime's calibration reads its inputs from."""
-
-    def __init__(self, input_name: str, batches: Iterator[Batch]) -> None:
-        self._input_name, self._batches = input_name, batches
-
-    def get_next(self) -> dict[str, Batch] | None:
-        """Return the next input by its name; None after the last."""
-        batch = next(self._batches, None)
-        return None if batch is None else {self._input_name: batch}
 
 
 @contextmanager

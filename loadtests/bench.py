@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 import click
@@ -18,10 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from backends.onnx import OnnxBackend
-from loadtests.clients import Call, call_in_threads, served_rate
-from loadtests.figures import encode_jpeg, measurement_options, median_and_range, ratios
+from loadtests.clients import Call, call_in_threads, from_place, served_rate
+from loadtests.figures import encode_jpeg, measure_in_turns, measurement_options, median_and_range, ratios
 from loadtests.server import EXPLAINER_LOADS_S, ROOT, free_port, running, serving
-from models.card import read_image_card
+from models.card import as_image_card
 from models.store import find, installed
 from preprocessing.decode import decode
 from preprocessing.transform import transform
@@ -41,15 +41,14 @@ def phantoms(number: int = 16) -> list[bytes]:
 def raw_rate(images: list[bytes], threads: int, session_threads: int, seconds: float) -> float:
     """Return the images a second of the plain loop: `threads` loops over one session of `session_threads`."""
     stored = find(MODEL)
-    card = read_image_card(stored.path / "card.toml")
+    card = as_image_card(stored.card)
     backend = OnnxBackend(stored.graph, threads=session_threads)
 
     def new_call(index: int) -> Call:
-        numbers = count(index)
+        own = from_place(images, index)
 
         def call() -> None:
-            image = decode(images[next(numbers) % len(images)], card.limits)
-            backend.run(transform(image, card.input).tensor[None])
+            backend.run(transform(decode(next(own), card.limits), card.input).tensor[None])
 
         return call
 
@@ -92,7 +91,12 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
     """Throughput at 1 and 16 clients over raw, start-up, memory."""
     cv2.setNumThreads(1)
     images, port, available = phantoms(), free_port(), available_cores()
-    rates: dict[str, list[float]] = {"raw 1": [], "raw best": [], "served 1": [], "served 16": []}
+    measurements = {
+        "raw 1": partial(raw_rate, images, 1, available, seconds),
+        "raw best": partial(raw_rate, images, available, 1, seconds),
+        "served 1": partial(served_rate, port, images, 1, seconds),
+        "served 16": partial(served_rate, port, images, 16, seconds),
+    }
     starts_s: list[float] = []
     for _ in range(rounds):
         with serving(port) as (_, start_s):
@@ -100,11 +104,7 @@ def bench(seconds: float, rounds: int, fresh: bool) -> None:
     with serving(port) as (tree, start_s):
         starts_s.append(start_s)
         served_rate(port, images, 16, min(3.0, seconds))
-        for _ in tqdm(range(rounds), desc="rounds"):
-            rates["raw 1"].append(raw_rate(images, 1, available, seconds))
-            rates["served 1"].append(served_rate(port, images, 1, seconds))
-            rates["raw best"].append(raw_rate(images, available, 1, seconds))
-            rates["served 16"].append(served_rate(port, images, 16, seconds))
+        rates = measure_in_turns(measurements, rounds)
         resident, proportional = tree.memory_mib()
     size = int(np.mean([len(image) for image in images]) / 1024)
     click.echo(conditions())

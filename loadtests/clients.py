@@ -1,10 +1,12 @@
 """Clients of the benchmarks: threads, each of which sends its next request when the last is answered."""
 
 import http.client
+import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
-from itertools import count
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import cycle
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -22,6 +24,11 @@ class Calls(NamedTuple):
     def rate(self) -> float:
         """Calls a second."""
         return len(self.latencies_s) / self.took_s
+
+    @property
+    def p50_ms(self) -> float:
+        """The median of the latencies."""
+        return statistics.median(self.latencies_s) * 1e3
 
 
 def call_in_threads(new_call: Callable[[int], Call], threads: int, seconds: float) -> Calls:
@@ -59,6 +66,15 @@ def call_in_threads(new_call: Callable[[int], Call], threads: int, seconds: floa
     return Calls([latency for own in latencies_s for latency in own], time.perf_counter() - began)
 
 
+def call_in_processes(new_call: Callable[[int], Call], clients: int, seconds: float, processes: int = 1) -> Calls:
+    """Call as `call_in_threads` does, from threads of so many processes beside this one."""
+    processes = min(processes, clients)
+    shares = [clients // processes + (index < clients % processes) for index in range(processes)]
+    with get_context("spawn").Pool(processes) as pool:
+        calls = pool.starmap(call_in_threads, [(new_call, share, seconds) for share in shares], chunksize=1)
+    return Calls([latency for own in calls for latency in own.latencies_s], max(own.took_s for own in calls))
+
+
 class HttpClient:
     """One keep-alive connection to a server on this machine."""
 
@@ -79,17 +95,18 @@ class HttpClient:
         return answer
 
 
-def post_images(port: int, images: list[bytes], clients: int, seconds: float, path: str = "/predict") -> Calls:
-    """Post JPEGs by turns from so many clients in this process."""
-
-    def new_call(index: int) -> Call:
-        client, numbers = HttpClient(port), count(index)
-        return lambda: client.post(path, images[next(numbers) % len(images)], {"Content-Type": "image/jpeg"})
-
-    return call_in_threads(new_call, clients, seconds)
+def from_place(images: Sequence[bytes], place: int) -> Iterator[bytes]:
+    """Return the images one after the other without an end, from a place on: the index of a client, say."""
+    start = place % len(images)
+    return cycle([*images[start:], *images[:start]])
 
 
-def served_rate(port: int, images: list[bytes], clients: int, seconds: float, path: str = "/predict") -> float:
+def new_image_call(port: int, images: Sequence[bytes], path: str, index: int) -> Call:
+    """Return the call of one client, which posts one JPEG after the other on a connection of its own."""
+    client, own = HttpClient(port), from_place(images, index)
+    return lambda: client.post(path, next(own), {"Content-Type": "image/jpeg"})
+
+
+def served_rate(port: int, images: Sequence[bytes], clients: int, seconds: float, path: str = "/predict") -> float:
     """Return the images a second that the server answers to so many clients, which are a process of their own."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(post_images, (port, images, clients, seconds, path)).rate
+    return call_in_processes(partial(new_image_call, port, images, path), clients, seconds).rate

@@ -4,8 +4,8 @@ The pictures are phantoms as they are drawn; the share that the early exit answe
 """
 
 import json
-import statistics
 import urllib.request
+from functools import partial
 
 import click
 import cv2
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from loadtests.bench import MODEL, phantoms, raw_rate
 from loadtests.clients import served_rate
-from loadtests.figures import measurement_options, median_and_range, ratios
+from loadtests.figures import measure_in_turns, measurement_options, median_and_range, ratios
 from loadtests.server import free_port, serving
 from models.store import installed
 from runners.cores import available_cores
@@ -42,27 +42,24 @@ def bench(seconds: float, rounds: int) -> None:
         if not matching:
             raise click.ClickException(f"import {MODEL} with --variant {variant} first: `make bench-early-exit` does")
         ports[variant], tags[variant] = free_port(), matching[0].tag
-    names = ["raw best", *(f"{variant} {clients}" for clients in (16, 1) for variant in ports)]
-    rates: dict[str, list[float]] = {name: [] for name in names}
+    measurements = {"raw best": partial(raw_rate, images, available_cores(), 1, seconds)}
+    for clients in (16, 1):
+        for variant, port in ports.items():
+            measurements[f"{variant} {clients}"] = partial(served_rate, port, images, clients, seconds)
     common = {"VITRINE_EXPLAIN": "false", "VITRINE_DEFAULT_MODEL": MODEL}
     with (
         serving(ports["fp32"], common | {"VITRINE_MODELS": tags["fp32"]}),
         serving(ports["early-exit"], common | {"VITRINE_MODELS": tags["early-exit"]}),
     ):
         share = share_answered_early(ports["early-exit"], images)
-        for _ in tqdm(range(rounds), desc="rounds"):
-            rates["raw best"].append(raw_rate(images, available_cores(), 1, seconds))
-            for clients in (16, 1):
-                for variant, port in ports.items():
-                    rates[f"{variant} {clients}"].append(served_rate(port, images, clients, seconds))
+        rates = measure_in_turns(measurements, rounds)
     click.echo(conditions())
     click.echo(f"{tags['fp32']} and {tags['early-exit']}; {rounds} rounds of {seconds:g} s, median (min-max)")
     click.echo(f"answered early: {share:.1%} of {PICTURES} pictures")
     for name, values in rates.items():
         click.echo(f"{name:>13}: {median_and_range(values, ' images/s', 6)}")
     for ours, theirs in (("early-exit 16", "raw best"), ("early-exit 16", "fp32 16"), ("early-exit 1", "fp32 1")):
-        by_round = ratios(rates[ours], rates[theirs])
-        click.echo(f"{ours} / {theirs}: {statistics.median(by_round):.2f} ({min(by_round):.2f}-{max(by_round):.2f})")
+        click.echo(f"{ours} / {theirs}: {median_and_range(ratios(rates[ours], rates[theirs]), '', digits=2)}")
 
 
 if __name__ == "__main__":

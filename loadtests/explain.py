@@ -12,12 +12,12 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from timeit import timeit
 
 import click
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from backends.onnx import OnnxBackend
 from explain.autograd import AutogradExplainer
@@ -25,10 +25,10 @@ from explain.base import Explainer, Float32Array
 from explain.onnx import OnnxExplainer
 from export.onnx import export_explain_graph
 from loadtests.bench import MODEL, phantoms
-from loadtests.clients import Call, post_images, served_rate
-from loadtests.figures import measurement_options, median_and_range, ratios
+from loadtests.clients import Call, call_in_threads, new_image_call, served_rate
+from loadtests.figures import measure_in_turns, measurement_options, median_and_range, ratios
 from loadtests.server import EXPLAINER_LOADS_S, free_port, serving
-from models.card import Explain, ImageCard
+from models.card import Explain, ImageCard, as_image_card
 from models.checkpoint import load_network, read_checkpoint
 from models.package import WEIGHTS, StoredModel
 from models.store import find
@@ -69,13 +69,9 @@ def time_graphs(stored: StoredModel, card: ImageCard, tensors: Float32Array, rou
             batch, targets = tensors[:size], np.full(size, -1, np.int64)
             calls: dict[str, Call] = {"prediction": partial(backend.run, batch)}
             calls |= {name: partial(explainer.run, batch, targets, methods) for name, explainer in explainers.items()}
-            times_s: dict[str, list[float]] = {name: [] for name in calls}
-            for turn in tqdm(range(rounds + 1), desc=f"batch {size}"):
-                for name, call in calls.items():
-                    started = time.perf_counter()
-                    call()
-                    if turn:
-                        times_s[name].append(time.perf_counter() - started)
+            for call in calls.values():
+                call()  # the first run is slower than all others
+            times_s = measure_in_turns({name: partial(timeit, call, number=1) for name, call in calls.items()}, rounds)
             for name, values in times_s.items():
                 milliseconds = statistics.median(values) * 1e3 / size
                 cost = statistics.median(ratios(values, times_s["prediction"]))
@@ -85,7 +81,7 @@ def time_graphs(stored: StoredModel, card: ImageCard, tensors: Float32Array, rou
 
 def lone_latency_ms(port: int, image: bytes, seconds: float) -> float:
     """Return the median latency of one client's predictions."""
-    return statistics.median(post_images(port, [image], 1, seconds).latencies_s) * 1e3
+    return call_in_threads(partial(new_image_call, port, [image], "/predict"), 1, seconds).p50_ms
 
 
 def flooded_latency_ms(port: int, images: list[bytes], seconds: float) -> float:
@@ -105,33 +101,29 @@ def bench(seconds: float, rounds: int, turns: int) -> None:
     """Explanations over predictions: the graph's time, the service's rate, the latency of predictions in a flood."""
     cv2.setNumThreads(1)
     images, port, stored = phantoms(), free_port(), find(MODEL)
-    card = stored.card
-    if not isinstance(card, ImageCard):
-        raise click.ClickException(f"{stored.tag} takes no pictures")
+    card = as_image_card(stored.card)
     tensors = np.stack([transform(decode(image, card.limits), card.input).tensor for image in images])
     lines = time_graphs(stored, card, tensors, turns)
-    rates: dict[str, list[float]] = {"/predict": [], "/explain": []}
-    alone_ms, flooded_ms = list[float](), list[float]()
+    measurements = {path: partial(served_rate, port, images, 16, seconds, path) for path in ("/predict", "/explain")}
+    measurements["alone"] = partial(lone_latency_ms, port, images[0], seconds)
+    measurements["flooded"] = partial(flooded_latency_ms, port, images, seconds)
     with serving(port):
         time.sleep(EXPLAINER_LOADS_S)
         served_rate(port, images, 16, 3.0, "/explain")
-        for _ in tqdm(range(rounds), desc="rounds"):
-            for path, values in rates.items():
-                values.append(served_rate(port, images, 16, seconds, path))
-            alone_ms.append(lone_latency_ms(port, images[0], seconds))
-            flooded_ms.append(flooded_latency_ms(port, images, seconds))
+        figures = measure_in_turns(measurements, rounds)
     click.echo(conditions())
     click.echo(f"PyTorch {torch.__version__.split('+')[0]}; {stored.tag}; medians")
     for line in lines:
         click.echo(line)
-    for path, values in rates.items():
-        click.echo(f"16 clients, {path}: {median_and_range(values, '/s')}")
-    share = statistics.median(ratios(rates["/explain"], rates["/predict"]))
+    for path in ("/predict", "/explain"):
+        click.echo(f"16 clients, {path}: {median_and_range(figures[path], '/s')}")
+    share = statistics.median(ratios(figures["/explain"], figures["/predict"]))
     click.echo(f"explanations / predictions: {share:.2f}")
-    slower = statistics.median(ratios(flooded_ms, alone_ms))
-    click.echo(
-        f"one client's prediction: {statistics.median(alone_ms):.1f} ms, in a flood of explanations x {slower:.2f}"
+    alone_ms, slower = (
+        statistics.median(figures["alone"]),
+        statistics.median(ratios(figures["flooded"], figures["alone"])),
     )
+    click.echo(f"one client's prediction: {alone_ms:.1f} ms, in a flood of explanations x {slower:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""What the benchmarks share: their options, the pictures that they send, and how medians are printed."""
+"""What the benchmarks share: their options, their rounds, the pictures that they send, and how medians are printed."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 import cv2
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Name = TypeVar("Name", bound=Hashable)
+Figure = TypeVar("Figure")
 
 
 def measurement_options(seconds: float, rounds: int) -> Callable[[Command], Command]:
@@ -17,6 +20,19 @@ def measurement_options(seconds: float, rounds: int) -> Callable[[Command], Comm
     length = click.option("--seconds", default=seconds, show_default=True, help="Length of one measurement.")
     times = click.option("--rounds", default=rounds, show_default=True, help="Rounds; medians are printed.")
     return lambda command: length(times(command))
+
+
+def measure_in_turns(measurements: Mapping[Name, Callable[[], Figure]], rounds: int) -> dict[Name, list[Figure]]:
+    """Take every measurement once in each round, so that a machine whose speed drifts moves all of them.
+
+    Returns:
+        Name → the figure of each round.
+    """
+    figures: dict[Name, list[Figure]] = {name: [] for name in measurements}
+    for _ in tqdm(range(rounds), desc="rounds"):
+        for name, measure in measurements.items():
+            figures[name].append(measure())
+    return figures
 
 
 def encode_jpeg(image: npt.NDArray[np.uint8]) -> bytes:
@@ -31,9 +47,9 @@ def encode_jpeg(image: npt.NDArray[np.uint8]) -> bytes:
     return buffer.tobytes()
 
 
-def median_and_range(values: Sequence[float], unit: str, width: int = 0) -> str:
+def median_and_range(values: Sequence[float], unit: str, width: int = 0, digits: int = 1) -> str:
     """Return the median, `width` characters wide, its unit, and the least and the greatest value in brackets."""
-    return f"{statistics.median(values):{width}.1f}{unit} ({min(values):.1f}-{max(values):.1f})"
+    return f"{statistics.median(values):{width}.{digits}f}{unit} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:

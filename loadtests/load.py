@@ -7,7 +7,6 @@ rate of the closed loop. Writes locust's report and two plots, and prints a verd
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +16,12 @@ import gevent.monkey
 gevent.monkey.patch_all()  # before anything opens a socket
 
 import click  # noqa: E402
-import matplotlib  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
 import requests  # noqa: E402
 from locust import User  # noqa: E402
 from locust.env import Environment  # noqa: E402
 from locust.html import get_html_report  # noqa: E402
-from locust.stats import calculate_response_time_percentile  # noqa: E402
+from locust.stats import StatsEntry  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 
 from loadtests import locustfile  # noqa: E402
@@ -82,12 +80,11 @@ def run_phase(
     pictures = sum(
         entry.num_requests * (4 if entry.name == "batch of 4" else 1) for entry in entries if entry.name != "row"
     )
-    single, total = Counter[int](), environment.stats.total
+    single, total = StatsEntry(environment.stats, "single", ""), environment.stats.total
     for entry in entries:
         if entry.name in SINGLE:
-            single.update(entry.response_times)
-    answered = single.total()
-    p50, p99 = (float(calculate_response_time_percentile(single, answered, share)) for share in (0.5, 0.99))
+            single.extend(entry)
+    p50, p99 = (float(single.get_response_time_percentile(share)) for share in (0.5, 0.99))
     return Phase(name, pictures / seconds, p50, p99, total.num_failures, total.num_requests)
 
 
@@ -105,8 +102,8 @@ def record_batch_sizes(url: str, stop: threading.Event, sizes: BatchSizes) -> No
 
 def plot(phases: list[Phase], sizes: BatchSizes, folder: Path) -> None:
     """Draw latency against load, and batch size over time, into `load.png`."""
-    matplotlib.use("Agg")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for kind, marker in (("closed", "o"), ("open", "s")):
         of_kind = [phase for phase in phases if phase.name.startswith(kind)]
         for key, style in (("p50_ms", "-"), ("p99_ms", "--")):
@@ -117,7 +114,6 @@ def plot(phases: list[Phase], sizes: BatchSizes, folder: Path) -> None:
     right.plot(sizes.seconds, sizes.means)
     right.set(xlabel="seconds", ylabel="images a batch", ylim=(0, None), title=f"Mean batch of {MODEL}")
     figure.savefig(folder / "load.png", dpi=110)
-    plt.close(figure)
 
 
 @click.command()

@@ -23,7 +23,7 @@ from locust import FastHttpUser, User, constant, events, task
 from backends.onnx import OnnxBackend
 from loadtests.bench import MODEL, phantoms
 from loadtests.grpc_client import infer_request, model_infer
-from models.card import RowCard
+from models.card import as_row_card
 from models.package import StoredModel
 from models.store import find
 from postprocessing.classification import softmax
@@ -52,26 +52,20 @@ def pictures() -> list[Case]:
 
 @cache
 def rows(count: int = 32) -> list[Case]:
-    """Return rows drawn uniformly from the features' ranges, with the probability of the last label.
-
-    Raises:
-        TypeError: the model takes no rows.
-    """
-    stored, rng = find(ROWS), np.random.default_rng(0)
-    if not isinstance(stored.card, RowCard):
-        raise TypeError(f"{ROWS} takes no rows")
-    answer, features = _last_probability_by_graph(stored), stored.card.input.features
-    drawn = [
-        {feature.name: float(rng.uniform(feature.low, feature.high)) for feature in features} for _ in range(count)
-    ]
-    return [Case(row, answer([row])) for row in drawn]
+    """Return rows drawn uniformly from the features' ranges, with the probability of the last label."""
+    stored, rng, cases = find(ROWS), np.random.default_rng(0), list[Case]()
+    answer, features = _last_probability_by_graph(stored), as_row_card(stored.card).input.features
+    for _ in range(count):
+        row = {feature.name: float(rng.uniform(feature.low, feature.high)) for feature in features}
+        cases.append(Case(row, answer(row)))
+    return cases
 
 
 def _last_probability_by_graph(stored: StoredModel) -> Callable[[Any], float]:
     backend = OnnxBackend(stored.graph)
 
     def answer(payload: Any) -> float:
-        data = payload if isinstance(payload, bytes) else json.dumps(payload[0]).encode()
+        data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         batch = golden_batch(stored.card, [("a request", data)])
         return float(softmax(backend.run(batch).logits[0])[-1])
 
@@ -118,12 +112,7 @@ class RawUser(Http):
     def predict(self) -> None:
         """Predict."""
         case = random.choice(pictures())
-        self.ask(
-            "raw",
-            f"/models/{MODEL}/predict",
-            check_of(case),
-            data=case.payload,
-        )
+        self.ask("raw", f"/models/{MODEL}/predict", check_of(case), data=case.payload)
 
 
 class FormUser(Http):

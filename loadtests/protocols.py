@@ -8,21 +8,18 @@ import json
 import statistics
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
-from typing import NamedTuple
 
 import click
 import grpc
 import numpy as np
-from tqdm import tqdm
 
 from api.oip.messages import JSON_LENGTH_HEADER
 from loadtests.bench import MODEL, phantoms
-from loadtests.clients import Call, Calls, HttpClient, call_in_threads
-from loadtests.figures import measurement_options, ratios
+from loadtests.clients import Call, HttpClient, call_in_processes
+from loadtests.figures import measure_in_turns, measurement_options, ratios
 from loadtests.grpc_client import infer_request, model_infer
 from loadtests.server import free_port, serving
-from models.card import RowCard
+from models.card import as_row_card
 from models.store import find
 from runners.machine import conditions
 
@@ -30,13 +27,6 @@ ROWS = "churn"
 CLIENTS = (1, 16, 64)
 PROCESSES = 2
 """Processes of clients; a single one would be the limit with the cheapest model."""
-
-
-class Load(NamedTuple):
-    """Answers a second, and the median of their latencies."""
-
-    rate: float
-    p50_ms: float
 
 
 def _http_call(port: int, model: str, payload: bytes, _index: int) -> Call:
@@ -67,41 +57,26 @@ def _grpc_call(port: int, model: str, payload: bytes, _index: int) -> Call:
 NEW_CALL: dict[str, Callable[[int, str, bytes, int], Call]] = {"HTTP": _http_call, "gRPC": _grpc_call}
 
 
-def _call(protocol: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Calls:
-    return call_in_threads(partial(NEW_CALL[protocol], port, model, payload), clients, seconds)
-
-
-def load(protocol: str, port: int, model: str, payload: bytes, clients: int, seconds: float) -> Load:
-    """Send one request again and again from so many clients, in processes of their own."""
-    processes = min(PROCESSES, clients)
-    shares = [clients // processes + (index < clients % processes) for index in range(processes)]
-    with get_context("spawn").Pool(processes) as pool:
-        arguments = [(protocol, port, model, payload, share, seconds) for share in shares]
-        calls = pool.starmap(_call, arguments, chunksize=1)
-    latencies_s = [latency for own in calls for latency in own.latencies_s]
-    return Load(sum(own.rate for own in calls), statistics.median(latencies_s) * 1e3)
-
-
 @click.command()
 @measurement_options(seconds=6.0, rounds=3)
 def bench(seconds: float, rounds: int) -> None:
     """Requests a second and median latency of both protocols, side by side."""
-    card = find(ROWS).card
-    if not isinstance(card, RowCard):
-        raise click.ClickException(f"{ROWS} takes no rows")
-    row = np.array([feature.example for feature in card.input.features], np.float32).tobytes()
+    features = as_row_card(find(ROWS).card).input.features
+    row = np.array([feature.example for feature in features], np.float32).tobytes()
     payloads = {MODEL: phantoms(1)[0], ROWS: row}
     ports = {"HTTP": free_port(), "gRPC": free_port()}
     cases = [(model, clients) for model in payloads for clients in CLIENTS]
-    loads = dict[tuple[str, int, str], list[Load]]()
+    measurements = {
+        (model, clients, protocol): partial(
+            call_in_processes, partial(NEW_CALL[protocol], port, model, payloads[model]), clients, seconds, PROCESSES
+        )
+        for model, clients in cases
+        for protocol, port in ports.items()
+    }
     with serving(ports["HTTP"], {"VITRINE_GRPC_PORT": str(ports["gRPC"]), "VITRINE_EXPLAIN": "false"}):
         for protocol, port in ports.items():
-            load(protocol, port, ROWS, row, 4, min(2.0, seconds))
-        for _ in tqdm(range(rounds), desc="rounds"):
-            for model, clients in cases:
-                for protocol, port in ports.items():
-                    measured = load(protocol, port, model, payloads[model], clients, seconds)
-                    loads.setdefault((model, clients, protocol), []).append(measured)
+            call_in_processes(partial(NEW_CALL[protocol], port, ROWS, row), 4, min(2.0, seconds), PROCESSES)
+        loads = measure_in_turns(measurements, rounds)
     click.echo(conditions())
     click.echo(f"{rounds} rounds of {seconds:g} s, median; grpcio {grpc.__version__}, {PROCESSES} client processes")
     click.echo(

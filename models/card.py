@@ -151,14 +151,22 @@ def _check_threshold_is_probability(card: ModelCard) -> None:
 
 
 def as_image_card(card: Card) -> ImageCard:
-    """Return the card of a model of pictures; InvalidInput says that the model takes rows."""
+    """Return the card of a model of pictures.
+
+    Raises:
+        InvalidInput: the model takes rows.
+    """
     if not isinstance(card, ImageCard):
         raise InvalidInput(f"{card.name} takes rows of numbers, not pictures.")
     return card
 
 
 def as_row_card(card: Card) -> RowCard:
-    """Return the card of a model of rows; InvalidInput says that the model takes pictures."""
+    """Return the card of a model of rows.
+
+    Raises:
+        InvalidInput: the model takes pictures.
+    """
     if not isinstance(card, RowCard):
         raise InvalidInput(f"{card.name} takes pictures, not rows of numbers.")
     return card

@@ -29,12 +29,15 @@ class Golden(NamedTuple):
     logits: npt.NDArray[np.float32]
 
 
-def write_goldens(package: Path, goldens: Sequence[Golden], reference: str) -> None:
+def write_goldens(
+    package: Path, inputs: Sequence[tuple[str, bytes]], logits: npt.NDArray[np.float32], reference: str
+) -> None:
     """Replace the goldens of a package.
 
     Args:
         package: the folder of the package.
-        goldens: at least one.
+        inputs: file name and encoded bytes of each golden, at least one.
+        logits: what the reference gave for them, shape (N, K), float32.
         reference: what computed the logits, for whoever reads the index.
     """
     folder = package / FOLDER
@@ -42,9 +45,9 @@ def write_goldens(package: Path, goldens: Sequence[Golden], reference: str) -> N
     for stale in folder.glob("*"):
         stale.unlink()  # every file in this folder is part of the version
     rows = []
-    for golden in goldens:
-        (folder / golden.name).write_bytes(golden.data)
-        rows.append({"file": golden.name, "logits": [float(np.float32(value)) for value in golden.logits]})
+    for (name, data), row in zip(inputs, logits, strict=True):
+        (folder / name).write_bytes(data)
+        rows.append({"file": name, "logits": row.astype(np.float32).tolist()})
     _write_index(package, {"reference": reference, "tolerance": TOLERANCE, "goldens": rows})
 
 

@@ -19,6 +19,7 @@ from errors import StoreError
 from models.card import Card, read_card
 from models.goldens import FOLDER as GOLDENS
 from models.goldens import read_variant
+from regular_file import read_regular_file
 
 VariantName = Literal["fp16", "int8", "early-exit"]
 """What a graph that is not the plain one is called."""
@@ -154,7 +155,7 @@ def content_version(digests: dict[str, str]) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        content: dict[str, Any] = json.loads(read_regular_file(path))
     except (OSError, ValueError):
         return {}
     return content

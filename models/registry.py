@@ -24,20 +24,20 @@ def bundled_cards(folder: Path = FOLDER) -> dict[str, Card | CardError]:
     return cards
 
 
-def package_folder(name: str, folder: Path = FOLDER) -> Path:
+def package_folder(name: str) -> Path:
     """Return the folder of a bundled model; it is a complete package only if `has_weights`."""
-    return folder / name.replace("-", "_")
+    return FOLDER / name.replace("-", "_")
 
 
-def has_weights(name: str, folder: Path = FOLDER) -> bool:
+def has_weights(name: str) -> bool:
     """Return whether a bundled model ships with its weights, ready to be installed."""
-    return (package_folder(name, folder) / GRAPH).exists()
+    return (package_folder(name) / GRAPH).exists()
 
 
-def import_command(name: str, folder: Path = FOLDER) -> str:
+def import_command(name: str) -> str:
     """Return the command that installs a bundled model."""
     command = f"vitrine models import {name}"
-    if has_weights(name, folder):
+    if has_weights(name):
         return command
-    comes_as_graph = read_card(package_folder(name, folder) / "card.toml").architecture == "onnx"
+    comes_as_graph = read_card(package_folder(name) / "card.toml").architecture == "onnx"
     return f"{command} {'--onnx GRAPH --labels LABELS' if comes_as_graph else '--weights CHECKPOINT'}"

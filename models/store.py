@@ -36,6 +36,7 @@ from models.package import (
     sha256,
     verify,
 )
+from regular_file import read_regular_file
 
 VERSION = re.compile("[0-9a-f]{16}")
 """The versions that Vitrine derives from content; whatever else lies in the store belongs to other tools."""
@@ -99,36 +100,34 @@ def open_packed(models: Iterable[BentoModel]) -> list[StoredModel]:
     return opened
 
 
-def find(name: str, version: str | None = None) -> StoredModel:
+def find(tag: str) -> StoredModel:
     """Return one stored model.
 
     Args:
-        name: the model's name.
-        version: the version, or a beginning that only one version has; None for the served version.
+        tag: `name:version`, where a beginning that only one version has will do; the name alone is the served version.
 
     Raises:
         StoreError: there is no such model, or several versions begin so; the message lists what is installed.
     """
+    name, _, version = tag.partition(":")
     models = installed()
     prefix = version or read_lock().get(name, "")
     matching = [stored for stored in models if stored.card.name == name and stored.version.startswith(prefix)]
-    if len(matching) == 1 or (matching and version is None):
+    if len(matching) == 1 or (matching and not version):
         return matching[0]
-    tag = f"{name}:{version}" if version else name
     problem = "matches several versions" if matching else "is not installed"
     known = ", ".join(stored.tag for stored in models) or "none"
     raise StoreError(f"{tag} {problem}. Installed: {known}. `vitrine models list` shows what else could be.")
 
 
-def remove(name: str, version: str | None = None) -> list[str]:
+def remove(tag: str) -> list[str]:
     """Delete one version or all versions of a model, damaged ones included.
 
     If the served version is deleted, the newest remaining one is served from then on. Models that other tools keep in
     the store under the same name stay.
 
     Args:
-        name: the model's name.
-        version: the version, or a beginning that only one version has; None for all of them.
+        tag: `name:version`, where a beginning that only one version has will do; the name alone is all versions.
 
     Returns:
         The tags of the deleted versions.
@@ -136,12 +135,10 @@ def remove(name: str, version: str | None = None) -> list[str]:
     Raises:
         StoreError: there is no such model, or several versions begin so.
     """
-    tag = f"{name}:{version}" if version else name
+    name, _, version = tag.partition(":")
     with _import_lock() as staging_root:
         matching = sorted(
-            folder
-            for folder in version_folders()
-            if folder.parent.name == name and folder.name.startswith(version or "")
+            folder for folder in version_folders() if folder.parent.name == name and folder.name.startswith(version)
         )
         if not matching:
             raise StoreError(f"{tag} is not installed. `vitrine models list` shows what is.")
@@ -164,8 +161,11 @@ def remove(name: str, version: str | None = None) -> list[str]:
 def read_lock() -> dict[str, str]:
     """Return the served version of each model by its name; empty if the lock file is missing or damaged."""
     try:
-        lock: dict[str, str] = json.loads(_lock_path().read_text("utf-8"))
-    except (OSError, ValueError):
+        lock: dict[str, str] = json.loads(read_regular_file(_lock_path()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.error("%s cannot be read, so no version is in service: %s.", _lock_path(), error)
         return {}
     return lock if isinstance(lock, dict) else {}
 
@@ -210,7 +210,9 @@ def _copy_into_store(
     staging = Path(tempfile.mkdtemp(dir=staging_root, prefix="staging-"))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reports the creation of a model as an event
     labels = {"app": "vitrine", "task": card.task, "architecture": card.architecture}
-    metadata = {"title": card.title, "data": card.data, "sha256": digests} | _metrics(package)
+    report = StoredModel(card, version, package).report()
+    metadata: dict[str, Any] = {"title": card.title, "data": card.data, "sha256": digests}
+    metadata |= {"metrics": report["metrics"]} if "metrics" in report else {}
     metadata |= {"parameters": card.parameters} if card.parameters else {}
     manifest = {"name": card.name, "version": version, "files": digests, "own_weights": own_weights}
     try:
@@ -230,13 +232,6 @@ def _copy_into_store(
         _update_latest(stored.path.parent, [version])
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _metrics(package: Path) -> dict[str, Any]:
-    try:
-        return {"metrics": json.loads((package / REPORT).read_text("utf-8"))["metrics"]}
-    except (OSError, ValueError, KeyError):
-        return {}
 
 
 def _update_reports(package: Path, stored: StoredModel) -> None:

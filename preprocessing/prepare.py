@@ -33,7 +33,6 @@ class Prepare(Protocol):
 
     def __call__(self, data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing") -> PreparedPicture:
         """Decode and transform one picture; the errors are those of `decode`."""
-        ...
 
 
 def prepare(data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing") -> PreparedPicture:

@@ -5,6 +5,8 @@ import threading
 from math import ceil
 from pathlib import Path
 
+from runners.cgroups import cgroups, read_lines
+
 
 class CoreShare:
     """The cores of one process, shared by all lanes of all its Runners.
@@ -43,38 +45,17 @@ def available_cores(root: Path = Path("/")) -> int:
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
     """Return the tightest CPU quota, in cores, of this process's cgroups (v2 or v1) and their parents, or None."""
-    quotas = []
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            read, mount = _quota_v2, root / "sys/fs/cgroup"
-        elif "cpu" in controllers.split(","):
-            read, mount = _quota_v1, root / "sys/fs/cgroup/cpu"
-        else:
-            continue
-        folder = mount / path.lstrip("/")
-        for group in (folder, *folder.parents):
-            if group == mount.parent:
-                break
-            if (quota := read(group)) is not None:
-                quotas.append(quota)
-    return min(quotas, default=None)
+    quotas = [_quota_v2(folder) if version == 2 else _quota_v1(folder) for version, folder in cgroups("cpu", root)]
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _quota_v2(folder: Path) -> float | None:
-    match "".join(_lines(folder / "cpu.max")[:1]).split():
+    match "".join(read_lines(folder / "cpu.max")[:1]).split():
         case [quota, period] if quota != "max":
             return int(quota) / int(period)
     return None
 
 
 def _quota_v1(folder: Path) -> float | None:
-    quota, period = _lines(folder / "cpu.cfs_quota_us"), _lines(folder / "cpu.cfs_period_us")
+    quota, period = read_lines(folder / "cpu.cfs_quota_us"), read_lines(folder / "cpu.cfs_period_us")
     return int(quota[0]) / int(period[0]) if quota and period and int(quota[0]) > 0 else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []

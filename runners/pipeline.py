@@ -9,7 +9,10 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Pipeline(Protocol[Payload, Prepared, Result]):
-    """The steps that turn payloads into results. All may be called from several threads at once."""
+    """The steps that turn payloads into results, and what a Runner asks of items.
+
+    Every method may be called from several threads at once.
+    """
 
     def preprocess(self, payload: Payload) -> Prepared:
         """Return what can be batched.
@@ -17,24 +20,18 @@ class Pipeline(Protocol[Payload, Prepared, Result]):
         Raises:
             VitrineError: the payload cannot be used; the error becomes the answer of this item alone.
         """
-        ...
 
     def is_slow(self, payload: Payload) -> bool:
         """Return whether preprocessing may take so long that no lane should wait for it; quick to tell itself."""
-        ...
 
     def preprocess_slow(self, payload: Payload) -> Prepared:
         """Return what can be batched of a slow payload, as `preprocess` does of any other."""
-        ...
 
     def infer(self, batch: Sequence[Prepared]) -> Sequence[Result]:
         """Return one result for each item of a batch, in order."""
-        ...
 
     def count_inferences(self, item: Prepared) -> int:
         """Return how many pictures or rows an item holds; 0 for an item in which every row was wrong."""
-        ...
 
     def is_heavy(self, payload: Payload) -> bool:
         """Return whether preprocessing takes long enough to be worth another thread."""
-        ...

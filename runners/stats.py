@@ -4,7 +4,7 @@ import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunnerStats:
     """Counts and sums since the start, and what is waiting and running now.
 
@@ -34,19 +34,19 @@ class RunnerStats:
         running: items in a lane now.
     """
 
-    succeeded: int
-    failed: dict[str, int]
-    executions: int
-    inferences: int
-    mean_batch: float
-    queue_seconds: float
-    decode_seconds: float
-    infer_seconds: float
-    waited_seconds: float
-    batches: dict[int, tuple[int, float]]
-    last_inference: float
-    waiting: int
-    running: int
+    succeeded: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    executions: int = 0
+    inferences: int = 0
+    mean_batch: float = 0.0
+    queue_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    infer_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    batches: dict[int, tuple[int, float]] = field(default_factory=dict)
+    last_inference: float = 0.0
+    waiting: int = 0
+    running: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Metrics:
     out_of_memory: Counter
     cache: Counter
     early_exit: Counter
+    limits: Counter
 
 
 _making = threading.Lock()
@@ -93,6 +94,7 @@ def _make() -> Metrics:
         early_exit=Counter(
             "vitrine_early_exit", "Pictures of a model with an early exit, by who answered.", ["model", "by"]
         ),
+        limits=Counter("vitrine_limits_reached", "Times that clients reached a limit of the server.", ["limit"]),
         out_of_memory=Counter(
             "vitrine_out_of_memory", "Batches that did not fit the device, and were halved.", ["model"]
         ),
@@ -114,13 +116,8 @@ class StatsKeeper:
     def __init__(self, name: str) -> None:
         self._name, self.muted = name, False
         self._lock = threading.Lock()
-        self._failed: Tally[str] = Tally()
-        self._succeeded = 0
-        self._batches = dict[int, tuple[int, float]]()
-        self._executions = self._inferences = self._items = 0
-        self._infer_s = 0.0
-        self._last = 0.0
-        self._queue_s = self._decode_s = self._waited_s = 0.0
+        self._stats = RunnerStats(failed=Tally[str]())
+        self._items = 0
 
     @cached_property
     def _observed(self) -> _Observed:
@@ -133,7 +130,7 @@ class StatsKeeper:
         if self.muted:
             return
         with self._lock:
-            self._failed[outcome] += 1
+            self._stats.failed[outcome] += 1
 
     def executed(self, size: int, seconds: float, items: int) -> None:
         """Count one batch of `size` inferences that went through the backend for this number of items."""
@@ -141,15 +138,15 @@ class StatsKeeper:
             return
         self._observed.batch.observe(size)
         self._observed.infer.observe(seconds)
-        key = size if size <= 64 else 1 << (size - 1).bit_length()
+        key, stats = size if size <= 64 else 1 << (size - 1).bit_length(), self._stats
         with self._lock:
-            times, before = self._batches.get(key, (0, 0.0))
-            self._batches[key] = (times + 1, before + seconds)
-            self._executions += 1
-            self._inferences += size
+            times, before = stats.batches.get(key, (0, 0.0))
+            stats.batches[key] = (times + 1, before + seconds)
+            stats.executions += 1
+            stats.inferences += size
+            stats.infer_seconds += seconds
+            stats.last_inference = time.time()
             self._items += items
-            self._infer_s += seconds
-            self._last = time.time()
 
     def answered(self, queue_s: float, decode_s: float, waited_s: float) -> None:
         """Count one item that got its result."""
@@ -158,38 +155,25 @@ class StatsKeeper:
         self._observed.queue.observe(queue_s)
         self._observed.decode.observe(decode_s)
         with self._lock:
-            self._succeeded += 1
-            self._queue_s += queue_s
-            self._decode_s += decode_s
-            self._waited_s += waited_s
+            self._stats.succeeded += 1
+            self._stats.queue_seconds += queue_s
+            self._stats.decode_seconds += decode_s
+            self._stats.waited_seconds += waited_s
 
     def seconds_an_item(self) -> float:
         """Return the mean seconds of preprocessing and inference an item; 0 before the first."""
         with self._lock:
-            return (self._decode_s + self._infer_s) / self._items if self._items else 0.0
+            busy_s = self._stats.decode_seconds + self._stats.infer_seconds
+            return busy_s / self._items if self._items else 0.0
 
     def snapshot(self, waiting: int, running: int) -> RunnerStats:
         """Return the counters as they stand."""
         with self._lock:
-            return RunnerStats(
-                succeeded=self._succeeded,
-                failed=dict(self._failed),
-                executions=self._executions,
-                inferences=self._inferences,
-                mean_batch=self._inferences / self._executions if self._executions else 0.0,
-                queue_seconds=round(self._queue_s, 6),
-                decode_seconds=round(self._decode_s, 6),
-                infer_seconds=round(self._infer_s, 6),
-                waited_seconds=round(self._waited_s, 6),
-                batches={size: (times, round(seconds, 6)) for size, (times, seconds) in sorted(self._batches.items())},
-                last_inference=self._last,
-                waiting=waiting,
-                running=running,
-            )
+            return replace(add_stats([self._stats]), waiting=waiting, running=running)
 
 
 def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
-    """Return the sum of the counts of several processes."""
+    """Return the sum of the counts of several processes; seconds are rounded to microseconds."""
     failed, batches = Tally[str](), dict[int, tuple[int, float]]()
     for part in parts:
         failed.update(part.failed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
 
 from atomic_write import atomic_write
+from regular_file import read_regular_file
 from runners.machine import machine_of
 from runners.plan import Plan
 
@@ -121,7 +122,7 @@ def _fits(plan: Plan, available: int) -> bool:
 
 
 def _read(path: Path) -> dict[str, Tuned]:
-    return _FILE.validate_json(path.read_bytes()) if path.exists() else {}
+    return _FILE.validate_json(read_regular_file(path)) if path.exists() else {}
 
 
 def _short(error: OSError | ValueError) -> str:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
-from errors import DeviceMissing, StoreError, Unavailable
+from errors import DeviceMissing, NoExplanation, StoreError, Unavailable
 from models.card import Card, ImageCard, is_detector
 from models.package import EARLY_EXIT_VARIANT, WEIGHTS, StoredModel, verify
 from runners.cores import CoreShare
 from runners.runner import Answer, Runner
-from runners.stats import RunnerStats, add_stats, metrics
+from runners.stats import RunnerStats, add_stats
 from serving.cache import NO_CACHE, ResponseCache
 from serving.loading import LoadedPipeline, Role
 from serving.options import RunnerOptions
-from serving.pipeline import ImageOutputs
 from serving.self_check import SelfCheck
 
 State = Literal["missing", "loading", "checking", "ready", "failed", "draining"]
@@ -42,6 +41,10 @@ class LoadedModel:
         cache: ResponseCache = NO_CACHE,
     ) -> None:
         self.card, self.stored = card, stored
+        self.name = card.name
+        self.version = stored.version if stored else None
+        self.tag = stored.tag if stored else card.name
+        self.not_explainable_reason = _not_explainable_reason(card, stored)
         self.state: State = "loading" if stored else "missing"
         self.detail = "waiting to be loaded" if stored else missing_reason
         self.device: str | None = None
@@ -53,40 +56,25 @@ class LoadedModel:
         self._lifecycle = threading.Lock()
         self._loaded: LoadedPipeline | None = None
         self._runner: Runner[Any, Any, Any] | None = None
-        self._stats_of_other_workers: Sequence[RunnerStats] = ()
-
-    @property
-    def name(self) -> str:
-        """The card's name."""
-        return self.card.name
-
-    @property
-    def tag(self) -> str:
-        """`name:version`; the name alone while there is no version."""
-        return self.stored.tag if self.stored else self.name
-
-    @property
-    def version(self) -> str | None:
-        """The stored version; None while there is none."""
-        return self.stored.version if self.stored else None
-
-    @property
-    def not_explainable_reason(self) -> str:
-        """Why this model has no explanations; empty if it has."""
-        if not isinstance(self.card, ImageCard):
-            reason = f"{self.name} is a model of rows, which have no picture to draw on"
-            instead = "; `contributions` in its answer say how much each feature counted"
-            return reason + (instead if is_detector(self.card) else "")
-        if self.card.explain is None:
-            return f"the card of {self.name} names no layer to explain at"
-        if self.stored and self.stored.explain_graph is None and not (self.stored.path / WEIGHTS).exists():
-            return f"{self.name} came as an ONNX file without weights, and a gradient needs them"
-        return ""
+        self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
     def check_ready(self) -> None:
-        """Raise Unavailable unless the model answers; the message says what it is doing, or what is wrong."""
+        """Return if the model answers.
+
+        Raises:
+            Unavailable: it does not; the message says what it is doing, or what is wrong.
+        """
         if self.state != "ready":
             raise self._unavailable()
+
+    def check_explainable(self) -> None:
+        """Return if the model has explanations, in whatever state it is.
+
+        Raises:
+            NoExplanation: it has none; the message says why.
+        """
+        if self.not_explainable_reason:
+            raise NoExplanation(f"There is no explanation: {self.not_explainable_reason}.")
 
     def submit(self, payload: Any, deadline: float | None = None) -> "Future[Answer[Any]]":
         """Queue one payload, or return the answer that was given to the same picture before.
@@ -103,40 +91,22 @@ class LoadedModel:
             raise self._unavailable()
         key = self._cache.key(self.tag, payload)
         if key is None:
-            return self._submit(self._runner, payload, deadline)
+            return self._runner.submit(payload, deadline)
         if (answer := self._cache.get(self.name, key)) is not None:
             answered = Future[Answer[Any]]()
             answered.set_result(answer)
             return answered
-        future = self._submit(self._runner, payload, deadline)
+        future = self._runner.submit(payload, deadline)
         future.add_done_callback(lambda done: self._cache.keep_result(key, done))
         return future
 
-    def _submit(self, runner: Runner[Any, Any, Any], payload: Any, deadline: float | None) -> "Future[Answer[Any]]":
-        future = runner.submit(payload, deadline)
-        if self.has_early_exit:
-            future.add_done_callback(self._count_part)
-        return future
-
-    def _count_part(self, done: "Future[Answer[Any]]") -> None:
-        """Count which part of the network answered a picture; an explanation is always the whole network's."""
-        if done.cancelled() or done.exception() is not None:
-            return
-        outputs = done.result().value
-        if isinstance(outputs, ImageOutputs):
-            metrics().early_exit.labels(self.name, outputs.answered_by).inc()
-
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
-        return add_stats([self._runner.stats(), *self._stats_of_other_workers]) if self._runner else None
+        return add_stats([self._runner.stats(), *self.stats_of_other_workers]) if self._runner else None
 
     def own_stats(self) -> RunnerStats | None:
         """Return the counts of this process alone."""
         return self._runner.stats() if self._runner else None
-
-    def set_stats_of_other_workers(self, stats: Sequence[RunnerStats]) -> None:
-        """Take note of the counts of the other workers."""
-        self._stats_of_other_workers = stats
 
     def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the model and replay its goldens; ends in `ready` or `failed` and never raises."""
@@ -152,6 +122,8 @@ class LoadedModel:
             if (runner := self._start_runner(loaded, share)) is None:
                 return
             self._check(self.stored, loaded, runner, share)
+            if loaded.begin_counting is not None:
+                loaded.begin_counting()
         except Exception as error:
             self._fail(error)
             return
@@ -211,3 +183,16 @@ class LoadedModel:
             self.state, self.detail = "failed", detail
         self._role.logger.error("%s: %s", self.name, detail, exc_info=None if is_explained else error)
         self.close(1.0)  # nothing is in flight
+
+
+def _not_explainable_reason(card: Card, stored: StoredModel | None) -> str:
+    """Return why a model has no explanations; empty if it has."""
+    if not isinstance(card, ImageCard):
+        reason = f"{card.name} is a model of rows, which have no picture to draw on"
+        instead = "; `contributions` in its answer say how much each feature counted"
+        return reason + (instead if is_detector(card) else "")
+    if card.explain is None:
+        return f"the card of {card.name} names no layer to explain at"
+    if stored and stored.explain_graph is None and not (stored.path / WEIGHTS).exists():
+        return f"{card.name} came as an ONNX file without weights, and a gradient needs them"
+    return ""

@@ -24,7 +24,7 @@ from runners.plan import Plan, make_plan
 from runners.stats import metrics
 from runners.tuned import tuned_plan
 from serving.options import RunnerOptions
-from serving.pipeline import make_pipeline
+from serving.pipeline import EarlyExitPipeline, make_pipeline
 from serving.self_check import golden_batch, golden_payload
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class LoadedPipeline:
         golden_payload: makes of a golden input what the pipeline preprocesses.
         golden_tolerance: the largest difference of a golden that passes, where it is less than the goldens' own.
         checks_batches: whether the self-check also replays the goldens as one batch.
+        begin_counting: called once the self-check has passed, where the pipeline counts what clients get.
         release: frees the model's memory; nothing may be inferred afterwards.
     """
 
@@ -63,6 +64,7 @@ class LoadedPipeline:
     release: Callable[[], None]
     golden_tolerance: float = np.inf
     checks_batches: bool = True
+    begin_counting: Callable[[], None] | None = None
 
 
 class Load(Protocol):
@@ -72,7 +74,6 @@ class Load(Protocol):
         self, stored: StoredModel, options: RunnerOptions, share: CoreShare, prepare_slow: Prepare | None = None
     ) -> LoadedPipeline:
         """Load a model; StoreError or DeviceMissing says why it cannot be."""
-        ...
 
 
 class Role(NamedTuple):
@@ -114,14 +115,22 @@ def load_prediction(
     device = device_for(stored, options.device)
     tuned = tuned_plan(stored.path, stored.tag, device, share.available)
     backend, plan = load_backend(stored, device, share, lambda planned: options.override(tuned or planned))
+    pipeline, begin_counting = make_pipeline(card, backend, prepare_slow), None
+    if isinstance(card, ImageCard) and stored.variant == EARLY_EXIT_VARIANT:
+        early_exits = metrics().early_exit
+        pipeline = EarlyExitPipeline(
+            card, backend, lambda part: early_exits.labels(card.name, part).inc(), prepare_slow
+        )
+        begin_counting = pipeline.begin_counting
     return LoadedPipeline(
-        pipeline=make_pipeline(card, backend, prepare_slow),
+        pipeline=pipeline,
         plan=plan,
         runner_name=card.name,
         runtime=backend.runtime,
         device=backend.device,
         computed_by=f"{type(backend).__name__} ({backend.device})",
         golden_payload=lambda data: golden_payload(card, data),
+        begin_counting=begin_counting,
         release=backend.close,
     )
 
@@ -223,7 +232,7 @@ def _load_onnx(stored: StoredModel, share: CoreShare, override: Callable[[Plan],
 
 
 def _shortest_s(work: Callable[[], object]) -> float:
-    """Return the shortest of five times that `work` takes, in seconds; of one where no plan hangs on it any more."""
+    """Return the seconds that `work` takes: the shortest of five times, or the first if it is clearly long."""
     first = timeit.timeit(work, number=1)
     return first if first > 4 * WIDE_PAYS_S else min(first, *timeit.repeat(work, number=1, repeat=4))
 

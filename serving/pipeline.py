@@ -1,12 +1,12 @@
 """The pipelines of predictions: an encoded picture to its logits, the rows of a request to their outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from backends.base import AnsweredBy, Backend, Logits
+from backends.base import WHOLE_NETWORK, AnsweredBy, Backend, Logits, Outputs
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
 from preprocessing.decode import check_size
@@ -86,7 +86,12 @@ class ImagePipeline:
         self._card, self._backend, self._prepare_slow = card, backend, prepare_slow
 
     def preprocess(self, payload: ImagePayload) -> Transformed:
-        """Decode and transform one picture; InvalidInput or TooLarge says why it cannot be used."""
+        """Decode and transform one picture.
+
+        Raises:
+            InvalidInput: the picture, or what a client made of it, cannot be used.
+            TooLarge: it has more pixels than the card allows.
+        """
         if isinstance(payload, TransformedImage):
             return Transformed(self._checked_tensor(payload.tensor), None)
         if isinstance(payload, DecodedImage):
@@ -105,13 +110,8 @@ class ImagePipeline:
 
     def infer(self, batch: Sequence[Transformed]) -> list[ImageOutputs]:
         """Run the network on transformed pictures; one result for each."""
-        logits, answered_by = self._backend.run(np.stack([item.tensor for item in batch]))
-        check_outputs(logits, len(batch), len(self._card.labels))
-        if answered_by is None:
-            return [ImageOutputs(row, item.sharpness) for row, item in zip(logits, batch, strict=True)]
-        return [
-            ImageOutputs(row, item.sharpness, part) for row, item, part in zip(logits, batch, answered_by, strict=True)
-        ]
+        logits = self._run(batch).logits
+        return [ImageOutputs(row, item.sharpness) for row, item in zip(logits, batch, strict=True)]
 
     def count_inferences(self, item: Transformed) -> int:
         """Return 1: an item is one picture."""
@@ -125,6 +125,11 @@ class ImagePipeline:
         picture = prepare_picture(data, self._card.limits, self._card.input)
         return Transformed(picture.tensor, picture.sharpness)
 
+    def _run(self, batch: Sequence[Transformed]) -> Outputs:
+        outputs = self._backend.run(np.stack([item.tensor for item in batch]))
+        check_outputs(outputs.logits, len(batch), len(self._card.labels))
+        return outputs
+
     def _checked_tensor(self, tensor: Float32Tensor) -> Float32Tensor:
         """Return a tensor that a client transformed itself, if the network can be given it."""
         shape = (3, *self._card.input.size)
@@ -136,6 +141,40 @@ class ImagePipeline:
                 "as the card says, or send it as it is."
             )
         return tensor
+
+
+class EarlyExitPipeline(ImagePipeline):
+    """The pipeline of a network with an early exit: its results say which part of the network answered.
+
+    Args:
+        card: the model's card.
+        backend: says of every item which part answered.
+        count: is given the part that answered each picture, once `begin_counting` has been called.
+        prepare_slow: as of `ImagePipeline`.
+    """
+
+    def __init__(
+        self,
+        card: ImageCard,
+        backend: Backend,
+        count: Callable[[AnsweredBy], None],
+        prepare_slow: Prepare | None = None,
+    ) -> None:
+        super().__init__(card, backend, prepare_slow)
+        self._count, self._counts = count, False
+
+    def begin_counting(self) -> None:
+        """Count from now on; what was inferred before, such as the self-check, is no client's."""
+        self._counts = True
+
+    def infer(self, batch: Sequence[Transformed]) -> list[ImageOutputs]:
+        """Run the network on transformed pictures; one result for each, with the part that answered."""
+        logits, answered_by = self._run(batch)
+        parts = answered_by or [WHOLE_NETWORK] * len(batch)
+        if self._counts:
+            for part in parts:
+                self._count(part)
+        return [ImageOutputs(row, item.sharpness, part) for row, item, part in zip(logits, batch, parts, strict=True)]
 
 
 class RowPipeline:
@@ -185,6 +224,10 @@ def make_pipeline(card: Card, backend: Backend, prepare_slow: Prepare | None = N
 
 
 def check_outputs(outputs: Logits, rows: int, columns: int) -> None:
-    """Raise RuntimeError unless a backend's outputs have the right shape and are finite."""
+    """Return if a backend's outputs have the right shape and are finite.
+
+    Raises:
+        RuntimeError: they are not what the card promises.
+    """
     if outputs.shape != (rows, columns) or not np.isfinite(outputs).all():
         raise RuntimeError(f"the backend gave outputs of shape {outputs.shape}, or some that are not finite")

@@ -72,10 +72,7 @@ class RowPredictions(NamedTuple):
 
 
 def image_prediction(
-    model: LoadedModel,
-    answer: Answer[Any],
-    parameters: PredictionParameters,
-    explanation: Explanation | None = None,
+    model: LoadedModel, answer: Answer[Any], parameters: PredictionParameters, explanation: Explanation | None = None
 ) -> ImagePrediction:
     """Return what the answer for one picture means, as the card and the parameters say."""
     card, outputs = as_image_card(model.card), answer.value

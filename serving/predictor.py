@@ -18,13 +18,7 @@ from serving.gradcam.requests import default_request
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import ImagePayload, RowOutputs, RowPayload
-from serving.predictions import (
-    ImagePrediction,
-    PredictionParameters,
-    RowPredictions,
-    image_prediction,
-    row_results,
-)
+from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions, image_prediction, row_results
 from serving.waiting import Caller, wait_for
 
 EXPLANATIONS_AT_ONCE = 8
@@ -97,7 +91,7 @@ class Predictor:
             CallerGone: nobody waits for the answers any more.
             DeadlineExceeded: the deadline passed.
             QueueFull: with `all_or_none`, the queue does not take all pictures.
-            Unavailable: the model is not ready.
+            Unavailable: with `all_or_none`, the model is not ready.
         """
         if parameters.with_heatmap:
 
@@ -191,8 +185,7 @@ class Predictor:
         self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
     ) -> ImagePrediction:
         model.check_ready()
-        if model.not_explainable_reason:
-            raise NoExplanation(f"There is no explanation: {model.not_explainable_reason}.")
+        model.check_explainable()
         if self.explainer is None:
             raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
         answer = await self.explainer.explain(model.tag, request, deadline)

@@ -1,9 +1,7 @@
 """What the prediction process owns, whatever the transport: the models, and the calls to the Grad-CAM process."""
 
 import asyncio
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from errors import CardError
@@ -18,7 +16,7 @@ from serving.options import RunnerOptions
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
 from serving.shutdown import end_within
-from serving.startup import WORKERS_FOLDER
+from serving.startup import workers_folder
 from settings import Settings
 
 
@@ -56,7 +54,7 @@ class PredictionProcess:
         self._decoding.start()
         self.repository.start()
         if self._settings.workers > 1:
-            await self.repository.join(Path(os.environ[WORKERS_FOLDER]))
+            await self.repository.join(workers_folder())
         if self._explainer is not None:
             process = BentoMLCalls(gradcam, as_json=bool(self._settings.explain_url))
             watch = self._explainer.watch(process, lambda: self.repository.closing)

@@ -7,6 +7,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from pathlib import Path
 
 from settings import Settings
 
@@ -36,6 +37,11 @@ def prepare_supervisor(settings: Settings) -> None:
         os.environ[WORKERS_FOLDER] = temporary_folder("vitrine-workers-")
 
 
+def workers_folder() -> Path:
+    """Return the folder that the workers of one service meet in, which `prepare_supervisor` made."""
+    return Path(os.environ[WORKERS_FOLDER])
+
+
 def temporary_folder(prefix: str) -> str:
     """Make a folder that goes when this process ends."""
     folder = tempfile.mkdtemp(prefix=prefix)
@@ -60,9 +66,12 @@ def log_to_stdout(level: str) -> None:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Raise OSError if the port is taken; to be asked before any worker listens.
+    """Return if a server can listen on a port; to be asked before any worker listens.
 
     The workers of one service share a port, and so would, silently, those of two services.
+
+    Raises:
+        OSError: the port is taken or forbidden, or the host is no address of this machine.
     """
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind) as probe:

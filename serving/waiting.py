@@ -18,7 +18,6 @@ class Caller(Protocol):
 
     async def gone(self) -> None:
         """Return as soon as nobody waits for the answer any more."""
-        ...
 
 
 async def wait_for(work: Awaitable[Result], deadline: float, caller: Caller | None = None) -> Result:

@@ -10,12 +10,13 @@ import pytest
 
 from tests.conftest import ROOT
 
-LEAVES = {"atomic_write", "errors", "backends", "explain", "preprocessing"}
+LEAVES = {"atomic_write", "errors", "regular_file", "backends", "explain", "preprocessing"}
 BELOW_CORE = LEAVES | {"models", "postprocessing", "runners"}
 CORE = BELOW_CORE | {"serving"}
 MAY_IMPORT = {
     "atomic_write": set[str](),
     "errors": set[str](),
+    "regular_file": set[str](),
     "backends": {"errors"},
     "explain": {"errors"},
     "preprocessing": {"errors"},

@@ -24,10 +24,11 @@ ALONE = "import sys; sys.meta_path = [finder for finder in sys.meta_path if '_Ed
 PROBE = """
 import json
 from importlib import import_module
-from api.app import STATIC
+from api.app import DOCUMENTATION, STATIC
 from models import registry, served_versions
 
 places = {"code": str(served_versions.CODE_FOLDER), "static": sorted(path.name for path in STATIC.iterdir())}
+places["documentation"] = sorted(path.name for path in DOCUMENTATION.iterdir())
 places["cards"] = sorted(registry.bundled_cards())
 places["shipped"] = [name for name in registry.bundled_cards() if registry.has_weights(name)]
 places["served"] = [name for name, version in served_versions.served_tags()]
@@ -53,7 +54,7 @@ def probe(code: Path, home: Path, cwd: Path, *others: tuple[str, str]) -> dict[s
     """Return what the code in a folder finds by the paths that it computes from its own place."""
     places: dict[str, Any] = json.loads(python(PROBE.replace("OTHERS", str(others)), code, home, cwd))
     assert places["code"] == str(code)
-    assert places["static"] == PAGE
+    assert places["static"] == PAGE and places["documentation"] == ["redoc.html", "swagger.html"]
     assert places["cards"] == CARDS
     return places
 

@@ -1,20 +1,17 @@
 """Checkpoints of a training: dictionaries of tensors and numbers, of which each file is written whole or not at all."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from atomic_write import atomic_write
+
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint to a temporary file beside `path` and move it there; an interruption leaves the last one."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
+    """Write a checkpoint; an interruption leaves the last one."""
+    with atomic_write(path) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:

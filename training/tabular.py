@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -11,26 +11,45 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from export.onnx import export_package
-from models.card import RowCard, read_card
+from models.card import RowCard, as_row_card, read_card
 from models.checkpoint import Checkpoint
 from models.registry import package_folder
 from training.loop import take_step
 from training.report import write_report
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 BATCH = 512
 """Rows in a training batch."""
 
 
-def read_row_card(name: str) -> RowCard:
-    """Read the card of a bundled model of rows.
+def training_options(name: str, steps: int, counted: str) -> Callable[[Command], Command]:
+    """Return the decorator that gives a training command its `--steps`, `--seed`, `--count` and `--out`.
 
-    Raises:
-        TypeError: the model takes images.
+    Args:
+        name: of the bundled model, whose folder is written by default.
+        steps: how many batches a network is trained on by default.
+        counted: what `--count` counts.
     """
-    card = read_card(package_folder(name) / "card.toml")
-    if not isinstance(card, RowCard):
-        raise TypeError(f"{name} does not take rows")
-    return card
+    folder = click.Path(path_type=Path, file_okay=False)
+    options = (
+        click.option("--steps", default=steps, show_default=True),
+        click.option("--seed", default=0, show_default=True),
+        click.option("--count", default=20_000, show_default=True, help=counted),
+        click.option("--out", default=package_folder(name), type=folder, help="The package folder."),
+    )
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def read_row_card(name: str) -> RowCard:
+    """Read the card of a bundled model of rows; InvalidInput says that the model takes pictures."""
+    return as_row_card(read_card(package_folder(name) / "card.toml"))
 
 
 def fit(

@@ -35,15 +35,12 @@ class Measurer(Protocol):
 
     def lone_latencies(self, plan: Plan) -> Latencies:
         """Return the latencies of requests that come one after the other."""
-        ...
 
     def saturation(self, plan: Plan) -> float:
         """Return the requests answered a second while more of them are waiting than the plan can take."""
-        ...
 
     def latencies(self, plan: Plan, rate: float, seed: int) -> Latencies:
         """Return the latencies of requests that arrive at random, `rate` of them a second on average."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,22 @@ def request_id_of(context: Context) -> str:
     return request_id if isinstance(request_id, str) and SANE_ID.fullmatch(request_id) else new_request_id()
 
 
+def log_call(
+    context: Context, request_id: str, code: grpc.StatusCode, seconds: float, model: str, key_name: str | None
+) -> None:
+    """Write a line of JSON for a call that has ended; `key_name` is None where no keys are asked for."""
+    entry: dict[str, Any] = {"request_id": request_id, "method": "gRPC", "status": code.name}
+    entry |= {"ms": round(seconds * 1e3, 2), "model": model[:60], "client": context.peer()}
+    access_log.info(json.dumps(entry if key_name is None else entry | {"key": key_name}))
+
+
+def record_refusal(context: Context, code: grpc.StatusCode, request_id: str, *, log: bool) -> None:
+    """Count, and log if it is wanted, a call that is refused before its message has come."""
+    metrics().requests.labels("", code.name).inc()
+    if log:
+        log_call(context, request_id, code, 0.0, "", key_name=KEY_NAME.get())
+
+
 class KeyInterceptor(grpc.aio.ServerInterceptor):
     """Lets calls with a key pass, and refuses the others before their first message is read."""
 
@@ -53,10 +69,8 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
 
         async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
             code, request_id = grpc.StatusCode.UNAUTHENTICATED, request_id_of(context)
-            metrics().requests.labels("", code.name).inc()
-            if self._log:
-                entry = {"request_id": request_id, "method": "gRPC", "status": code.name, "ms": 0.0, "model": ""}
-                access_log.info(json.dumps(entry | {"client": context.peer(), "key": ""}))
+            KEY_NAME.set("")
+            record_refusal(context, code, request_id, log=self._log)
             await context.abort(code, detail, (("x-request-id", request_id),))
             yield  # makes this the handler of a stream, which is called before a message has come
 

@@ -10,9 +10,13 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from api.auth import Authenticator
+from api.bodies import Bodies
+from api.connections import most_connections
 from api.oip.auth import Context, KeyInterceptor
 from api.oip.grpc_service import Servicer
 from api.oip.inference import Inference
+from api.oip.reception import TimedServer
+from regular_file import read_within
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
 from settings import Settings
@@ -20,6 +24,10 @@ from settings import Settings
 logger = logging.getLogger("vitrine.grpc")
 
 SERVICE = "inference.GRPCInferenceService"
+MAX_STREAMS = 256
+"""The most calls at a time over one connection."""
+IDLE_MS = 300_000
+"""A connection without a call for this long, in milliseconds, is closed; clients open it again with the next call."""
 POLL_S = 0.25
 """How often the health service takes note of the models' states, in seconds."""
 
@@ -50,6 +58,7 @@ class GrpcServer:
         predictor: the core.
         settings: address, limits and TLS.
         version: Vitrine's own.
+        bodies: the bodies of all requests of the process.
         authenticator: checks keys; None where no keys are asked for.
     """
 
@@ -59,6 +68,7 @@ class GrpcServer:
         predictor: Predictor,
         settings: Settings,
         version: str,
+        bodies: Bodies,
         authenticator: Authenticator | None = None,
     ) -> None:
         self._repository, self._settings = repository, settings
@@ -68,6 +78,10 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 1),
+                ("grpc.max_allowed_incoming_connections", most_connections(settings)),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.server_handshake_timeout_ms", int(settings.header_seconds * 1000)),
+                ("grpc.max_connection_idle_ms", IDLE_MS),
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -75,11 +89,12 @@ class GrpcServer:
         )
         self._closing = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
-        servicer = Servicer(repository, Inference(predictor), version, self._closing, log=settings.access_log)
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
-        self._server.add_registered_method_handlers(SERVICE, _unparsed_handlers(servicer))
+        servicer = Servicer(repository, Inference(predictor), version, self._closing, bodies, log=settings.access_log)
+        timed = TimedServer(self._server, bodies, log=settings.access_log)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, timed)
+        timed.add_registered_method_handlers(SERVICE, _unparsed_handlers(servicer))
         self._health = _HealthServicer(self._closing)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, timed)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
     async def start(self) -> None:
@@ -88,8 +103,9 @@ class GrpcServer:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if self._settings.grpc_tls_cert and self._settings.grpc_tls_key:
-                pair = (self._settings.grpc_tls_key.read_bytes(), self._settings.grpc_tls_cert.read_bytes())
-                self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+                key = await asyncio.to_thread(read_within, self._settings.grpc_tls_key)
+                certificate = await asyncio.to_thread(read_within, self._settings.grpc_tls_cert)
+                self._server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
             else:
                 self._server.add_insecure_port(address)
             await self._server.start()

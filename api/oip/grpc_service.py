@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,8 +14,9 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from api.bodies import Bodies, Body
 from api.oip import metadata
-from api.oip.auth import KEY_NAME, Context, request_id_of
+from api.oip.auth import KEY_NAME, Context, log_call, request_id_of
 from api.oip.inference import Inference
 from api.oip.items import header_check
 from api.oip.messages import MAX_ID, MAX_NAME, InferRequest
@@ -28,12 +28,12 @@ from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
 
 logger = logging.getLogger("vitrine.grpc")
-access_log = logging.getLogger("vitrine.access")
 
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,  # clients retry UNAVAILABLE, which would triple the load
     503: grpc.StatusCode.UNAVAILABLE,
@@ -62,14 +62,22 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         inference: answers inference requests.
         version: Vitrine's own.
         closing: is set when the server shuts down, which ends streams.
+        bodies: the bodies of all requests of the process.
         log: whether to write a JSON line for each call.
     """
 
     def __init__(
-        self, repository: ModelRepository, inference: Inference, version: str, closing: asyncio.Event, *, log: bool
+        self,
+        repository: ModelRepository,
+        inference: Inference,
+        version: str,
+        closing: asyncio.Event,
+        bodies: Bodies,
+        *,
+        log: bool,
     ) -> None:
         self._repository, self._inference, self._version = repository, inference, version
-        self._closing, self._log = closing, log
+        self._closing, self._bodies, self._log = closing, bodies, log
 
     async def ServerLive(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return that the process answers."""
@@ -178,13 +186,17 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _infer_streamed(self, request: bytes, context: Context) -> Message:
         with self._recorded(context, "") as record:
+            body = Body(self._bodies)
             try:
+                body.hold(len(request))
                 response = await self._infer(request, context, record)
                 return service_pb2.ModelStreamInferResponse(infer_response=response)
             except Exception as error:
-                record.code, detail = _status_of(error, record.request_id)
+                record.code, detail = status_of(error, record.request_id)
                 failed = service_pb2.ModelInferResponse(model_name=record.model[:MAX_NAME], id=record.id)
                 return service_pb2.ModelStreamInferResponse(error_message=detail, infer_response=failed)
+            finally:
+                body.release()
 
     async def _infer(self, data: bytes, context: Context, record: _CallRecord) -> Message:
         since, remaining_s = time.monotonic(), context.time_remaining()
@@ -224,7 +236,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 context.set_trailing_metadata(tuple(trailing_metadata))
                 return answer
             except Exception as error:
-                record.code, detail = _status_of(error, record.request_id)
+                record.code, detail = status_of(error, record.request_id)
                 if isinstance(error, QueueFull | Unavailable):
                     trailing_metadata.append(("retry-after", str(error.retry_after_s)))
         await context.abort(record.code, detail, tuple(trailing_metadata))
@@ -245,13 +257,10 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             metrics().requests.labels(label, record.code.name).inc()
             metrics().request.labels(label).observe(seconds)
             if self._log:
-                entry: dict[str, Any] = {"request_id": record.request_id, "method": "gRPC", "status": record.code.name}
-                entry |= {"ms": round(seconds * 1e3, 2), "model": record.model[:60], "client": context.peer()}
-                key_name = KEY_NAME.get()
-                access_log.info(json.dumps(entry if key_name is None else entry | {"key": key_name}))
+                log_call(context, record.request_id, record.code, seconds, record.model, KEY_NAME.get())
 
 
-def _status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, str]:
+def status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, str]:
     """Return gRPC's code for an error, and the message that HTTP gives too, short enough for every client."""
     problem = problem_of(error, request_id)
     code = STATUS_CODES.get(problem.status, grpc.StatusCode.INTERNAL)

@@ -128,14 +128,16 @@ class OpenInference:
         since, model = time.monotonic(), requested_model(self._repository, request)
         model.check_ready()
         body, headers = await read_body(request), request.headers
-        encoding = headers.get("content-encoding", "")
+        if encoding := headers.get("content-encoding", ""):
+            compressed_bytes = len(body)
+            body = await asyncio.to_thread(decompress, body, encoding, self._max_body_bytes)
+            request.state.body.hold(max(0, len(body) - compressed_bytes))
 
         def read() -> InferRequest:
-            decompressed = decompress(body, encoding, self._max_body_bytes)
-            return read_infer_request(decompressed, headers.get(JSON_LENGTH_HEADER), model)
+            return read_infer_request(body, headers.get(JSON_LENGTH_HEADER), model)
 
         # Reading a large body takes a while, and no other request should wait for it.
-        infer_request = await asyncio.to_thread(read) if encoding or len(body) > LARGE_JSON_BYTES else read()
+        infer_request = await asyncio.to_thread(read) if len(body) > LARGE_JSON_BYTES else read()
         deadline = self._inference.deadline(infer_request, since)
         response = await self._inference.infer(model, infer_request, deadline, HttpCaller(request))
         content, json_length = write_response(response, infer_request)

@@ -5,15 +5,13 @@ from typing import Any
 from api.oip.items import max_items
 from api.oip.signature import TensorSpec, input_specs, output_specs
 from api.oip.tensors import BYTES
-from runners.stats import StatsKeeper
+from runners.stats import RunnerStats
 from serving.loaded_model import LoadedModel, State
 from serving.repository import ModelRepository
 
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
 INDEX_STATES: dict[State, str] = {"ready": "READY", "loading": "LOADING", "checking": "LOADING"}
 """The protocol's words for our states; every other one is UNAVAILABLE."""
-NO_STATS = StatsKeeper("").snapshot(0, 0)
-"""The counts of a model that does not run."""
 READINESS_MAX_AGE_S = 0.5
 """How old the other workers' news may be where readiness is asked for, in seconds."""
 PLATFORMS = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "torch": ("pytorch_libtorch", "pytorch")}
@@ -81,7 +79,7 @@ def _output_specs(model: LoadedModel) -> list[TensorSpec]:
 
 
 def _statistics(model: LoadedModel) -> dict[str, Any]:
-    stats = model.stats() or NO_STATS
+    stats = model.stats() or RunnerStats()
     items = stats.succeeded
     return {
         "name": model.name,

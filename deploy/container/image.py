@@ -13,7 +13,6 @@ import tarfile
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -118,16 +117,10 @@ def lay_out(bento: Path, context: Path, flavour: Flavour) -> str:
     for unused in (app / "env", app / "apis", app / "src" / "requirements", app / "src" / "bentofile.yaml"):
         shutil.rmtree(unused) if unused.is_dir() else unused.unlink(missing_ok=True)  # they are for building
     for description in context.glob("models/*/*/model.yaml"):
-        rewrite(description, reset_times)
-
-    def normalise(info: dict[str, object]) -> None:
-        reset_times(info)
-        info.pop("image", None)  # repeats all requirements, and every process would read them
-        info["version"] = "0" * 16
-
-    rewrite(app / "bento.yaml", normalise)
+        rewrite(description)
+    rewrite(app / "bento.yaml", version="0" * 16)
     version = digest(app)
-    rewrite(app / "bento.yaml", lambda info: info.update(version=version))
+    rewrite(app / "bento.yaml", version=version)
     for name in ("entrypoint.py", "healthcheck.py"):
         shutil.copyfile(HERE / name, context / "app" / name)
     shutil.copyfile(HERE / "Dockerfile", context / "Dockerfile")
@@ -140,24 +133,12 @@ def lay_out(bento: Path, context: Path, flavour: Flavour) -> str:
     return version
 
 
-def rewrite(path: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """Apply a change to the content of a YAML file."""
+def rewrite(path: Path, **changes: str) -> None:
+    """Change values of one of BentoML's YAML files, and set every `creation_time` in it to 1980."""
     content = yaml.safe_load(path.read_text("utf-8"))
-    change(content)
-    path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
-
-
-def reset_times(part: object) -> None:
-    """Set every `creation_time` in a YAML document to 1980."""
-    if isinstance(part, dict):
-        for key, value in part.items():
-            if key == "creation_time":
-                part[key] = "1980-01-01T00:00:00+00:00"
-            else:
-                reset_times(value)
-    elif isinstance(part, list):
-        for item in part:
-            reset_times(item)
+    content.pop("image", None)  # repeats all requirements, and every process would read them
+    text = yaml.safe_dump(content | changes, sort_keys=False)
+    path.write_text(re.sub("(?<=creation_time: ).*", "'1980-01-01T00:00:00+00:00'", text), "utf-8")
 
 
 def digest(folder: Path) -> str:

@@ -23,7 +23,7 @@ from loadtests.compare.raw import Split
 from loadtests.compare.regimes import COMPUTE, OVERHEAD, Regime, prepare
 from loadtests.compare.servers import SERVERS, STORE, Server
 from loadtests.compare.turns import RAW, Turn
-from loadtests.compare.wire import post, read_plain
+from loadtests.compare.wire import post
 from loadtests.processes import process_beside, started
 from loadtests.server import ROOT, free_port
 from runners.cores import available_cores
@@ -115,7 +115,7 @@ def _ceiling(regime: Regime, seconds: float, generator: Executor) -> float:
         click.ClickException: that server did not answer.
     """
     port, answer = free_port(), regime.expected[0]
-    target = load.Target(port, [post("/", regime.pictures[0], "image/jpeg")], [answer], read_plain)
+    target = load.Target(port, [post("/", regime.pictures[0], "image/jpeg")], [answer], json.loads)
     command = [sys.executable, "-m", "loadtests.compare.trivial", str(port), json.dumps(answer)]
     turns.LOGS.mkdir(parents=True, exist_ok=True)
     with started(command, {}, ROOT, turns.LOGS / "trivial.txt") as tree:

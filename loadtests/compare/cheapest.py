@@ -15,25 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from loadtests.figures import encode_jpeg
 from loadtests.server import ROOT
 
+CARD = ROOT / "loadtests" / "compare" / "cheapest.toml"
 NAME, SIDE, LABELS = "cheapest", 32, 10
-CARD = f"""\
-name = "{NAME}"
-title = "The cheapest image model"
-description = "One small convolution with fixed random weights: what is left is the cost of serving."
-task = "image-classification"
-architecture = "onnx"
-labels = []
-licence = "Apache-2.0"
-data = "none"
-
-[input]
-kind = "image"
-size = [{SIDE}, {SIDE}]
-library = "opencv"
-kernel = "linear"
-mean = [0.5, 0.5, 0.5]
-std = [0.25, 0.25, 0.25]
-"""
+"""The name and the side of the pictures as on the card, and the number of labels."""
 
 
 def graph(seed: int = 0) -> onnx.ModelProto:
@@ -76,7 +60,7 @@ def build(package: Path) -> None:
     file = package.with_suffix(".onnx")
     file.write_bytes(graph().SerializeToString(deterministic=True))
     labels = [f"class_{index}" for index in range(LABELS)]
-    from_onnx(CARD, file, labels, ROOT / "models" / "cifar10", package, print)
+    from_onnx(CARD.read_text("utf-8"), file, labels, ROOT / "models" / "cifar10", package, print)
 
 
 if __name__ == "__main__":

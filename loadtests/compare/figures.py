@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from loadtests.compare.load import Load
@@ -15,19 +15,25 @@ EQUAL = 0.9
 
 
 class Row(NamedTuple):
-    """One contestant in one regime: medians over its rounds, by number of clients, and the errors of all rounds."""
+    """One contestant in one regime over all rounds.
+
+    Attributes:
+        name: of the contestant.
+        loads: medians of the closed loops' figures by number of clients; errors and requests are not summed up here.
+        errors: of all loops, the open ones too.
+        requests: of the same loops.
+        memory_mib: the median.
+        start_s: the median.
+        problem: why there are no figures, or the first thing that was wrong; empty if nothing was.
+    """
 
     name: str
-    rate: dict[int, float]
-    p50_ms: dict[int, float]
-    p99_ms: dict[int, float]
-    cpu_ms: dict[int, float]
+    loads: dict[int, Load]
     errors: int
     requests: int
     memory_mib: float
     start_s: float
     problem: str
-    """Why there are no figures, or the first thing that was wrong; empty if nothing was."""
 
 
 class Aim(NamedTuple):
@@ -59,18 +65,11 @@ def row(turns: Sequence[Turn], regime: str, name: str) -> Row:
     """Sum up the turns of one contestant in one regime."""
     own = [turn for turn in turns if (turn.regime, turn.name) == (regime, name)]
     measured = [turn for turn in own if turn.loads]
-
-    def medians(figure: Callable[[Load], float]) -> dict[int, float]:
-        return {clients: median(figure(turn.loads[clients]) for turn in measured) for clients in CLIENTS}
-
     loads = [load for turn in measured for load in (*turn.loads.values(), turn.open_loop) if load]
     problems = [turn.problem for turn in own] + [load.problem for load in loads]
     return Row(
         name,
-        medians(lambda load: load.rate),
-        medians(lambda load: load.p50_ms),
-        medians(lambda load: load.p99_ms),
-        medians(lambda load: load.cpu_ms),
+        {clients: _median_load([turn.loads[clients] for turn in measured]) for clients in CLIENTS},
         sum(load.errors for load in loads),
         sum(load.requests for load in loads),
         median(turn.memory_mib for turn in measured),
@@ -79,63 +78,52 @@ def row(turns: Sequence[Turn], regime: str, name: str) -> Row:
     )
 
 
+def _median_load(loads: Sequence[Load]) -> Load:
+    rate, p50_ms, p99_ms, cpu_ms = (
+        median(getattr(load, figure) for load in loads) for figure in ("rate", "p50_ms", "p99_ms", "cpu_ms")
+    )
+    return Load(rate, p50_ms, p99_ms, 0, 0, cpu_ms=cpu_ms)
+
+
 def aims(turns: Sequence[Turn], names: Iterable[str]) -> list[Aim]:
     """Return the ratios, each the median of those of the rounds: a machine that drifts moves both sides of it."""
     peers = [name for name in names if name not in (OURS, RAW)]
-    compute = {name: row(turns, COMPUTE, name) for name in (*peers, OURS)}
-    answering = [name for name in peers if compute[name].rate[16] > 0]
-    best = max(answering, key=lambda name: compute[name].rate[16], default="")
-    equal = [name for name in answering if compute[name].rate[16] >= EQUAL * compute[OURS].rate[16]] or answering
-    quickest = min(equal, key=lambda name: compute[name].p50_ms[1], default="")
+    compute = {name: row(turns, COMPUTE, name).loads for name in (*peers, OURS)}
+    answering = [name for name in peers if compute[name][16].rate > 0]
+    best = max(answering, key=lambda name: compute[name][16].rate, default="")
+    equal = [name for name in answering if compute[name][16].rate >= EQUAL * compute[OURS][16].rate] or answering
+    quickest = min(equal, key=lambda name: compute[name][1].p50_ms, default="")
 
-    def by_round(regime: str, clients: int, figure: Callable[[Load], float], other: str) -> list[float]:
-        return [
-            figure(ours.loads[clients]) / figure(theirs.loads[clients])
-            for ours, theirs in pairs(turns, regime, other)
-            if figure(theirs.loads[clients])
-        ]
+    def rates(regime: str, clients: int, other: str) -> list[float]:
+        loads = [(ours.loads[clients], theirs.loads[clients]) for ours, theirs in pairs(turns, regime, other)]
+        return [ours.rate / theirs.rate for ours, theirs in loads if theirs.rate]
 
-    def rate(load: Load) -> float:
-        return load.rate
+    def lone_p50s(other: str) -> list[float]:
+        return [ours.loads[1].p50_ms / theirs.loads[1].p50_ms for ours, theirs in pairs(turns, COMPUTE, other)]
 
-    def p50(load: Load) -> float:
-        return load.p50_ms
+    def spread(regime: str) -> list[float]:
+        loads = [turn.open_loop for turn in turns if turn.open_loop and turn.regime == regime]
+        return [load.p99_ms / load.p50_ms for load in loads]
 
-    spread = {
-        regime: [
-            turn.open_loop.p99_ms / turn.open_loop.p50_ms for turn in turns if turn.open_loop and turn.regime == regime
-        ]
-        for regime in (COMPUTE, OVERHEAD)
-    }
     ours = [turn for turn in turns if turn.name == OURS and turn.loads]
     errors = [float(sum(row(turns, regime, OURS).errors for regime in (COMPUTE, OVERHEAD)))] if ours else []
+    kidney_stone, cheapest = "kidney-stone, 16 clients: images/s over", "cheapest model, 64 clients: requests/s over"
+    lone = "kidney-stone, 1 client: p50 over"
     ratios = [
-        ("kidney-stone, 16 clients: images/s over raw's best", by_round(COMPUTE, 16, rate, RAW), "≥", 0.95),
-        (
-            f"kidney-stone, 16 clients: images/s over the best peer ({best})",
-            by_round(COMPUTE, 16, rate, best),
-            "≥",
-            1.0,
-        ),
-        ("kidney-stone, 1 client: p50 over raw's best single-image time", by_round(COMPUTE, 1, p50, RAW), "≤", 1.15),
-        (
-            f"kidney-stone, 1 client: p50 over the quickest peer of equal throughput ({quickest})",
-            by_round(COMPUTE, 1, p50, quickest),
-            "≤",
-            0.5,
-        ),
-        ("cheapest model, 64 clients: requests/s over Mosec", by_round(OVERHEAD, 64, rate, "mosec"), "≥", 1.5),
-        (
-            "cheapest model, 64 clients: requests/s over BentoML's own batching",
-            by_round(OVERHEAD, 64, rate, "bentoml"),
-            "≥",
-            6.0,
-        ),
-        ("kidney-stone, open loop at 70 %: p99 over p50", spread[COMPUTE], "≤", 2.5),
-        ("cheapest model, open loop at 70 %: p99 over p50", spread[OVERHEAD], "≤", 2.5),
+        (f"{kidney_stone} raw's best", rates(COMPUTE, 16, RAW), "≥", 0.95),
+        (f"{kidney_stone} the best peer ({best})", rates(COMPUTE, 16, best), "≥", 1.0),
+        (f"{lone} raw's best single-image time", lone_p50s(RAW), "≤", 1.15),
+        (f"{lone} the quickest peer of equal throughput ({quickest})", lone_p50s(quickest), "≤", 0.5),
+        (f"{cheapest} Mosec", rates(OVERHEAD, 64, "mosec"), "≥", 1.5),
+        (f"{cheapest} BentoML's own batching", rates(OVERHEAD, 64, "bentoml"), "≥", 6.0),
+        ("kidney-stone, open loop at 70 %: p99 over p50", spread(COMPUTE), "≤", 2.5),
+        ("cheapest model, open loop at 70 %: p99 over p50", spread(OVERHEAD), "≤", 2.5),
         ("Vitrine: failed or wrong answers", errors, "≤", 0.0),
     ]
-    return [Aim(what, median(values), *extremes(values), sign, bound) for what, values, sign, bound in ratios]
+    return [
+        Aim(what, median(values), min(values, default=math.nan), max(values, default=math.nan), sign, bound)
+        for what, values, sign, bound in ratios
+    ]
 
 
 def pairs(turns: Sequence[Turn], regime: str, other: str) -> list[tuple[Turn, Turn]]:
@@ -149,8 +137,3 @@ def median(values: Iterable[float]) -> float:
     """Return the median of the values that are numbers, NaN if none is."""
     numbers = [value for value in values if not math.isnan(value)]
     return statistics.median(numbers) if numbers else math.nan
-
-
-def extremes(values: Sequence[float]) -> tuple[float, float]:
-    """Return the least and the greatest value, NaN if there is none."""
-    return (min(values), max(values)) if values else (math.nan, math.nan)

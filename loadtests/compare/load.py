@@ -8,6 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import httptools
@@ -54,7 +55,8 @@ class Exchange(NamedTuple):
     body: bytes
 
 
-class Load(NamedTuple):
+@dataclass(frozen=True)
+class Load:
     """The figures of a load.
 
     Attributes:

@@ -17,19 +17,17 @@ INK, OWN, OTHER, LINE = "#7d8590", "#e8590c", "#8fa3b8", "#2f9e44"
 
 def plot(run: Run, file: Path) -> None:
     """Draw a panel of bars for each regime's throughput, and one for latency, into a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     regimes = [regime for regime in (COMPUTE, OVERHEAD) if any(turn.regime == regime for turn in run.turns)]
     panels: list[Any] = list(figure.subplots(1, len(regimes) + 1))
     names = {COMPUTE: "kidney-stone", OVERHEAD: "cheapest model"}
     for panel, regime in zip(panels, regimes, strict=False):
         clients = DECIDES[regime]
-        rates = {row.name: row.rate[clients] for row in run.rows(regime)}
+        rates = {row.name: row.loads[clients].rate for row in run.rows(regime)}
         _bars(panel, rates, f"{names[regime]}, {clients} clients: answers a second", ascending=False)
-    times = {row.name: row.p50_ms[1] for row in run.rows(regimes[0])}
+    times = {row.name: row.loads[1].p50_ms for row in run.rows(regimes[0])}
     _bars(panels[-1], times, f"{names[regimes[0]]}, 1 client: p50 in ms", ascending=True)
     figure.savefig(file, dpi=130, transparent=True)
 

@@ -3,7 +3,6 @@
 Every split of the machine into loops over one shared session and threads of a run is tried, and the best counts.
 """
 
-import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
+from loadtests.clients import Call, call_in_threads, from_place
+from loadtests.compare.load import Load
 from loadtests.compare.work import Work
 from loadtests.processes import memory_bytes
 
@@ -26,13 +27,10 @@ class Split(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """The figures of a loop: pictures a second, times and processor time of one picture, and the process's memory."""
+    """The figures of the loops of one split, and the memory of their process."""
 
     split: Split
-    rate: float
-    p50_ms: float
-    p99_ms: float
-    cpu_ms: float
+    load: Load
     memory_mib: float
 
 
@@ -51,29 +49,18 @@ def splits_for_many(cores: int) -> list[Split]:
 def measure(package: Path, pictures: tuple[bytes, ...], split: Split, seconds: float) -> Raw:
     """Run the loops of one split for so many seconds over a package's model, and return their figures."""
     work = Work(package, split.threads)
-    times_s: list[list[float]] = [[] for _ in range(split.loops)]
-    ready = threading.Barrier(split.loops + 1)
+    work(pictures[0])
 
-    def loop(index: int) -> None:
-        own = times_s[index]
-        work(pictures[index % len(pictures)])
-        ready.wait()
-        stop = time.perf_counter() + seconds
-        while (since := time.perf_counter()) < stop:
-            work(pictures[(index + len(own)) % len(pictures)])
-            own.append(time.perf_counter() - since)
+    def new_call(index: int) -> Call:
+        own = from_place(pictures, index)
+        return lambda: work(next(own))
 
-    pool = [threading.Thread(target=loop, args=(index,)) for index in range(split.loops)]
-    for thread in pool:
-        thread.start()
-    ready.wait()
-    began, before = time.perf_counter(), time.process_time()
-    for thread in pool:
-        thread.join()
-    cpu_ms = 1e3 * (time.process_time() - before) / sum(map(len, times_s))
-    rate = sum(map(len, times_s)) / (time.perf_counter() - began)
-    p50, p99 = np.percentile(np.concatenate(times_s) * 1e3, [50, 99])
-    return Raw(split, rate, float(p50), float(p99), cpu_ms, memory_bytes(psutil.Process()) / 2**20)
+    before = time.process_time()
+    calls = call_in_threads(new_call, split.loops, seconds)
+    cpu_ms = 1e3 * (time.process_time() - before) / len(calls.latencies_s)
+    p50, p99 = np.percentile(np.array(calls.latencies_s) * 1e3, [50, 99])
+    load = Load(calls.rate, float(p50), float(p99), 0, 0, cpu_ms=cpu_ms)
+    return Raw(split, load, memory_bytes(psutil.Process()) / 2**20)
 
 
 def answers(package: Path, pictures: tuple[bytes, ...]) -> tuple[dict[str, Any], ...]:

@@ -34,7 +34,8 @@ class Run(NamedTuple):
     def rows(self, regime: str) -> list[Row]:
         """Return a regime's contestants: raw, then the fastest first, then those without a figure."""
         rows = [row(self.turns, regime, name) for name in self.titles]
-        return sorted(rows, key=lambda own: (own.name != RAW, -_or_zero(own.rate[DECIDES[regime]])))
+        rates = {own.name: own.loads[DECIDES[regime]].rate for own in rows}
+        return sorted(rows, key=lambda own: (own.name != RAW, math.isnan(rates[own.name]), -rates[own.name]))
 
     def aims(self) -> list[Aim]:
         """Return the ratios that Vitrine aims for."""
@@ -57,12 +58,16 @@ def _table(run: Run, regime: str) -> str:
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for own in run.rows(regime):
         title = run.titles[own.name]
-        if math.isnan(own.rate[1]):
+        if math.isnan(own.loads[1].rate):
             reason = run.missing.get(own.name) or own.problem or "not measured"
-            lines.append([title, f"missing: {_cell(reason)}", *[""] * (len(heads) - 2)])
+            reason = reason.replace("|", "/").replace("\n", " ")
+            lines.append([title, f"missing: {reason}", *[""] * (len(heads) - 2)])
             continue
-        figures = [_by_clients(own.rate, 1), _by_clients(own.p50_ms, 1), _by_clients(own.p99_ms, 1)]
-        figures.append(_by_clients(own.cpu_ms, 2))
+        digits = {"rate": 1, "p50_ms": 1, "p99_ms": 1, "cpu_ms": 2}
+        figures = [
+            " / ".join(_number(getattr(own.loads[clients], figure), digits[figure]) for clients in CLIENTS)
+            for figure in digits
+        ]
         errors = f"{own.errors:,} of {own.requests:,}" if own.requests else "–"
         lines.append([title, *figures, errors, _number(own.memory_mib, 0), _number(own.start_s, 1)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -87,11 +92,8 @@ def rewrite(document: Path, text: str) -> None:
 
 def save(run: Run, file: Path) -> None:
     """Write all figures of every turn as JSON, from which other questions can be answered."""
-    turns = []
-    for turn in run.turns:
-        loads = {clients: load._asdict() for clients, load in turn.loads.items()}
-        turns.append(asdict(turn) | {"loads": loads, "open_loop": turn.open_loop and turn.open_loop._asdict()})
-    whole = run._asdict() | {"turns": turns, "aims": [aim._asdict() | {"met": aim.met} for aim in run.aims()]}
+    turns, aims = map(asdict, run.turns), [aim._asdict() | {"met": aim.met} for aim in run.aims()]
+    whole = run._asdict() | {"turns": list(turns), "aims": aims}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(_plain(whole), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
@@ -105,17 +107,5 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _by_clients(figures: dict[int, float], digits: int) -> str:
-    return " / ".join(_number(figures[clients], digits) for clients in CLIENTS)
-
-
 def _number(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{value:,.{0 if value >= 1000 else digits}f}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value

@@ -1,43 +1,48 @@
-"""Vitrine and its peers: how each is started and configured for this machine, and its requests and answers.
+"""Vitrine and its peers, as `servers.toml` beside this module describes them, on this machine."""
 
-The rest of a peer's configuration is in its module in `loadtests.compare.peers`, with the advice that it follows.
-"""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import json
+import tomllib
 from pathlib import Path
+from typing import Literal
 
-from loadtests.compare.regimes import COMPUTE, OVERHEAD, Regime
-from loadtests.compare.wire import Read, body_to, form_to, json_to, read_plain, read_v2, read_vitrine, v2_to
+from pydantic import Field
+
+from loadtests.compare import wire
+from loadtests.compare.regimes import Regime
 from loadtests.server import ROOT, free_port
+from preprocessing.spec import Frozen
 from settings import MOST_WORKERS
-
-Settings = Mapping[str, Mapping[str, str]]
-"""Environment variables by regime."""
-
-VITRINE: Settings = {COMPUTE: {}, OVERHEAD: {"VITRINE_WORKERS": "{workers}"}}
-"""Vitrine's settings in each regime; all others keep their defaults."""
 
 STORE = ROOT / "runs" / "compare" / "bentoml"
 """The comparison's own model store: two servers must not share one, and the user's is left alone."""
 
+_WRITES: dict[str, wire.Write] = {
+    "body": wire.write_body,
+    "form": wire.write_form,
+    "json": wire.write_json,
+    "v2": wire.write_v2,
+}
+_READS: dict[str, wire.Read] = {"plain": json.loads, "v2": wire.read_v2, "vitrine": wire.read_vitrine}
 
-@dataclass(frozen=True)
-class Server:
+
+class Server(Frozen):
     """How one server is run and asked.
 
-    Words in braces in `command` and `settings` are filled in: `bin`, the folder of the environment's programs, `port`,
-    the free ports `spare` and `other`, the number of `cores`, that of `workers` (as many, but no more than Vitrine
-    allows), and the name of the `model`.
+    Words in braces in `command` and in environment variables are filled in: `bin`, the folder of the environment's
+    programs, `root`, that of the source, `store`, that of the model store, `port`, the free ports `spare` and `other`,
+    the number of `cores`, that of `workers` (as many, but no more than Vitrine allows), the name of the `model`, the
+    folder of its `package`, and the regime's largest `batch`.
 
     Attributes:
         name: the name of its requirements and of its environment; `--only` takes it.
         title: its name in tables.
         package: the Python package whose version is shown.
         command: starts it.
-        request: encodes a request as the server's own clients send it.
-        read: decodes its answer.
-        settings: environment variables, by regime.
+        sends: how a request carries the picture, as the server's own clients send it; see `loadtests.compare.wire`.
+        to: the path that it is sent to; it may name the `{model}`.
+        reads: what its answer is.
+        settings: environment variables in both regimes.
+        only_in: further ones, by regime.
         own: whether this repository's environment and folder run it.
     """
 
@@ -45,112 +50,32 @@ class Server:
     title: str
     package: str
     command: tuple[str, ...]
-    request: Callable[[str, bytes], bytes]
-    read: Read = read_plain
-    settings: Settings = field(default_factory=dict)
+    sends: Literal["body", "form", "json", "v2"]
+    to: str
+    reads: Literal["plain", "v2", "vitrine"] = "plain"
+    settings: dict[str, str] = Field(default_factory=dict)
+    only_in: dict[str, dict[str, str]] = Field(default_factory=dict)
     own: bool = False
 
     def start(self, python: Path, port: int, regime: Regime, cores: int) -> tuple[list[str], dict[str, str]]:
         """Return the command that starts it, and its environment variables."""
         words = {"bin": python.parent, "port": port, "spare": free_port(), "other": free_port(), "cores": cores}
-        words |= {"model": regime.model, "workers": min(cores, MOST_WORKERS)}
-        peers = PEERS | {"COMPARE_PACKAGE": str(regime.package), "COMPARE_BATCH": str(regime.batch)}
-        common = OWN if self.own else peers
-        settings = {**common, **self.settings.get(regime.name, {})}
+        words |= {"root": ROOT, "store": STORE, "workers": min(cores, MOST_WORKERS)}
+        words |= {"model": regime.model, "package": regime.package, "batch": regime.batch}
+        common = _FILE["own" if self.own else "peers"]
+        settings = common | self.settings | self.only_in.get(regime.name, {})
         filled = {key: value.format(**words) for key, value in settings.items()}
         return [part.format(**words) for part in self.command], filled
 
+    def request(self, model: str, picture: bytes) -> bytes:
+        """Encode a request."""
+        return _WRITES[self.sends](self.to.format(model=model), picture)
 
-OWN = {
-    "BENTOML_DO_NOT_TRACK": "True",
-    "BENTOML_HOME": str(STORE),
-    "VITRINE_PORT": "{port}",
-    "VITRINE_GRPC_PORT": "0",
-    "VITRINE_MODELS": "{model}",
-    "VITRINE_DEFAULT_MODEL": "{model}",
-    "VITRINE_EXPLAIN": "false",  # no peer explains
-    "VITRINE_ACCESS_LOG": "false",  # nor logs every request
-    "VITRINE_CACHE_MB": "0",  # pictures are repeated, and every answer is to be computed
-}
-PEERS = {
-    "PYTHONPATH": str(ROOT),
-    "OMP_NUM_THREADS": "1",
-    "COMPARE_PORT": "{port}",
-    "COMPARE_WORKERS": "{cores}",
-    "COMPARE_THREADS": "1",
-}
-"""One process a core with single-threaded runs, which is what each peer's documentation advises."""
+    @property
+    def read(self) -> wire.Read:
+        """What decodes an answer."""
+        return _READS[self.reads]
 
 
-def _both(**settings: str) -> Settings:
-    return {COMPUTE: settings, OVERHEAD: settings}
-
-
-_PEERS = "loadtests.compare.peers"
-
-
-BENTOML = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(STORE.with_name("bentoml-peer"))}
-MLSERVER = {
-    "MLSERVER_HOST": "127.0.0.1",
-    "MLSERVER_HTTP_PORT": "{port}",
-    "MLSERVER_GRPC_PORT": "{spare}",
-    "MLSERVER_METRICS_PORT": "{other}",
-    "MLSERVER_PARALLEL_WORKERS": "{cores}",
-    "MLSERVER_MODEL_NAME": "classifier",
-    "MLSERVER_MODEL_IMPLEMENTATION": "loadtests.compare.peers.mlserver_model.Classifier",
-}
-UVICORN = ("--port", "{port}", "--workers", "{cores}", "--no-access-log")
-SERVE = ("--host", "127.0.0.1", "--port", "{port}")
-
-SERVERS = (
-    Server(
-        "vitrine",
-        "Vitrine",
-        "vitrine",
-        ("{bin}/bentoml", "serve", *SERVE),
-        body_to("/models/{model}/predict"),
-        read_vitrine,
-        VITRINE,
-        own=True,
-    ),
-    Server(
-        "fastapi",
-        "FastAPI, as its tutorial",
-        "fastapi",
-        ("{bin}/uvicorn", f"{_PEERS}.fastapi_tutorial:app", *UVICORN),
-        form_to("/predict"),
-    ),
-    Server(
-        "bentoml",
-        "BentoML's own batching",
-        "bentoml",
-        ("{bin}/bentoml", "serve", f"{_PEERS}.bentoml_batching:Api", *SERVE),
-        body_to("/predict"),
-        settings={COMPUTE: BENTOML | {"COMPARE_BATCH": "8"}, OVERHEAD: BENTOML},  # batching is what it is here for
-    ),
-    Server("litserve", "LitServe", "litserve", ("{bin}/python", "-m", f"{_PEERS}.litserve_app"), json_to("/predict")),
-    Server(
-        "mosec",
-        "Mosec",
-        "mosec",
-        ("{bin}/python", "-m", f"{_PEERS}.mosec_app", "--address", "127.0.0.1", "--port", "{port}"),
-        body_to("/inference"),
-    ),
-    Server(
-        "ray",
-        "Ray Serve",
-        "ray",
-        ("{bin}/python", "-m", f"{_PEERS}.ray_serve"),
-        body_to("/"),
-        settings=_both(RAY_SERVE_ENABLE_HA_PROXY="1", RAY_SERVE_THROUGHPUT_OPTIMIZED="1", RAY_USAGE_STATS_ENABLED="0"),
-    ),
-    Server(
-        "mlserver",
-        "MLServer",
-        "mlserver",
-        ("{bin}/mlserver", "start", "."),
-        v2_to("classifier"),
-        read_v2,
-        settings=_both(**MLSERVER),
-    ),
-)
+_FILE = tomllib.loads((ROOT / "loadtests" / "compare" / "servers.toml").read_text("utf-8"))
+SERVERS = tuple(Server.model_validate(entry) for entry in _FILE["server"])

@@ -3,7 +3,7 @@
 import math
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtests.compare import load, raw
@@ -37,12 +37,6 @@ class Turn:
     problem: str = ""
 
 
-def target_of(server: Server, port: int, regime: Regime) -> Target:
-    """Return what the load generator needs to know of a server."""
-    requests = [server.request(regime.model, picture) for picture in regime.pictures]
-    return Target(port, requests, regime.expected, server.read)
-
-
 def serve(
     server: Server, python: Path, regime: Regime, number: int, seconds: float, cores: int, generator: Executor
 ) -> Turn:
@@ -59,7 +53,8 @@ def serve(
     """
     port = free_port()
     command, settings = server.start(python, port, regime, cores)
-    target = target_of(server, port, regime)
+    requests = [server.request(regime.model, picture) for picture in regime.pictures]
+    target = Target(port, requests, regime.expected, server.read)
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{server.name}-{regime.name}.txt"
     with started(command, settings, ROOT if server.own else None, log) as tree:
@@ -81,7 +76,7 @@ def _closed_loop(tree: Tree, target: Target, clients: int, seconds: float, gener
     before = tree.cpu_s()
     measured: Load = generator.submit(load.closed, target, clients, seconds).result()
     right = measured.requests - measured.errors
-    return measured._replace(cpu_ms=1e3 * (tree.cpu_s() - before) / right if right else math.nan)
+    return replace(measured, cpu_ms=1e3 * (tree.cpu_s() - before) / right if right else math.nan)
 
 
 def first_answer(target: Target, tree: Tree, generator: Executor) -> tuple[float, str]:
@@ -105,7 +100,7 @@ def _last_words(log: Path) -> str:
 def fastest_splits(regime: Regime, cores: int, executor: Executor) -> list[raw.Split]:
     """Return the two splits of the machine that are fastest in a short measurement of each."""
     measured = [_raw(regime, split, SCREEN_S, executor) for split in raw.splits_for_many(cores)]
-    return [fastest.split for fastest in sorted(measured, key=lambda loops: -loops.rate)[:2]]
+    return [fastest.split for fastest in sorted(measured, key=lambda loops: -loops.load.rate)[:2]]
 
 
 def loop(regime: Regime, number: int, seconds: float, cores: int, splits: list[raw.Split], executor: Executor) -> Turn:
@@ -120,10 +115,9 @@ def loop(regime: Regime, number: int, seconds: float, cores: int, splits: list[r
         executor: runs each measurement in a process of its own.
     """
     of_one = [_raw(regime, split, seconds / 2, executor) for split in raw.splits_for_one(cores)]
-    alone = min(of_one, key=lambda measured: measured.p50_ms)
-    many = max((_raw(regime, split, seconds, executor) for split in splits), key=lambda measured: measured.rate)
-    loads = {clients: Load(many.rate, math.nan, math.nan, 0, 0, "", many.cpu_ms) for clients in CLIENTS[1:]}
-    loads[1] = Load(alone.rate, alone.p50_ms, alone.p99_ms, 0, 0, "", alone.cpu_ms)
+    alone = min(of_one, key=lambda measured: measured.load.p50_ms)
+    many = max((_raw(regime, split, seconds, executor) for split in splits), key=lambda measured: measured.load.rate)
+    loads = dict.fromkeys(CLIENTS[1:], replace(many.load, p50_ms=math.nan, p99_ms=math.nan)) | {1: alone.load}
     names = {clients: str(many.split) for clients in CLIENTS[1:]} | {1: str(alone.split)}
     return Turn(number, regime.name, RAW, math.nan, many.memory_mib, loads, None, names)
 

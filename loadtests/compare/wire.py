@@ -8,7 +8,7 @@ from typing import Any
 Read = Callable[[bytes], dict[str, Any]]
 """Decodes the body of a server's answer into a dict with at least `label` and `probabilities`."""
 Write = Callable[[str, bytes], bytes]
-"""Encodes a whole request from the name of a model and an encoded picture."""
+"""Encodes a whole request from where it goes and an encoded picture."""
 
 
 def post(path: str, body: bytes, content_type: str) -> bytes:
@@ -18,45 +18,28 @@ def post(path: str, body: bytes, content_type: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-def body_to(path: str) -> Write:
-    """Return the encoder of requests with the picture as the body; the path may name the `{model}`."""
-    return lambda model, picture: post(path.format(model=model), picture, "image/jpeg")
+def write_body(path: str, picture: bytes) -> bytes:
+    """Return a request with the picture as the body."""
+    return post(path, picture, "image/jpeg")
 
 
-def form_to(path: str) -> Write:
-    """Return the encoder of requests with the picture as the file of a form."""
+def write_form(path: str, picture: bytes) -> bytes:
+    """Return a request with the picture as the file of a form."""
     head = b'--part\r\nContent-Disposition: form-data; name="file"; filename="image.jpg"\r\n'
     head, tail = head + b"Content-Type: image/jpeg\r\n\r\n", b"\r\n--part--\r\n"
-    return lambda model, picture: post(path, head + picture + tail, "multipart/form-data; boundary=part")
+    return post(path, head + picture + tail, "multipart/form-data; boundary=part")
 
 
-def json_to(path: str) -> Write:
-    """Return the encoder of requests with the picture as base64 in JSON, as LitServe's `ImageInput` has it."""
-
-    def write(model: str, picture: bytes) -> bytes:
-        return post(path, json.dumps({"image_data": _base64(picture)}).encode(), "application/json")
-
-    return write
+def write_json(path: str, picture: bytes) -> bytes:
+    """Return a request with the picture as base64 in JSON, as LitServe's `ImageInput` has it."""
+    return post(path, json.dumps({"image_data": _base64(picture)}).encode(), "application/json")
 
 
-def v2_to(name: str) -> Write:
-    """Return the encoder of requests of the Open Inference Protocol to a model of that name.
-
-    The picture is base64, as MLServer's `Base64Codec` has it.
-    """
-
-    def write(model: str, picture: bytes) -> bytes:
-        tensor = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": {"content_type": "base64"}}
-        body = json.dumps({"inputs": [tensor | {"data": [_base64(picture)]}]}).encode()
-        return post(f"/v2/models/{name}/infer", body, "application/json")
-
-    return write
-
-
-def read_plain(body: bytes) -> dict[str, Any]:
-    """Decode an answer of `loadtests.compare.work` as it is."""
-    answer: dict[str, Any] = json.loads(body)
-    return answer
+def write_v2(path: str, picture: bytes) -> bytes:
+    """Return a request of the Open Inference Protocol; the picture is base64, as MLServer's `Base64Codec` has it."""
+    tensor = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": {"content_type": "base64"}}
+    body = json.dumps({"inputs": [tensor | {"data": [_base64(picture)]}]}).encode()
+    return post(path, body, "application/json")
 
 
 def read_v2(body: bytes) -> dict[str, Any]:

@@ -33,15 +33,12 @@ class GradCamCalls(Protocol):
 
     def explain(self, tag: str, request: ExplanationRequest, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
         """Explain one picture within `seconds`, as `answer_to_fields` returns it; `call` names it for `cancel`."""
-        ...
 
     def cancel(self, call: str) -> Awaitable[object]:
         """Give up a call that nobody waits for any more."""
-        ...
 
     def status(self) -> Awaitable[dict[str, Any]]:
         """Return the state of every model by its tag: `state`, `detail` and, once it runs, `stats`."""
-        ...
 
 
 class BentoMLCalls:

@@ -44,7 +44,7 @@ class ExplanationProcess:
         self._repository.start()
 
     async def stop(self, timeout_s: float) -> None:
-        """Drain."""
+        """Finish what is under way, then release the models; what takes longer than `timeout_s` is given up."""
         await asyncio.to_thread(self._repository.close, timeout_s)
         self._decoding.close()
 
@@ -64,7 +64,6 @@ class ExplanationProcess:
         try:
             name, _, version = tag.partition(":")
             model = self._repository.get(name, version)
-            model.check_ready()
             future = model.submit(request_from_fields(fields), deadline)
             self._calls[call] = future
             answer: Answer[Explanation] = await awaitable(future)

@@ -66,7 +66,12 @@ class ExplanationPipeline:
         self._card, self._explainer, self._prepare_slow = card, explainer, prepare_slow
 
     def preprocess(self, payload: ExplanationRequest) -> PreparedPicture:
-        """Decode and transform one picture; NoExplanation says that it is too large to be drawn on."""
+        """Decode and transform one picture.
+
+        Raises:
+            InvalidInput: the picture cannot be used.
+            NoExplanation: it is too large to be drawn on.
+        """
         return self._prepared(prepare, payload)
 
     def is_slow(self, payload: ExplanationRequest) -> bool:
@@ -79,7 +84,11 @@ class ExplanationPipeline:
         return self._prepared(self._prepare_slow or prepare, payload)
 
     def infer(self, batch: Sequence[PreparedPicture]) -> list[Explanation]:
-        """Compute logits and maps, then draw; one explanation for each picture."""
+        """Compute logits and maps, then draw; one explanation for each picture.
+
+        Raises:
+            RuntimeError: the explainer gave values that are not finite.
+        """
         requested = np.array([item.request.target for item in batch], np.int64)
         methods = frozenset(item.request.method for item in batch)
         tensors = np.stack([item.tensor for item in batch])
@@ -165,13 +174,13 @@ def load_explanation(
     device = device_for(stored, options.device)
     plan = replace(options.override(make_plan(share.available, device=device, takes_images=True)), linger_ms=0.0)
     explainer = load_explainer(stored, device)
-    if not isinstance(explainer, OnnxExplainer):
-        plan = replace(plan, lanes=1)  # autograd's hooks see whatever passes through their layer
+    if not explainer.runs_in_parallel:
+        plan = replace(plan, lanes=1)
     return LoadedPipeline(
         pipeline=ExplanationPipeline(card, explainer, prepare_slow),
         plan=plan,
         runner_name=f"{card.name}/explain",
-        runtime="onnx" if isinstance(explainer, OnnxExplainer) else "torch",
+        runtime=explainer.runtime,
         device=explainer.device,
         computed_by=f"{type(explainer).__name__} ({explainer.device})",
         golden_payload=lambda data: ExplanationRequest(data, PREDICTED, "gradcam", "map", 0.0, at_input_size=True),

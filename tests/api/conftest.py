@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from api.app import build_app
 from api.auth import Authenticator
+from api.keys import Keys
 from models.card import Card
 from models.package import StoredModel
 from serving.cache import NO_CACHE, ResponseCache
@@ -25,6 +26,13 @@ from tests.tiny import seal, tiny_package
 
 MakeClient = Callable[..., TestClient]
 MAX_BODY_BYTES = 4 * 2**20
+
+
+def keys_of(path: Path) -> Keys:
+    """Return the keys of a file, which has been looked at once."""
+    keys = Keys(path)
+    keys.reload()
+    return keys
 
 
 @contextmanager

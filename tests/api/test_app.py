@@ -10,8 +10,8 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from api.auth import Authenticator
-from api.keys import Keys, add_key
-from tests.api.conftest import MakeClient, client_maker
+from api.keys import add_key
+from tests.api.conftest import MakeClient, client_maker, keys_of
 from tests.tiny import plain, seal, tiny_package
 
 
@@ -71,7 +71,7 @@ def guarded(key_file: Path, key: str) -> Iterator[TestClient]:
         yield make(
             seal(tiny_package(key_file.with_name("tiny"))),
             behind=bentoml_stand_in,
-            authenticator=Authenticator(Keys(key_file), ("health",)),
+            authenticator=Authenticator(keys_of(key_file), ("health",)),
         )
 
 
@@ -122,6 +122,16 @@ def test_a_key_opens_our_routes_and_bentomls(guarded: TestClient, key: str, name
     assert guarded.get("/nothing", headers=headers).status_code == 404
     assert guarded.post("/predict", content=plain(200), headers=headers).json()["prediction"] == "bright"
     assert guarded.get("/models", headers={name: headers[name][:-1]}).status_code == 401
+
+
+def test_the_files_of_the_page_are_open_and_nothing_else_is_beside_them(guarded: TestClient) -> None:
+    for method, path, status in (
+        ("GET", "/static/page.js", 200),
+        ("GET", "/static/nothing", 404),
+        ("GET", "/static/%2e%2e/app.py", 404),
+        ("POST", "/static/page.js", 405),
+    ):
+        assert guarded.request(method, f"http://testserver{path}").status_code == status
 
 
 def test_the_page_comes_without_a_key_and_has_a_place_for_one(guarded: TestClient) -> None:

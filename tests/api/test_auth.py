@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from api.auth import PATHS, Authenticator, authenticator_for, check_listening, find_key
-from api.keys import Keys, add_key
+from api.keys import add_key
 from errors import KeyRefused, KeysError
 from settings import Settings
+from tests.api.conftest import keys_of
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def key(file: Path) -> bytes:
 
 
 def authenticator(file: Path, *exempt: str) -> Authenticator:
-    return Authenticator(Keys(file), exempt)
+    return Authenticator(keys_of(file), exempt)
 
 
 def is_refused(chosen: Authenticator, path: str, *headers: tuple[bytes, bytes], page: bool = False) -> bool:
@@ -94,12 +95,17 @@ def test_a_key_is_named_where_none_is_asked_for(file: Path, key: bytes) -> None:
 
 
 def test_health_over_grpc_is_exempt_like_that_of_http(file: Path) -> None:
-    asked = "/grpc.health.v1.Health/Watch", "/inference.GRPCInferenceService/ServerReady"
+    asked = (
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.health.v1.Health/Check",
+        "/inference.GRPCInferenceService/ServerReady",
+    )
     for method in asked:
         assert authenticator(file, "health").authenticate_grpc(method, ()) == ""
         with pytest.raises(KeyRefused):
             authenticator(file, "metrics").authenticate_grpc(method, ())
-    for method in ("/inference.GRPCInferenceService/ModelReady", "/grpc.reflection.v1alpha.ServerReflection/X", ""):
+    closed = "/inference.GRPCInferenceService/ModelReady", "/grpc.reflection.v1alpha.ServerReflection/X", ""
+    for method in (*closed, "/grpc.health.v1.Health/Nothing", "/grpc.health.v1.Health/"):
         with pytest.raises(KeyRefused):
             authenticator(file, "health", "metrics", "docs").authenticate_grpc(method, ())
 

@@ -6,6 +6,7 @@ import hmac
 import os
 import resource
 import stat
+import threading
 import tomllib
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import api.keys
 from api.keys import Keys, add_key, file_warnings, read_keys, remove_key
 from cli.main import main
 from errors import KeysError
+from regular_file import read_within
+from tests.api.conftest import keys_of
+from tests.live.server import wait_until
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that is not there yet; a change of it is looked for at every request."""
-    monkeypatch.setattr(api.keys, "RELOAD_INTERVAL_S", 0.0)
+def path(tmp_path: Path) -> Path:
+    """A file that is not there yet."""
     return tmp_path / "keys.toml"
 
 
@@ -53,7 +56,7 @@ def test_a_link_to_the_file_stays_one(path: Path) -> None:
 
 def test_each_key_has_its_name_and_others_have_none(path: Path) -> None:
     first, second = add_key(path, "ci"), add_key(path, "web")
-    known = Keys(path)
+    known = keys_of(path)
     assert (known.name_of(first.encode()), known.name_of(second.encode())) == ("ci", "web")
     for wrong in (b"", b"vk_", first[:-1].encode(), first.encode() + b" ", "vk_ключ".encode(), b"\xff", b"x" * 10**6):
         assert known.name_of(wrong) is None
@@ -62,7 +65,7 @@ def test_each_key_has_its_name_and_others_have_none(path: Path) -> None:
 
 def test_every_key_is_compared_in_constant_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [add_key(path, name) for name in ("one", "two", "three")]
-    known, compared = Keys(path), []
+    known, compared = keys_of(path), []
     real = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(1) or real(a, b))  # type: ignore[func-returns-value]
     assert known.name_of(keys[0].encode()) == "one"
@@ -72,11 +75,13 @@ def test_every_key_is_compared_in_constant_time(path: Path, monkeypatch: pytest.
 
 def test_a_running_server_takes_new_keys_and_drops_removed_ones(path: Path) -> None:
     first = add_key(path, "ci").encode()
-    known = Keys(path)
+    known = keys_of(path)
     assert known.name_of(first) == "ci"
     second = add_key(path, "web").encode()
+    known.reload()
     assert known.name_of(second) == "web"
     remove_key(path, "ci")
+    known.reload()
     assert (known.name_of(first), known.name_of(second)) == (None, "web")
 
 
@@ -95,7 +100,7 @@ def test_a_damaged_file_is_refused_and_leaves_a_running_server_its_keys(
     path: Path, caplog: pytest.LogCaptureFixture, text: str, message: str
 ) -> None:
     key = add_key(path, "ci").encode()
-    known = Keys(path)
+    known = keys_of(path)
     assert known.name_of(key) == "ci"
     good = path.read_text()
     path.write_text(text)
@@ -104,25 +109,30 @@ def test_a_damaged_file_is_refused_and_leaves_a_running_server_its_keys(
     with pytest.raises(KeysError, match=message):
         add_key(path, "web")
     assert path.read_text() == text
-    assert known.name_of(key) == "ci" and known.name_of(key) == "ci"
+    for _ in range(2):
+        known.reload()
+        assert known.name_of(key) == "ci"
     assert [message in record.message for record in caplog.records] == [True]  # told once
     path.write_text(good.replace("ci", "again"))
+    known.reload()
     assert known.name_of(key) == "again"
 
 
 def test_nobody_is_let_in_before_there_is_a_good_file(path: Path) -> None:
-    known = Keys(path)
+    known = keys_of(path)
     assert known.name_of(b"anything") is None and known.name_of(b"") is None
     key = add_key(path, "ci").encode()
+    known.reload()
     assert known.name_of(key) == "ci"
     path.unlink()
+    known.reload()
     assert known.name_of(key) == "ci"
 
 
 def test_the_command_prints_the_key_alone_and_its_advice_beside(path: Path) -> None:
     added = CliRunner().invoke(main, ["keys", "add", "ci", "--file", str(path)])
     assert added.exit_code == 0
-    assert Keys(path).name_of(added.stdout.strip().encode()) == "ci" and added.stdout.count("\n") == 1
+    assert keys_of(path).name_of(added.stdout.strip().encode()) == "ci" and added.stdout.count("\n") == 1
     assert f"VITRINE_API_KEYS_FILE={path}" in added.stderr and "vk_" not in added.stderr
     listed = CliRunner().invoke(main, ["keys", "list", "--file", str(path)]).stdout
     assert listed.split()[1:] == ["ci"]
@@ -172,15 +182,17 @@ def test_a_disk_that_is_full_leaves_the_file_as_it_was(path: Path, monkeypatch: 
 def test_a_read_that_fails_for_want_of_file_descriptors_is_tried_again(path: Path) -> None:
     first = add_key(path, "ci")
     add_key(path, "web")
-    known = Keys(path)
+    known = keys_of(path)
     assert known.name_of(first.encode()) == "ci"
     remove_key(path, "ci")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
     try:
+        known.reload()
         assert known.name_of(first.encode()) == "ci"  # nothing can be read just now
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    known.reload()
     assert known.name_of(first.encode()) is None
 
 
@@ -189,3 +201,68 @@ def test_what_is_no_file_is_left_as_it_is(path: Path) -> None:
     with pytest.raises(KeysError, match="is no file"):
         add_key(path, "ci")
     assert stat.S_ISFIFO(path.stat().st_mode) and list(path.parent.iterdir()) == [path]
+
+
+def test_a_running_server_looks_by_itself_until_it_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.keys, "RELOAD_INTERVAL_S", 0.01)
+    first, known = add_key(path, "ci").encode(), Keys(path)
+    known.start()
+    assert known.name_of(first) == "ci"  # it was read before `start` returned
+    second = add_key(path, "web").encode()
+    wait_until(lambda: known.name_of(second) == "web")
+    remove_key(path, "ci")
+    wait_until(lambda: known.name_of(first) is None)
+    known.stop()
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "keys"])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_regular_file_is_refused_at_once_and_leaves_the_keys_as_they_were(
+    path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    key = add_key(path, "ci").encode()
+    known = keys_of(path)
+    path.unlink()
+    {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda place: os.symlink("/dev/zero", place)}[kind](path)
+    with pytest.raises(KeysError, match=f"cannot be read .It is a {kind}, not a regular file"):
+        read_keys(path)
+    known.reload()
+    assert known.name_of(key) == "ci"
+    assert f"The keys stay as they were: The file of API keys {path} cannot be read (It is a {kind}" in caplog.text
+
+
+class StalledPath(type(Path())):  # type: ignore[misc]
+    """A path on a file system that does not answer until it is told to."""
+
+    answers = threading.Event()
+
+    def __fspath__(self) -> str:
+        self.answers.wait()
+        return str(super().__fspath__())
+
+
+def test_a_file_system_that_stalls_holds_nobody_up_and_is_logged(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(api.keys, "RELOAD_INTERVAL_S", 0.01)
+    monkeypatch.setattr(api.keys, "READ_LIMIT_S", 0.05)
+    key, stalled = add_key(path, "ci").encode(), StalledPath(path)
+    with pytest.raises(TimeoutError, match="Nothing came within"):
+        read_within(stalled, 0.05)
+    known = Keys(stalled)
+    known.start()
+    assert known.name_of(key) is None  # nobody is let in before the file was read
+
+    def is_logged() -> bool:
+        known.check_reading()
+        return "was not read within 0.05 seconds" in caplog.text
+
+    wait_until(is_logged)
+    stalled.answers.set()
+    wait_until(lambda: known.name_of(key) == "ci")
+    stalled.answers.clear()
+    caplog.clear()
+    wait_until(is_logged)
+    assert known.name_of(key) == "ci"
+    stalled.answers.set()
+    known.stop()

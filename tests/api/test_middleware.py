@@ -12,9 +12,11 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 from api.auth import Authenticator
-from api.keys import Keys, add_key
+from api.bodies import Bodies
+from api.keys import add_key
+from api.limits import ReachedLimits
 from api.middleware import Middleware
-from tests.api.conftest import MakeClient
+from tests.api.conftest import MakeClient, keys_of
 from tests.tiny import plain, seal, tiny_package
 
 
@@ -26,7 +28,8 @@ async def app(scope: Scope, _: Receive, send: Send) -> None:
 
 def ask(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], str]:
     """Headers of the answer, and the id that the application saw."""
-    middleware = Middleware(app, 1000, "tiny", frozenset(("tiny",)), logs_access=False)
+    bodies = Bodies(1000, 10_000, 30, ReachedLimits())
+    middleware = Middleware(app, bodies, "tiny", frozenset(("tiny",)), logs_access=False)
     scope = {"type": "http", "method": "POST", "path": "/predict/", "headers": headers}
     sent = list[Message]()
 
@@ -99,7 +102,7 @@ def test_the_log_names_whose_key_it_was_and_never_the_key(
     make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     key, wrong = add_key(tmp_path / "keys.toml", "reader-7"), "vk_" + "w" * 43
-    authenticator = Authenticator(Keys(tmp_path / "keys.toml"), ())
+    authenticator = Authenticator(keys_of(tmp_path / "keys.toml"), ())
     client = make_client(seal(tiny_package(tmp_path / "tiny")), authenticator=authenticator, loaded=False)
     with caplog.at_level(logging.INFO, "vitrine.access"):
         for sent in (key, wrong):

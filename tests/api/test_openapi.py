@@ -10,8 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.auth import Authenticator
-from api.keys import Keys, add_key
-from tests.api.conftest import MakeClient, bundled, client_maker
+from api.keys import add_key
+from tests.api.conftest import MakeClient, bundled, client_maker, keys_of
 from tests.tiny import plain, seal, tiny_package
 
 Operations = list[tuple[str, str, dict[str, Any]]]
@@ -157,7 +157,7 @@ def test_the_two_ways_to_send_a_key_stand_in_the_document_where_one_is_asked_for
     make_client: MakeClient, tmp_path: Path, document: dict[str, Any]
 ) -> None:
     key = add_key(tmp_path / "keys.toml", "ci")
-    authenticator = Authenticator(Keys(tmp_path / "keys.toml"), ())
+    authenticator = Authenticator(keys_of(tmp_path / "keys.toml"), ())
     client = make_client(seal(tiny_package(tmp_path / "tiny")), authenticator=authenticator, loaded=False)
     guarded = client.get("/openapi.json", headers={"X-API-Key": key}).json()
     assert {scheme["type"] for scheme in guarded["components"]["securitySchemes"].values()} == {"http", "apiKey"}

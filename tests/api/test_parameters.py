@@ -101,6 +101,39 @@ def test_a_parameter_out_of_range_is_named_with_its_value(query: str) -> None:
         PredictionQuery.read(query.encode(), CARD)
 
 
+NO_NUMBERS = (
+    "",
+    " 1",
+    "1 ",
+    "\u0661",
+    "\uff11",
+    "0_1",
+    "0x1",
+    "1e400",
+    "nan",
+    "inf",
+    "-inf",
+    "Infinity",
+    "1,0",
+    "1\n",
+    "true",
+)
+"""What is no number in ASCII, or none that is finite; Python's own reading takes most of them."""
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize("name", ["threshold", "top_k", "timeout_ms", "alpha"])
+def test_a_number_is_written_in_ascii(name: str, value: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"{name}=.*: must be a (whole )?number from "):
+        ExplanationQuery.read(encoded(**{name: value}), CARD)
+
+
+@pytest.mark.parametrize(("value", "number"), [("0.25", 0.25), (".5", 0.5), ("1.", 1), ("5e-1", 0.5), ("+1E-2", 0.01)])
+def test_every_usual_way_to_write_a_number_is_taken(value: str, number: float) -> None:
+    query = ExplanationQuery.read(encoded(threshold=value, alpha=value), CARD)
+    assert (query.threshold, query.alpha) == (number, number)
+
+
 def test_top_k_names_the_number_of_labels_whatever_is_wrong_with_it() -> None:
     for value in ("0", "3", "x", "1.0"):
         with pytest.raises(InvalidInput, match=f"top_k='{value}': must be a whole number from 1 to 2"):

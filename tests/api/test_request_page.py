@@ -6,6 +6,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
+
 from tests.api.conftest import MakeClient
 from tests.conftest import ROOT
 from tests.tiny import plain, seal, tiny_package
@@ -38,9 +40,14 @@ class FirstCalls:
             self.files.setdefault(path.relative_to(ROOT).as_posix())
 
 
-def test_a_picture_meets_the_files_in_the_order_of_the_page(make_client: MakeClient, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exits", [False, True])
+def test_a_picture_meets_the_files_in_the_order_of_the_page(
+    make_client: MakeClient, tmp_path: Path, exits: bool
+) -> None:
     with FirstCalls() as calls:
-        client = make_client(seal(tiny_package(tmp_path / "tiny")))  # its lanes start here, and are watched
+        client = make_client(
+            seal(tiny_package(tmp_path / "tiny", exits=exits))
+        )  # its lanes start here, and are watched
         assert client.get("/health/live").status_code == 200
         calls.files.clear()
         assert client.post("/models/tiny/predict", content=plain(200)).status_code == 200

@@ -40,7 +40,7 @@ def test_a_context_holds_the_shipped_models_and_of_the_code_only_what_serves(con
     }
     assert {path.name for path in (app / "bento" / "src").iterdir()} == {
         *("api", "backends", "explain", "models", "postprocessing", "preprocessing", "runners", "serving"),
-        *("atomic_write.py", "errors.py", "service.py", "settings.py"),
+        *("atomic_write.py", "errors.py", "regular_file.py", "service.py", "settings.py"),
     }
     files = [path for path in app.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 1_000_000

@@ -11,7 +11,7 @@ from export.graph import trace_to_onnx, use_external_weights
 from export.onnx import export_explain_graph
 from models.card import read_image_card
 from models.checkpoint import round_weights
-from models.goldens import Golden, write_goldens
+from models.goldens import write_goldens
 from models.package import GRAPH, WEIGHTS
 from preprocessing.decode import decode
 from preprocessing.transform import transform
@@ -78,7 +78,7 @@ def small_package(folder: Path, *, explained: bool = True) -> Path:
     images = {f"{seed}.png": coloured(seed) for seed in range(3)}
     tensors = np.concatenate([tensor_of(data, folder) for data in images.values()])
     logits = net(torch.from_numpy(tensors)).numpy()
-    write_goldens(folder, [Golden(n, d, row) for (n, d), row in zip(images.items(), logits, strict=True)], "PyTorch")
+    write_goldens(folder, list(images.items()), logits, "PyTorch")
     assert json.loads((folder / "goldens" / "goldens.json").read_text())["goldens"]
     if explained:
         assert export_explain_graph(read_image_card(folder / "card.toml"), net, folder, tensors) is None

@@ -91,8 +91,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def serving(home: Path, log: Path, *what: str, cwd: Path = ROOT, **settings: str) -> Iterator[Server]:
-    """Run `bentoml serve WHAT` on free ports until the block ends."""
+def serving(
+    home: Path, log: Path, *what: str, cwd: Path = ROOT, descriptors: str = "", **settings: str
+) -> Iterator[Server]:
+    """Run `bentoml serve WHAT` on free ports until the block ends, with so many file descriptors if that is said."""
     port, grpc_port = free_ports(2)
     settings = {"VITRINE_GRPC_PORT": str(grpc_port)} | settings
     command = [
@@ -104,6 +106,8 @@ def serving(home: Path, log: Path, *what: str, cwd: Path = ROOT, **settings: str
         "--port",
         str(port),
     ]
+    if descriptors:
+        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=cwd, env=environment(home, **settings), stdout=file, stderr=file, start_new_session=True

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 
-from api.header_limit import MAX_HEADER_BYTES
+from api.connections import MAX_HEADER_BYTES
 from tests.conftest import encode
 from tests.live.server import Server
 

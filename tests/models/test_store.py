@@ -45,7 +45,7 @@ def test_another_byte_in_any_file_is_another_version(home: Path, package: Path, 
     second, is_new = store.import_package(package)
     assert is_new and second.version != first.version
     assert store.find("tiny").version == second.version
-    assert store.find("tiny", first.version[:6]).version == first.version
+    assert store.find(f"tiny:{first.version[:6]}").version == first.version
 
 
 def test_a_new_report_is_taken_over_without_a_new_version(home: Path, package: Path) -> None:
@@ -147,7 +147,7 @@ def test_removing_the_served_version_serves_the_newest_that_is_left(home: Path, 
     first, _ = store.import_package(package)
     (package / "weights.safetensors").write_bytes(b"other")
     second, _ = store.import_package(package)
-    assert store.remove("tiny", second.version) == [second.tag]
+    assert store.remove(second.tag) == [second.tag]
     assert dict(served_tags()) == {"tiny": first.version}
     store.remove("tiny")
     assert dict(served_tags()) == {} and store.installed() == []
@@ -158,7 +158,7 @@ def test_removing_the_served_version_serves_the_newest_that_is_left(home: Path, 
 def test_an_unknown_version_lists_what_is_there(home: Path, package: Path) -> None:
     stored, _ = store.import_package(package)
     with pytest.raises(StoreError, match=stored.tag):
-        store.find("tiny", "0000")
+        store.find("tiny:0000")
 
 
 def test_in_a_built_bento_exactly_what_it_packed_is_served(home: Path, package: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_remove_touches_nothing_but_models(home: Path, package: Path, name: str)
     (home / "bentos" / "mine").mkdir()
     with pytest.raises(StoreError, match="not installed"):
         store.remove(name)
-    verify(store.find("tiny", stored.version))
+    verify(store.find(stored.tag))
     assert (home / "bentos" / "mine").exists()
 
 
@@ -219,7 +219,7 @@ def test_the_beginning_of_several_versions_removes_none(home: Path, package: Pat
             break
     before = len(store.installed())
     with pytest.raises(StoreError, match=rf"matches several versions: .*{second.version}"):
-        store.remove("tiny", begins)
+        store.remove(f"tiny:{begins}")
     assert len(store.installed()) == before
 
 

@@ -13,6 +13,7 @@ from serving.pipeline import (
     HEAVY_BYTES,
     LARGEST_MAGNITUDE,
     DecodedImage,
+    EarlyExitPipeline,
     ImagePipeline,
     RowPipeline,
     RowValues,
@@ -101,10 +102,14 @@ def test_a_batch_of_pictures_gives_one_result_each_in_order() -> None:
     assert [pipeline.count_inferences(item) for item in batch] == [1, 1, 1]
 
 
-def test_what_a_backend_notes_of_each_item_comes_with_its_result() -> None:
-    pipeline = image_pipeline(FakeBackend(2, ["early_exit", "network"]))
+def test_an_early_exit_says_which_part_answered_and_counts_once_it_is_told_to() -> None:
+    counted, backend = list[str](), FakeBackend(2, ["early_exit", "network"])
+    pipeline = EarlyExitPipeline(image_card(), backend, counted.append)  # type: ignore[arg-type]
     batch = [pipeline.preprocess(DecodedImage(bright_square()))] * 2
-    assert [result.answered_by for result in pipeline.infer(batch)] == ["early_exit", "network"]
+    assert [result.answered_by for result in pipeline.infer(batch)] == ["early_exit", "network"] and not counted
+    pipeline.begin_counting()
+    pipeline.infer(batch)
+    assert counted == ["early_exit", "network"]
 
 
 def test_only_what_takes_long_to_decode_is_heavy() -> None:

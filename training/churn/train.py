@@ -11,7 +11,6 @@ from sklearn.metrics import brier_score_loss
 
 from models.architectures.tabular import Mlp
 from models.card import RowCard
-from models.registry import package_folder
 from preprocessing.rows import transform_rows
 from training import metrics, tabular
 from training.churn import data
@@ -57,15 +56,7 @@ def goldens() -> list[tuple[str, bytes]]:
 
 
 @click.command()
-@click.option("--steps", default=4000, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--count", default=20_000, show_default=True, help="Customers in the report.")
-@click.option(
-    "--out",
-    default=package_folder(NAME),
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The package folder.",
-)
+@tabular.training_options(NAME, steps=4000, counted="Customers in the report.")
 def train(steps: int, seed: int, count: int, out: Path) -> None:
     """Train, export behind the parity check, and report."""
     card = tabular.read_row_card(NAME)

@@ -10,7 +10,6 @@ import torch
 
 from models.architectures.tabular import Autoencoder
 from models.card import RowCard
-from models.registry import package_folder
 from preprocessing.rows import transform_rows
 from training import metrics, tabular
 from training.machine_anomaly import data
@@ -69,15 +68,7 @@ def goldens() -> list[tuple[str, bytes]]:
 
 
 @click.command()
-@click.option("--steps", default=6000, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--count", default=20_000, show_default=True, help="Healthy readings in the report, and as many faulty.")
-@click.option(
-    "--out",
-    default=package_folder(NAME),
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The package folder.",
-)
+@tabular.training_options(NAME, steps=6000, counted="Healthy readings in the report, and as many faulty.")
 def train(steps: int, seed: int, count: int, out: Path) -> None:
     """Train, export behind the parity check, and report; prints the threshold that the card should have."""
     card = tabular.read_row_card(NAME)

@@ -2,7 +2,7 @@
 
 https://docs.ray.io/en/latest/serve/advanced-guides/performance.html (a core a replica, `OMP_NUM_THREADS` set) and
 https://docs.ray.io/en/master/kuberay/user-guides/serve-high-throughput.html (`RAY_SERVE_ENABLE_HA_PROXY`,
-`RAY_SERVE_THROUGHPUT_OPTIMIZED`, which `servers.py` sets). Batching only where the regime has a batch over 1:
+`RAY_SERVE_THROUGHPUT_OPTIMIZED`, which `servers.toml` sets). Batching only where the regime has a batch over 1:
 https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html
 """
 

@@ -14,6 +14,8 @@ import uvicorn
 
 from api.app import build_app
 from api.auth import authenticator_for
+from api.bodies import Bodies
+from api.limits import ReachedLimits
 from api.oip.grpc_server import GrpcServer
 from models.package import StoredModel
 from preprocessing.decode import decode
@@ -109,13 +111,16 @@ def serving(stored: Sequence[StoredModel], options: RunnerOptions | None = None,
     chosen = Settings(_env_file=None, port=http_port, grpc_port=grpc_port, **settings)
     explainer = ChannelMeans()
     authenticator = authenticator_for(chosen)
+    if authenticator is not None:
+        authenticator.keys.reload()
     predictor = Predictor(chosen.timeout_ms, explainer)
-    app = build_app(repository, predictor, chosen, VERSION, authenticator=authenticator)
+    bodies = Bodies.of_settings(chosen, ReachedLimits())
+    app = build_app(repository, predictor, chosen, VERSION, authenticator=authenticator, bodies=bodies)
     http_server = uvicorn.Server(uvicorn.Config(app, port=http_port, log_level="warning", lifespan="off"))
     loops, listening = list[asyncio.AbstractEventLoop](), threading.Event()
 
     async def answer() -> None:
-        grpc_server = GrpcServer(repository, predictor, chosen, VERSION, authenticator)  # belongs to this loop
+        grpc_server = GrpcServer(repository, predictor, chosen, VERSION, bodies, authenticator)  # belongs to this loop
         await grpc_server.start()
         http = asyncio.create_task(http_server.serve())
         while not http_server.started:

@@ -12,7 +12,7 @@ import pytest
 
 from loadtests.compare import load
 from loadtests.compare.load import Exchange, Target
-from loadtests.compare.wire import form_to, post, read_plain
+from loadtests.compare.wire import post, write_form
 
 RIGHT = {"label": "cat", "probabilities": {"cat": 0.75, "dog": 0.25}}
 WRONG = {"label": "cat", "probabilities": {"cat": 0.749, "dog": 0.251}}
@@ -66,7 +66,7 @@ def server(work_s: float = 0.0) -> Iterator[tuple[int, Counter[str]]]:
 
 
 def target(port: int, *paths: str) -> Target:
-    return Target(port, [post(path, b"picture", "image/jpeg") for path in paths], [RIGHT] * len(paths), read_plain)
+    return Target(port, [post(path, b"picture", "image/jpeg") for path in paths], [RIGHT] * len(paths), json.loads)
 
 
 def test_failed_wrong_and_broken_answers_are_errors_and_right_ones_are_not() -> None:
@@ -123,7 +123,7 @@ def test_the_rate_does_not_depend_on_where_in_a_wave_the_window_ends(offset: flo
 
 
 def test_a_form_is_what_a_mail_parser_reads_as_one() -> None:
-    head, _, body = form_to("/predict")("model", b"\x00JPEG\xff").partition(b"\r\n\r\n")
+    head, _, body = write_form("/predict", b"\x00JPEG\xff").partition(b"\r\n\r\n")
     fields = head.split(b"\r\n", 1)[1]
     _, part = message_from_bytes(fields + b"\r\n\r\n" + body).walk()
     assert part.get_filename() == "image.jpg" and part.get_payload(decode=True) == b"\x00JPEG\xff"

@@ -1,0 +1,89 @@
+"""The messages of gRPC calls while they come: in time, and only as many as there is memory for.
+
+gRPC hands a message over once it is whole. So its rate is not known, and of a stream not even whether one is under way.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from api.bodies import Bodies, Body
+from api.oip.auth import Context, Handler, record_refusal, request_id_of
+from api.oip.grpc_service import status_of
+from errors import BodyTimeout, InvalidInput, QueueFull
+
+
+class TimedServer:
+    """Registers services with a server so that the message of each of their calls has to come in time.
+
+    Args:
+        server: the server.
+        bodies: the bodies of all requests of the process.
+        log: whether to write a JSON line for each call that is refused.
+    """
+
+    def __init__(self, server: grpc.aio.Server, bodies: Bodies, *, log: bool) -> None:
+        self._server, self._bodies, self._log = server, bodies, log
+
+    def add_generic_rpc_handlers(self, services: Any) -> None:
+        """Register services as a server does."""
+        self._server.add_generic_rpc_handlers(tuple(_TimedService(service, self._timed) for service in services))
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
+        """Register handlers as a server does."""
+        timed = {name: self._timed(handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, timed)
+
+    def _timed(self, handler: Handler) -> Handler:
+        """Return a handler that reads the one message of a call itself, within the time for it; streams are as ever."""
+        if handler.request_streaming:
+            return handler
+        behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+
+        async def receive_and_answer(requests: Any, context: Context) -> Any:
+            body = Body(self._bodies, size_is_known=False)
+            try:
+                request = await self._receive(body, context)
+                return await behaviour(request, context)
+            finally:
+                body.release()
+
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        return make(receive_and_answer, handler.request_deserializer, handler.response_serializer)
+
+    async def _receive(self, body: Body, context: Context) -> Any:
+        """Return the message of a call, or refuse the call."""
+        try:
+            self._bodies.check_size(1)  # before it is read
+            request = await body.wait_for(context.read())
+            if request is grpc.aio.EOF:
+                raise InvalidInput("The call has no message.")
+            if isinstance(request, bytes):
+                body.hold(len(request))
+            return request
+        except (BodyTimeout, QueueFull, InvalidInput) as error:
+            request_id = request_id_of(context)
+            code, detail = status_of(error, request_id)
+            record_refusal(context, code, request_id, log=self._log)
+            metadata = [("x-request-id", request_id)]
+            if isinstance(error, QueueFull):
+                metadata.append(("retry-after", str(error.retry_after_s)))
+        await context.abort(code, detail, tuple(metadata))
+        raise RuntimeError("abort raises")
+
+
+class _TimedService(grpc.GenericRpcHandler):
+    """One service, whose handlers are timed."""
+
+    def __init__(self, service: grpc.GenericRpcHandler, timed: Callable[[Handler], Handler]) -> None:
+        self._service, self._timed = service, timed
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "Handler | None":
+        """Return the handler of a call."""
+        handler = self._service.service(handler_call_details)
+        return self._timed(handler) if handler is not None else None

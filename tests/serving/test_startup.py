@@ -1,0 +1,73 @@
+"""What a supervisor prepares for its workers."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from serving.startup import check_port_free, prepare_environment, prepare_supervisor, temporary_folder, workers_folder
+from settings import Settings
+
+OURS = ("_VITRINE_SUPERVISED", "_VITRINE_WORKERS", "VITRINE_API_KEYS_FILE", "VITRINE_GRPC_PORT")
+
+
+@pytest.fixture(autouse=True)
+def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OURS:
+        monkeypatch.setenv(name, "")  # so that the test's own changes are undone
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def taken() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_a_port_that_another_server_has_is_told_from_a_free_one(taken: socket.socket) -> None:
+    port = taken.getsockname()[1]
+    with taken, pytest.raises(OSError) as caught:
+        check_port_free("127.0.0.1", port)
+    assert caught.value.errno == errno.EADDRINUSE
+    check_port_free("127.0.0.1", port)
+
+
+def test_a_grpc_port_that_is_taken_turns_grpc_off_for_the_workers(
+    taken: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bentoml", "serve"])
+    with taken:
+        prepare_supervisor(Settings(_env_file=None, grpc_port=taken.getsockname()[1]))
+    assert os.environ["VITRINE_GRPC_PORT"] == "0"
+    assert "gRPC is off" in caplog.text and "VITRINE_GRPC_PORT" in caplog.text
+
+
+def test_workers_get_one_folder_to_meet_in_and_the_absolute_path_of_the_keys(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, workers=2, api_keys_file=tmp_path / "keys.toml", grpc_port=0)
+    prepare_supervisor(settings)
+    folder = workers_folder()
+    assert folder.is_dir() and os.environ["VITRINE_API_KEYS_FILE"] == str(tmp_path / "keys.toml")
+    prepare_supervisor(settings)  # as a worker does, which inherits the environment
+    assert workers_folder() == folder
+
+
+def test_a_single_worker_meets_nobody() -> None:
+    prepare_supervisor(Settings(_env_file=None, workers=1, grpc_port=0))
+    assert "_VITRINE_WORKERS" not in os.environ
+
+
+def test_telemetry_is_off_unless_the_operator_wants_it_and_dead_workers_are_replaced_in_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("BENTOML_DO_NOT_TRACK", raising=False)
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    monkeypatch.setenv("BENTOML_CONTAINERIZED", "1")
+    prepare_environment()
+    assert (os.environ["BENTOML_DO_NOT_TRACK"], os.environ["ORT_DISABLE_TELEMETRY"]) == ("True", "0")
+    assert "BENTOML_CONTAINERIZED" not in os.environ
+
+
+def test_a_temporary_folder_is_this_process_alone() -> None:
+    first, second = temporary_folder("vitrine-test-"), temporary_folder("vitrine-test-")
+    assert first != second and Path(first).is_dir() and os.stat(first).st_mode & 0o077 == 0
