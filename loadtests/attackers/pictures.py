@@ -1,27 +1,16 @@
 """Pictures that cost far more than they are worth, sent again and again."""
 
 import asyncio
-import contextlib
 
-PAUSE_S = 0.05
-"""How long a client waits after an answer, or before it connects again, in seconds."""
+from loadtests.attackers.again import connect_again_and_again
 
 
 async def send_pictures(host: str, port: int, *, body: bytes, path: str = "/predict", clients: int = 2) -> None:
     """Send one picture from so many clients until cancelled; each waits for its answer, whatever that is."""
-    request = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
 
-    async def send() -> None:
-        while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                reader, writer = await asyncio.open_connection(host, port)
-                try:
-                    writer.write(request.encode() + body)
-                    await reader.read()
-                finally:
-                    writer.transport.abort()
-            await asyncio.sleep(PAUSE_S)
+    async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head.encode() + body)
+        await reader.read()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(clients):
-            group.create_task(send())
+    await connect_again_and_again(host, port, clients, send)

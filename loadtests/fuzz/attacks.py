@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from loadtests.attackers.endless_headers import send_headers_without_end
 from loadtests.attackers.pictures import send_pictures
+from loadtests.attackers.silent_connections import stay_silent
+from loadtests.attackers.slow_uploads import upload_slowly
 from loadtests.fuzz import hostile
 from loadtests.fuzz.files import as_png, encode
 
@@ -27,6 +30,9 @@ def _flat(side: int) -> "np.ndarray[Any, np.dtype[np.uint8]]":
 
 
 KINDS: dict[str, Callable[[], Attack]] = {
+    "uploads of a byte at a time": lambda: upload_slowly,
+    "headers without an end": lambda: send_headers_without_end,
+    "silent connections": lambda: stay_silent,
     "JPEG of 49 megapixels in 7,000 scans": _sending(lambda: hostile.jpeg_of_scans(7000, 7000, 7000)),
     "JPEG of 49 megapixels in 90 scans": _sending(lambda: hostile.jpeg_of_scans(7000, 7000, 89)),
     "BMP of 15 million runs": _sending(lambda: hostile.bmp_of_runs(7000, 7000, 15_000_000)),
