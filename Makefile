@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols bench-early-exit bench-limits compare loadtest explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train demo-weights report bench bench-explain bench-protocols bench-early-exit bench-limits compare loadtest fuzz explain-quality image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -62,6 +62,10 @@ compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; instal
 loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a report and plots
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done
 	.venv-dev/bin/python -m loadtests.load $(ARGS)
+
+fuzz: $(DEV)  ## 20,000 hostile pictures and a minute of hostile clients, with another client beside them (20 minutes)
+	.venv-dev/bin/vitrine models import kidney-stone
+	.venv-dev/bin/python -m loadtests.fuzz $(ARGS)
 
 explain-quality: $(DEV)  ## Pointing game, curves and random weights of the explanations; writes them beside the card
 	.venv-dev/bin/vitrine explain quality kidney-stone $(ARGS)

@@ -1,29 +1,31 @@
-"""Decode a picture's bytes, after checks of its header. OpenCV decodes ordinary JPEGs, Pillow everything else."""
+"""Decode a picture's bytes, after checks of its structure. OpenCV decodes most JPEGs and WebPs, Pillow all else."""
 
 import io
 import warnings
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from errors import InvalidImage, TooLarge
 from preprocessing.spec import ImageLimits, UInt8Image
+from preprocessing.structure.base import Structure, damaged
+from preprocessing.structure.read import read_structure
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-"""The accepted formats, by Pillow's names. Pillow tries the header parsers of these and of no other format."""
-
-_EXIF_ORIENTATION = 0x0112
+_BAND_PIXELS = 2**20
+"""Pixels are converted by bands of so many, so that no conversion needs memory for the whole picture once more."""
 _END_OF_JPEG = b"\xff\xd9"
 _ACCEPTED = "Send a JPEG, PNG, BMP, TIFF, WebP or still GIF."
 _UNSUPPORTED = ((b"%PDF", "a PDF"), (b"PK\x03\x04", "a ZIP archive"), (b"\x1f\x8b", "gzip-compressed"))
 
 
 def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
-    """Decode one encoded picture. Its header is checked before any pixel is decoded or memory allocated for it.
+    """Decode one encoded picture. Its structure is checked before any pixel is decoded or memory allocated for it.
 
     Grey and palette pictures become RGB, 16-bit ones 8-bit (rounded value / 257), CMYK goes through Pillow's
-    conversion, transparency is dropped (the colour beneath it stays), EXIF orientation is applied.
+    conversion, transparency is dropped (the colour beneath it stays), the orientation of EXIF or XMP is applied.
+    Colour profiles, text and all other metadata are never read.
 
     Args:
         data: the encoded bytes; a file name or content type plays no role.
@@ -33,23 +35,17 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
         RGB, shape (H, W, 3), uint8, contiguous.
 
     Raises:
-        InvalidImage: the bytes are no picture, or it is damaged, truncated, animated, or has a side outside the limits.
+        InvalidImage: the bytes are no picture, or it is damaged, truncated, animated, in more parts than any program
+            writes, or has a side outside the limits.
         TooLarge: there are more bytes or more pixels than the limits allow.
     """
-    if not data:
-        raise InvalidImage("The image is empty (0 bytes). Send the encoded file itself.")
-    if len(data) > limits.max_bytes:
-        raise TooLarge(
-            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are allowed. Send a smaller file."
-        )
-    if _is_dicom(data):
-        raise InvalidImage("This is a DICOM file. Export the windowed slice as a PNG or JPEG and send that.")
+    structure = check_structure(data, limits)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd files; those that are too large are refused below
+        warnings.simplefilter("ignore")  # Pillow warns of odd files; those that are too large are refused above
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                _check_header(picture, limits)
-                return _decode_with_opencv(data) if _suits_opencv(picture, data) else _decode_with_pillow(picture)
+            by_opencv = structure.plain and (structure.format == "WEBP" or _is_complete_and_upright(structure, data))
+            image = _decode_with_opencv(structure, limits) if by_opencv else _decode_with_pillow(structure, limits)
+            return _turn(image, structure.orientation)
         except (InvalidImage, TooLarge):
             raise
         except Image.DecompressionBombError as error:
@@ -59,9 +55,33 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
                 f"The file is not an image that can be read{_likely_format(data)}. {_ACCEPTED}"
             ) from error
         except Exception as error:  # decoders raise whatever they like on hostile bytes
-            raise InvalidImage(
-                f"The image is damaged or cut short ({_first_line(error)}). Send the file again."
-            ) from error
+            raise damaged(_first_line(error)) from error
+
+
+def check_structure(data: bytes, limits: ImageLimits) -> Structure:
+    """Check what a file is made of, without decoding any of it; the time that this takes has a bound.
+
+    Raises:
+        InvalidImage: as `decode`, for whatever can be told without decoding.
+        TooLarge: as `decode`.
+    """
+    if not data:
+        raise InvalidImage("The image is empty (0 bytes). Send the encoded file itself.")
+    if len(data) > limits.max_bytes:
+        raise TooLarge(
+            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are allowed. Send a smaller file."
+        )
+    if data[128:132] == b"DICM":
+        raise InvalidImage("This is a DICOM file. Export the windowed slice as a PNG or JPEG and send that.")
+    structure = read_structure(data)
+    if structure is None:
+        raise InvalidImage(f"The file is not an image that can be read{_likely_format(data)}. {_ACCEPTED}")
+    check_size(structure.width, structure.height, limits)
+    if structure.pictures > 1:
+        raise InvalidImage(
+            f"The file holds {structure.pictures:,} pictures (animated or multi-page). Send the one that is meant."
+        )
+    return structure
 
 
 def check_size(width: int, height: int, limits: ImageLimits) -> None:
@@ -82,51 +102,67 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
         raise InvalidImage(f"The picture is {width} x {height} pixels; each side may have at most {limits.max_side}.")
 
 
-def _check_header(picture: ImageFile.ImageFile, limits: ImageLimits) -> None:
-    check_size(*picture.size, limits)
-    frames = int(getattr(picture, "n_frames", 1))
-    if frames > 1:
-        raise InvalidImage(f"The file holds {frames} pictures (animated or multi-page). Send the one that is meant.")
+def _is_complete_and_upright(jpeg: Structure, data: bytes) -> bool:
+    """Return whether OpenCV may decode a JPEG; it would invent the pixels that a cut one lacks."""
+    return jpeg.orientation == 1 and data.rstrip(b"\x00\r\n").endswith(_END_OF_JPEG)
 
 
-def _suits_opencv(picture: ImageFile.ImageFile, data: bytes) -> bool:
-    """Return whether a file is a complete, upright, grey or RGB JPEG, of which OpenCV and Pillow make the same pixels.
-
-    Everything else goes to Pillow. It refuses a truncated stream or a wrong PNG checksum, where OpenCV would invent
-    pixels.
-    """
-    if picture.format != "JPEG" or picture.mode not in ("L", "RGB"):
-        return False
-    upright = picture.getexif().get(_EXIF_ORIENTATION, 1) == 1
-    return upright and data.rstrip(b"\x00\r\n").endswith(_END_OF_JPEG)
-
-
-def _decode_with_opencv(data: bytes) -> UInt8Image:
+def _decode_with_opencv(structure: Structure, limits: ImageLimits) -> UInt8Image:
+    """Decode a complete, upright, grey or RGB JPEG, or a still WebP, of which Pillow would make several copies."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    image = cv2.imdecode(np.frombuffer(structure.essential, np.uint8), flags)
     if image is None:
         raise ValueError("the decoder gave up")
+    check_size(image.shape[1], image.shape[0], limits)
     return np.asarray(image, np.uint8)
 
 
-def _decode_with_pillow(picture: ImageFile.ImageFile) -> UInt8Image:
-    picture.load()  # raises if the file is truncated
-    image = ImageOps.exif_transpose(picture)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image).astype(np.int64)
+def _decode_with_pillow(structure: Structure, limits: ImageLimits) -> UInt8Image:
+    """Decode any picture as it is stored; a truncated stream or a wrong sum of the pixels is an error."""
+    with Image.open(io.BytesIO(structure.essential), formats=(structure.format,)) as picture:
+        check_size(*picture.size, limits)  # the decoder's own word, should it differ
+        picture.load()  # raises if the file is truncated
+        if picture.mode.startswith("I;16") or picture.mode == "I":
+            return _from_sixteen_bits(picture)
+        if picture.mode == "F":
+            raise InvalidImage("The picture has floating-point pixels. Window it to 8 or 16 bits and send that.")
+        image = np.empty((picture.height, picture.width, 3), np.uint8)
+        for rows, band in _bands(picture):
+            if band.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+                band = band.convert("RGBA")
+            image[rows] = np.asarray(band.convert("RGB"), np.uint8)
+        return image
+
+
+def _from_sixteen_bits(picture: ImageFile.ImageFile) -> UInt8Image:
+    grey = np.empty((picture.height, picture.width), np.uint8)
+    for rows, band in _bands(picture):
+        values = np.asarray(band).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
             raise InvalidImage("The picture has values outside 16 bits. Window it to 8 or 16 bits and send that.")
-        grey = ((values + 128) // 257).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
-    if image.mode == "F":
-        raise InvalidImage("The picture has floating-point pixels. Window it to 8 or 16 bits and send that.")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
-    return np.ascontiguousarray(np.asarray(image.convert("RGB"), np.uint8))
+        grey[rows] = (values + 128) // 257
+    return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
 
 
-def _is_dicom(data: bytes) -> bool:
-    return data[128:132] == b"DICM"
+def _bands(picture: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Yield a picture by bands of at most `_BAND_PIXELS`, each with the rows that it covers."""
+    height = max(1, _BAND_PIXELS // picture.width)
+    if height >= picture.height:
+        yield slice(None), picture
+        return
+    for top in range(0, picture.height, height):
+        bottom = min(picture.height, top + height)
+        yield slice(top, bottom), picture.crop((0, top, picture.width, bottom))
+
+
+def _turn(image: UInt8Image, orientation: int) -> UInt8Image:
+    """Turn a stored picture upright; orientations are those of EXIF, 1 to 8."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)  # 5 to 8 are 1, 4, 3 and 2 of the picture whose rows are its columns
+        orientation = {5: 1, 6: 2, 7: 3, 8: 4}[orientation]
+    across = slice(None, None, -1 if orientation in (2, 3) else 1)
+    down = slice(None, None, -1 if orientation in (3, 4) else 1)
+    return np.ascontiguousarray(image[down, across])
 
 
 def _likely_format(data: bytes) -> str:

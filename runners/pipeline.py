@@ -9,7 +9,7 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Pipeline(Protocol[Payload, Prepared, Result]):
-    """The two steps that turn payloads into results, and what a Runner asks of items.
+    """The steps that turn payloads into results, and what a Runner asks of items.
 
     Every method may be called from several threads at once.
     """
@@ -20,6 +20,12 @@ class Pipeline(Protocol[Payload, Prepared, Result]):
         Raises:
             VitrineError: the payload cannot be used; the error becomes the answer of this item alone.
         """
+
+    def is_slow(self, payload: Payload) -> bool:
+        """Return whether preprocessing may take so long that no lane should wait for it; quick to tell itself."""
+
+    def preprocess_slow(self, payload: Payload) -> Prepared:
+        """Return what can be batched of a slow payload, as `preprocess` does of any other."""
 
     def infer(self, batch: Sequence[Prepared]) -> Sequence[Result]:
         """Return one result for each item of a batch, in order."""

@@ -6,10 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from errors import DeadlineExceeded, InferenceFailed, InvalidInput, QueueFull, Unavailable, VitrineError
 from runners.pipeline import Pipeline
@@ -17,6 +17,9 @@ from runners.plan import Plan
 from runners.stats import RunnerStats, StatsKeeper
 
 logger = logging.getLogger("vitrine.runner")
+
+MOST_SLOW = 16
+"""Slow items that may wait for each other; each may keep a thread for seconds."""
 
 Payload = TypeVar("Payload")
 Prepared = TypeVar("Prepared")
@@ -42,6 +45,7 @@ class _Item(Generic[Payload, Result]):
     queued_at: float = field(default_factory=time.monotonic)
     taken_at: float = 0.0
     preprocessed_at: float = 0.0
+    prepared: Any = None
 
 
 class Runner(Generic[Payload, Prepared, Result]):
@@ -52,6 +56,7 @@ class Runner(Generic[Payload, Prepared, Result]):
     items only where the plan says so, up to `linger_ms`; so nothing is slower for being batched, and batches grow by
     themselves while lanes are busy. If a batch fails, or gives a wrong number of results, its items are run again one
     by one, and only those that fail alone get `InferenceFailed`.
+    Slow items hold no lane: a thread beside them preprocesses one after the other, and then they take their turn first.
 
     Args:
         name: the model's name, for messages, metrics and thread names.
@@ -78,8 +83,10 @@ class Runner(Generic[Payload, Prepared, Result]):
         self._changed = threading.Condition()
         self._idle = plan.lanes
         self._busy: set[_Item[Payload, Result]] = set()
+        self._slow: set[_Item[Payload, Result]] = set()
         self._closing = False
         self._stats = StatsKeeper(name)
+        self._aside = ThreadPoolExecutor(1, f"slow-{name}")
         self._pool = ThreadPoolExecutor(plan.decoders, f"decode-{name}") if plan.decoders else None
         self._lanes = [
             threading.Thread(target=self._lane, name=f"lane-{name}-{index}", daemon=True) for index in range(plan.lanes)
@@ -118,7 +125,7 @@ class Runner(Generic[Payload, Prepared, Result]):
     def stats(self) -> RunnerStats:
         """Return counts and times since the start."""
         with self._changed:
-            waiting, running = len(self._queue), len(self._busy)
+            waiting, running = len(self._queue) + len(self._slow), len(self._busy)
         return self._stats.snapshot(waiting, running)
 
     @contextlib.contextmanager
@@ -145,8 +152,9 @@ class Runner(Generic[Payload, Prepared, Result]):
         for lane in self._lanes:
             lane.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
-            waiting, running = list(self._queue), list(self._busy)
+            waiting, running = [*self._queue, *self._slow], list(self._busy)
             self._queue.clear()
+        self._aside.shutdown(wait=False, cancel_futures=True)
         if self._pool is not None:
             self._pool.shutdown(wait=not any(lane.is_alive() for lane in self._lanes), cancel_futures=True)
         for item in [*(item for item in waiting if not self._is_settled(item)), *running]:
@@ -172,7 +180,7 @@ class Runner(Generic[Payload, Prepared, Result]):
         """Return this lane's fair share of what is waiting, or None once the Runner is closing and nothing waits."""
         with self._changed:
             while not self._queue:
-                if self._closing:
+                if self._closing and not self._slow:
                     return None
                 self._changed.wait()
             if self._linger_s:
@@ -195,11 +203,17 @@ class Runner(Generic[Payload, Prepared, Result]):
             self._infer(batch)
 
     def _preprocess(self, item: "_Item[Payload, Result]") -> "tuple[_Item[Payload, Result], Prepared] | None":
+        if item.prepared is not None:
+            return item, item.prepared
         item.taken_at = time.monotonic()
         if self._is_settled(item):
             return None
         try:
-            return item, self._pipeline.preprocess(item.payload)
+            if item in self._slow:
+                return item, self._pipeline.preprocess_slow(item.payload)
+            if not self._pipeline.is_slow(item.payload):
+                return item, self._pipeline.preprocess(item.payload)
+            self._set_aside(item)
         except VitrineError as error:
             self._fail(item, error)
         except Exception:
@@ -208,6 +222,25 @@ class Runner(Generic[Payload, Prepared, Result]):
         finally:
             item.preprocessed_at = time.monotonic()
         return None
+
+    def _set_aside(self, item: "_Item[Payload, Result]") -> None:
+        """Have an item prepared beside the lanes."""
+        with self._changed:
+            if len(self._slow) >= MOST_SLOW:
+                raise QueueFull(f"{self._name} has {MOST_SLOW} items waiting that are slow to prepare. Retry later.", 5)
+            self._slow.add(item)
+        self._aside.submit(self._prepare_aside, item)
+
+    def _prepare_aside(self, item: "_Item[Payload, Result]") -> None:
+        """Prepare one slow item, put it before those that wait for a lane, and wait for its answer."""
+        prepared = self._preprocess(item)
+        with self._changed:
+            self._slow.discard(item)
+            if prepared is not None:
+                item.prepared = prepared[1]
+                self._queue.appendleft(item)
+            self._changed.notify_all()
+        wait((item.future,))  # what is prepared may be large: no more than one such item at a time
 
     def _infer(self, batch: "list[tuple[_Item[Payload, Result], Prepared]]") -> None:
         started = time.monotonic()

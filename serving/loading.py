@@ -4,7 +4,8 @@ import logging
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from models.card import ImageCard
 from models.goldens import read_goldens
 from models.package import EARLY_EXIT_VARIANT, WEIGHTS, StoredModel
 from postprocessing.comparison import agrees, difference
+from preprocessing.prepare import Prepare
 from runners.cores import CoreShare
 from runners.pipeline import Pipeline
 from runners.plan import Plan, make_plan
@@ -65,6 +67,15 @@ class LoadedPipeline:
     begin_counting: Callable[[], None] | None = None
 
 
+class Load(Protocol):
+    """Loads a stored model for a role."""
+
+    def __call__(
+        self, stored: StoredModel, options: RunnerOptions, share: CoreShare, prepare_slow: Prepare | None = None
+    ) -> LoadedPipeline:
+        """Load a model; StoreError or DeviceMissing says why it cannot be."""
+
+
 class Role(NamedTuple):
     """What a process does with its models, and the words for it.
 
@@ -77,7 +88,7 @@ class Role(NamedTuple):
         logger: where the state of the models is logged.
     """
 
-    load: Callable[[StoredModel, RunnerOptions, CoreShare], LoadedPipeline]
+    load: Load
     loading_detail: str
     ready_message: str
     unavailable_message: str
@@ -85,8 +96,16 @@ class Role(NamedTuple):
     logger: logging.Logger
 
 
-def load_prediction(stored: StoredModel, options: RunnerOptions, share: CoreShare) -> LoadedPipeline:
+def load_prediction(
+    stored: StoredModel, options: RunnerOptions, share: CoreShare, prepare_slow: Prepare | None = None
+) -> LoadedPipeline:
     """Load a stored model for predictions, as it was tuned on this machine, else by this machine's own plan.
+
+    Args:
+        stored: the model.
+        options: what the operator set for every Runner.
+        share: the cores of this process.
+        prepare_slow: decodes and transforms pictures that may take long; None where all are prepared alike.
 
     Raises:
         DeviceMissing: the device that the operator asked for is not there.
@@ -96,9 +115,12 @@ def load_prediction(stored: StoredModel, options: RunnerOptions, share: CoreShar
     device = device_for(stored, options.device)
     tuned = tuned_plan(stored.path, stored.tag, device, share.available)
     backend, plan = load_backend(stored, device, share, lambda planned: options.override(tuned or planned))
-    pipeline, begin_counting = make_pipeline(card, backend), None
+    pipeline, begin_counting = make_pipeline(card, backend, prepare_slow), None
     if isinstance(card, ImageCard) and stored.variant == EARLY_EXIT_VARIANT:
-        pipeline = EarlyExitPipeline(card, backend, lambda part: metrics().early_exit.labels(card.name, part).inc())
+        early_exits = metrics().early_exit
+        pipeline = EarlyExitPipeline(
+            card, backend, lambda part: early_exits.labels(card.name, part).inc(), prepare_slow
+        )
         begin_counting = pipeline.begin_counting
     return LoadedPipeline(
         pipeline=pipeline,
@@ -122,6 +144,11 @@ PREDICTION = Role(
     logger=logger,
 )
 """The role of the models in the process that predicts."""
+
+
+def preparing_slow(role: Role, prepare_slow: Prepare) -> Role:
+    """Return a role whose models have slow pictures prepared by `prepare_slow`."""
+    return role._replace(load=partial(role.load, prepare_slow=prepare_slow))
 
 
 def device_for(stored: StoredModel, requested: str) -> str:

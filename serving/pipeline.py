@@ -1,7 +1,7 @@
 """The pipelines of predictions: an encoded picture to its logits, the rows of a request to their outputs."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from backends.base import WHOLE_NETWORK, AnsweredBy, Backend, Logits, Outputs
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
-from preprocessing.decode import check_size, decode
+from preprocessing.decode import check_size
+from preprocessing.prepare import Prepare, is_slow, prepare
 from preprocessing.rows import CheckedRows, Row, check_rows, check_values
 from preprocessing.spec import Float32Tensor, UInt8Image
 from preprocessing.transform import Transformed, transform
@@ -73,10 +74,16 @@ class RowOutputs(NamedTuple):
 
 
 class ImagePipeline:
-    """Turns a picture into logits: decode, transform, infer."""
+    """Turns a picture into logits: decode, transform, infer.
 
-    def __init__(self, card: ImageCard, backend: Backend) -> None:
-        self._card, self._backend = card, backend
+    Args:
+        card: the model's card.
+        backend: runs the network.
+        prepare_slow: decodes and transforms pictures that may take long; None where all are prepared alike.
+    """
+
+    def __init__(self, card: ImageCard, backend: Backend, prepare_slow: Prepare | None = None) -> None:
+        self._card, self._backend, self._prepare_slow = card, backend, prepare_slow
 
     def preprocess(self, payload: ImagePayload) -> Transformed:
         """Decode and transform one picture.
@@ -91,7 +98,15 @@ class ImagePipeline:
             height, width, _ = payload.pixels.shape
             check_size(width, height, self._card.limits)
             return transform(payload.pixels, self._card.input)
-        return transform(decode(payload, self._card.limits), self._card.input)
+        return self._prepared(prepare, payload)
+
+    def is_slow(self, payload: ImagePayload) -> bool:
+        """Return whether an encoded picture may take long to decode."""
+        return self._prepare_slow is not None and isinstance(payload, bytes) and is_slow(payload, self._card.limits)
+
+    def preprocess_slow(self, payload: ImagePayload) -> Transformed:
+        """Decode and transform one picture that may take long; errors as of `preprocess`, or that it took too long."""
+        return self._prepared(self._prepare_slow or prepare, cast(bytes, payload))
 
     def infer(self, batch: Sequence[Transformed]) -> list[ImageOutputs]:
         """Run the network on transformed pictures; one result for each."""
@@ -105,6 +120,10 @@ class ImagePipeline:
     def is_heavy(self, payload: ImagePayload) -> bool:
         """Return whether a picture is large enough to be decoded by another thread."""
         return isinstance(payload, DecodedImage) or (isinstance(payload, bytes) and len(payload) > HEAVY_BYTES)
+
+    def _prepared(self, prepare_picture: Prepare, data: bytes) -> Transformed:
+        picture = prepare_picture(data, self._card.limits, self._card.input)
+        return Transformed(picture.tensor, picture.sharpness)
 
     def _run(self, batch: Sequence[Transformed]) -> Outputs:
         outputs = self._backend.run(np.stack([item.tensor for item in batch]))
@@ -131,10 +150,17 @@ class EarlyExitPipeline(ImagePipeline):
         card: the model's card.
         backend: says of every item which part answered.
         count: is given the part that answered each picture, once `begin_counting` has been called.
+        prepare_slow: as of `ImagePipeline`.
     """
 
-    def __init__(self, card: ImageCard, backend: Backend, count: Callable[[AnsweredBy], None]) -> None:
-        super().__init__(card, backend)
+    def __init__(
+        self,
+        card: ImageCard,
+        backend: Backend,
+        count: Callable[[AnsweredBy], None],
+        prepare_slow: Prepare | None = None,
+    ) -> None:
+        super().__init__(card, backend, prepare_slow)
         self._count, self._counts = count, False
 
     def begin_counting(self) -> None:
@@ -164,6 +190,14 @@ class RowPipeline:
             return check_values(payload.values, self._card.input)
         return check_rows(payload, self._card.input)
 
+    def is_slow(self, payload: RowPayload) -> bool:
+        """Return False: rows are quick to check."""
+        return False
+
+    def preprocess_slow(self, payload: RowPayload) -> CheckedRows:
+        """Check and transform every row, as `preprocess` does."""
+        return self.preprocess(payload)
+
     def infer(self, batch: Sequence[CheckedRows]) -> list[RowOutputs]:
         """Run the network on the rows of several requests at once; one result for each request."""
         rows = np.concatenate([item.tensor for item in batch])
@@ -184,9 +218,9 @@ class RowPipeline:
         return False
 
 
-def make_pipeline(card: Card, backend: Backend) -> "ImagePipeline | RowPipeline":
-    """Return the pipeline for a card's kind of input."""
-    return ImagePipeline(card, backend) if isinstance(card, ImageCard) else RowPipeline(card, backend)
+def make_pipeline(card: Card, backend: Backend, prepare_slow: Prepare | None = None) -> "ImagePipeline | RowPipeline":
+    """Return the pipeline for a card's kind of input; `prepare_slow` prepares pictures that may take long."""
+    return ImagePipeline(card, backend, prepare_slow) if isinstance(card, ImageCard) else RowPipeline(card, backend)
 
 
 def check_outputs(outputs: Logits, rows: int, columns: int) -> None:

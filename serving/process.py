@@ -8,8 +8,10 @@ from errors import CardError
 from models import registry
 from models.card import Card
 from models.package import StoredModel
+from preprocessing.apart.process import DecodingProcess
 from serving.cache import ResponseCache
 from serving.gradcam.client import BentoMLCalls, ExplainerClient
+from serving.loading import PREDICTION, preparing_slow
 from serving.options import RunnerOptions
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
@@ -27,6 +29,7 @@ class PredictionProcess:
     """
 
     def __init__(self, settings: Settings, stored: Sequence[StoredModel]) -> None:
+        self._decoding = DecodingProcess()
         cache = ResponseCache(settings.cache_mb * 2**20 // settings.workers)
         self.repository = ModelRepository(
             stored,
@@ -34,6 +37,7 @@ class PredictionProcess:
             missing=missing_models(dict(settings.chosen_models)),
             default=settings.default_model,
             cache=cache,
+            role=preparing_slow(PREDICTION, self._decoding.prepare),
         )
         self._explainer = ExplainerClient(settings.explain_timeout_ms, cache) if settings.explain else None
         self.predictor = Predictor(settings.timeout_ms, self._explainer)
@@ -47,6 +51,7 @@ class PredictionProcess:
             gradcam: BentoML's client of the Grad-CAM process, asynchronous.
         """
         end_within(self._settings.drain_seconds, self.repository)
+        self._decoding.start()
         self.repository.start()
         if self._settings.workers > 1:
             await self.repository.join(workers_folder())
@@ -61,6 +66,7 @@ class PredictionProcess:
             self._watching.cancel()
         await self.repository.leave()
         await asyncio.to_thread(self.repository.close, self._settings.drain_seconds)
+        self._decoding.close()
 
 
 def missing_models(chosen: dict[str, str]) -> dict[str, tuple[Card, str]]:

@@ -10,10 +10,12 @@ from typing import Any
 from errors import DeadlineExceeded, NotFound, VitrineError
 from models.card import ImageCard
 from models.package import StoredModel
+from preprocessing.apart.process import DecodingProcess
 from runners.awaiting import awaitable
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation, answer_to_fields, fields_to_json, request_from_fields
 from serving.gradcam.worker import EXPLANATION
+from serving.loading import preparing_slow
 from serving.options import RunnerOptions
 from serving.repository import ModelRepository
 
@@ -31,16 +33,20 @@ class ExplanationProcess:
 
     def __init__(self, stored: Sequence[StoredModel], options: RunnerOptions) -> None:
         explainable = [model for model in stored if isinstance(model.card, ImageCard) and model.card.explain]
-        self._repository = ModelRepository(explainable, replace(options, workers=1), role=EXPLANATION)
+        self._decoding = DecodingProcess()
+        role = preparing_slow(EXPLANATION, self._decoding.prepare)
+        self._repository = ModelRepository(explainable, replace(options, workers=1), role=role)
         self._calls = dict[str, Future[Answer[Explanation]]]()
 
     def start(self) -> None:
         """Begin to load in the background."""
+        self._decoding.start()
         self._repository.start()
 
     async def stop(self, timeout_s: float) -> None:
         """Finish what is under way, then release the models; what takes longer than `timeout_s` is given up."""
         await asyncio.to_thread(self._repository.close, timeout_s)
+        self._decoding.close()
 
     async def explain(self, tag: str, fields: dict[str, Any], seconds: float, call: str) -> dict[str, Any]:
         """Explain one picture; the answer is JSON where the request was.

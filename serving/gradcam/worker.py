@@ -17,8 +17,9 @@ from models.card import ImageCard
 from models.goldens import TOLERANCE
 from models.package import WEIGHTS, StoredModel
 from postprocessing.classification import classify
-from preprocessing.decode import decode
-from preprocessing.transform import resize, transform
+from preprocessing.decode import check_structure
+from preprocessing.prepare import Keep, Prepare, is_slow, prepare
+from preprocessing.spec import UInt8Image
 from runners.cores import CoreShare
 from runners.plan import make_plan
 from serving.gradcam.wire import Explanation, ExplanationRequest
@@ -28,7 +29,10 @@ from serving.options import RunnerOptions
 logger = logging.getLogger("vitrine.explain")
 
 MAX_DRAWN_PIXELS, MAX_DRAWN_SIDE = 16_000_000, 65_535
-"""The largest picture that is drawn on at its own size; a PNG of noise of 50 megapixels takes 14 s and a gigabyte."""
+"""The largest picture that is drawn on at its own size; to draw on as much noise takes a second of one core."""
+
+_DRAWING_A_PIXEL_S = 60e-9
+"""How long one core takes to draw on a pixel of noise, heatmap and PNG together."""
 
 
 class PreparedPicture(NamedTuple):
@@ -36,22 +40,30 @@ class PreparedPicture(NamedTuple):
 
     Attributes:
         request: what to explain, and how.
-        image: RGB, shape (H, W, 3), uint8, at the upload's own size.
+        image: RGB, shape (H, W, 3), uint8, at the size that it is drawn at; None where it is not drawn.
         tensor: shape (3, h, w), float32, as the network takes it.
         sharpness: the picture's variance of the Laplacian; None where the card does not ask for it.
+        size: width and height of what is drawn, in pixels.
     """
 
     request: ExplanationRequest
-    image: npt.NDArray[np.uint8]
+    image: UInt8Image | None
     tensor: npt.NDArray[np.float32]
     sharpness: float | None
+    size: tuple[int, int]
 
 
 class ExplanationPipeline:
-    """Turns an encoded picture into its logits and a map, drawn as the request asks."""
+    """Turns an encoded picture into its logits and a map, drawn as the request asks.
 
-    def __init__(self, card: ImageCard, explainer: Explainer) -> None:
-        self._card, self._explainer = card, explainer
+    Args:
+        card: the model's card.
+        explainer: computes logits and maps.
+        prepare_slow: decodes and transforms pictures that may take long; None where all are prepared alike.
+    """
+
+    def __init__(self, card: ImageCard, explainer: Explainer, prepare_slow: Prepare | None = None) -> None:
+        self._card, self._explainer, self._prepare_slow = card, explainer, prepare_slow
 
     def preprocess(self, payload: ExplanationRequest) -> PreparedPicture:
         """Decode and transform one picture.
@@ -60,15 +72,16 @@ class ExplanationPipeline:
             InvalidInput: the picture cannot be used.
             NoExplanation: it is too large to be drawn on.
         """
-        image = decode(payload.data, self._card.limits)
-        height, width = image.shape[:2]
-        at_own_size = not payload.at_input_size and payload.output != "map"
-        if at_own_size and (height * width > MAX_DRAWN_PIXELS or max(height, width) > MAX_DRAWN_SIDE):
-            raise NoExplanation(
-                f"{width}×{height} pixels are too many to draw on (at most {MAX_DRAWN_PIXELS:,}, and "
-                f"{MAX_DRAWN_SIDE:,} on a side). Ask /explain for size=input."
-            )
-        return PreparedPicture(payload, image, *transform(image, self._card.input))
+        return self._prepared(prepare, payload)
+
+    def is_slow(self, payload: ExplanationRequest) -> bool:
+        """Return whether a picture may take long to decode and to draw on."""
+        pixel_s = 0.0 if payload.at_input_size or payload.output == "map" else _DRAWING_A_PIXEL_S
+        return self._prepare_slow is not None and is_slow(payload.data, self._card.limits, pixel_s)
+
+    def preprocess_slow(self, payload: ExplanationRequest) -> PreparedPicture:
+        """Decode and transform one picture that may take long; errors as of `preprocess`, or that it took too long."""
+        return self._prepared(self._prepare_slow or prepare, payload)
 
     def infer(self, batch: Sequence[PreparedPicture]) -> list[Explanation]:
         """Compute logits and maps, then draw; one explanation for each picture.
@@ -100,6 +113,24 @@ class ExplanationPipeline:
         """Return True: every picture is decoded, and most are drawn on."""
         return True
 
+    def _prepared(self, prepare_picture: Prepare, request: ExplanationRequest) -> PreparedPicture:
+        structure = check_structure(request.data, self._card.limits)
+        size = structure.width, structure.height
+        keep: Keep = "original"
+        if request.at_input_size or request.output == "map":
+            keep = "resized" if request.at_input_size else "nothing"
+        elif structure.width * structure.height > MAX_DRAWN_PIXELS or max(size) > MAX_DRAWN_SIDE:
+            raise NoExplanation(
+                f"{structure.width}×{structure.height} pixels are too many to draw on (at most {MAX_DRAWN_PIXELS:,}, "
+                f"and {MAX_DRAWN_SIDE:,} on a side). Ask /explain for size=input."
+            )
+        picture = prepare_picture(request.data, self._card.limits, self._card.input, keep)
+        if picture.pixels is not None:
+            size = picture.pixels.shape[1], picture.pixels.shape[0]
+        elif structure.orientation >= 5:
+            size = size[1], size[0]
+        return PreparedPicture(request, picture.pixels, picture.tensor, picture.sharpness, size)
+
     def _target(self, request: ExplanationRequest, logits: Logits) -> int:
         if request.target >= 0:
             return request.target
@@ -107,20 +138,31 @@ class ExplanationPipeline:
 
     def _draw(self, item: PreparedPicture, logits: Logits, target: int, values: npt.NDArray[np.float32]) -> Explanation:
         request = item.request
-        image = resize(item.image, self._card.input) if request.at_input_size else item.image
-        height, width = image.shape[:2]
         picture = None
-        if request.output != "map":
-            heat = heatmap(values, (height, width))
-            picture = png(grey(heat) if request.output == "heatmap" else overlay(image, heat, request.alpha))
-        return Explanation(logits, target, picture, values, (width, height), item.sharpness)
+        if request.output != "map" and item.image is not None:
+            picture = png(_drawn(request, item.image, values))
+        return Explanation(logits, target, picture, values, item.size, item.sharpness)
 
 
-def load_explanation(stored: StoredModel, options: RunnerOptions, share: CoreShare) -> LoadedPipeline:
+def _drawn(request: ExplanationRequest, image: UInt8Image, values: npt.NDArray[np.float32]) -> UInt8Image:
+    """Return the heatmap in grey, or laid over the picture, at the picture's size."""
+    heat = heatmap(values, (image.shape[0], image.shape[1]))
+    return grey(heat) if request.output == "heatmap" else overlay(image, heat, request.alpha)
+
+
+def load_explanation(
+    stored: StoredModel, options: RunnerOptions, share: CoreShare, prepare_slow: Prepare | None = None
+) -> LoadedPipeline:
     """Load a stored model for explanations.
 
     PyTorch's autograd explains a model that runs on PyTorch, the compiled graph one that runs on ONNX Runtime, and
     autograd on the CPU one that has no compiled graph.
+
+    Args:
+        stored: the model.
+        options: what the operator set for every Runner.
+        share: the cores of this process.
+        prepare_slow: decodes and transforms pictures that may take long; None where all are prepared alike.
 
     Raises:
         DeviceMissing: the device that the operator asked for is not there.
@@ -135,7 +177,7 @@ def load_explanation(stored: StoredModel, options: RunnerOptions, share: CoreSha
     if not explainer.runs_in_parallel:
         plan = replace(plan, lanes=1)
     return LoadedPipeline(
-        pipeline=ExplanationPipeline(card, explainer),
+        pipeline=ExplanationPipeline(card, explainer, prepare_slow),
         plan=plan,
         runner_name=f"{card.name}/explain",
         runtime=explainer.runtime,

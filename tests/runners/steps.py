@@ -21,6 +21,8 @@ class Steps:
     infer: Callable[[Sequence[Any]], Sequence[Any]]
     count_inferences: Callable[[Any], int] = lambda _: 1
     is_heavy: Callable[[Any], bool] = lambda _: True
+    is_slow: Callable[[Any], bool] = lambda _: False
+    preprocess_slow: Callable[[Any], Any] = lambda payload: payload
 
 
 def start_runner(
@@ -32,8 +34,10 @@ def start_runner(
     working: AbstractContextManager[object] | None = None,
     count_inferences: Callable[[Prepared], int] = lambda _: 1,
     is_heavy: Callable[[Payload], bool] = lambda _: True,
+    is_slow: Callable[[Payload], bool] = lambda _: False,
+    preprocess_slow: Callable[[Payload], Prepared] | None = None,
     **plan: Any,
 ) -> Runner[Payload, Prepared, Result]:
     """Start a Runner; `plan` are fields of its plan."""
-    pipeline = Steps(preprocess, infer, count_inferences, is_heavy)  # type: ignore[arg-type]
+    pipeline = Steps(preprocess, infer, count_inferences, is_heavy, is_slow, preprocess_slow or preprocess)  # type: ignore[arg-type]
     return Runner(name, pipeline, Plan(**plan), queue_size=queue_size, working=working)

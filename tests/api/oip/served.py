@@ -19,6 +19,7 @@ from api.limits import ReachedLimits
 from api.oip.grpc_server import GrpcServer
 from models.package import StoredModel
 from preprocessing.decode import decode
+from preprocessing.prepare import Prepare
 from preprocessing.spec import ImageLimits
 from runners.cores import CoreShare
 from runners.runner import Answer
@@ -66,9 +67,11 @@ class Brake:
         finally:
             self._released.set()
 
-    def load(self, stored: StoredModel, options: RunnerOptions, share: CoreShare) -> LoadedPipeline:
+    def load(
+        self, stored: StoredModel, options: RunnerOptions, share: CoreShare, prepare_slow: Prepare | None = None
+    ) -> LoadedPipeline:
         """Load a model whose pipeline minds this brake."""
-        loaded = load_prediction(stored, options, share)
+        loaded = load_prediction(stored, options, share, prepare_slow)
         infer = loaded.pipeline.infer
 
         def held_infer(batch: Sequence[Any]) -> Any:

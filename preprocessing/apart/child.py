@@ -1,0 +1,72 @@
+"""The inside of the decoding process: one picture after the other, each within its own limits of time and memory."""
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+
+import cv2
+
+from errors import InvalidInput
+from preprocessing.apart.wire import receive_request, send_answer
+from preprocessing.decode import check_structure
+from preprocessing.prepare import PreparedPicture, prepare
+
+BYTES_A_PIXEL = 10
+"""The memory that decoding may take beside the file; the greediest ordinary picture, a progressive JPEG, takes nine."""
+SPARE_BYTES = 96 * 2**20
+"""What decoders, buffers and the transform may take beside that, whatever the picture's size."""
+
+
+def main() -> None:
+    """Answer pictures until the process that started this one is gone."""
+    _, descriptor, cpu_seconds = sys.argv
+    connection = Connection(int(descriptor))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the server drains first
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+    with contextlib.suppress(OSError):
+        os.nice(5)
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # where memory runs out, this process goes first
+    connection.send_bytes(b"ready")
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            _answer(connection, int(cpu_seconds))
+
+
+def _answer(connection: Connection, cpu_seconds: int) -> None:
+    data, limits, spec, keep = receive_request(connection)
+    answer: PreparedPicture | InvalidInput
+    try:
+        structure = check_structure(data, limits)
+        limit_resources(cpu_seconds, BYTES_A_PIXEL * structure.width * structure.height + 3 * len(data) + SPARE_BYTES)
+        answer = prepare(data, limits, spec, keep)
+    except InvalidInput as error:
+        answer = error.with_traceback(None)
+    send_answer(connection, answer)
+
+
+def limit_resources(cpu_seconds: int, more_bytes: int) -> None:
+    """Let this process use so many more seconds of processor time, and so many more bytes, than it has used yet."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds, most))
+    with contextlib.suppress(OSError, ValueError):  # without /proc, only the deadline limits
+        with open("/proc/self/statm") as file:
+            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + more_bytes, most))
+
+
+def _end_with_parent() -> None:
+    """End at once when the other end of the standard input closes, which is when the parent ends, however it does."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""From an encoded picture to the model's input in one call: decode, then transform."""
+
+from typing import Literal, NamedTuple, Protocol
+
+from errors import InvalidInput
+from preprocessing.decode import check_structure, decode
+from preprocessing.spec import Float32Tensor, ImageInput, ImageLimits, UInt8Image
+from preprocessing.transform import resize, transform
+
+QUICK_S = 0.5
+"""A picture that may take longer than this to decode, in seconds of one core, is slow."""
+
+Keep = Literal["nothing", "resized", "original"]
+"""Which pixels are returned beside the tensor: none, those at the model's input size, or the picture's own."""
+
+
+class PreparedPicture(NamedTuple):
+    """A picture as the model takes it.
+
+    Attributes:
+        tensor: shape (3, h, w), float32, with (h, w) = `spec.size`.
+        sharpness: the picture's variance of the Laplacian; None where the card does not ask for it.
+        pixels: RGB, shape (H, W, 3), uint8, where they were to be kept.
+    """
+
+    tensor: Float32Tensor
+    sharpness: float | None
+    pixels: UInt8Image | None = None
+
+
+class Prepare(Protocol):
+    """Prepares a picture, here or in another process."""
+
+    def __call__(self, data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing") -> PreparedPicture:
+        """Decode and transform one picture; the errors are those of `decode`."""
+
+
+def prepare(data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing") -> PreparedPicture:
+    """Decode and transform one picture in this thread.
+
+    Args:
+        data: the encoded bytes.
+        limits: the limits section of the card.
+        spec: the input section of the card.
+        keep: which pixels to return as well.
+
+    Raises:
+        InvalidImage: as `decode`.
+        TooLarge: as `decode`.
+    """
+    image = decode(data, limits)
+    tensor, sharpness = transform(image, spec)
+    if keep == "nothing":
+        return PreparedPicture(tensor, sharpness)
+    return PreparedPicture(tensor, sharpness, image if keep == "original" else resize(image, spec))
+
+
+def is_slow(data: bytes, limits: ImageLimits, pixel_s: float = 0.0) -> bool:
+    """Return whether a picture may take more than `QUICK_S`; False for one that is refused before that.
+
+    Args:
+        data: the encoded bytes.
+        limits: the limits section of the card.
+        pixel_s: what each pixel takes beside its decoding, in seconds.
+    """
+    try:
+        structure = check_structure(data, limits)
+        return structure.seconds + pixel_s * structure.width * structure.height > QUICK_S
+    except InvalidInput:
+        return False

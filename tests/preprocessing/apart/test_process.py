@@ -1,0 +1,155 @@
+"""The decoding process gives what decoding here gives, is killed where it should be, and ends with its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import psutil
+import pytest
+
+from errors import DeadlineExceeded, InvalidImage, TooLarge, Unavailable
+from loadtests.fuzz import hostile
+from preprocessing.apart.process import DecodingProcess
+from preprocessing.prepare import Keep, prepare
+from preprocessing.spec import ImageInput, ImageLimits
+from tests.conftest import ROOT, encode
+from tests.live.server import wait_until
+
+LIMITS = ImageLimits()
+SPEC = ImageInput(
+    size=(24, 32), library="opencv", kernel="area", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), blur_below=9.0
+)
+PICTURE = encode(np.random.default_rng(2).integers(0, 256, (60, 80, 3)).astype(np.uint8))
+ENDLESS = hostile.bmp_of_runs(7000, 7000, 10_000_000)
+"""Takes seconds of processor time on any machine: Pillow decodes runs in Python."""
+
+
+@pytest.fixture
+def decoding() -> Iterator[DecodingProcess]:
+    process = DecodingProcess()
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize("keep", ["nothing", "resized", "original"])
+def test_a_picture_prepared_apart_is_the_same_to_the_last_bit(decoding: DecodingProcess, keep: Keep) -> None:
+    apart, here = decoding.prepare(PICTURE, LIMITS, SPEC, keep), prepare(PICTURE, LIMITS, SPEC, keep)
+    assert np.array_equal(apart.tensor, here.tensor) and apart.sharpness == here.sharpness
+    assert (apart.pixels is None) == (keep == "nothing")
+    assert keep == "nothing" or np.array_equal(apart.pixels, here.pixels)  # type: ignore[arg-type]
+
+
+def test_what_is_wrong_with_a_picture_is_said_as_here_and_costs_no_process(decoding: DecodingProcess) -> None:
+    decoding.prepare(PICTURE, LIMITS, SPEC)
+    before = decoding.pid
+    for data, limits, kind in (
+        (PICTURE[:-50], LIMITS, InvalidImage),
+        (PICTURE, ImageLimits(max_pixels=99), TooLarge),
+    ):
+        with pytest.raises(kind) as here:
+            prepare(data, limits, SPEC)
+        with pytest.raises(kind) as apart:
+            decoding.prepare(data, limits, SPEC)
+        assert str(apart.value) == str(here.value)
+    assert decoding.pid == before
+
+
+def test_a_picture_that_takes_too_long_is_killed_at_its_deadline_and_the_next_is_served() -> None:
+    decoding = DecodingProcess(cpu_seconds=60, deadline_s=1.0)
+    try:
+        decoding.prepare(PICTURE, LIMITS, SPEC)
+        before = decoding.pid
+        with pytest.raises(DeadlineExceeded, match="within 1 s"):
+            decoding.prepare(ENDLESS, LIMITS, SPEC)
+        assert before is not None and not psutil.pid_exists(before)
+        assert decoding.pid not in (None, before)  # the next one is started before it is asked for
+    finally:
+        decoding.close()
+
+
+def test_a_picture_that_takes_too_much_processor_time_is_refused_with_the_limit() -> None:
+    decoding = DecodingProcess(cpu_seconds=1, deadline_s=120.0)
+    try:
+        with pytest.raises(TooLarge, match="more than 1 s of processor time"):
+            decoding.prepare(ENDLESS, LIMITS, SPEC)
+        assert np.array_equal(decoding.prepare(PICTURE, LIMITS, SPEC).tensor, prepare(PICTURE, LIMITS, SPEC).tensor)
+    finally:
+        decoding.close()
+
+
+def test_a_crash_costs_its_own_picture_alone(decoding: DecodingProcess) -> None:
+    decoding.prepare(PICTURE, LIMITS, SPEC)
+    threading.Timer(0.3, os.kill, (decoding.pid, signal.SIGSEGV)).start()
+    with pytest.raises(InvalidImage, match=r"exit code -11"):
+        decoding.prepare(ENDLESS, LIMITS, SPEC)
+    assert decoding.prepare(PICTURE, LIMITS, SPEC).tensor.shape == (3, 24, 32)
+
+
+def test_a_process_that_died_while_it_was_idle_is_replaced_without_a_word(decoding: DecodingProcess) -> None:
+    decoding.start()
+    assert decoding.pid is not None
+    os.kill(decoding.pid, signal.SIGKILL)
+    wait_until(lambda: psutil.Process(decoding.pid).status() == psutil.STATUS_ZOMBIE)
+    assert decoding.prepare(PICTURE, LIMITS, SPEC).tensor.shape == (3, 24, 32)
+
+
+def test_the_memory_of_one_picture_is_limited_by_its_own_pixels() -> None:
+    code = """
+import os, sys
+from preprocessing.apart.child import limit_resources
+limit_resources(60, 64 * 2**20)
+try:
+    bytearray(200 * 2**20)
+except MemoryError:
+    print("limited")
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["limited"]
+
+
+def test_it_is_small_and_knows_nothing_of_the_server(
+    decoding: DecodingProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITRINE_API_KEYS_FILE", "/a/secret")
+    decoding.prepare(PICTURE, LIMITS, SPEC)
+    process = psutil.Process(decoding.pid)
+    assert not [name for name in process.environ() if name.startswith("VITRINE_")]
+    maps = " ".join(mapped.path for mapped in process.memory_maps())
+    assert not [name for name in ("onnxruntime", "torch", "bentoml", "grpc", "uvloop") if f"/{name}/" in maps]
+
+
+def test_it_ends_with_its_parent_even_while_it_decodes() -> None:
+    code = """
+import sys, threading, time
+from loadtests.fuzz.hostile import bmp_of_runs
+from preprocessing.apart.process import DecodingProcess
+from tests.preprocessing.apart.test_process import ENDLESS, LIMITS, PICTURE, SPEC
+decoding = DecodingProcess(cpu_seconds=60, deadline_s=120.0)
+decoding.prepare(PICTURE, LIMITS, SPEC)
+threading.Thread(target=decoding.prepare, args=(ENDLESS, LIMITS, SPEC), daemon=True).start()
+print(decoding.pid, flush=True)
+time.sleep(300)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent, parent.stdout:
+        child = int(parent.stdout.readline())
+        assert psutil.pid_exists(child)
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_after_its_end_pictures_are_refused(decoding: DecodingProcess) -> None:
+    decoding.prepare(PICTURE, LIMITS, SPEC)
+    before = decoding.pid
+    decoding.close()
+    with pytest.raises(Unavailable, match="shutting down"):
+        decoding.prepare(PICTURE, LIMITS, SPEC)
+    assert before is not None and not psutil.pid_exists(before)
