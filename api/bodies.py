@@ -118,10 +118,15 @@ class Bodies:
                 )
                 body.cut_off("The message was given up, because too many others are under way. Send it again, faster.")
 
+    def trim_soon(self) -> None:
+        """Give memory that is being let go back to the system in a while."""
+        soon, later = (self.now + after for after in TRIM_TICKS)
+        self._trim_at = [*(self._trim_at[:1] or [soon]), later]
+
     def _trim(self) -> None:
         if self._peak_bytes - self.held_bytes >= WORTH_TRIMMING_BYTES:
             self._peak_bytes = self.held_bytes
-            self._trim_at = [self.now + after for after in TRIM_TICKS]
+            self.trim_soon()
         if self._trim_at and self.now >= self._trim_at[0]:
             del self._trim_at[0]
             asyncio.get_running_loop().run_in_executor(None, trim_memory)

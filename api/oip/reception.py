@@ -3,6 +3,7 @@
 gRPC hands a message over once it is whole. So its rate is not known, and of a stream not even whether one is under way.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,11 @@ class TimedServer:
         """Return the message of a call, or refuse the call."""
         try:
             self._bodies.check_size(1)  # before it is read
-            request = await body.wait_for(context.read())
+            try:
+                request = await body.wait_for(context.read())
+            except (BodyTimeout, asyncio.CancelledError):  # much of it may have come
+                self._bodies.trim_soon()
+                raise
             if request is grpc.aio.EOF:
                 raise InvalidInput("The call has no message.")
             if isinstance(request, bytes):
