@@ -11,8 +11,9 @@ import pytest
 
 from api.bodies import Bodies, Body
 from api.limits import ReachedLimits, ticks
-from errors import BodyTimeout
+from errors import BodyTimeout, QueueFull
 from models.package import StoredModel
+from settings import Settings
 from tests.api.serving import PATIENCE_S, Served, chunk, get, post, read_to_end, serving
 from tests.live.server import wait_until
 from tests.tiny import plain, seal, tiny_package
@@ -187,3 +188,14 @@ def test_the_oldest_messages_of_grpc_give_way_if_those_under_way_might_fill_the_
 
     asyncio.run(run())
     assert given_up == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("budget", "share"), [(400_000, 100_000), (100_000, 50_000)], ids=["a part", "one body"])
+def test_workers_share_the_budget_and_each_has_memory_for_a_body(budget: int, share: int) -> None:
+    settings = Settings(_env_file=None, workers=4, max_body_bytes=50_000, body_budget_bytes=budget)
+    bodies = Bodies.of_settings(settings, ReachedLimits())
+    bodies.hold(share - 50_000)
+    bodies.check_size(50_000)
+    bodies.hold(1)
+    with pytest.raises(QueueFull):
+        bodies.check_size(50_000)
