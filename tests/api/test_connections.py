@@ -146,6 +146,7 @@ def test_beside_connections_that_are_all_busy_health_alone_is_answered(narrow: S
 def test_a_process_without_file_descriptors_closes_idle_connections(stored: StoredModel) -> None:
     before, limits = reached("descriptors"), resource.getrlimit(resource.RLIMIT_NOFILE)
     with serving(stored, header_seconds=1e6) as served, served.connect() as wire:
+        assert served.ask(get("/health"))  # on a later connection, so the silent one has been accepted
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # all of these are taken
         try:
             assert read_to_end(wire) == b""
