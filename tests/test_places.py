@@ -28,7 +28,8 @@ from api.app import DOCUMENTATION, STATIC
 from models import registry, served_versions
 from preprocessing.apart import process
 
-places = {"code": str(served_versions.CODE_FOLDER), "decoding": str(process.CODE_FOLDER), "static": sorted(path.name for path in STATIC.iterdir())}
+places = {"code": str(served_versions.CODE_FOLDER), "decoding": str(process.CODE_FOLDER)}
+places["static"] = sorted(path.name for path in STATIC.iterdir())
 places["documentation"] = sorted(path.name for path in DOCUMENTATION.iterdir())
 places["cards"] = sorted(registry.bundled_cards())
 places["shipped"] = [name for name in registry.bundled_cards() if registry.has_weights(name)]
