@@ -9,6 +9,7 @@ from models import registry
 from models.card import Card
 from models.package import StoredModel
 from preprocessing.apart.process import DecodingProcess
+from runners.memory import map_large_blocks
 from serving.cache import ResponseCache
 from serving.gradcam.client import BentoMLCalls, ExplainerClient
 from serving.loading import PREDICTION, preparing_slow
@@ -51,6 +52,7 @@ class PredictionProcess:
             gradcam: BentoML's client of the Grad-CAM process, asynchronous.
         """
         end_within(self._settings.drain_seconds, self.repository)
+        map_large_blocks()
         self._decoding.start()
         self.repository.start()
         if self._settings.workers > 1:

@@ -15,7 +15,7 @@ from tests.source import copy_of_the_source
 
 IN_THE_CLONE = {"deploy/container/image.py", "loadtests/server.py"}
 IN_THE_CLONE_AND_THE_PACKAGE = {"cli/serve.py"}
-EVERYWHERE = {"api/app.py", "models/registry.py", "models/served_versions.py"}
+EVERYWHERE = {"api/app.py", "models/registry.py", "models/served_versions.py", "preprocessing/apart/process.py"}
 IN_THE_IMAGE = {"deploy/container/entrypoint.py"}
 """Run by the tests of the image."""
 
@@ -26,8 +26,10 @@ import json
 from importlib import import_module
 from api.app import DOCUMENTATION, STATIC
 from models import registry, served_versions
+from preprocessing.apart import process
 
-places = {"code": str(served_versions.CODE_FOLDER), "static": sorted(path.name for path in STATIC.iterdir())}
+places = {"code": str(served_versions.CODE_FOLDER), "decoding": str(process.CODE_FOLDER)}
+places["static"] = sorted(path.name for path in STATIC.iterdir())
 places["documentation"] = sorted(path.name for path in DOCUMENTATION.iterdir())
 places["cards"] = sorted(registry.bundled_cards())
 places["shipped"] = [name for name in registry.bundled_cards() if registry.has_weights(name)]
@@ -53,7 +55,7 @@ def python(program: str, code: Path, home: Path, cwd: Path) -> str:
 def probe(code: Path, home: Path, cwd: Path, *others: tuple[str, str]) -> dict[str, Any]:
     """Return what the code in a folder finds by the paths that it computes from its own place."""
     places: dict[str, Any] = json.loads(python(PROBE.replace("OTHERS", str(others)), code, home, cwd))
-    assert places["code"] == str(code)
+    assert places["code"] == places["decoding"] == str(code)
     assert places["static"] == PAGE and places["documentation"] == ["redoc.html", "swagger.html"]
     assert places["cards"] == CARDS
     return places

@@ -23,7 +23,7 @@ CPU_SECONDS, DEADLINE_S = 4, 12.0
 """What one picture may take: of processor time, and in all, since other work may share the cores."""
 START_S = 60.0
 """How long the process may take to start, in seconds."""
-_ROOT = Path(__file__).resolve().parents[2]
+CODE_FOLDER = Path(__file__).resolve().parents[2]
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "PYTHONHOME")
 
 
@@ -135,7 +135,7 @@ class _Child:
                 stdin=subprocess.PIPE,  # closes when this process ends, however it does
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                cwd=_ROOT,
+                cwd=CODE_FOLDER,
                 env=_environment(),
             )
         self.connection = Connection(ours.detach())
@@ -185,4 +185,8 @@ def _environment() -> dict[str, str]:
     """Return the environment of the process: nothing that hostile bytes should ever see."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     # Fixed thresholds give the memory of a large picture back to the system as soon as it is freed.
-    return kept | {"PYTHONPATH": str(_ROOT), "MALLOC_TRIM_THRESHOLD_": "1048576", "MALLOC_MMAP_THRESHOLD_": "1048576"}
+    return kept | {
+        "PYTHONPATH": str(CODE_FOLDER),
+        "MALLOC_TRIM_THRESHOLD_": "1048576",
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
+    }

@@ -7,7 +7,7 @@ from preprocessing.structure.base import Structure, damaged, too_many
 from preprocessing.structure.orientation import MOST_XMP_BYTES, orientation
 
 _CHUNKS, _BYTES_A_CHUNK = 1_000, 512
-"""A file may have so many chunks, and one more for so many bytes: encoders put 4 KiB or more of pixels into one."""
+"""A file may have so many chunks, and one of pixels more for so many bytes: encoders put 4 KiB or more into one."""
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -24,12 +24,15 @@ def read_png(data: bytes) -> Structure:
     """
     kept, pixels, size, samples = list[bytes](), list[memoryview](), (0, 0), 0.0
     exif, raw_exif, xmp, interlaced = b"", b"", b"", False
-    animation, pixels_are_a_frame, pixels_end = 0, False, False
+    animation, pixels_are_a_frame, pixels_end, others = 0, False, False, 0
     view, place, most = memoryview(data), len(MAGIC), _CHUNKS + len(data) // _BYTES_A_CHUNK
     for _ in range(most):
         if place + 8 > len(data):
             raise damaged("it ends before its last chunk")
         length, kind = struct.unpack_from(">I4s", data, place)
+        others += kind != b"IDAT"
+        if others > _CHUNKS:
+            raise too_many("PNG", "chunks beside those of pixels", _CHUNKS)
         start, end = place + 8, place + 8 + length
         content = view[start:end]
         pixels_end = pixels_end or (bool(pixels) and kind != b"IDAT")

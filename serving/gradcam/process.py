@@ -12,6 +12,7 @@ from models.card import ImageCard
 from models.package import StoredModel
 from preprocessing.apart.process import DecodingProcess
 from runners.awaiting import awaitable
+from runners.memory import map_large_blocks
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation, answer_to_fields, fields_to_json, request_from_fields
 from serving.gradcam.worker import EXPLANATION
@@ -40,6 +41,7 @@ class ExplanationProcess:
 
     def start(self) -> None:
         """Begin to load in the background."""
+        map_large_blocks()
         self._decoding.start()
         self._repository.start()
 

@@ -6,8 +6,11 @@ import pytest
 
 from backends.base import Batch, Outputs
 from errors import InvalidInput, TooLarge
+from loadtests.fuzz.hostile import jpeg_of_scans
 from models.card import ImageCard, RowCard, parse_card, read_card
 from preprocessing.decode import decode
+from preprocessing.prepare import Keep, PreparedPicture, prepare
+from preprocessing.spec import ImageInput, ImageLimits
 from preprocessing.transform import transform
 from serving.pipeline import (
     HEAVY_BYTES,
@@ -160,3 +163,20 @@ def test_outputs_of_the_wrong_shape_or_not_finite_are_an_error_of_ours(outputs: 
     check_outputs(np.zeros((2, 2), np.float32), 2, 2)
     with pytest.raises(RuntimeError):
         check_outputs(outputs, 2, 2)
+
+
+def test_a_slow_picture_is_prepared_by_what_was_given_for_it_and_others_are_not() -> None:
+    asked = list[bytes]()
+
+    def prepare_slow(data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "nothing") -> PreparedPicture:
+        asked.append(data)
+        return prepare(data, limits, spec, keep)
+
+    slow, quick = jpeg_of_scans(2600, 2600, 80), encode(bright_square())
+    pipeline = ImagePipeline(image_card(), FakeBackend(2), prepare_slow)  # type: ignore[arg-type]
+    assert (
+        pipeline.is_slow(slow) and not pipeline.is_slow(quick) and not pipeline.is_slow(DecodedImage(bright_square()))
+    )
+    assert np.array_equal(pipeline.preprocess_slow(slow).tensor, pipeline.preprocess(slow).tensor)
+    assert asked == [slow]
+    assert not image_pipeline(FakeBackend(2)).is_slow(slow)

@@ -27,7 +27,7 @@ GREY = np.full((16, 16), 90, np.uint8)
     [
         pytest.param(hostile.jpeg_of_scans(64, 48, 100), "100 scans", id="a JPEG of 101 scans"),
         pytest.param(hostile.jpeg_of_segments(1_000), "1,000 segments", id="a JPEG of 1,000 comments"),
-        pytest.param(hostile.png_of_texts(1_100), "1,0\\d\\d chunks", id="a PNG of 1,100 empty texts"),
+        pytest.param(hostile.png_of_texts(1_100), "1,000 chunks", id="a PNG of 1,100 empty texts"),
         pytest.param(hostile.gif_of_comments(1_100), "1,0\\d\\d blocks", id="a GIF of 1,100 blocks of one byte"),
     ],
 )
