@@ -8,7 +8,7 @@ from errors import CardError
 from models import registry
 from models.card import Card
 from models.package import StoredModel
-from preprocessing.apart.process import DecodingProcess
+from preprocessing.sandbox.process import DecodingProcess
 from runners.memory import map_large_blocks
 from serving.cache import ResponseCache
 from serving.gradcam.client import BentoMLCalls, ExplainerClient

@@ -15,7 +15,7 @@ from tests.source import copy_of_the_source
 
 IN_THE_CLONE = {"deploy/container/image.py", "loadtests/server.py"}
 IN_THE_CLONE_AND_THE_PACKAGE = {"cli/serve.py"}
-EVERYWHERE = {"api/app.py", "models/registry.py", "models/served_versions.py", "preprocessing/apart/process.py"}
+EVERYWHERE = {"api/app.py", "models/registry.py", "models/served_versions.py", "preprocessing/sandbox/process.py"}
 IN_THE_IMAGE = {"deploy/container/entrypoint.py"}
 """Run by the tests of the image."""
 
@@ -26,7 +26,7 @@ import json
 from importlib import import_module
 from api.app import DOCUMENTATION, STATIC
 from models import registry, served_versions
-from preprocessing.apart import process
+from preprocessing.sandbox import process
 
 places = {"code": str(served_versions.CODE_FOLDER), "decoding": str(process.CODE_FOLDER)}
 places["static"] = sorted(path.name for path in STATIC.iterdir())

@@ -10,7 +10,7 @@ from typing import Any
 from errors import DeadlineExceeded, NotFound, VitrineError
 from models.card import ImageCard
 from models.package import StoredModel
-from preprocessing.apart.process import DecodingProcess
+from preprocessing.sandbox.process import DecodingProcess
 from runners.awaiting import awaitable
 from runners.memory import map_large_blocks
 from runners.runner import Answer

@@ -15,7 +15,7 @@ ENDLESS = bmp_of_runs(7000, 7000, 10_000_000)
 
 def decoding_processes(server: Server) -> list[psutil.Process]:
     every = psutil.Process(server.process.pid).children(recursive=True)
-    return [process for process in every if "preprocessing.apart.child" in process.cmdline()]
+    return [process for process in every if "preprocessing.sandbox.child" in process.cmdline()]
 
 
 def test_a_slow_picture_is_refused_while_others_are_answered(server: Server, pictures: list[bytes]) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from errors import DeadlineExceeded, InvalidImage, TooLarge, Unavailable
 from loadtests.fuzz import hostile
-from preprocessing.apart.process import DecodingProcess
 from preprocessing.prepare import Keep, prepare
+from preprocessing.sandbox.process import DecodingProcess
 from preprocessing.spec import ImageInput, ImageLimits
 from tests.conftest import ROOT, encode
 from tests.live.server import wait_until
@@ -38,11 +38,11 @@ def decoding() -> Iterator[DecodingProcess]:
 
 
 @pytest.mark.parametrize("keep", ["nothing", "resized", "original"])
-def test_a_picture_prepared_apart_is_the_same_to_the_last_bit(decoding: DecodingProcess, keep: Keep) -> None:
-    apart, here = decoding.prepare(PICTURE, LIMITS, SPEC, keep), prepare(PICTURE, LIMITS, SPEC, keep)
-    assert np.array_equal(apart.tensor, here.tensor) and apart.sharpness == here.sharpness
-    assert (apart.pixels is None) == (keep == "nothing")
-    assert keep == "nothing" or np.array_equal(apart.pixels, here.pixels)  # type: ignore[arg-type]
+def test_a_picture_prepared_in_the_sandbox_is_the_same_to_the_last_bit(decoding: DecodingProcess, keep: Keep) -> None:
+    there, here = decoding.prepare(PICTURE, LIMITS, SPEC, keep), prepare(PICTURE, LIMITS, SPEC, keep)
+    assert np.array_equal(there.tensor, here.tensor) and there.sharpness == here.sharpness
+    assert (there.pixels is None) == (keep == "nothing")
+    assert keep == "nothing" or np.array_equal(there.pixels, here.pixels)  # type: ignore[arg-type]
 
 
 def test_what_is_wrong_with_a_picture_is_said_as_here_and_costs_no_process(decoding: DecodingProcess) -> None:
@@ -54,9 +54,9 @@ def test_what_is_wrong_with_a_picture_is_said_as_here_and_costs_no_process(decod
     ):
         with pytest.raises(kind) as here:
             prepare(data, limits, SPEC)
-        with pytest.raises(kind) as apart:
+        with pytest.raises(kind) as there:
             decoding.prepare(data, limits, SPEC)
-        assert str(apart.value) == str(here.value)
+        assert str(there.value) == str(here.value)
     assert decoding.pid == before
 
 
@@ -102,7 +102,7 @@ def test_a_process_that_died_while_it_was_idle_is_replaced_without_a_word(decodi
 def test_the_memory_of_one_picture_is_limited_by_its_own_pixels() -> None:
     code = """
 import os, sys
-from preprocessing.apart.child import limit_resources
+from preprocessing.sandbox.child import limit_resources
 limit_resources(60, 64 * 2**20)
 try:
     bytearray(200 * 2**20)
@@ -128,8 +128,8 @@ def test_it_ends_with_its_parent_even_while_it_decodes() -> None:
     code = """
 import sys, threading, time
 from loadtests.fuzz.hostile import bmp_of_runs
-from preprocessing.apart.process import DecodingProcess
-from tests.preprocessing.apart.test_process import ENDLESS, LIMITS, PICTURE, SPEC
+from preprocessing.sandbox.process import DecodingProcess
+from tests.preprocessing.sandbox.test_process import ENDLESS, LIMITS, PICTURE, SPEC
 decoding = DecodingProcess(cpu_seconds=60, deadline_s=120.0)
 decoding.prepare(PICTURE, LIMITS, SPEC)
 threading.Thread(target=decoding.prepare, args=(ENDLESS, LIMITS, SPEC), daemon=True).start()

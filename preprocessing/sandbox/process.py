@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from errors import DeadlineExceeded, InvalidImage, TooLarge, Unavailable, VitrineError
-from preprocessing.apart.wire import Garbled, receive_answer, send_request
 from preprocessing.prepare import Keep, PreparedPicture
+from preprocessing.sandbox.wire import Garbled, receive_answer, send_request
 from preprocessing.spec import ImageInput, ImageLimits
 
 logger = logging.getLogger("vitrine.decode")
@@ -131,7 +131,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "preprocessing.apart.child", str(theirs.fileno()), str(cpu_seconds)],
+                [sys.executable, "-m", "preprocessing.sandbox.child", str(theirs.fileno()), str(cpu_seconds)],
                 stdin=subprocess.PIPE,  # closes when this process ends, however it does
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 import cv2
 
 from errors import InvalidInput
-from preprocessing.apart.wire import receive_request, send_answer
 from preprocessing.decode import check_structure
 from preprocessing.prepare import PreparedPicture, prepare
+from preprocessing.sandbox.wire import receive_request, send_answer
 
 BYTES_A_PIXEL = 10
 """The memory that decoding may take beside the file; the greediest ordinary picture, a progressive JPEG, takes nine."""

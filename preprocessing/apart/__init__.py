@@ -1,1 +1,0 @@
-"""Slow pictures, decoded apart: in a process that is small, limited in time and memory, and can be killed."""
