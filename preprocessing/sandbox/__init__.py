@@ -1,1 +1,1 @@
-"""The decoding process: slow pictures are prepared in a process that is limited in time and memory and can be killed."""
+"""The decoding process: it prepares slow pictures, is limited in time and memory, and can be killed."""
