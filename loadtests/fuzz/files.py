@@ -60,6 +60,7 @@ def seeds(image: UInt8Array) -> list[Seed]:
     with_exif: dict[str, Any] = {"exif": exif}
     animation: dict[str, Any] = {"save_all": True, "append_images": [picture.rotate(90)], "duration": 10}
     jpegs = [with_exif, {"progressive": True}, {"restart_marker_blocks": 2}, {"progressive": True, "subsampling": 0}]
+    jpegs += [{"progressive": True, "restart_marker_blocks": 1}]
     jpeg_files = [encode(image, "JPEG", **options) for options in jpegs] + [encode(picture.convert("CMYK"), "JPEG")]
     pngs = [encode(image, "PNG", **with_exif), encode(picture.quantize(16), "PNG"), encode(image, "PNG", **animation)]
     gifs = [encode(picture.quantize(64), "GIF", comment=b"text"), encode(image, "GIF", **animation)]

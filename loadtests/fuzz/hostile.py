@@ -23,6 +23,20 @@ def jpeg_of_scans(width: int, height: int, scans: int) -> bytes:
     return plain[:-2] + (table + header + coded) * scans + b"\xff\xd9"
 
 
+def jpeg_of_hidden_scans(width: int, height: int, scans: int, marker: int = 0x02) -> bytes:
+    """Return a JPEG whose refining scans lie in what looks like one segment, of a marker that no decoder knows.
+
+    The segment comes where a restart is due, so that libjpeg drops its marker alone and reads the scans.
+    """
+    shown = jpeg_of_scans(width, height, 1)
+    hidden = jpeg_of_scans(width, height, scans)[len(jpeg_of_scans(width, height, 0)) - 2 : -2]
+    every, never = (b"\xff\xdd" + struct.pack(">HH", 4, blocks) for blocks in (1, 0))
+    place = shown.index(b"\xff\xda")
+    first_scan = shown[place : place + 2 + int.from_bytes(shown[place + 2 : place + 4], "big")]
+    segment = bytes([0xFF, marker]) + struct.pack(">H", 2 + len(never + hidden)) + never + hidden
+    return shown[:place] + every + first_scan + b"\x00" + segment + b"\xff\xd9"
+
+
 def jpeg_of_segments(segments: int) -> bytes:
     """Return a small JPEG with so many empty comments."""
     plain = as_progressive_jpeg(np.zeros((16, 16), np.uint8))

@@ -73,6 +73,14 @@ def _nest(parts: list[bytes], chance: random.Random, files: Sequence[Seed]) -> N
     parts[place] = parts[place][:start] + inner + parts[place][start:]
 
 
+def _hide(parts: list[bytes], chance: random.Random, files: Sequence[Seed]) -> None:
+    """Put some parts in what looks like a segment of a JPEG, of a marker that no decoder knows."""
+    start = _place(parts, chance)
+    end = chance.randrange(start, len(parts)) + 1
+    inner = b"".join(parts[start:end])[: 2**16 - 3]
+    parts[start:end] = [b"\xff\x02" + struct.pack(">H", 2 + len(inner)) + inner]
+
+
 def _move(parts: list[bytes], chance: random.Random, files: Sequence[Seed]) -> None:
     parts.insert(_place(parts, chance), parts.pop(_place(parts, chance)))
 
@@ -96,4 +104,4 @@ def _place(parts: list[bytes], chance: random.Random) -> int:
     return chance.randrange(1, len(parts)) if len(parts) > 1 and chance.random() < 0.95 else 0
 
 
-_OPERATIONS = (_repeat, _repeat, _resize, _resize, _resize, _nest, _move, _leave_out, _alter)
+_OPERATIONS = (_repeat, _repeat, _resize, _resize, _resize, _nest, _hide, _move, _leave_out, _alter)

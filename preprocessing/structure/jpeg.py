@@ -22,6 +22,8 @@ _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _SOI, _EOI, _SOS, _APP0, _APP1, _APP2, _APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEE
 _ALONE = {0x01, _SOI, *range(0xD0, 0xD8)}
 _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}
+_AFTER_SCAN = {0x01, _SOS, 0xDC, *_TABLES, *range(_APP0, 0xF0), 0xFE}
+"""What libjpeg takes behind a scan. Where a restart is due, it drops any other marker but not the segment behind it."""
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE, _ARITHMETIC, _LOSSLESS = {0xC2, 0xCA}, {0xC9, 0xCA, 0xCB}, {0xC3, 0xCB}
 _NUMBER_OF_PICTURES = 0xB001
@@ -124,7 +126,7 @@ def _count_scans(data: bytes, place: int, segments: int) -> int:
     """Count the scans from the first one on.
 
     Raises:
-        InvalidImage: there are more scans or segments than are read.
+        InvalidImage: there are more scans or segments than are read, or a marker that libjpeg does not take there.
     """
     scans = 0
     while place < len(data):
@@ -135,6 +137,8 @@ def _count_scans(data: bytes, place: int, segments: int) -> int:
         marker, place = data[match.end() - 1], match.end()
         if marker == _EOI:
             break
+        if marker not in _AFTER_SCAN:
+            raise damaged(f"the marker {marker:#04x} comes after a scan")
         segments += 1
         scans += marker == _SOS
         if scans > MOST_SCANS:

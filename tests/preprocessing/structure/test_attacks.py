@@ -37,6 +37,12 @@ def test_what_no_program_writes_is_refused_with_the_limit_and_what_to_do(data: b
     assert "Save the picture again" in str(caught.value)
 
 
+@pytest.mark.parametrize("marker", [0x02, 0xBF, 0xC0, 0xC8, 0xF0])
+def test_scans_of_a_jpeg_cannot_hide_in_a_segment_that_no_decoder_knows(marker: int) -> None:
+    with pytest.raises(InvalidImage, match=f"marker 0x{marker:02x} comes after a scan"):
+        decode(hostile.jpeg_of_hidden_scans(400, 400, 300, marker), LIMITS)
+
+
 def test_a_small_tiff_with_one_tile_of_thousands_of_pixels_is_refused_as_what_its_tile_is() -> None:
     with pytest.raises(TooLarge, match="4,096 x 4,096 pixels, 16,777,216 in all, for a picture of 100 x 100"):
         decode(hostile.tiff_of_tile(100, 100, 4096), LIMITS)
