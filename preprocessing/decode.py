@@ -44,7 +44,7 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
         warnings.simplefilter("ignore")  # Pillow warns of odd files; those that are too large are refused above
         try:
             by_opencv = structure.plain and (structure.format == "WEBP" or _is_complete_and_upright(structure, data))
-            image = _decode_with_opencv(structure, limits) if by_opencv else _decode_with_pillow(structure, limits)
+            image = _decode_with_opencv(structure) if by_opencv else _decode_with_pillow(structure)
             return _turn(image, structure.orientation)
         except (InvalidImage, TooLarge):
             raise
@@ -102,25 +102,31 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
         raise InvalidImage(f"The picture is {width} x {height} pixels; each side may have at most {limits.max_side}.")
 
 
+def _check_same_size(width: int, height: int, structure: Structure) -> None:
+    """Raise InvalidImage where a decoder has another size than the one that was checked."""
+    if (width, height) != (structure.width, structure.height):
+        raise damaged(f"it says {structure.width} x {structure.height} pixels, and its decoder {width} x {height}")
+
+
 def _is_complete_and_upright(jpeg: Structure, data: bytes) -> bool:
     """Return whether OpenCV may decode a JPEG; it would invent the pixels that a cut one lacks."""
     return jpeg.orientation == 1 and data.rstrip(b"\x00\r\n").endswith(_END_OF_JPEG)
 
 
-def _decode_with_opencv(structure: Structure, limits: ImageLimits) -> UInt8Image:
+def _decode_with_opencv(structure: Structure) -> UInt8Image:
     """Decode a complete, upright, grey or RGB JPEG, or a still WebP, of which Pillow would make several copies."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(structure.essential, np.uint8), flags)
     if image is None:
         raise ValueError("the decoder gave up")
-    check_size(image.shape[1], image.shape[0], limits)
+    _check_same_size(image.shape[1], image.shape[0], structure)
     return np.asarray(image, np.uint8)
 
 
-def _decode_with_pillow(structure: Structure, limits: ImageLimits) -> UInt8Image:
+def _decode_with_pillow(structure: Structure) -> UInt8Image:
     """Decode any picture as it is stored; a truncated stream or a wrong sum of the pixels is an error."""
     with Image.open(io.BytesIO(structure.essential), formats=(structure.format,)) as picture:
-        check_size(*picture.size, limits)  # the decoder's own word, should it differ
+        _check_same_size(*picture.size, structure)
         picture.load()  # raises if the file is truncated
         if picture.mode.startswith("I;16") or picture.mode == "I":
             return _from_sixteen_bits(picture)

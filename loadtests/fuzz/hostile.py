@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from loadtests.fuzz.files import as_png, as_progressive_jpeg, png_chunk
+from loadtests.fuzz.files import as_png, as_progressive_jpeg, encode, png_chunk
 
 _LONGEST_RUN = 2**15 - 1
 
@@ -53,6 +53,19 @@ def png_of_profile(inflated: int) -> bytes:
     """Return a small PNG with a colour profile that inflates to so many bytes."""
     plain = as_png(np.zeros((16, 16), np.uint8))
     return plain[:33] + png_chunk(b"iCCP", b"name\x00\x00" + zlib.compress(bytes(inflated))) + plain[33:]
+
+
+def png_of_two_headers(width: int, height: int) -> bytes:
+    """Return a grey PNG with a second header behind its pixels, of 16 x 16 pixels."""
+    plain, small = as_png(np.zeros((height, width), np.uint8)), as_png(np.zeros((16, 16), np.uint8))
+    return plain[:-12] + small[8:33] + plain[-12:]
+
+
+def webp_of_late_header(width: int, height: int) -> bytes:
+    """Return a WebP with an extended header behind its pixels, of 16 x 16 pixels."""
+    chunks = encode(np.zeros((height, width, 3), np.uint8), "WEBP")[12:]
+    chunks += b"VP8X" + struct.pack("<II", 10, 0) + 2 * (15).to_bytes(3, "little")
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
 
 
 def gif_of_comments(blocks: int) -> bytes:

@@ -38,6 +38,8 @@ def read_png(data: bytes) -> Structure:
         pixels_end = pixels_end or (bool(pixels) and kind != b"IDAT")
         if not pixels and kind != b"IDAT":
             _check_sum(view, place, end)
+        if (kind == b"IHDR") != (place == len(MAGIC)):
+            raise damaged("its header is not its first chunk alone")
         if kind == b"IHDR":
             if length < 13:
                 raise damaged("its header is cut short")

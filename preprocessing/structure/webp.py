@@ -8,6 +8,7 @@ from preprocessing.structure.orientation import MOST_XMP_BYTES, orientation
 MOST_CHUNKS = 1_000
 """A still picture has at most six chunks, an animation one a frame."""
 
+_FIRST_CHUNK = 12
 _PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
 _METADATA_FLAGS = 0x2C
 """The flags of the extended header that announce a colour profile, EXIF and XMP."""
@@ -22,13 +23,15 @@ def read_webp(data: bytes) -> Structure:
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     kept, size, pictures = list[bytes | memoryview](), (0, 0), 0
     exif, xmp, lossless, animated = b"", b"", False, False
-    place = 12
+    place = _FIRST_CHUNK
     for _ in range(MOST_CHUNKS):
         if place + 8 > end:
             break
         kind, length = struct.unpack_from("<4sI", data, place)
         content, following = place + 8, place + 8 + length + length % 2
         if kind == b"VP8X":
+            if place != _FIRST_CHUNK:
+                raise damaged("its extended header is not its first chunk")
             header = bytearray(data[place:following])
             if len(header) < 18:
                 raise damaged("its header is cut short")

@@ -43,6 +43,31 @@ def test_scans_of_a_jpeg_cannot_hide_in_a_segment_that_no_decoder_knows(marker: 
         decode(hostile.jpeg_of_hidden_scans(400, 400, 300, marker), LIMITS)
 
 
+def test_a_webp_has_its_size_from_its_first_chunk_alone() -> None:
+    with pytest.raises(InvalidImage, match="extended header is not its first chunk"):
+        decode(hostile.webp_of_late_header(400, 300), LIMITS)
+
+
+def test_a_png_has_one_header_which_is_its_first_chunk() -> None:
+    data = hostile.png_of_two_headers(400, 300)
+    with pytest.raises(InvalidImage, match="its header is not its first chunk alone"):
+        decode(data, LIMITS)
+    with pytest.raises(InvalidImage, match="its header is not its first chunk alone"):
+        decode(data[:8] + png_chunk(b"tEXt", b"") + data[8:], LIMITS)
+
+
+def test_no_pixel_is_decoded_where_the_decoder_has_another_size_than_the_one_that_was_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for kind in ("PNG", "JPEG"):
+        data = encode(np.zeros((300, 400, 3), np.uint8), kind)
+        other = check_structure(data, LIMITS)._replace(width=16, height=16)
+        monkeypatch.setattr("preprocessing.decode.read_structure", lambda _, other=other: other)
+        with pytest.raises(InvalidImage, match="it says 16 x 16 pixels, and its decoder 400 x 300"):
+            decode(data, LIMITS)
+        monkeypatch.undo()
+
+
 def test_a_small_tiff_with_one_tile_of_thousands_of_pixels_is_refused_as_what_its_tile_is() -> None:
     with pytest.raises(TooLarge, match="4,096 x 4,096 pixels, 16,777,216 in all, for a picture of 100 x 100"):
         decode(hostile.tiff_of_tile(100, 100, 4096), LIMITS)
