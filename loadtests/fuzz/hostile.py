@@ -101,14 +101,38 @@ def tiff_of_tile(width: int, height: int, tile: int) -> bytes:
     return _tiff(pixels, tags)
 
 
+def tiff_of_values(side: int, tag: int, values: int, kind: int = 4, **others: int) -> bytes:
+    """Return a raw grey TIFF, side x side, whose strips have a row and one of whose tags has so many values of 8.
+
+    Args:
+        side: in pixels.
+        tag: the tag, which takes the place of an ordinary one.
+        values: how many.
+        kind: their type, of 1, 2 or 4 bytes, as TIFF numbers them.
+        others: tags by their number behind a `tag_`, with their value.
+    """
+    tags = {256: side, 257: side, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: side, 279: side * side}
+    tags |= {int(name.removeprefix("tag_")): value for name, value in others.items()}
+    size = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4}[kind]
+    content = (8).to_bytes(size, "little") * values
+    content += bytes(-len(content) % 4)
+    inline = int.from_bytes(content, "little") if len(content) == 4 else 8
+    pixels = content + bytes(side * side)
+    return _tiff(pixels, tags | {tag: inline}, altered=(tag, kind, values))
+
+
 def tiff_of_directories(directories: int) -> bytes:
     """Return a TIFF whose one picture follows itself in so many directories."""
     tags = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
     return _tiff(bytes(64), tags, directories)
 
 
-def _tiff(pixels: bytes, tags: dict[int, int], directories: int = 1) -> bytes:
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+def _tiff(
+    pixels: bytes, tags: dict[int, int], directories: int = 1, altered: tuple[int, int, int] = (0, 4, 1)
+) -> bytes:
+    """Return a TIFF; `altered` is a tag with its type and number of values, where they are not one LONG."""
+    kinds = {tag: altered[1:] if tag == altered[0] else (4, 1) for tag in tags}
+    entries = b"".join(struct.pack("<HHII", tag, *kinds[tag], value) for tag, value in sorted(tags.items()))
     size, first = 6 + len(entries), 8 + len(pixels) + len(pixels) % 2
     places = [first + size * number for number in range(1, directories)] + [0]
     chain = b"".join(struct.pack("<H", len(tags)) + entries + struct.pack("<I", place) for place in places)

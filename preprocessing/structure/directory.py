@@ -8,12 +8,13 @@ from preprocessing.structure.base import damaged, too_many
 MOST_ENTRIES = 1_000
 """Cameras write fewer than 100 tags, microscopes a few hundred."""
 MOST_VALUES = 250_000
-"""The most values of one tag that are read: strips, tiles and colour maps have the most, up to some 200,000."""
+"""The most values of one tag that are read: a colour map has the most, 196,608."""
 
 _UNITS = {1: "B", 2: "s", 3: "H", 4: "L", 5: "8s", 6: "b", 7: "s", 8: "h", 9: "l", 10: "8s", 11: "f", 12: "d"}
 _UNITS |= {13: "L", 16: "Q", 17: "q", 18: "Q"}
 _SIZES = {kind: struct.calcsize(f"={unit}") for kind, unit in _UNITS.items()}
-_WHOLE = {1, 3, 4, 13, 16, 18}
+WHOLE = {1, 3, 4, 13, 16, 18}
+"""The types of tags that hold whole numbers without a sign."""
 _ALIASES = {b"MM\x2a\x00": (">", 42), b"II\x00\x2a": ("<", 42)}  # some programs write these, and Pillow reads them
 
 
@@ -86,15 +87,22 @@ class TiffReader:
             InvalidImage: they are cut short or more than `MOST_VALUES`.
         """
         entry = directory.entries.get(tag)
-        if entry is None or entry.kind not in _WHOLE:
+        if entry is None or entry.kind not in WHOLE:
             return ()
         if entry.length > MOST_VALUES:
             raise too_many("TIFF", f"values of tag {tag}", MOST_VALUES)
         return self._unpack(f"{entry.length}{_UNITS[entry.kind]}", entry.offset)
 
     def value(self, directory: Directory, tag: int, default: int) -> int:
-        """Return the first whole number of a tag, or the default where there is none."""
-        return next(iter(self.values(directory, tag)), default)
+        """Return the first whole number of a tag, or the default where there is none.
+
+        Raises:
+            InvalidImage: it is cut short.
+        """
+        entry = directory.entries.get(tag)
+        if entry is None or entry.kind not in WHOLE or not entry.length:
+            return default
+        return self._unpack(_UNITS[entry.kind], entry.offset)[0]
 
     def text(self, directory: Directory, tag: int, most: int) -> bytes:
         """Return at most so many bytes of a tag that holds bytes; none where it is missing."""

@@ -8,7 +8,7 @@ from preprocessing.structure.directory import TiffReader
 UPRIGHT = 1
 MOST_XMP_BYTES = 2**20
 """The orientation is looked for in the first MiB of XMP; programs write it in the first kilobytes."""
-_ORIENTATION = 0x0112
+_ORIENTATION, _MISSING = 0x0112, -1
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
@@ -18,10 +18,10 @@ def exif_orientation(exif: bytes) -> int | None:
         exif = exif[6:]
     try:
         reader = TiffReader(exif)
-        values = reader.values(reader.directory(reader.first), _ORIENTATION)
+        value = reader.value(reader.directory(reader.first), _ORIENTATION, _MISSING)
     except InvalidImage:  # what is wrong with EXIF does not make the pixels wrong
         return None
-    return values[0] if values else None
+    return None if value == _MISSING else value
 
 
 def xmp_orientation(xmp: bytes) -> int | None:

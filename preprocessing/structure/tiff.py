@@ -4,8 +4,8 @@ import struct
 from math import ceil, prod
 
 from errors import TooLarge
-from preprocessing.structure.base import MOST_PICTURES, Structure, damaged
-from preprocessing.structure.directory import Directory, TiffReader
+from preprocessing.structure.base import MOST_PICTURES, Structure, damaged, too_many
+from preprocessing.structure.directory import MOST_VALUES, WHOLE, Directory, TiffReader
 from preprocessing.structure.orientation import MOST_XMP_BYTES, UPRIGHT, xmp_orientation
 
 MOST_TILE_PADDING = 4 * 2**20
@@ -13,13 +13,23 @@ MOST_TILE_PADDING = 4 * 2**20
 _READ_TWICE = 2
 """Strips may add up to so many times the file; those of encoders do not overlap, but some count a little too much."""
 
+MOST_STRIPS = 2**16
+"""The most strips or tiles that are read; 50 megapixels in tiles of 32 x 32, which are small ones, have 48,829."""
+_MORE_STRIPS, _STRIP_NS = 16, 20_000
+"""How many more strips may be listed than the picture has, and what Pillow takes for each, in nanoseconds."""
+
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _ORIENTATION, _XMP = 256, 257, 258, 259, 274, 700
 _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES, _SAMPLES = 279, 322, 323, 325, 277
-_STRIPS, _TILES = 273, 324
-_NEEDED = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _STRIPS, _SAMPLES, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES}
-_NEEDED |= {_TILE_BYTES, 254, 262, 266, 278, 284, 292, 293, 317, 320, 332, 338, 339, 347, 50674}
-_NEEDED |= {*range(512, 522), 529, 530, 531, 532}
+_STRIPS, _TILES, _ROWS_A_STRIP, _PLANES, _COLOUR_MAP, _JPEG_TABLES = 273, 324, 278, 284, 320, 347
+_LAYOUT = {_WIDTH, _HEIGHT, _BITS, _COMPRESSION, 262, _STRIPS, _SAMPLES, _ROWS_A_STRIP, _STRIP_BYTES, _PLANES}
+_LAYOUT |= {_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, 338, 339}
+"""The tags that say how the pixels lie, which are whole numbers without a sign."""
+_NEEDED = {*_LAYOUT, 254, 266, 292, 293, 317, _COLOUR_MAP, 332, _JPEG_TABLES, *range(512, 522), *range(529, 533), 50674}
 """Sizes, samples, where the pixels are and how they are coded; not names, dates, profiles, EXIF or previews."""
+_MOST_VALUES = dict.fromkeys((_STRIPS, _TILES, _STRIP_BYTES, _TILE_BYTES), MOST_STRIPS)
+_MOST_VALUES |= {_COLOUR_MAP: MOST_VALUES, _JPEG_TABLES: 2**16}
+_MOST_OTHER_VALUES = 64
+"""The most values of a needed tag: many for strips, colours and tables of bytes, and for others one a sample or so."""
 _NONE, _JPEG, _UNKNOWN = 1, 7, (80, 10, 1.0)
 _COSTS = dict.fromkeys((2, 3, 4, 5, 8, 32771, 32773, 32946), (80, 10, 0.0))
 _COSTS |= {_NONE: (5, 10, 0.0), _JPEG: (150, 130, 0.0)}
@@ -35,9 +45,11 @@ def read_tiff(data: bytes) -> Structure:
     """
     reader = TiffReader(data)
     first = reader.directory(reader.first)
+    _check_tags(first)
     width, height = reader.value(first, _WIDTH, 0), reader.value(first, _HEIGHT, 0)
     decoded = _tiled_pixels(reader, first, width, height)
     decoded_bytes = decoded * max(1, reader.value(first, _SAMPLES, 1)) * max(1, reader.value(first, _BITS, 1)) / 8
+    strips = _count_strips(reader, first, width, height)
     for tag in (_STRIP_BYTES, _TILE_BYTES):
         if (read := sum(reader.values(first, tag))) > _READ_TWICE * len(data):
             raise TooLarge(
@@ -46,7 +58,8 @@ def read_tiff(data: bytes) -> Structure:
             )
     compression = reader.value(first, _COMPRESSION, _NONE)
     byte_ns, decoded_ns, more_s = _COSTS.get(compression, _UNKNOWN)
-    seconds = more_s + 1e-9 * (byte_ns * len(data) + decoded_ns * decoded_bytes + 5 * width * height)
+    strips_ns = _STRIP_NS * strips
+    seconds = more_s + 1e-9 * (strips_ns + byte_ns * len(data) + decoded_ns * decoded_bytes + 5 * width * height)
     turned = reader.value(first, _ORIENTATION, 0) or xmp_orientation(reader.text(first, _XMP, MOST_XMP_BYTES))
     return Structure(
         format="TIFF",
@@ -57,6 +70,35 @@ def read_tiff(data: bytes) -> Structure:
         parts=_with_needed_tags(data, reader, first),
         seconds=seconds,
     )
+
+
+def _check_tags(first: Directory) -> None:
+    """Raise InvalidImage where a needed tag has more values than programs write, or a layout tag no whole numbers."""
+    for tag, entry in first.entries.items():
+        most = _MOST_VALUES.get(tag, _MOST_OTHER_VALUES)
+        if tag in _NEEDED and entry.length > most:
+            raise too_many("TIFF", f"values of tag {tag}", most)
+        if tag in _LAYOUT and entry.kind not in WHOLE:
+            raise damaged(f"tag {tag} holds no whole numbers without a sign")
+
+
+def _count_strips(reader: TiffReader, first: Directory, width: int, height: int) -> int:
+    """Return how many strips or tiles the directory lists.
+
+    Raises:
+        InvalidImage: it lists more than the picture has.
+    """
+    planes = max(1, reader.value(first, _SAMPLES, 1)) if reader.value(first, _PLANES, 1) == 2 else 1
+    rows = min(height, reader.value(first, _ROWS_A_STRIP, height))
+    tile = reader.value(first, _TILE_WIDTH, 0), reader.value(first, _TILE_HEIGHT, 0)
+    strips = planes * ceil(height / max(1, rows))
+    tiles = planes * ceil(width / max(1, tile[0])) * ceil(height / max(1, tile[1]))
+    for tag, most in ((_STRIPS, strips), (_TILES, tiles), (_STRIP_BYTES, strips), (_TILE_BYTES, tiles)):
+        if tag in first.entries and first.entries[tag].length > most + _MORE_STRIPS:
+            raise damaged(
+                f"tag {tag} lists {first.entries[tag].length:,} strips or tiles, and the picture has {most:,}"
+            )
+    return max((first.entries[tag].length for tag in (_STRIPS, _TILES) if tag in first.entries), default=0)
 
 
 def _tiled_pixels(reader: TiffReader, first: Directory, width: int, height: int) -> int:

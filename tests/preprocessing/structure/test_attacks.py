@@ -73,6 +73,36 @@ def test_a_small_tiff_with_one_tile_of_thousands_of_pixels_is_refused_as_what_it
         decode(hostile.tiff_of_tile(100, 100, 4096), LIMITS)
 
 
+@pytest.mark.parametrize("tag", [256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 322, 323, 324, 325, 338, 339])
+@pytest.mark.parametrize("kind", [2, 6, 7, 8, 9])
+def test_a_layout_tag_of_a_tiff_that_is_no_whole_number_without_a_sign_is_refused(tag: int, kind: int) -> None:
+    with pytest.raises(InvalidImage, match=f"tag {tag} holds no whole numbers without a sign"):
+        decode(hostile.tiff_of_values(16, tag, 1, kind), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("tag", "values", "others"),
+    [(273, 17 + 1, {}), (279, 17 + 1, {}), (324, 4 + 17, {"tag_322": 8, "tag_323": 8}), (273, 4 + 17, {"tag_278": 4})],
+)
+def test_a_tiff_that_lists_more_strips_or_tiles_than_it_has_is_refused(
+    tag: int, values: int, others: dict[str, int]
+) -> None:
+    with pytest.raises(InvalidImage, match=f"tag {tag} lists {values} strips or tiles"):
+        decode(hostile.tiff_of_values(16, tag, values, **others), LIMITS)
+
+
+def test_a_raw_tiff_of_tens_of_thousands_of_tiles_is_slow_and_more_are_refused() -> None:
+    assert is_slow(hostile.tiff_of_values(500, 324, 62_500, tag_322=2, tag_323=2), LIMITS)
+    with pytest.raises(InvalidImage, match="more than 65,536 values of tag 324"):
+        decode(hostile.tiff_of_values(500, 324, 250_000, tag_322=1, tag_323=1), LIMITS)
+
+
+@pytest.mark.parametrize(("tag", "most"), [(258, 64), (339, 64), (338, 64), (532, 64), (320, 250_000), (347, 65_536)])
+def test_a_tag_of_a_tiff_with_more_values_than_any_program_writes_is_refused(tag: int, most: int) -> None:
+    with pytest.raises(InvalidImage, match=f"more than {most:,} values of tag {tag}"):
+        decode(hostile.tiff_of_values(16, tag, most + 1, 3), LIMITS)
+
+
 def test_a_tiff_whose_strips_read_the_file_many_times_over_is_refused() -> None:
     data = bytearray(encode(Image.fromarray(GREY), "TIFF"))
     strip_bytes = data.index((279).to_bytes(2, "little") + (4).to_bytes(2, "little"))
