@@ -18,9 +18,6 @@ from runners.stats import RunnerStats, StatsKeeper
 
 logger = logging.getLogger("vitrine.runner")
 
-MOST_SLOW = 16
-"""Slow items that may wait for each other; each may keep a thread for seconds."""
-
 Payload = TypeVar("Payload")
 Prepared = TypeVar("Prepared")
 Result = TypeVar("Result")
@@ -56,14 +53,15 @@ class Runner(Generic[Payload, Prepared, Result]):
     items only where the plan says so, up to `linger_ms`; so nothing is slower for being batched, and batches grow by
     themselves while lanes are busy. If a batch fails, or gives a wrong number of results, its items are run again one
     by one, and only those that fail alone get `InferenceFailed`.
-    Slow items hold no lane: a thread beside them preprocesses one after the other, and then they take their turn first.
+    Slow items hold no lane, and no thread while they wait: one beside the lanes preprocesses them one after the other,
+    and then they take their turn first.
 
     Args:
         name: the model's name, for messages, metrics and thread names.
         pipeline: what turns payloads into results. A VitrineError that its `preprocess` raises is that item's answer.
         plan: lanes, batch size, linger and decoders. A lane that lingers takes all it may, not its share, since full
             batches are what was asked for.
-        queue_size: the number of items that may wait; more are refused with `QueueFull`.
+        queue_size: the number of items that may wait, and of slow ones beside them; more are refused with `QueueFull`.
         working: a context that a lane enters while it carries items; it may be entered several times at once.
     """
 
@@ -226,8 +224,9 @@ class Runner(Generic[Payload, Prepared, Result]):
     def _set_aside(self, item: "_Item[Payload, Result]") -> None:
         """Have an item prepared beside the lanes."""
         with self._changed:
-            if len(self._slow) >= MOST_SLOW:
-                raise QueueFull(f"{self._name} has {MOST_SLOW} items waiting that are slow to prepare. Retry later.", 5)
+            if len(self._slow) >= self._queue_size:
+                message = f"{self._name} has {self._queue_size} items waiting that are slow to prepare. Retry later."
+                raise QueueFull(message, 5)
             self._slow.add(item)
         self._aside.submit(self._prepare_aside, item)
 

@@ -2,11 +2,12 @@
 
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
 from errors import DeadlineExceeded, InvalidImage, QueueFull
-from runners.runner import MOST_SLOW
+from runners.runner import Answer
 from tests.runners.steps import start_runner
 
 PATIENCE_S = 30.0
@@ -40,7 +41,24 @@ def test_what_is_wrong_with_a_slow_item_is_its_own_answer() -> None:
     assert runner.close(PATIENCE_S)
 
 
-def test_only_so_many_slow_items_wait_and_the_others_are_not_refused() -> None:
+def test_a_batch_of_slow_items_waits_as_a_whole() -> None:
+    released = threading.Event()
+
+    def prepare_slow(item: int) -> int:
+        assert released.wait(PATIENCE_S)
+        return item
+
+    runner = start_runner(
+        "slow", lambda item: item, list, lanes=1, is_slow=lambda item: item < 0, preprocess_slow=prepare_slow
+    )
+    batch = [runner.submit(-item) for item in range(1, 41)]
+    assert runner.submit(7).result(PATIENCE_S).value == 7  # the lane is past all of them
+    released.set()
+    assert [-future.result(PATIENCE_S).value for future in batch] == list(range(1, 41))
+    assert runner.close(PATIENCE_S)
+
+
+def test_as_many_slow_items_wait_as_the_queue_takes_and_the_others_are_not_refused() -> None:
     released, begun = threading.Event(), threading.Event()
 
     def prepare_slow(item: int) -> int:
@@ -49,15 +67,24 @@ def test_only_so_many_slow_items_wait_and_the_others_are_not_refused() -> None:
         return item
 
     runner = start_runner(
-        "slow", lambda item: item, list, lanes=1, is_slow=lambda item: item < 0, preprocess_slow=prepare_slow
+        "slow",
+        lambda item: item,
+        list,
+        lanes=1,
+        is_slow=lambda item: item < 0,
+        preprocess_slow=prepare_slow,
+        queue_size=3,
     )
-    taken = [runner.submit(-1) for _ in range(MOST_SLOW)]
+    taken = list[Future[Answer[int]]]()
+    for _ in range(3):
+        taken.append(runner.submit(-1))
+        assert runner.submit(7).result(PATIENCE_S).value == 7  # the lane is past the slow one
     assert begun.wait(PATIENCE_S)
-    with pytest.raises(QueueFull, match=f"{MOST_SLOW} items"):
+    with pytest.raises(QueueFull, match="3 items waiting that are slow"):
         runner.submit(-1).result(PATIENCE_S)
     assert runner.submit(7).result(PATIENCE_S).value == 7
     released.set()
-    assert [future.result(PATIENCE_S).value for future in taken] == [-1] * MOST_SLOW
+    assert [future.result(PATIENCE_S).value for future in taken] == [-1] * 3
     assert runner.close(PATIENCE_S)
 
 
