@@ -38,6 +38,7 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
         InvalidImage: the bytes are no picture, or it is damaged, truncated, animated, in more parts than any program
             writes, or has a side outside the limits.
         TooLarge: there are more bytes or more pixels than the limits allow.
+        MemoryError: there is too little memory, which says nothing of the picture.
     """
     structure = check_structure(data, limits)
     with warnings.catch_warnings():
@@ -55,7 +56,14 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
                 f"The file is not an image that can be read{_likely_format(data)}. {_ACCEPTED}"
             ) from error
         except Exception as error:  # decoders raise whatever they like on hostile bytes
+            if lacks_memory(error):
+                raise MemoryError from error
             raise damaged(_first_line(error)) from error
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return whether an error says that there is too little memory; OpenCV has one of its own."""
+    return isinstance(error, MemoryError) or (isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem)
 
 
 def check_structure(data: bytes, limits: ImageLimits) -> Structure:

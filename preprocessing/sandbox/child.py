@@ -10,8 +10,8 @@ from multiprocessing.connection import Connection
 
 import cv2
 
-from errors import InvalidInput
-from preprocessing.decode import check_structure
+from errors import InvalidInput, TooLarge
+from preprocessing.decode import check_structure, lacks_memory
 from preprocessing.prepare import PreparedPicture, prepare
 from preprocessing.sandbox.wire import receive_request, send_answer
 
@@ -25,7 +25,8 @@ def main() -> None:
     """Answer pictures until the process that started this one is gone."""
     _, descriptor, cpu_seconds = sys.argv
     connection = Connection(int(descriptor))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the server drains first
+    for stop in (signal.SIGINT, signal.SIGTERM):  # they may reach all processes; the server drains first
+        signal.signal(stop, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     with contextlib.suppress(OSError):
@@ -43,10 +44,18 @@ def _answer(connection: Connection, cpu_seconds: int) -> None:
     answer: PreparedPicture | InvalidInput
     try:
         structure = check_structure(data, limits)
-        limit_resources(cpu_seconds, BYTES_A_PIXEL * structure.width * structure.height + 3 * len(data) + SPARE_BYTES)
+        more_bytes = BYTES_A_PIXEL * structure.width * structure.height + 3 * len(data) + SPARE_BYTES
+        limit_resources(cpu_seconds, more_bytes)
         answer = prepare(data, limits, spec, keep)
     except InvalidInput as error:
         answer = error.with_traceback(None)
+    except (MemoryError, cv2.error) as error:
+        if not lacks_memory(error):
+            raise
+        answer = TooLarge(
+            f"The picture takes more than {more_bytes // 2**20:,} MiB of memory to prepare. "
+            "Send a smaller one, or save it as a plain (not progressive) JPEG."
+        )
     send_answer(connection, answer)
 
 

@@ -47,7 +47,7 @@ class DecodingProcess:
         """Start the process, which takes its first picture a second or so later; returns at once."""
         with self._lifecycle, contextlib.suppress(OSError):  # the first picture tries again, and says what is wrong
             if self._child is None and not self._closed:
-                self._child = _Child(self._cpu_seconds)
+                self._child = self._started()
 
     @property
     def pid(self) -> int | None:
@@ -62,7 +62,7 @@ class DecodingProcess:
             DeadlineExceeded: it was not ready in time, because the machine is busy.
             InvalidImage: as `decode`; or the decoder crashed on it.
             TooLarge: as `decode`; or it took more processor time than a picture may.
-            Unavailable: the process cannot be started, or is closed.
+            Unavailable: the process cannot be started, is closed, or was ended by somebody else.
         """
         with self._turn:
             child = self._start_if_none()
@@ -92,7 +92,7 @@ class DecodingProcess:
                 self._child.kill()  # it has ended while it was idle; this closes what is left
                 self._child = None
             try:
-                child = self._child = self._child or _Child(self._cpu_seconds)
+                child = self._child = self._child or self._started()
             except OSError as error:
                 raise _cannot_start() from error
         try:
@@ -109,7 +109,25 @@ class DecodingProcess:
             self._child = None
             if not self._closed:
                 with contextlib.suppress(OSError):
-                    self._child = _Child(self._cpu_seconds)
+                    self._child = self._started()
+
+    def _started(self) -> "_Child":
+        """Return a new process, which is watched where Python can."""
+        child = _Child(self._cpu_seconds)
+        if hasattr(os, "waitid"):  # not on macOS before Python 3.13: there the next picture replaces it
+            threading.Thread(target=self._replace_once_ended, args=(child,), name="decoder-watch", daemon=True).start()
+        return child
+
+    def _replace_once_ended(self, child: "_Child") -> None:
+        """Wait for the end of a process; start the next one at once if it was ready and had no picture."""
+        with contextlib.suppress(ChildProcessError):  # whoever ended it has seen its end already
+            os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
+        with self._turn:
+            if self._child is child:
+                with contextlib.suppress(EOFError, OSError):
+                    child.wait_ready(0)  # one that cannot even start would be started again and again
+                    logger.warning("the decoding process ended while it was idle, exit code %s", child.kill())
+                    self._replace(child)
 
     def _refusal(self, child: "_Child") -> VitrineError:
         """Return the error of the picture on which a process ended, or was killed."""
@@ -121,6 +139,8 @@ class DecodingProcess:
             return DeadlineExceeded(f"The picture could not be decoded within {self._deadline_s:g} s. {advice}")
         if self._closed:
             return Unavailable("The server was shut down before it got to this. Send it again.")
+        if code in (-signal.SIGKILL, -signal.SIGTERM) and not child.is_killed:  # by the system, when memory runs out
+            return Unavailable("The process that decodes slow pictures was ended from outside. Retry later.", 5)
         return InvalidImage(f"The picture made its decoder fail (exit code {code}). Save it again and send that.")
 
 
@@ -139,7 +159,7 @@ class _Child:
                 env=_environment(),
             )
         self.connection = Connection(ours.detach())
-        self.is_late, self._is_ready = False, False
+        self.is_late, self.is_killed, self._is_ready = False, False, False
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return once it takes pictures; EOFError or OSError if it ends before, or takes too long."""
@@ -167,10 +187,12 @@ class _Child:
 
     def kill(self) -> int:
         """End the process if it has not ended, and return its exit code; a negative one is a signal."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0.2)  # it may be about to end for a reason of its own
-        self.process.kill()
-        code = self.process.wait()
+        try:
+            code = self.process.wait(0.2)  # it may be about to end for a reason of its own
+        except subprocess.TimeoutExpired:
+            self.is_killed = True
+            self.process.kill()
+            code = self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
         self.connection.close()

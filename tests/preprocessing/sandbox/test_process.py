@@ -83,20 +83,100 @@ def test_a_picture_that_takes_too_much_processor_time_is_refused_with_the_limit(
         decoding.close()
 
 
-def test_a_crash_costs_its_own_picture_alone(decoding: DecodingProcess) -> None:
-    decoding.prepare(PICTURE, LIMITS, SPEC)
-    threading.Timer(0.3, os.kill, (decoding.pid, signal.SIGSEGV)).start()
+@pytest.fixture
+def patient() -> Iterator[DecodingProcess]:
+    """A process that has had its first picture and would decode the endless one to its end."""
+    process = DecodingProcess(cpu_seconds=600, deadline_s=600.0)
+    try:
+        process.prepare(PICTURE, LIMITS, SPEC)
+        yield process
+    finally:
+        process.close()
+
+
+def signal_while_it_decodes(decoding: DecodingProcess, number: signal.Signals, after_s: float = 0.2) -> None:
+    """Send a signal to the process once it has worked for so long on the picture that it gets next."""
+    process = psutil.Process(decoding.pid)
+    before = sum(process.cpu_times()[:2])
+
+    def send() -> None:
+        wait_until(lambda: sum(process.cpu_times()[:2]) > before + after_s)
+        process.send_signal(number)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+def test_a_crash_costs_its_own_picture_alone(patient: DecodingProcess) -> None:
+    signal_while_it_decodes(patient, signal.SIGSEGV)
     with pytest.raises(InvalidImage, match=r"exit code -11"):
-        decoding.prepare(ENDLESS, LIMITS, SPEC)
+        patient.prepare(ENDLESS, LIMITS, SPEC)
+    assert patient.prepare(PICTURE, LIMITS, SPEC).tensor.shape == (3, 24, 32)
+
+
+def test_a_picture_whose_process_is_ended_by_somebody_else_is_not_to_blame(patient: DecodingProcess) -> None:
+    signal_while_it_decodes(patient, signal.SIGKILL)
+    with pytest.raises(Unavailable, match="ended from outside"):
+        patient.prepare(ENDLESS, LIMITS, SPEC)
+    assert patient.prepare(PICTURE, LIMITS, SPEC).tensor.shape == (3, 24, 32)
+
+
+def test_a_request_to_stop_changes_nothing_for_the_picture_at_work(patient: DecodingProcess) -> None:
+    before = patient.pid
+    signal_while_it_decodes(patient, signal.SIGTERM)
+    signal_while_it_decodes(patient, signal.SIGSEGV, after_s=0.6)
+    with pytest.raises(InvalidImage, match=r"exit code -11"):  # which ends it, long after SIGTERM did not
+        patient.prepare(ENDLESS, LIMITS, SPEC)
+    assert patient.pid != before
+
+
+def test_a_picture_for_which_memory_is_too_short_is_too_large(decoding: DecodingProcess) -> None:
+    decoding.prepare(PICTURE, LIMITS, SPEC)
+    before = decoding.pid
+    with pytest.raises(TooLarge, match="more than 96 MiB of memory"):
+        decoding.prepare(PICTURE, LIMITS, SPEC.model_copy(update={"size": (8192, 8192)}))
     assert decoding.prepare(PICTURE, LIMITS, SPEC).tensor.shape == (3, 24, 32)
+    assert decoding.pid == before
+
+
+def test_a_decoder_that_lacks_memory_does_not_blame_the_picture() -> None:
+    code = """
+from PIL import Image
+from preprocessing.decode import decode
+from preprocessing.sandbox.child import limit_resources
+from preprocessing.spec import ImageLimits
+from tests.conftest import encode
+for kind in ("JPEG", "WEBP", "PNG"):
+    picture = encode(Image.new("RGB", (6000, 4000)), kind)
+    limit_resources(60, 20 * 2**20)
+    try:
+        decode(picture, ImageLimits())
+    except MemoryError:
+        print(kind)
+    limit_resources(60, 2**32)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["JPEG", "WEBP", "PNG"]
 
 
 def test_a_process_that_died_while_it_was_idle_is_replaced_without_a_word(decoding: DecodingProcess) -> None:
     decoding.start()
-    assert decoding.pid is not None
-    os.kill(decoding.pid, signal.SIGKILL)
-    wait_until(lambda: psutil.Process(decoding.pid).status() == psutil.STATUS_ZOMBIE)
+    before = decoding.pid
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: has_ended(before))
     assert decoding.prepare(PICTURE, LIMITS, SPEC).tensor.shape == (3, 24, 32)
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="Python cannot watch a process here")
+def test_a_process_that_dies_while_it_is_idle_is_replaced_before_the_next_picture(patient: DecodingProcess) -> None:
+    before = patient.pid
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: patient.pid not in (None, before))
+
+
+def has_ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_the_memory_of_one_picture_is_limited_by_its_own_pixels() -> None:
@@ -143,7 +223,7 @@ time.sleep(300)
         assert psutil.pid_exists(child)
         parent.kill()
         parent.wait()
-    wait_until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: has_ended(child))
 
 
 def test_after_its_end_pictures_are_refused(decoding: DecodingProcess) -> None:
