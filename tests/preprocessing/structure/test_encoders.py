@@ -119,6 +119,8 @@ COMMANDS = {
     "tiffcp, small tiles": ("tiffcp", "-t", "-w", "32", "-l", "32", "-c", "zip", "{tiff}", "{out}"),
     "tiffcp, one tile beyond the picture": ("tiffcp", "-t", "-w", "1024", "-l", "1024", "-c", "lzw", "{tiff}", "{out}"),
     "tiffcp, a strip a row and plane": ("tiffcp", "-p", "separate", "-r", "1", "-c", "zip", "{tiff}", "{out}"),
+    "tiffcp, raw small tiles": ("tiffcp", "-t", "-w", "32", "-l", "16", "-c", "none", "{tiff}", "{out}"),
+    "tiffcp, a raw strip a row and plane": ("tiffcp", "-p", "separate", "-r", "1", "-c", "none", "{tiff}", "{out}"),
     "tiffcp, big-endian": ("tiffcp", "-B", "{tiff}", "{out}"),
     "cwebp": ("cwebp", "-quiet", "-m", "6", "-segments", "4", "-metadata", "all", "{jpeg}", "-o", "{out}"),
     "cwebp, nearly lossless": ("cwebp", "-quiet", "-near_lossless", "40", "{jpeg}", "-o", "{out}"),
