@@ -93,7 +93,10 @@ class Keys:
     def _look_regularly(self) -> None:
         while True:
             self._looking_since = time.monotonic()
-            self.reload()
+            try:
+                self.reload()
+            except Exception:  # this thread alone notices that a key was removed, so it must not end
+                logger.exception("The keys stay as they were: %s could not be looked at.", self._path)
             self._looking_since = None
             self._has_looked.set()
             if self._stopped.wait(RELOAD_INTERVAL_S):
@@ -142,12 +145,12 @@ def read_keys(path: Path, read: Callable[[Path], bytes] = read_within) -> list[E
     except OSError as error:
         advice = f"; make it with `vitrine keys add NAME --file {path}`" if isinstance(error, FileNotFoundError) else ""
         raise KeysError(f"The file of API keys {path} cannot be read ({error.strerror}){advice}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KeysError(f"The file of API keys {path} is damaged: {error}.") from error
     except ValidationError as error:
         detail = error.errors()[0]
         place = ".".join(map(str, detail["loc"]))
         raise KeysError(f"The file of API keys {path} is damaged at {place}: {detail['msg']}.") from error
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, numbers too long, brackets too deep
+        raise KeysError(f"The file of API keys {path} is damaged: {error}.") from error
     if len({entry.name for entry in entries}) < len(entries):
         raise KeysError(f"The file of API keys {path} has two keys of one name.")
     return entries

@@ -94,6 +94,8 @@ def test_a_running_server_takes_new_keys_and_drops_removed_ones(path: Path) -> N
         (f'[[key]]\nname = "a"\nsha256 = "{"0" * 64}"\ncreated = 2026-01-01\n' * 2, "two keys of one name"),
         ('[[keys]]\nname = "a"\n', "damaged at keys"),
         ("\0", "damaged"),
+        ("a = " + "1" * 5000, "damaged"),
+        ("a = " + "[" * 3000 + "]" * 3000, "damaged"),
     ],
 )
 def test_a_damaged_file_is_refused_and_leaves_a_running_server_its_keys(
@@ -214,6 +216,36 @@ def test_a_running_server_looks_by_itself_until_it_ends(path: Path, monkeypatch:
     wait_until(lambda: known.name_of(first) is None)
     known.stop()
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "keys"])
+
+
+@pytest.mark.parametrize("damage", ["a = " + "1" * 5000, "a = " + "[" * 3000 + "]" * 3000], ids=["digits", "brackets"])
+def test_a_running_server_takes_a_repaired_file_however_it_was_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    monkeypatch.setattr(api.keys, "RELOAD_INTERVAL_S", 0.01)
+    first, known = add_key(path, "ci").encode(), Keys(path)
+    known.start()
+    path.write_text(damage)
+    wait_until(lambda: "is damaged" in caplog.text)
+    assert known.name_of(first) == "ci"
+    path.unlink()
+    second = add_key(path, "web").encode()
+    wait_until(lambda: known.name_of(second) == "web")
+    assert known.name_of(first) is None
+    known.stop()
+
+
+def test_a_failure_that_nobody_foresaw_does_not_end_the_looking(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(api.keys, "RELOAD_INTERVAL_S", 0.01)
+    key, known = add_key(path, "ci").encode(), Keys(path)
+    with monkeypatch.context() as broken:
+        broken.setattr(api.keys, "read_keys", lambda *_: 1 / 0)
+        known.start()
+        wait_until(lambda: "could not be looked at" in caplog.text)
+    wait_until(lambda: known.name_of(key) == "ci")
+    known.stop()
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
