@@ -206,7 +206,33 @@ def test_grpc_takes_so_many_connections_and_no_more(narrow: Served) -> None:
         assert narrow.ask(get("/health")).startswith(b"HTTP/1.1 200 ")
     with grpc.insecure_channel(narrow.grpc) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
-        assert check(request, timeout=PATIENCE_S, wait_for_ready=True).status == 1
+        wait_until(lambda: check(request, timeout=PATIENCE_S, wait_for_ready=True).status == 1)
+
+
+def test_a_connection_to_grpc_that_is_idle_makes_room_in_three_times_what_a_new_one_may_be_silent(
+    hasty: Served,
+) -> None:
+    states = list[grpc.ChannelConnectivity]()
+    with grpc.insecure_channel(hasty.grpc) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        check(health_pb2.HealthCheckRequest(service=""), timeout=PATIENCE_S)
+        channel.subscribe(states.append)
+        wait_until(lambda: states[-1:] == [grpc.ChannelConnectivity.IDLE])
+        assert grpc.ChannelConnectivity.READY in states
+
+
+def test_that_grpc_takes_no_more_connections_is_logged_and_counted(
+    stored: StoredModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("api.oip.occupancy.CHECK_S", 0.05)
+    before = reached("grpc_connections")
+    with serving(stored, max_connections=MOST, header_seconds=1e6) as served, ExitStack() as stack:
+        for count in range(MOST):
+            assert reached("grpc_connections") == before, f"{count} are not too many"
+            wire = stack.enter_context(socket.create_connection(("127.0.0.1", served.grpc_port), PATIENCE_S))
+            assert wire.recv(4096)
+        wait_until(lambda: reached("grpc_connections") > before + 1)
+    assert len([message for message in caplog.messages if message.startswith("gRPC has 4 connections")]) == 1
 
 
 def test_a_request_for_a_websocket_is_answered_as_any_other(stored: StoredModel, tmp_path: Path) -> None:
