@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from api.auth import Authenticator
@@ -104,7 +104,8 @@ class GrpcServer:
         timed.add_registered_method_handlers(SERVICE, _unparsed_handlers(servicer))
         self._health = _HealthServicer(self._closing)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, timed)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflected = reflection.aio.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, timed)
 
     async def start(self) -> None:
         """Listen on the port; if that fails, the log says so and HTTP goes on without gRPC."""
