@@ -80,6 +80,7 @@ class TimedServer:
             except BodyTimeout as error:
                 await self._refuse(error, context)
             if request is grpc.aio.EOF:
+                self._bodies.trim_soon()  # so ends a stream, too, whose client hung up in the middle of a message
                 return
             yield request
 
@@ -89,7 +90,7 @@ class TimedServer:
             self._bodies.check_size(1)  # before it is read
             request = await body.wait_for(context.read())
             if request is grpc.aio.EOF:
-                self._bodies.trim_soon()  # half a message may have come
+                self._bodies.trim_soon()  # half of it may have come
                 raise InvalidInput("The call has no message.")
             if isinstance(request, bytes):
                 body.hold(len(request))

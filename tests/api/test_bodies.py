@@ -241,6 +241,17 @@ def test_a_stream_may_wait_as_long_as_it_likes_and_what_it_held_is_given_back_wh
     assert trimmed.is_set()
 
 
+def test_what_a_stream_held_that_ends_without_a_whole_message_is_given_back(
+    stored: StoredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr("api.bodies.trim_memory", trimmed.set)
+    with serving(stored) as served, grpc.insecure_channel(served.grpc) as channel:
+        call: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        assert len(list(call(iter([b"no request"]), timeout=PATIENCE_S))) == 1
+        assert trimmed.wait(PATIENCE_S)
+
+
 @pytest.mark.parametrize(("budget", "share"), [(400_000, 100_000), (100_000, 50_000)], ids=["a part", "one body"])
 def test_workers_share_the_budget_and_each_has_memory_for_a_body(budget: int, share: int) -> None:
     settings = Settings(_env_file=None, workers=4, max_body_bytes=50_000, body_budget_bytes=budget)
