@@ -95,6 +95,8 @@ class Bodies:
 
     def _lateness(self, body: "Body") -> str:
         """Return what a body misses, "" for nothing."""
+        if body.is_in_stream:
+            return ""
         if self.now - body.began >= self._ticks:
             return f"it was not there after {self._seconds:g} seconds"
         if body.size_is_known and self.now - body.window_began >= self._window_ticks:
@@ -107,7 +109,8 @@ class Bodies:
         """Cut off the oldest messages of gRPC if all that are under way might hold more than the budget.
 
         How much of them has come is not known before they are whole, so each counts as one of the most bytes; and
-        those of the last second are let be, since nearly all of them are about to be whole.
+        those of the last second are let be, since nearly all of them are about to be whole. A stream that waits for its
+        next message counts too, since nobody can tell it from one whose message is half there.
         """
         messages = [body for body in self.awaited if not body.size_is_known]
         excess = len(messages) - (self._budget_bytes - self.held_bytes) // self.max_bytes
@@ -116,7 +119,11 @@ class Bodies:
                 self._limits.note(
                     "body_bytes", "More messages of gRPC are under way than the memory for bodies allows."
                 )
-                body.cut_off("The message was given up, because too many others are under way. Send it again, faster.")
+                body.cut_off(
+                    "The stream was given up, because too many others are open and send nothing. Open it again."
+                    if body.is_in_stream
+                    else "The message was given up, because too many others are under way. Send it again, faster."
+                )
 
     def trim_soon(self) -> None:
         """Give memory that is being let go back to the system in a while."""
@@ -138,14 +145,15 @@ class Body:
     Args:
         bodies: all of the process.
         size_is_known: False for a message of gRPC, of which nothing is seen before it is whole.
+        is_in_stream: whether it is the next message of a stream, which may be as late as it likes.
     """
 
     held_bytes = window_bytes = 0
     is_complete = False
     _reason = ""
 
-    def __init__(self, bodies: Bodies, *, size_is_known: bool = True) -> None:
-        self._bodies, self.size_is_known = bodies, size_is_known
+    def __init__(self, bodies: Bodies, *, size_is_known: bool = True, is_in_stream: bool = False) -> None:
+        self._bodies, self.size_is_known, self.is_in_stream = bodies, size_is_known, is_in_stream
         self.began = self.window_began = bodies.now
 
     async def receive(self, receive: Receive) -> Message:
@@ -176,6 +184,8 @@ class Body:
         try:
             return await part
         except asyncio.CancelledError:
+            if not self.size_is_known:  # much of it may have come, which was counted nowhere
+                self._bodies.trim_soon()
             if self._reason and task is not None and task.uncancel() == 0:
                 raise BodyTimeout(self._reason) from None
             raise

@@ -32,10 +32,11 @@ class Connections:
 
     A connection whose client has the next word, because it has sent nothing, or half of its headers, or has been
     answered, is closed when its time is over, and earlier where a new connection needs its place: the one that has
-    waited longest gives way.
+    waited longest gives way. Where nothing gives way, a connection gets one of the places for health, which are given
+    up to such connections alone, so that uploads never fill them; with each request it may move to an ordinary place.
 
     Args:
-        most: the most connections at a time, to which `RESERVED` are added for health.
+        most: the most ordinary connections at a time, to which `RESERVED` are added for health.
         header_seconds: the longest time that a client may be silent, or take for its headers.
         body_seconds: the time in which a client has to take a part of its answer, or send the rest of a body that was
             answered already.
@@ -48,7 +49,7 @@ class Connections:
         self.header_ticks, self.body_ticks = ticks(header_seconds), ticks(body_seconds)
         self._least_bytes = int(LEAST_BYTES_PER_S * body_seconds)
         self.now = 0
-        self.open = set["Connection"]()
+        self._ordinary, self._only_health = set["Connection"](), set["Connection"]()
         self.waiting = dict["Connection", int]()
         """The connections whose client has the next word, and when they are closed; the longest waiting first."""
 
@@ -59,23 +60,33 @@ class Connections:
 
     def add(self, connection: "Connection") -> None:
         """Take a new connection in, or close it at once."""
-        if len(self.open) >= self._most:
+        if not self.has_ordinary_place(connection):
+            if len(self._only_health) >= RESERVED and not self._displace(self._only_health):
+                connection.abort()
+                return
+            self._only_health.add(connection)
+        self.waiting[connection] = self.now + self.header_ticks
+
+    def has_ordinary_place(self, connection: "Connection") -> bool:
+        """Return whether a connection has an ordinary place, which it is given now if there is one or one gives way."""
+        if connection in self._ordinary:
+            return True
+        if len(self._ordinary) >= self._most:
             self._limits.note(
                 "connections",
                 f"There are {self._most:,} connections, the most that VITRINE_MAX_CONNECTIONS allows a process: those "
                 "that have been idle longest are closed for new ones.",
             )
-            if not self._displace():
-                connection.only_health = True
-                if len(self.open) >= self._most + RESERVED:
-                    connection.abort()
-                    return
-        self.open.add(connection)
-        self.waiting[connection] = self.now + self.header_ticks
+            if not self._displace(self._ordinary):
+                return False
+        self._only_health.discard(connection)
+        self._ordinary.add(connection)
+        return True
 
     def remove(self, connection: "Connection") -> None:
         """Forget a connection that is closed."""
-        self.open.discard(connection)
+        self._ordinary.discard(connection)
+        self._only_health.discard(connection)
         self.waiting.pop(connection, None)
 
     def sweep(self) -> None:
@@ -105,12 +116,15 @@ class Connections:
         except OSError:
             self._limits.note("descriptors", "This process has no file descriptors left: idle connections are closed.")
             for _ in range(RESERVED):
-                self._displace()
+                self._displace(self._ordinary) or self._displace(self._only_health)
 
-    def _displace(self) -> bool:
-        """Close the connection that has waited longest with nothing under way; False if there is none."""
+    def _displace(self, connections: set["Connection"]) -> bool:
+        """Close that of some connections which has waited longest with nothing under way; False if there is none.
+
+        An answer about health that its client does not take counts as nothing.
+        """
         for connection in self.waiting:
-            if not connection.is_answering:
+            if connection in connections and (connections is self._only_health or not connection.is_answering):
                 self._close(connection)
                 return True
         return False
@@ -128,8 +142,6 @@ class Connection(HttpToolsProtocol):
     """
 
     _in_headers, _received_bytes = False, 0
-    only_health = False
-    """Whether it is one too many, and asks for nothing but health."""
     unsent_bytes = 0
     """How much of an answer its client had not taken at the last look."""
 
@@ -192,7 +204,7 @@ class Connection(HttpToolsProtocol):
         """Begin to count when a request begins."""
         self._in_headers, self._received_bytes = True, 0
         super().on_message_begin()
-        if self.only_health:
+        if not self._all.has_ordinary_place(self):
             self.scope["state"][ONLY_HEALTH] = True
         waiting = self._all.waiting
         if self in waiting:

@@ -33,6 +33,8 @@ PREFIX = "vk_"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 RELOAD_INTERVAL_S = 2.0
 """How often a running server looks whether the file has changed, in seconds."""
+LOG_INTERVAL_S = 60.0
+"""While a problem with the file lasts, the log names it this often, in seconds."""
 _HEADER = "# Keys of Vitrine's API, each as its SHA-256; `vitrine keys` writes this file anew.\n"
 
 
@@ -64,6 +66,7 @@ class Keys:
         self._entries = list[tuple[str, str]]()
         self._last_state: tuple[int, ...] | None = None
         self._looking_since: float | None = None
+        self._logged_problem, self._logged_at = "", 0.0
         self._has_looked, self._stopped = threading.Event(), threading.Event()
 
     def start(self) -> None:
@@ -93,7 +96,10 @@ class Keys:
     def _look_regularly(self) -> None:
         while True:
             self._looking_since = time.monotonic()
-            self.reload()
+            try:
+                self.reload()
+            except Exception as error:  # this thread alone notices that a key was removed, so it must not end
+                self._log_problem(f"{self._path} could not be looked at.", error)
             self._looking_since = None
             self._has_looked.set()
             if self._stopped.wait(RELOAD_INTERVAL_S):
@@ -111,15 +117,21 @@ class Keys:
         try:
             self._entries = [(entry.name, entry.sha256) for entry in read_keys(self._path, read_regular_file)]
         except KeysError as error:
-            logger.error("The keys stay as they were: %s", error)
-            if state and isinstance(
-                error.__cause__, OSError
-            ):  # perhaps the process has no file descriptors left: try again
+            self._log_problem(str(error))
+            if state and isinstance(error.__cause__, OSError):  # perhaps there are no file descriptors left: try again
                 return
         else:
+            self._logged_problem = ""
             if self._last_state is not None:
                 logger.info("%d keys read anew from %s", len(self._entries), self._path)
         self._last_state = state
+
+    def _log_problem(self, problem: str, error: Exception | None = None) -> None:
+        """Log why the keys stay as they were, unless the same was logged in the last minute."""
+        now = time.monotonic()
+        if problem != self._logged_problem or now >= self._logged_at + LOG_INTERVAL_S:
+            self._logged_problem, self._logged_at = problem, now
+            logger.error("The keys stay as they were: %s", problem, exc_info=error)
 
 
 def digest_of(key: bytes) -> str:
@@ -142,12 +154,12 @@ def read_keys(path: Path, read: Callable[[Path], bytes] = read_within) -> list[E
     except OSError as error:
         advice = f"; make it with `vitrine keys add NAME --file {path}`" if isinstance(error, FileNotFoundError) else ""
         raise KeysError(f"The file of API keys {path} cannot be read ({error.strerror}){advice}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KeysError(f"The file of API keys {path} is damaged: {error}.") from error
     except ValidationError as error:
         detail = error.errors()[0]
         place = ".".join(map(str, detail["loc"]))
         raise KeysError(f"The file of API keys {path} is damaged at {place}: {detail['msg']}.") from error
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, numbers too long, brackets too deep
+        raise KeysError(f"The file of API keys {path} is damaged: {error}.") from error
     if len({entry.name for entry in entries}) < len(entries):
         raise KeysError(f"The file of API keys {path} has two keys of one name.")
     return entries

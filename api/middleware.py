@@ -99,9 +99,8 @@ class Middleware:
                 raise Unavailable("There are more connections than this server takes. Send the request again later.")
             if self._authenticator is not None:  # before the body is read
                 exchange.key_name = self._authenticator.authenticate_http(path, wants_page(scope), scope["headers"])
-            announced = headers.get(b"content-length", b"")
-            if announced.isdigit() and announced != b"0":
-                self._bodies.check_size(int(announced))
+            if announced := announced_bytes(headers.get(b"content-length", b"")):
+                self._bodies.check_size(announced)
             await self._app(scope, partial(body.receive, receive), send_with_id)
         except Exception as error:
             if exchange.status == 0:
@@ -138,6 +137,11 @@ class Middleware:
             requests = metrics().requests.labels(model, str(status))
             self._meters[model, status] = requests, metrics().request.labels(model)
         return self._meters[model, status]
+
+
+def announced_bytes(content_length: bytes) -> int:
+    """Return the length that a request announces, 0 where it announces none; of a longer number its first 20 digits."""
+    return int(content_length.lstrip(b"0")[:20] or b"0") if content_length.isdigit() else 0
 
 
 def new_request_id() -> str:

@@ -41,11 +41,9 @@ class Server:
         self._settings = settings
         self._process = PredictionProcess(settings, stored)
         self._authenticator = authenticator_for(settings)
-        limits = ReachedLimits()
-        self._bodies, self._connections = (
-            Bodies.of_settings(settings, limits),
-            Connections.of_settings(settings, limits),
-        )
+        self._limits = ReachedLimits()
+        self._bodies = Bodies.of_settings(settings, self._limits)
+        self._connections = Connections.of_settings(settings, self._limits)
         self._ticking: asyncio.Task[None] | None = None
         self._grpc: GrpcServer | None = None
 
@@ -82,7 +80,13 @@ class Server:
         await process.start(gradcam)
         if self._settings.grpc_port:
             self._grpc = GrpcServer(
-                process.repository, process.predictor, self._settings, VERSION, self._bodies, self._authenticator
+                process.repository,
+                process.predictor,
+                self._settings,
+                VERSION,
+                self._bodies,
+                self._limits,
+                self._authenticator,
             )
             await self._grpc.start()
 

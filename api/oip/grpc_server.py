@@ -6,15 +6,17 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from api.auth import Authenticator
 from api.bodies import Bodies
 from api.connections import most_connections
+from api.limits import ReachedLimits
 from api.oip.auth import Context, KeyInterceptor
 from api.oip.grpc_service import Servicer
 from api.oip.inference import Inference
+from api.oip.occupancy import watch_occupancy
 from api.oip.reception import TimedServer
 from regular_file import read_within
 from serving.predictor import Predictor
@@ -26,8 +28,11 @@ logger = logging.getLogger("vitrine.grpc")
 SERVICE = "inference.GRPCInferenceService"
 MAX_STREAMS = 256
 """The most calls at a time over one connection."""
-IDLE_MS = 300_000
-"""A connection without a call for this long, in milliseconds, is closed; clients open it again with the next call."""
+IDLE_WAITS = 3
+"""A connection without a call for so many times what a new one may be silent is closed, by default after 30 seconds;
+clients open it again with the next call. Until then it keeps others out, since gRPC lets no connection give way."""
+MOST_MS = 2**31 - 1
+"""The longest time that gRPC takes, in milliseconds."""
 POLL_S = 0.25
 """How often the health service takes note of the models' states, in seconds."""
 
@@ -59,6 +64,7 @@ class GrpcServer:
         settings: address, limits and TLS.
         version: Vitrine's own.
         bodies: the bodies of all requests of the process.
+        limits: notes that there are too many connections.
         authenticator: checks keys; None where no keys are asked for.
     """
 
@@ -69,33 +75,37 @@ class GrpcServer:
         settings: Settings,
         version: str,
         bodies: Bodies,
+        limits: ReachedLimits,
         authenticator: Authenticator | None = None,
     ) -> None:
-        self._repository, self._settings = repository, settings
+        self._repository, self._settings, self._limits = repository, settings, limits
+        self._most_connections = most_connections(settings)
+        silent_ms = int(settings.header_seconds * 1000)
         self._server = grpc.aio.server(
             interceptors=[KeyInterceptor(authenticator, log=settings.access_log)] if authenticator is not None else [],
             options=[
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 1),
-                ("grpc.max_allowed_incoming_connections", most_connections(settings)),
+                ("grpc.max_allowed_incoming_connections", self._most_connections),
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
-                ("grpc.server_handshake_timeout_ms", int(settings.header_seconds * 1000)),
-                ("grpc.max_connection_idle_ms", IDLE_MS),
+                ("grpc.server_handshake_timeout_ms", min(silent_ms, MOST_MS)),
+                ("grpc.max_connection_idle_ms", min(IDLE_WAITS * silent_ms, MOST_MS)),
                 ("grpc.keepalive_time_ms", 60_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ],
         )
         self._closing = asyncio.Event()
-        self._watching: asyncio.Task[None] | None = None
+        self._watching = list[asyncio.Task[None]]()
         servicer = Servicer(repository, Inference(predictor), version, self._closing, bodies, log=settings.access_log)
         timed = TimedServer(self._server, bodies, log=settings.access_log)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, timed)
         timed.add_registered_method_handlers(SERVICE, _unparsed_handlers(servicer))
         self._health = _HealthServicer(self._closing)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, timed)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflected = reflection.aio.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, timed)
 
     async def start(self) -> None:
         """Listen on the port; if that fails, the log says so and HTTP goes on without gRPC."""
@@ -113,12 +123,14 @@ class GrpcServer:
             logger.error("gRPC does not listen on %s: %s", address, error)
             return
         logger.info("gRPC listens on %s", address)
-        self._watching = asyncio.create_task(self._watch())
+        counting = watch_occupancy(port, self._most_connections, self._limits)
+        self._watching = [asyncio.create_task(self._watch()), asyncio.create_task(counting)]
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls, end streams, and give the calls in flight `grace_s` seconds to end."""
-        if self._watching is not None:
-            self._watching.cancel()
+        if self._watching:
+            for task in self._watching:
+                task.cancel()
             await self._health.enter_graceful_shutdown()
         self._closing.set()
         await self._server.stop(grace_s)

@@ -153,17 +153,18 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         """
         closing = asyncio.ensure_future(self._closing.wait())
         iterator = aiter(requests)
+        arriving = asyncio.ensure_future(anext(iterator, None))
         try:
             while True:
-                arriving = asyncio.ensure_future(anext(iterator, None))
                 await asyncio.wait({arriving, closing}, return_when=asyncio.FIRST_COMPLETED)
                 if not arriving.done():
-                    arriving.cancel()
                     return
                 if (request := arriving.result()) is None:
                     return
                 yield await self._infer_streamed(request, context)
+                arriving = asyncio.ensure_future(anext(iterator, None))
         finally:
+            arriving.cancel()
             closing.cancel()
 
     async def _load_or_unload(self, request: Any, context: Context) -> None:

@@ -1,22 +1,23 @@
 """The messages of gRPC calls while they come: in time, and only as many as there is memory for.
 
-gRPC hands a message over once it is whole. So its rate is not known, and of a stream not even whether one is under way.
+gRPC hands a message over once it is whole. So its rate is not known, and of a stream not even whether one is under way:
+it has no deadline, but where too many wait for a message, the oldest are given up.
 """
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn
 
 import grpc
 
 from api.bodies import Bodies, Body
 from api.oip.auth import Context, Handler, record_refusal, request_id_of
 from api.oip.grpc_service import status_of
-from errors import BodyTimeout, InvalidInput, QueueFull
+from errors import BodyTimeout, InvalidInput, QueueFull, VitrineError
 
 
 class TimedServer:
-    """Registers services with a server so that the message of each of their calls has to come in time.
+    """Registers services with a server so that the message of each of their calls has to come in time, streams aside.
 
     Args:
         server: the server.
@@ -37,9 +38,9 @@ class TimedServer:
         self._server.add_registered_method_handlers(service, timed)
 
     def _timed(self, handler: Handler) -> Handler:
-        """Return a handler that reads the one message of a call itself, within the time for it; streams are as ever."""
+        """Return a handler that reads the messages of a call itself; where there is one, within the time for it."""
         if handler.request_streaming:
-            return handler
+            return self._watched_stream(handler)
         behaviour: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
 
         async def receive_and_answer(requests: Any, context: Context) -> Any:
@@ -57,27 +58,54 @@ class TimedServer:
         )
         return make(receive_and_answer, handler.request_deserializer, handler.response_serializer)
 
+    def _watched_stream(self, handler: Handler) -> Handler:
+        """Return a handler of a stream which gives up waiting for a message where too many do."""
+        behaviour: Any = handler.stream_stream
+
+        async def receive_and_answer(requests: Any, context: Context) -> AsyncIterator[Any]:
+            async with aclosing(behaviour(self._messages(context), context)) as answers:
+                async for answer in answers:
+                    yield answer
+
+        return grpc.stream_stream_rpc_method_handler(
+            receive_and_answer, handler.request_deserializer, handler.response_serializer
+        )
+
+    async def _messages(self, context: Context) -> AsyncIterator[Any]:
+        """Yield the messages of a stream as they come."""
+        while True:
+            body = Body(self._bodies, size_is_known=False, is_in_stream=True)
+            try:
+                request = await body.wait_for(context.read())
+            except BodyTimeout as error:
+                await self._refuse(error, context)
+            if request is grpc.aio.EOF:
+                self._bodies.trim_soon()  # so ends a stream, too, whose client hung up in the middle of a message
+                return
+            yield request
+
     async def _receive(self, body: Body, context: Context) -> Any:
         """Return the message of a call, or refuse the call."""
         try:
             self._bodies.check_size(1)  # before it is read
-            try:
-                request = await body.wait_for(context.read())
-            except (BodyTimeout, asyncio.CancelledError):  # much of it may have come
-                self._bodies.trim_soon()
-                raise
+            request = await body.wait_for(context.read())
             if request is grpc.aio.EOF:
+                self._bodies.trim_soon()  # half of it may have come
                 raise InvalidInput("The call has no message.")
             if isinstance(request, bytes):
                 body.hold(len(request))
             return request
         except (BodyTimeout, QueueFull, InvalidInput) as error:
-            request_id = request_id_of(context)
-            code, detail = status_of(error, request_id)
-            record_refusal(context, code, request_id, log=self._log)
-            metadata = [("x-request-id", request_id)]
-            if isinstance(error, QueueFull):
-                metadata.append(("retry-after", str(error.retry_after_s)))
+            await self._refuse(error, context)
+
+    async def _refuse(self, error: VitrineError, context: Context) -> NoReturn:
+        """End a call with the code of an error, and record it."""
+        request_id = request_id_of(context)
+        code, detail = status_of(error, request_id)
+        record_refusal(context, code, request_id, log=self._log)
+        metadata = [("x-request-id", request_id)]
+        if isinstance(error, QueueFull):
+            metadata.append(("retry-after", str(error.retry_after_s)))
         await context.abort(code, detail, tuple(metadata))
         raise RuntimeError("abort raises")
 

@@ -190,6 +190,68 @@ def test_the_oldest_messages_of_grpc_give_way_if_those_under_way_might_fill_the_
     assert given_up == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/inference.GRPCInferenceService/ModelStreamInfer",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_the_oldest_streams_of_grpc_give_way_if_their_messages_might_fill_the_memory(
+    stored: StoredModel, method: str
+) -> None:
+    over = threading.Event()
+
+    def never() -> Iterator[bytes]:
+        over.wait(PATIENCE_S)
+        yield from ()
+
+    with serving(stored, max_body_bytes=100_000, body_budget_bytes=250_000) as served, ExitStack() as stack:
+        calls = list[Any]()
+        for _ in range(5):
+            channel: Any = stack.enter_context(grpc.insecure_channel(served.grpc))
+            calls.append(channel.stream_stream(method)(never()))
+        wait_until(lambda: sum(call.done() for call in calls) == 3)  # there is memory for two
+        given_up = [call for call in calls if call.done()]
+        assert {call.code() for call in given_up} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert {"too many others are open" in call.details() for call in given_up} == {True}
+        over.set()
+
+
+def test_a_stream_may_wait_as_long_as_it_likes_and_what_it_held_is_given_back_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr("api.bodies.trim_memory", trimmed.set)
+
+    async def run() -> None:
+        bodies = Bodies(100, 250, 1.0, ReachedLimits())
+        message = Body(bodies, size_is_known=False, is_in_stream=True)
+        task = asyncio.create_task(message.wait_for(asyncio.Event().wait()))
+        for _ in range(ticks(60.0)):
+            await asyncio.sleep(0)
+            bodies.sweep()
+        assert not task.done() and not trimmed.is_set()
+        task.cancel()  # as when its client hangs up
+        await asyncio.gather(task, return_exceptions=True)
+        for _ in range(ticks(10.0)):
+            bodies.sweep()
+
+    asyncio.run(run())
+    assert trimmed.is_set()
+
+
+def test_what_a_stream_held_that_ends_without_a_whole_message_is_given_back(
+    stored: StoredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed = threading.Event()
+    monkeypatch.setattr("api.bodies.trim_memory", trimmed.set)
+    with serving(stored) as served, grpc.insecure_channel(served.grpc) as channel:
+        call: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        assert len(list(call(iter([b"no request"]), timeout=PATIENCE_S))) == 1
+        assert trimmed.wait(PATIENCE_S)
+
+
 @pytest.mark.parametrize(("budget", "share"), [(400_000, 100_000), (100_000, 50_000)], ids=["a part", "one body"])
 def test_workers_share_the_budget_and_each_has_memory_for_a_body(budget: int, share: int) -> None:
     settings = Settings(_env_file=None, workers=4, max_body_bytes=50_000, body_budget_bytes=budget)

@@ -62,6 +62,15 @@ def is_closed_after(wire: socket.socket, data: bytes) -> bool:
     return not is_open(wire)
 
 
+def busy(served: Served, stack: ExitStack, count: int) -> list[socket.socket]:
+    """Begin so many uploads that do not end, each on a connection of its own, and wait until the server reads them."""
+    wires = []
+    for _ in range(count):
+        wires.append(stack.enter_context(served.connect(post(25_000, b"", "/predict", "Expect: 100-continue"))))
+        assert wires[-1].recv(4096).startswith(b"HTTP/1.1 100 ")
+    return wires
+
+
 @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n", b"GET /health HTT", b"GET /health HTTP/1.1\r\nHost: x\r\n"])
 def test_a_connection_without_a_whole_request_is_closed(hasty: Served, sent: bytes) -> None:
     before = reached("header_seconds")
@@ -127,9 +136,7 @@ def test_the_limit_is_counted_every_time_and_logged_once_a_minute(
 
 def test_beside_connections_that_are_all_busy_health_alone_is_answered(narrow: Served) -> None:
     with ExitStack() as stack:
-        for _ in range(MOST):
-            wire = stack.enter_context(narrow.connect(post(25_000, b"", "/predict", "Expect: 100-continue")))
-            assert wire.recv(4096).startswith(b"HTTP/1.1 100 ")  # the server waits for the body
+        busy(narrow, stack, MOST)
         answer = narrow.ask(get("/models"))
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1" in answer.lower() and b"more connections than this server takes" in answer
@@ -141,6 +148,30 @@ def test_beside_connections_that_are_all_busy_health_alone_is_answered(narrow: S
     picture = plain(200)
     whole = post(len(picture), picture, "/predict", "Connection: close")
     wait_until(lambda: narrow.ask(whole).startswith(b"HTTP/1.1 200 "))  # once the server has noticed that they hung up
+
+
+def test_uploads_never_fill_the_places_for_health(narrow: Served) -> None:
+    with ExitStack() as stack:
+        busy(narrow, stack, MOST)
+        for _ in range(RESERVED + 20):
+            wire = stack.enter_context(narrow.connect(post(25_000, b"a few bytes")))
+            assert wire.recv(4096).startswith(b"HTTP/1.1 503 ")
+        assert narrow.ask(get("/health")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_connection_of_which_there_was_one_too_many_is_answered_once_there_is_room(narrow: Served) -> None:
+    asked = b"GET /models HTTP/1.1\r\nHost: x\r\n\r\n"
+    with ExitStack() as stack:
+        wires = busy(narrow, stack, MOST)
+        late = stack.enter_context(narrow.connect(asked))
+        assert late.recv(65_536).startswith(b"HTTP/1.1 503 ")
+        wires[0].close()
+
+        def is_answered() -> bool:
+            late.sendall(asked)
+            return late.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+        wait_until(is_answered)  # once the server has noticed that one hung up
 
 
 def test_a_process_without_file_descriptors_closes_idle_connections(stored: StoredModel) -> None:
@@ -175,7 +206,33 @@ def test_grpc_takes_so_many_connections_and_no_more(narrow: Served) -> None:
         assert narrow.ask(get("/health")).startswith(b"HTTP/1.1 200 ")
     with grpc.insecure_channel(narrow.grpc) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
-        assert check(request, timeout=PATIENCE_S, wait_for_ready=True).status == 1
+        wait_until(lambda: check(request, timeout=PATIENCE_S, wait_for_ready=True).status == 1)
+
+
+def test_a_connection_to_grpc_that_is_idle_makes_room_in_three_times_what_a_new_one_may_be_silent(
+    hasty: Served,
+) -> None:
+    states = list[grpc.ChannelConnectivity]()
+    with grpc.insecure_channel(hasty.grpc) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        check(health_pb2.HealthCheckRequest(service=""), timeout=PATIENCE_S)
+        channel.subscribe(states.append)
+        wait_until(lambda: states[-1:] == [grpc.ChannelConnectivity.IDLE])
+        assert grpc.ChannelConnectivity.READY in states
+
+
+def test_that_grpc_takes_no_more_connections_is_logged_and_counted(
+    stored: StoredModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("api.oip.occupancy.CHECK_S", 0.05)
+    before = reached("grpc_connections")
+    with serving(stored, max_connections=MOST, header_seconds=1e6) as served, ExitStack() as stack:
+        for count in range(MOST):
+            assert reached("grpc_connections") == before, f"{count} are not too many"
+            wire = stack.enter_context(socket.create_connection(("127.0.0.1", served.grpc_port), PATIENCE_S))
+            assert wire.recv(4096)
+        wait_until(lambda: reached("grpc_connections") > before + 1)
+    assert len([message for message in caplog.messages if message.startswith("gRPC has 4 connections")]) == 1
 
 
 def test_a_request_for_a_websocket_is_answered_as_any_other(stored: StoredModel, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from api.bodies import Bodies
 from api.keys import add_key
 from api.limits import ReachedLimits
 from api.middleware import Middleware
+from api.server import LONGEST_INTEGER_DIGITS
 from tests.api.conftest import MakeClient, keys_of
 from tests.tiny import plain, seal, tiny_package
 
@@ -60,10 +62,21 @@ def test_of_an_id_that_was_sent_twice_the_first_counts() -> None:
     assert seen == "first" and answered.count((b"x-request-id", b"first")) == 1
 
 
-@pytest.mark.parametrize("length", [b"1001", b"99999999999999999999"])
+@pytest.mark.parametrize("length", [b"1001", b"99999999999999999999", b"0" * 700 + b"1001", b"9" * 700])
 def test_a_body_that_is_announced_too_long_never_reaches_the_application(length: bytes) -> None:
     _, body = ask([(b"content-length", length)])
     assert '"status":413' in body
+
+
+@pytest.mark.parametrize("length", [b"0" * 700 + b"9", b"0" * 700, b"1000"])
+def test_a_length_within_the_limit_may_have_zeros_before_it(length: bytes) -> None:
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(LONGEST_INTEGER_DIGITS)  # as the server does
+    try:
+        _, seen = ask([(b"x-request-id", b"mine"), (b"content-length", length)])
+    finally:
+        sys.set_int_max_str_digits(before)
+    assert seen == "mine"
 
 
 def request_counts(model: str, status: int) -> float:

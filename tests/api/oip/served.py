@@ -114,13 +114,15 @@ def serving(stored: Sequence[StoredModel], options: RunnerOptions | None = None,
     if authenticator is not None:
         authenticator.keys.reload()
     predictor = Predictor(chosen.timeout_ms, explainer)
-    bodies = Bodies.of_settings(chosen, ReachedLimits())
+    limits = ReachedLimits()
+    bodies = Bodies.of_settings(chosen, limits)
     app = build_app(repository, predictor, chosen, VERSION, authenticator=authenticator, bodies=bodies)
     http_server = uvicorn.Server(uvicorn.Config(app, port=http_port, log_level="warning", lifespan="off"))
     loops, listening = list[asyncio.AbstractEventLoop](), threading.Event()
 
     async def answer() -> None:
-        grpc_server = GrpcServer(repository, predictor, chosen, VERSION, bodies, authenticator)  # belongs to this loop
+        # It belongs to this loop.
+        grpc_server = GrpcServer(repository, predictor, chosen, VERSION, bodies, limits, authenticator)
         await grpc_server.start()
         http = asyncio.create_task(http_server.serve())
         while not http_server.started:
