@@ -123,7 +123,7 @@ class DecodingProcess:
         with contextlib.suppress(ChildProcessError):  # whoever ended it has seen its end already
             os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)
         with self._turn:
-            if self._child is child:
+            if self._child is child and not self._closed:
                 with contextlib.suppress(EOFError, OSError):
                     child.wait_ready(0)  # one that cannot even start would be started again and again
                     logger.warning("the decoding process ended while it was idle, exit code %s", child.kill())
