@@ -16,20 +16,27 @@ SMOOTHED = 0.45
 """Share of pictures whose grain, which the equalisation amplified, is smoothed away, and whose contrast is lowered."""
 
 
-def augment(grey: UInt8Array, view: View, rng: np.random.Generator) -> UInt8Array:
-    """Move, enlarge, mirror, re-window, blur and degrade a picture, shape (H, W), uint8, in and out."""
-    picture = _move(grey, view, rng)
+def augment(grey: UInt8Array, view: View, rng: np.random.Generator, *, zoom: float = 1.0) -> UInt8Array:
+    """Move, enlarge, mirror, re-window, blur and degrade a picture, shape (H, W), uint8, in and out.
+
+    Args:
+        grey: the picture.
+        view: its plane.
+        rng: the random stream.
+        zoom: factor of every enlargement.
+    """
+    picture = _move(grey, view, rng, zoom)
     if rng.random() < SMOOTHED:
         picture = _flatten(picture, rng)
     picture = _rewindow(picture, rng)
     return _degrade(picture, rng)
 
 
-def _move(grey: UInt8Array, view: View, rng: np.random.Generator) -> UInt8Array:
+def _move(grey: UInt8Array, view: View, rng: np.random.Generator, zoom: float) -> UInt8Array:
     """Enlarge, stretch, rotate, shift and mirror; kidneys lie in the upper half of a coronal picture."""
     height, width = grey.shape
     close = rng.random() < CLOSE
-    scale = rng.uniform(1.3, 1.9) if close else float(np.exp(rng.uniform(np.log(0.7), np.log(1.45))))
+    scale = zoom * (rng.uniform(1.3, 1.9) if close else float(np.exp(rng.uniform(np.log(0.7), np.log(1.45)))))
     stretch = float(np.exp(rng.normal(0, 0.08)))
     angle = float(np.radians(rng.normal(0, 8)))
     mirror = -1.0 if rng.random() < 0.5 else 1.0

@@ -53,9 +53,7 @@ class Scene:
     close: bool = False
 
 
-def sample_scene(
-    rng: np.random.Generator, label: int, phase_mix: tuple[float, ...], *, close: bool = False
-) -> Scene:
+def sample_scene(rng: np.random.Generator, label: int, phase_mix: tuple[float, ...], *, close: bool = False) -> Scene:
     """Draw a scene; only one for a slice without a stone may lie above or below the kidneys, or have none.
 
     Args:

@@ -1,9 +1,5 @@
-"""Real CT slices on disk: where they are, what they show, and which of them belong to one scan and one study.
+"""Real CT slices on disk: which there are, which of them belong to one scan and one study, and how they are split."""
 
-The layout is `KIND/SCAN/NAME.jpg`, a folder for each scan, with `views.csv` in the folder or beside it.
-"""
-
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +11,7 @@ import numpy as np
 Kind = Literal["stone", "normal", "cyst", "tumour"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 View = Literal["axial", "coronal"]
+VIEWS: tuple[View, ...] = get_args(View)
 Part = Literal["train", "validate", "test"]
 
 SHARES: dict[Part, float] = {"test": 0.22, "validate": 0.15}
@@ -43,27 +40,6 @@ class Slice:
     def label(self) -> int:
         """1 if the scan is of a kidney with a stone, else 0."""
         return int(self.kind == "stone")
-
-
-def read_slices(folder: Path) -> list[Slice]:
-    """List the slices in a folder, in the order of kind, scan and name.
-
-    Raises:
-        FileNotFoundError: the folder has no such pictures, or there is no table of their views.
-    """
-    table = next((path for path in (folder / "views.csv", folder.parent / "views.csv") if path.exists()), None)
-    if table is None:
-        raise FileNotFoundError(f"{folder}: no views.csv in it or beside it")
-    with table.open(newline="") as file:
-        views = {row["file"]: row["view"] for row in csv.DictReader(file)}
-    slices = []
-    for kind in KINDS:
-        for path in sorted((folder / kind).glob("*/*.jpg")):
-            view: View = "coronal" if views[path.relative_to(folder).as_posix()] == "coronal" else "axial"
-            slices.append(Slice(path, kind, path.parent.name, view))
-    if not slices:
-        raise FileNotFoundError(f"{folder}: no pictures KIND/SCAN/NAME.jpg in it")
-    return slices
 
 
 def group_studies(slices: Sequence[Slice]) -> list[list[Slice]]:
