@@ -31,18 +31,29 @@ def recompute_norms(network: nn.Module, loader: DataLoader[Sample], device: torc
 
 
 @torch.inference_mode()
-def calibrate(network: nn.Module, loader: Iterable[Sample], device: torch.device) -> tuple[float, float]:
+def calibrate(
+    network: nn.Module, loader: Iterable[Sample], device: torch.device, *, prevalence: float | None = None
+) -> tuple[float, float]:
     """Scale and shift the last layer so that P(stone) is the observed rate (Platt 1999); no ranking changes.
 
+    Args:
+        network: in evaluation mode; its last layer is changed.
+        loader: batches that it was not trained on.
+        device: where the network is.
+        prevalence: share of stones at which P(stone) is to be right; None stands for that in the batches.
+
     Returns:
-        The factor of the logits, and what is added to the log odds of a stone.
+        The factor of the logits (the inverse of a temperature), and what is added to the log odds of a stone.
     """
     log_odds, labels = list[float](), list[int]()
     for image, _, label in tqdm(loader, desc="calibrate", unit="batch"):
         logits = network(image.to(device))
         log_odds += (logits[:, 1] - logits[:, 0]).tolist()
         labels += label.tolist()
-    regression = LogisticRegression(C=1e6).fit(np.array(log_odds)[:, None], labels)
+    truth = np.array(labels)
+    share = float(truth.mean()) if prevalence is None else prevalence
+    weights = np.where(truth == 1, share / truth.mean(), (1 - share) / (1 - truth.mean()))
+    regression = LogisticRegression(C=1e6).fit(np.array(log_odds)[:, None], truth, weights)
     scale, shift = float(regression.coef_[0, 0]), float(regression.intercept_[0])
     last: Any = network.get_submodule("head.7")
     last.weight.mul_(scale)

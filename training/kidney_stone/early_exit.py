@@ -27,7 +27,7 @@ from postprocessing.classification import softmax
 from training import metrics
 from training.kidney_stone.data import CALIBRATE, TEST, TRAIN
 from training.kidney_stone.exit_features import PACKAGE, PhantomFeatures, PhantomTask, compute_features
-from training.kidney_stone.report import METRICS
+from training.kidney_stone.phantom_figures import metrics_at
 from training.loop import take_step
 from training.report import conditions
 
@@ -166,7 +166,7 @@ def judge(count: int, out: Path) -> None:
         "n": count,
     }
     for name, scores in {"whole": whole, "with_exit": mixed, "head_alone": early}.items():
-        report[name] = {metric: round(compute(labels, scores), 4) for metric, compute in METRICS.items()}
+        report[name] = {metric: round(compute(labels, scores), 4) for metric, compute in metrics_at(threshold).items()}
     report["conditions"] = conditions(f"python -m training.kidney_stone.early_exit judge --count {count}")
     out.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     click.echo(json.dumps(report, indent=2))

@@ -37,7 +37,7 @@ class ScoredSlices(NamedTuple):
 
     def select(self, rows: npt.NDArray[np.bool_]) -> "ScoredSlices":
         """Return the slices at which `rows`, shape (N,), is True."""
-        return ScoredSlices([self.slices[index] for index in np.flatnonzero(rows)], self.scores[rows])
+        return ScoredSlices([self.slices[index] for index in np.flatnonzero(rows).tolist()], self.scores[rows])
 
 
 def rates(threshold: float) -> Figures:

@@ -13,7 +13,7 @@ from preprocessing.transform import transform
 from training.kidney_stone.augmentation import augment
 from training.kidney_stone.canvas import UInt8Array
 from training.kidney_stone.data import TRAIN, TRAINING_MIX, resize_mask
-from training.kidney_stone.dataset import Sample
+from training.kidney_stone.dataset import Sample, real_sample
 from training.kidney_stone.phantom import draw
 from training.kidney_stone.slice_folders import read_picture
 from training.kidney_stone.slices import VIEWS, Kind, Slice, View
@@ -44,7 +44,8 @@ class Mixture(Dataset[Sample]):
     def __init__(
         self, slices: Sequence[Slice], spec: ImageInput, seed: int, steps: int, *, crop_until: int = 0
     ) -> None:
-        self.spec, self.seed, self.steps, self.crop_until = spec, seed, steps, crop_until
+        self.slices, self.spec, self.seed = slices, spec, seed
+        self.steps, self.crop_until = steps, crop_until
         scans: dict[tuple[Kind, View], dict[str, list[Slice]]] = defaultdict(lambda: defaultdict(list))
         for item in slices:
             scans[item.kind, item.view][item.scan].append(item)
@@ -78,8 +79,7 @@ class Mixture(Dataset[Sample]):
         scan = scans[int(rng.choice(len(scans), p=weights / weights.sum()))]
         chosen = scan[int(rng.integers(len(scan)))]
         grey = augment(read_grey(chosen, self.spec), chosen.view, rng, zoom=0.87 if step < self.crop_until else 1.0)
-        image = torch.from_numpy(transform(np.dstack([grey] * 3), self.spec).tensor)
-        return Sample(image, torch.full(self.spec.size, torch.nan), torch.tensor(chosen.label))
+        return real_sample(grey, chosen.label, self.spec)
 
 
 def crop(sample: Sample) -> Sample:
