@@ -1,4 +1,4 @@
-"""A dozen phantoms written as real slices are: in the layout of folders by scan, and in that of the public download."""
+"""A few phantoms written as real slices are: in the layout of folders by scan, and in that of the public download."""
 
 import csv
 from pathlib import Path
@@ -7,13 +7,15 @@ import cv2
 import numpy as np
 
 from training.kidney_stone.phantom import draw
+from training.kidney_stone.slices import KINDS
 
-SCANS = ("stone-000", "stone-001", "normal-000", "cyst-000", "cyst-001", "tumour-000")
-"""Scans of two slices each; those with an odd number are coronal."""
+SCANS = tuple(f"{kind}-{number:03d}" for kind in KINDS for number in range(5))
+"""Five scans of each kind, of which number 1 is coronal and of the study of number 0; of each kind, one study is tested
+on and one validated on."""
 
 
 def write_scans(folder: Path) -> Path:
-    """Write phantoms as `KIND/SCAN/NAME.jpg`, with the table of views, and return the folder."""
+    """Write phantoms as `KIND/SCAN/NAME.jpg`, each as two slices, with the table of views, and return the folder."""
     rows = []
     for number, scan in enumerate(SCANS):
         kind = scan.split("-")[0]
@@ -22,7 +24,7 @@ def write_scans(folder: Path) -> Path:
             path = folder / kind / scan / name
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), cv2.resize(picture, (224, 224)))
-            rows.append((path.relative_to(folder).as_posix(), "coronal" if scan.endswith("1") else "axial"))
+            rows.append((path.relative_to(folder).as_posix(), "coronal" if scan.endswith("-001") else "axial"))
     with (folder / "views.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "view"), *rows])
     return folder
