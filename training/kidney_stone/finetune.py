@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
@@ -22,7 +23,7 @@ from models.registry import package_folder
 from preprocessing.spec import ImageInput
 from training import metrics
 from training.checkpoints import load, save
-from training.kidney_stone.calibration import calibrate
+from training.kidney_stone.calibration import fit_platt, rescale
 from training.kidney_stone.dataset import Sample, SliceDataset
 from training.kidney_stone.mixture import BATCH, Mixture
 from training.kidney_stone.slice_folders import read_slices
@@ -174,14 +175,14 @@ def finetune(
     parts = split_slices(slices)
     plan = Plan(start_from, steps, rate, seed, workers, save_every, validate_every)
     network = fit(parts, spec, plan, chosen_device, out).network
-    for_calibration = slice_loader(parts["validate"], spec)
-    prevalence = float(np.mean([item.label for item in slices]))
-    scale, shift = calibrate(network, for_calibration, chosen_device, prevalence=prevalence)
-    click.echo(f"Calibrated for {prevalence:.0%} stones: logits times {scale:.3f}, shifted by {shift:+.3f}")
-    labels, scores = score(network, for_calibration, chosen_device)
-    threshold = metrics.highest_threshold(labels, scores, MIN_SENSITIVITY)
-    specificity = metrics.specificity(labels, scores, threshold)
+    labels, scores = score(network, slice_loader(parts["validate"], spec), chosen_device)
+    prevalence, log_odds = float(np.mean([item.label for item in slices])), logit(scores)
+    scale, shift = fit_platt(labels, log_odds, prevalence)
+    rescale(network, scale, shift)
+    threshold = metrics.highest_threshold(labels, expit(scale * log_odds + shift), MIN_SENSITIVITY)
+    specificity = metrics.specificity(labels, expit(scale * log_odds + shift), threshold)
     click.echo(f"Validation AUC {metrics.auc(labels, scores):.4f}")
+    click.echo(f"Calibrated for {prevalence:.0%} stones: log odds times {scale:.3f}, shifted by {shift:+.3f}")
     click.echo(f"Threshold for the card: {threshold:.4f}, with validation specificity {specificity:.3f}")
     save(network.state_dict(), out / "best_model.pth")
     click.echo(f"Weights: {out / 'best_model.pth'}")
