@@ -1,8 +1,8 @@
 """Judge the kidney-stone weights that ship: `python -m training.kidney_stone.report --help`.
 
-It runs the graphs that are served (the rounded weights, in ONNX Runtime) on held-out phantoms. Where `--data` names real
-slices it judges first on those that no training and no choice has seen, and on another hospital's slices with boxed
-stones. It writes `report.json` beside the card, and the ROC curve and the calibration plot into docs/.
+It runs the graphs that are served (the rounded weights, in ONNX Runtime) on held-out phantoms. Where `--data` names
+real slices it judges first on those that no training and no choice has seen, and on another hospital's slices with
+boxed stones. It writes `report.json` beside the card, and the ROC curve and the calibration plot into docs/.
 """
 
 import json
