@@ -1,18 +1,14 @@
 """`vitrine models …`: what is in the store, and what goes in and out of it."""
 
-import sys
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from cli.labelled_data import labelled_data_source
+from cli.tables import new_table, print_quality, print_table, print_values
 from errors import CardError, StoreError
 from export import importers
 from export.card_text import card_for_own_weights
@@ -37,7 +33,7 @@ def list_() -> None:
     lock, installed = store.read_lock(), store.installed()
     installed_names = {stored.card.name for stored in installed}
     installed_tags = {(stored.card.name, stored.version) for stored in installed}
-    table = _table("Models", "model", "version", "state", "architecture", "variant", "AUC")
+    table = new_table("Models", "model", "version", "state", "architecture", "variant", "AUC")
     for stored in installed:
         state = "served" if lock.get(stored.card.name) == stored.version else "installed"
         card = stored.card
@@ -54,7 +50,7 @@ def list_() -> None:
         elif name not in lock and name not in installed_names:
             table.add_row(name, "", "not installed", bundled.architecture, "", "")
             notes.append(f"Install {name} with: {registry.import_command(name)}")
-    _print(table)
+    print_table(table)
     for note in notes:
         click.echo(note, err=True)
 
@@ -62,32 +58,27 @@ def list_() -> None:
 @models.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show a model's card, version, files and measured quality. NAME may be name:version."""
+    """Show a model's measured quality, card, version and files. NAME may be name:version."""
     from models import store
 
     stored = store.find(name)
-    _print_values(f"{stored.card.title} ({stored.tag})", stored.card.model_dump())
     if metrics := stored.report().get("metrics"):
-        quality = _table("Measured quality", "figure", "value", "95 % interval")
-        for key, value in metrics.items():
-            if not key.endswith("_ci95"):
-                low_high = metrics.get(f"{key}_ci95")
-                quality.add_row(key, str(value), f"{low_high[0]} to {low_high[1]}" if low_high else "")
-        _print(quality)
+        print_quality(metrics, f"Measured quality of {stored.tag}")
+    print_values(f"{stored.card.title} ({stored.tag})", stored.card.model_dump())
     explanations = stored.explanations()
     explanations.pop("compared", None)
-    _print_values("Measured explanations", explanations)
+    print_values("Measured explanations", explanations)
     parity = stored.parity()
     variant = parity.pop("variant", {})
-    _print_values("Parity check", parity)
-    _print_values("Variant", variant)
+    print_values("Parity check", parity)
+    print_values("Variant", variant)
     for machine, tuned in read_tuned(stored.path).items():
-        _print_values("Tuned", {"machine": machine} | tuned.model_dump(mode="json"))
-    files = _table(str(stored.path), "file", "bytes", "sha256")
+        print_values("Tuned", {"machine": machine} | tuned.model_dump(mode="json"))
+    files = new_table(str(stored.path), "file", "bytes", "sha256")
     for file, digest in stored.manifest().items():
         path = stored.path / file
         files.add_row(file, f"{path.stat().st_size:,}" if path.exists() else "missing", digest[:16] + "…")
-    _print(files)
+    print_table(files)
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
 
 
@@ -254,32 +245,3 @@ def _auc(stored: StoredModel) -> str:
         return f"{auc:.4f}"
     variant = stored.parity().get("variant", {})
     return f"{variant['auc']:.4f} (fp32 {variant['auc_fp32']:.4f})" if variant.get("auc") else ""
-
-
-def _print_values(title: str, values: Mapping[str, object]) -> None:
-    """Print keys and values as a table; nothing if there are none."""
-    table = _table(title)
-    for key, value in values.items():
-        table.add_row(key, _text(value))
-    if values:
-        _print(table)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{key} = {part}" for key, part in value.items())
-    if isinstance(value, tuple):
-        return "\n".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _table(title: str, *columns: str) -> Table:
-    """Return a table with a frame in a terminal, and bare columns in a pipe."""
-    frame = box.ROUNDED if sys.stdout.isatty() else None
-    return Table(*columns, title=title, title_justify="left", show_header=bool(columns), box=frame)
-
-
-def _print(table: Table) -> None:
-    # Names and texts come from cards: no markup in them. A pipe has no width to wrap at.
-    width = None if sys.stdout.isatty() else 1000
-    Console(markup=False, emoji=False, highlight=False, width=width).print(table)

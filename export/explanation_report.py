@@ -119,8 +119,14 @@ def mean_energy(cases: Sequence[Case], heats: Float32Array, around_px: int = 0) 
     return round(float(np.mean([quality.energy(heat, mask) for heat, mask in zip(heats, masks, strict=True)])), 4)
 
 
-def pointing_figures(cases: Sequence[Case], heats: Float32Array) -> dict[str, Any]:
-    """Return the pointing game and energy of heatmaps, beside those of baselines that ignore the model."""
+def pointing_figures(cases: Sequence[Case], heats: Float32Array, *, data: str = "synthetic phantoms") -> dict[str, Any]:
+    """Return the pointing game and energy of heatmaps, beside those of baselines that ignore the model.
+
+    Args:
+        cases: pictures with a known truth.
+        heats: their heatmaps, shape (N, h, w), float32 in [0, 1].
+        data: what the pictures are, for the report.
+    """
     count, hits = len(cases), count_hits(cases, [quality.peak(heat) for heat in heats])
     baselines = {
         "centre": [quality.centre(case.mask.shape) for case in cases],
@@ -137,7 +143,7 @@ def pointing_figures(cases: Sequence[Case], heats: Float32Array) -> dict[str, An
         "energy_within_tolerance": mean_energy(cases, heats, TOLERANCE_PX),
         "uniform_energy": round(float(np.mean([case.mask.mean() for case in cases])), 4),
         "baselines": {name: round(count_hits(cases, points) / count, 4) for name, points in baselines.items()},
-        "data": "synthetic phantoms",
+        "data": data,
     }
 
 

@@ -52,18 +52,44 @@ def expected_calibration_error(labels: Labels, scores: Scores, bins: int = 15) -
     return float(sum(gaps))
 
 
+def highest_threshold(labels: Labels, scores: Scores, sensitivity: float) -> float:
+    """Return the highest threshold at which at least this share of the positive items is found."""
+    ranked = np.sort(scores[labels == 1])
+    return float(ranked[int(np.floor(len(ranked) * (1.0 - sensitivity) + 1e-9))])
+
+
 def bootstrap_interval(
-    metric: Metric, labels: Labels, scores: Scores, *, resamples: int = 1000, seed: int = 0
+    metric: Metric,
+    labels: Labels,
+    scores: Scores,
+    *,
+    groups: npt.NDArray[np.str_] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> list[float]:
     """Return the 95 % percentile bootstrap interval [low, high] of a metric (Efron & Tibshirani 1993).
 
-    Positive and negative items are resampled separately, so that their shares stay as they are.
+    Positive and negative items are resampled separately, so that their shares stay about as they are.
+
+    Args:
+        metric: computed of each resample; where it is NaN, the resample does not count.
+        labels: shape (N,).
+        scores: shape (N,).
+        groups: name of the group of each item, shape (N,). Whole groups are resampled, since items of one, such as
+            slices of a scan, resemble each other; None stands for items that are independent.
+        resamples: how many resamples are drawn.
+        seed: of the random choices.
     """
     rng = np.random.default_rng(seed)
-    positives, negatives = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    names = np.arange(len(labels)) if groups is None else groups
+    rows_of = {
+        label: [np.flatnonzero((names == name) & (labels == label)) for name in np.unique(names[labels == label])]
+        for label in (0, 1)
+    }
     values = []
     for _ in range(resamples):
-        rows = np.concatenate([rng.choice(positives, len(positives)), rng.choice(negatives, len(negatives))])
-        values.append(metric(labels[rows], scores[rows]))
-    low, high = np.percentile(values, [2.5, 97.5])
+        drawn = [rows[index] for rows in rows_of.values() for index in rng.integers(len(rows), size=len(rows))]
+        chosen = np.concatenate(drawn)
+        values.append(metric(labels[chosen], scores[chosen]))
+    low, high = np.nanpercentile(values, [2.5, 97.5])
     return [round(float(low), 4), round(float(high), 4)]

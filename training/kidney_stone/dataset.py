@@ -1,5 +1,6 @@
-"""Phantoms as a PyTorch data set."""
+"""Phantoms and real slices as PyTorch data sets."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -10,16 +11,19 @@ from torch.utils.data import Dataset
 
 from preprocessing.spec import ImageInput
 from preprocessing.transform import transform
+from training.kidney_stone.canvas import UInt8Array
 from training.kidney_stone.data import TRAINING_MIX, resize_mask
 from training.kidney_stone.phantom import draw
+from training.kidney_stone.slice_folders import read_picture
+from training.kidney_stone.slices import Slice
 
 
 class Sample(NamedTuple):
-    """One phantom as tensors, or a batch of them with a leading axis N.
+    """One phantom or real slice as tensors, or a batch of them with a leading axis N.
 
     Attributes:
         image: transformed, shape (3, h, w), float32.
-        mask: 1 where a stone is, shape (h, w), float32.
+        mask: 1 where a stone is, shape (h, w), float32; NaN everywhere if nobody knows where it is.
         label: 0 or 1, shape (), int64.
     """
 
@@ -60,3 +64,28 @@ class PhantomDataset(Dataset[Sample]):
         mask = resize_mask(phantom.mask, self.spec.size).astype(np.float32)
         image = torch.from_numpy(transform(phantom.image, self.spec).tensor)
         return Sample(image, torch.from_numpy(mask), torch.tensor(phantom.label))
+
+
+class SliceDataset(Dataset[Sample]):
+    """Real slices as serving sees them, without augmentation.
+
+    Args:
+        slices: the slices, in order.
+        spec: the card's input section.
+    """
+
+    def __init__(self, slices: Sequence[Slice], spec: ImageInput) -> None:
+        self.slices, self.spec = slices, spec
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, index: int) -> Sample:
+        item = self.slices[index]
+        return real_sample(read_picture(item.path), item.label, self.spec)
+
+
+def real_sample(grey: UInt8Array, label: int, spec: ImageInput) -> Sample:
+    """Transform a grey picture, shape (H, W), uint8, as serving does; where its stones are is not known."""
+    image = torch.from_numpy(transform(np.dstack([grey] * 3), spec).tensor)
+    return Sample(image, torch.full(spec.size, torch.nan), torch.tensor(label))

@@ -1,19 +1,20 @@
-"""What the shipped network computes for phantoms at one of its layers, kept in files: the input of an exit head."""
+"""What the shipped network computes at one of its layers, kept in files: the input of an exit head."""
 
 import hashlib
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import onnxruntime as ort
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,10 +24,8 @@ from models.card import ImageCard
 from models.checkpoint import load_network, read_checkpoint
 from models.package import GRAPH, WEIGHTS, sha256
 from models.registry import package_folder
-from preprocessing.transform import transform
 from runners.cores import available_cores
-from training.kidney_stone.data import TRAINING_MIX, resize_mask
-from training.kidney_stone.phantom import draw
+from training.kidney_stone.dataset import Sample
 
 PACKAGE = package_folder("kidney-stone")
 
@@ -47,13 +46,14 @@ class _FeaturesAndLogits(nn.Module):
 
 
 @dataclass(frozen=True)
-class PhantomFeatures:
-    """What the network computes for phantoms, and their truth.
+class Features:
+    """What the network computes for samples, and their truth.
 
     Attributes:
         features: output of the layer, shape (n, channels, h, w), float16.
         logits: of the whole network, shape (n, 2), float32.
-        masks: where a stone is, shape (n, h / 2, w / 2), bool; an exit head's map has this size too.
+        masks: 1 where a stone is, else 0, or NaN where nobody knows; shape (n, h / 2, w / 2), float16. An exit head's
+            map has this size too.
         labels: shape (n,), int64.
     """
 
@@ -63,11 +63,12 @@ class PhantomFeatures:
     labels: Tensor
 
 
-class PhantomTask(NamedTuple):
-    """A phantom to draw: with a label, it is drawn as in training, else as in the held-out splits."""
+class Samples(Protocol):
+    """Phantoms or real slices that a worker process makes one by one."""
 
-    seed: int
-    label: int | None = None
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
 
 
 _session: Any = None  # of a worker process
@@ -76,28 +77,33 @@ _session: Any = None  # of a worker process
 def _open_session(graph: Path) -> None:
     global _session
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     _session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-def _run_on_phantom(card: ImageCard, task: PhantomTask) -> tuple[Any, ...]:
-    """Draw a phantom in a worker process; return its features, logits, mask and label."""
-    mix = {} if task.label is None else {"label": task.label, "phase_mix": TRAINING_MIX}
-    phantom = draw(task.seed, **mix)  # type: ignore[arg-type]
-    features, logits = _session.run(None, {"image": transform(phantom.image, card.input).tensor[None]})
+def _run(samples: Samples, index: int) -> tuple[Any, ...]:
+    """Make one sample in a worker process; return its features, logits, mask and label."""
+    image, mask, label = samples[index]
+    features, logits = _session.run(None, {"image": image[None].numpy()})
     height, width = ((side + 1) // 2 for side in features.shape[2:])
-    mask = resize_mask(phantom.mask, (height, width))
-    return features[0].astype(np.float16), logits[0], mask, np.int64(phantom.label)
+    coarse = F.adaptive_max_pool2d(mask[None], (height, width))[0]
+    return features[0].astype(np.float16), logits[0], coarse.half().numpy(), label.numpy()
 
 
-def compute_features(card: ImageCard, layer: str, tasks: list[PhantomTask], folder: Path) -> PhantomFeatures:
-    """Run the shipped network over phantoms, in parallel, or read what an earlier call wrote into `folder`.
+def compute_features(card: ImageCard, layer: str, samples: Samples, name: str, folder: Path) -> Features:
+    """Run the shipped network over samples, in parallel, or read what an earlier call wrote into `folder`.
 
-    The name of the file follows from weights, input, layer and seeds. Whoever changes how phantoms are drawn has to
-    remove the folder.
+    Args:
+        card: the card of the shipped network.
+        layer: whose output is wanted.
+        samples: what to run it on.
+        name: says which samples these are. The name of the file follows from it, and from weights, input and layer;
+            whoever changes how samples are made has to remove the folder.
+        folder: of the files.
     """
-    key = f"{sha256(PACKAGE / WEIGHTS)} {card.input} {layer} {tasks}"
+    key = f"{sha256(PACKAGE / WEIGHTS)} {card.input} {layer} {name} {len(samples)}"
     cache = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
     if not cache.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,10 +114,15 @@ def compute_features(card: ImageCard, layer: str, tasks: list[PhantomTask], fold
             use_external_weights(model, Path(shutil.copy(PACKAGE / WEIGHTS, package)))
             graph.write_bytes(model.SerializeToString())
             with ProcessPoolExecutor(available_cores(), get_context("spawn"), _open_session, (graph,)) as pool:
-                rows = pool.map(partial(_run_on_phantom, card), tasks, chunksize=8)
-                columns = [np.stack(column) for column in zip(*tqdm(rows, "phantoms", len(tasks)), strict=True)]
+                rows = pool.map(partial(_run, samples), range(len(samples)), chunksize=8)
+                columns = [np.stack(column) for column in zip(*tqdm(rows, name, len(samples)), strict=True)]
         with cache.with_suffix(".part").open("wb") as file:
             np.savez(file, *columns)
         cache.with_suffix(".part").replace(cache)
     with np.load(cache) as arrays:
-        return PhantomFeatures(*(torch.from_numpy(arrays[name]) for name in arrays.files))
+        return Features(*(torch.from_numpy(arrays[name]) for name in arrays.files))
+
+
+def join(*parts: Features) -> Features:
+    """Return the features of several sets of samples as one."""
+    return Features(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Features)))

@@ -80,7 +80,12 @@ class Phantom:
 
 
 def draw(
-    seed: int, *, label: int | None = None, stone_scale: float = 1.0, phase_mix: tuple[float, ...] = PHASE_MIX
+    seed: int,
+    *,
+    label: int | None = None,
+    stone_scale: float = 1.0,
+    phase_mix: tuple[float, ...] = PHASE_MIX,
+    close: bool = False,
 ) -> Phantom:
     """Draw one phantom; the same arguments give the same bytes.
 
@@ -89,6 +94,8 @@ def draw(
         label: 0 `no_stone` or 1 `stone`; None lets the seed choose, with equal probability.
         stone_scale: factor by which stones are enlarged; the rest of the picture stays as it is.
         phase_mix: probability of each of `training.kidney_stone.kidney.PHASES`.
+        close: draw a coronal slice without contrast medium, close to the kidneys and in a wide window, with small
+            stones, as some hospitals export them; `phase_mix` is not used.
 
     Returns:
         The picture, its stones' mask and its stratum.
@@ -96,7 +103,7 @@ def draw(
     if label is None:
         label = int(_stream(seed, 0, 0).random() < 0.5)
     attempt = 0
-    while (phantom := _try_draw(seed, attempt, label, stone_scale, phase_mix)) is None:
+    while (phantom := _try_draw(seed, attempt, label, stone_scale, phase_mix, close)) is None:
         attempt += 1
     return phantom
 
@@ -109,12 +116,14 @@ def _stream(seed: int, attempt: int, part: int) -> np.random.Generator:
     return np.random.default_rng((_FAMILY, seed, attempt, part))
 
 
-def _try_draw(seed: int, attempt: int, label: int, stone_scale: float, phase_mix: tuple[float, ...]) -> Phantom | None:
+def _try_draw(
+    seed: int, attempt: int, label: int, stone_scale: float, phase_mix: tuple[float, ...], close: bool
+) -> Phantom | None:
     """Draw a phantom, or return None if it has kidneys in which no stone would be visible.
 
     Slices without a stone are rejected by the same rule, because crowded slices would otherwise give the label away.
     """
-    scene = sample_scene(_stream(seed, attempt, 1), label, phase_mix)
+    scene = sample_scene(_stream(seed, attempt, 1), label, phase_mix, close=close)
     canvas = new_canvas(_stream(seed, attempt, 2), scene)
     sites, kidneys = draw_scene(canvas, _stream(seed, attempt, 3), scene)
     scanner, shape = scene.scanner, (canvas.hu.shape[0], canvas.hu.shape[1])
@@ -156,7 +165,7 @@ def _place_stones(
     count = 2 if rng.random() < 0.25 else 1
     placed: list[tuple[Stone, float]] = []
     for index in rng.permutation(len(sites)):
-        candidate = sample_stone(rng, sites[index] + rng.normal(0, 0.6, 2))
+        candidate = sample_stone(rng, sites[index] + rng.normal(0, 0.6, 2), small=scene.close)
         if len(placed) == count or not canvas.inside(candidate.centre, 0.04 * canvas.hu.shape[1]):
             continue
         visible = make_visible(candidate, base_hu, canvas.pose, scene.scanner)

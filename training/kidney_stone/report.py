@@ -1,143 +1,128 @@
-"""Measure the shipped kidney-stone weights on held-out phantoms: `python -m training.kidney_stone.report --help`.
+"""Judge the kidney-stone weights that ship: `python -m training.kidney_stone.report --help`.
 
-It runs the graph that is served (the rounded weights, in ONNX Runtime), and writes `report.json` beside the card and
-the ROC curve and the calibration plot into docs/.
+It runs the graphs that are served (the rounded weights, in ONNX Runtime) on held-out phantoms. Where `--data` names
+real slices it judges first on those that no training and no choice has seen, and on another hospital's slices with
+boxed stones. It writes `report.json` beside the card, and the ROC curve and the calibration plot into docs/.
 """
 
-import itertools
 import json
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 import numpy as np
-import numpy.typing as npt
-from matplotlib.figure import Figure
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import roc_curve
 from tqdm import tqdm
 
 from backends.onnx import OnnxBackend
-from models.card import read_image_card
-from models.package import GRAPH
+from explain.onnx import OnnxExplainer
+from models.card import ImageCard, read_image_card
+from models.package import EXPLAIN, GRAPH
 from models.registry import package_folder
 from postprocessing.classification import softmax
 from preprocessing.spec import ImageInput
 from preprocessing.transform import transform
 from runners.cores import available_cores
 from training import metrics
-from training.kidney_stone.data import TEST
-from training.kidney_stone.phantom import Stratum, draw
+from training.kidney_stone.boxed import boxed_figures, read_boxed
+from training.kidney_stone.judging import ScoredSlices, auc_without_each_scan, measure, rates, strata
+from training.kidney_stone.phantom_figures import auc_by_stratum, phantom_figures
+from training.kidney_stone.phantom_figures import score as score_phantoms
+from training.kidney_stone.quality_plot import plot
+from training.kidney_stone.scans import shrink
+from training.kidney_stone.shortcuts import histogram_auc, neighbour_auc
+from training.kidney_stone.slice_folders import read_picture, read_slices
+from training.kidney_stone.slices import Slice, split_slices
 from training.report import write_report
 
 PACKAGE = package_folder("kidney-stone")
-METRICS: dict[str, metrics.Metric] = {
-    "auc": metrics.auc,
-    "sensitivity": metrics.sensitivity,
-    "specificity": metrics.specificity,
-    "sensitivity_at_specificity_95": metrics.sensitivity_at_specificity,
-    "f2": metrics.f2,
-    "ece": metrics.expected_calibration_error,
-}
-DIAMETERS_MM = (0.0, 4.0, 6.0, 9.0, 100.0)
-CONTRASTS_GREY = (0.0, 60.0, 100.0, 150.0, 256.0)
-"""Edges of the strata by a stone's diameter and by its contrast."""
+DATA = "CT KIDNEY DATASET (Islam et al. 2022), scans that no training and no choice has seen"
+BATCH = 16
 
 
-def _draw(task: tuple[int, ImageInput]) -> tuple[npt.NDArray[np.float32], int, Stratum]:
-    """Draw the phantom of a seed in a worker process; return its transformed picture, its label and its stratum."""
-    seed, spec = task
-    cv2.setNumThreads(1)
-    phantom = draw(seed)
-    return transform(phantom.image, spec).tensor, phantom.label, phantom.stratum
-
-
-def score(package: Path, count: int, batch: int = 16) -> tuple[metrics.Labels, metrics.Scores, list[Stratum]]:
-    """Draw held-out phantoms in parallel and run them through the graph that is served.
-
-    Returns:
-        Labels (count,), P(stone) (count,), and the stratum of each phantom.
-    """
-    spec = read_image_card(package / "card.toml").input
-    backend = OnnxBackend(package / GRAPH, threads=available_cores())
-    labels: list[int] = []
-    scores: list[float] = []
-    strata: list[Stratum] = []
-    with ProcessPoolExecutor(available_cores()) as pool, tqdm(total=count, desc="score", unit="phantom") as bar:
-        phantoms = pool.map(_draw, ((TEST + index, spec) for index in range(count)), chunksize=batch)
-        while items := list(itertools.islice(phantoms, batch)):
-            logits = backend.run(np.stack([tensor for tensor, _, _ in items])).logits
-            scores += softmax(logits)[:, 1].tolist()
-            labels += [label for _, label, _ in items]
-            strata += [stratum for _, _, stratum in items]
-            bar.update(len(items))
+def score_slices(graph: Path, slices: list[Slice], spec: ImageInput) -> ScoredSlices:
+    """Score real slices with the graph that is served, transformed as serving does."""
+    backend = OnnxBackend(graph, threads=available_cores())
+    scores = list[float]()
+    for first in tqdm(range(0, len(slices), BATCH), desc="slices", unit="batch"):
+        pictures = [np.dstack([read_picture(item.path)] * 3) for item in slices[first : first + BATCH]]
+        logits = backend.run(np.stack([transform(picture, spec).tensor for picture in pictures])).logits
+        scores += softmax(logits)[:, 1].tolist()
     backend.close()
-    return np.array(labels), np.array(scores), strata
+    return ScoredSlices(slices, np.array(scores))
 
 
-def auc_by_stratum(labels: metrics.Labels, scores: metrics.Scores, strata: list[Stratum]) -> dict[str, dict[str, Any]]:
-    """Return the AUC within each stratum, with the counts of positive and negative phantoms.
-
-    In strata by diameter and contrast, the stones of that range are compared with every phantom without a stone.
-    """
-    rows: dict[str, dict[str, Any]] = {}
-
-    def add(name: str, inside: npt.NDArray[np.bool_]) -> None:
-        positives, count = int(labels[inside].sum()), int(inside.sum())
-        if 0 < positives < count:
-            auc = round(metrics.auc(labels[inside], scores[inside]), 4)
-            rows[name] = {"auc": auc, "positives": positives, "negatives": count - positives}
-
-    for field in ("view", "phase", "confounder", "kernel", "kidneys"):
-        values = np.array([getattr(stratum, field) for stratum in strata])
-        for value in sorted(set(values)):
-            add(f"{field}={value}", values == value)
-    for field, edges, unit in (("stone_diameter_mm", DIAMETERS_MM, "mm"), ("stone_contrast", CONTRASTS_GREY, "grey")):
-        values = np.array([getattr(stratum, field) for stratum in strata])
-        for low, high in itertools.pairwise(edges):
-            in_range = (values >= low) & (values < high) & (labels == 1)
-            add(f"{field}={low:g}-{high:g} {unit}", in_range | (labels == 0))
-    return rows
-
-
-def plot(labels: metrics.Labels, scores: metrics.Scores, measured: dict[str, Any], path: Path) -> None:
-    """Draw the ROC curve and the reliability diagram side by side."""
-    sheet = Figure(figsize=(10, 4.6), layout="constrained")
-    left, right = sheet.subplots(1, 2)
-    left.plot(*roc_curve(labels, scores)[:2], color="#0b6e99")
-    left.plot([0, 1], [0, 1], ":", color="grey")
-    left.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC, AUC {measured['auc']:.4f}", aspect="equal")
-    observed, mean = calibration_curve(labels, scores, n_bins=15)
-    right.plot(mean, observed, "o-", color="#0b6e99")
-    right.plot([0, 1], [0, 1], ":", color="grey")
-    right.set(
-        xlabel="mean P(stone)", ylabel="observed rate", title=f"Calibration, ECE {measured['ece']:.4f}", aspect="equal"
+def shortcut_figures(slices: list[Slice], train: list[Slice], test: list[Slice]) -> dict[str, Any]:
+    """Return what is scored without looking at a stone: by the histogram of grey values, and by copying neighbours."""
+    pictures = {item.path: read_picture(item.path) for item in tqdm(slices, desc="read", unit="slice")}
+    labels_of = {name: np.array([item.label for item in part]) for name, part in (("train", train), ("test", test))}
+    histogram = histogram_auc(
+        [pictures[item.path] for item in train],
+        labels_of["train"],
+        [pictures[item.path] for item in test],
+        labels_of["test"],
     )
-    sheet.suptitle(f"kidney-stone on {len(labels)} held-out synthetic phantoms (not real CT)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.savefig(path, dpi=110, metadata={"Software": None})
+    vectors = np.stack([shrink(pictures[item.path]) for item in slices])
+    labels, scans = np.array([item.label for item in slices]), np.array([item.scan for item in slices])
+    copied = {split: neighbour_auc(vectors, labels, scans, by_group=split == "scan") for split in ("picture", "scan")}
+    return {
+        "grey_value_histogram_auc": round(histogram, 4),
+        "nearest_picture_auc_split_by_picture": round(copied["picture"], 4),
+        "nearest_picture_auc_split_by_scan": round(copied["scan"], 4),
+    }
+
+
+def real_figures(
+    card: ImageCard, package: Path, slices: list[Slice], threshold: float
+) -> tuple[ScoredSlices, dict[str, Any]]:
+    """Return the scored test slices and their figures, with strata and short cuts."""
+    parts = split_slices(slices)
+    scored = score_slices(package / GRAPH, parts["test"], card.input)
+    figures = rates(threshold) | {"ece": metrics.expected_calibration_error}
+    measured = measure(figures, scored) | {"threshold": threshold, "data": DATA}
+    return scored, {
+        **measured,
+        "strata": strata(scored, threshold),
+        "without_scan": auc_without_each_scan(scored),
+        "short_cuts": shortcut_figures(slices, parts["train"], parts["test"]),
+    }
 
 
 @click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of real slices, to be judged on first of all.")
+@click.option("--boxed", type=click.Path(path_type=Path), help="Folder of another hospital's slices with boxed stones.")
 @click.option("--package", default=PACKAGE, type=click.Path(path_type=Path, exists=True), help="Folder of the model.")
-@click.option("--count", default=4000, show_default=True, help="Held-out phantoms.")
+@click.option("--count", default=3000, show_default=True, help="Held-out phantoms.")
 @click.option(
     "--out", default=None, type=click.Path(path_type=Path), help="Folder of report.json; the package by default."
 )
 @click.option("--plot-to", default=Path("docs/kidney-stone-quality.png"), type=click.Path(path_type=Path))
-def report(package: Path, count: int, out: Path | None, plot_to: Path) -> None:
-    """Score held-out phantoms, and write the report and the plots."""
-    labels, scores, strata = score(package, count)
-    measured: dict[str, Any] = {}
-    for name, metric in tqdm(METRICS.items(), desc="bootstrap"):
-        measured[name] = round(metric(labels, scores), 4)
-        measured[f"{name}_ci95"] = metrics.bootstrap_interval(metric, labels, scores)
-    measured |= {"n": count, "positives": int(labels.sum()), "threshold": 0.5, "data": "synthetic phantoms"}
-    command = f"python -m training.kidney_stone.report --count {count}"
-    written = write_report(out or package, measured, command, strata=auc_by_stratum(labels, scores, strata))
-    plot(labels, scores, measured, plot_to)
+def report(data: Path | None, boxed: Path | None, package: Path, count: int, out: Path | None, plot_to: Path) -> None:
+    """Score test slices, boxed slices and phantoms, and write the report and the plot."""
+    card = read_image_card(package / "card.toml")
+    threshold = card.threshold or 0.5
+    if card.explain is None:
+        raise click.ClickException("The card names no layer to explain.")
+    try:
+        slices, boxed_slices = read_slices(data) if data else [], read_boxed(boxed) if boxed else []
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+    labels, scores, phantoms = score_phantoms(package, count)
+    measured = phantom_figures(labels, scores, threshold) | {"threshold": threshold, "data": "synthetic phantoms"}
+    sections: dict[str, Any] = {"strata": auc_by_stratum(labels, scores, phantoms)}
+    command, title = f"python -m training.kidney_stone.report --count {count}", "held-out phantoms"
+    if slices:
+        scored, real = real_figures(card, package, slices, threshold)
+        sections = {name: real.pop(name) for name in ("without_scan", "short_cuts")}
+        sections["phantom_strata"] = auc_by_stratum(labels, scores, phantoms)
+        if boxed_slices:
+            explainer = OnnxExplainer(package / EXPLAIN, available_cores())
+            real["other_hospital"] = boxed_figures(explainer, card.explain, boxed_slices, card.input, threshold)
+        measured = real | {"phantoms": measured}
+        labels, scores = scored.labels, scored.scores
+        command += " --data DIR" + (" --boxed DIR" if boxed else "")
+        title = "test slices of the CT KIDNEY DATASET"
+    written = write_report(out or package, measured, command, **sections)
+    plot(labels, scores, title, plot_to)
     click.echo(json.dumps(written, indent=2))
 
 

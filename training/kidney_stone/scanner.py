@@ -69,7 +69,7 @@ class Scanner:
     marks: bool
 
 
-def sample_scanner(rng: np.random.Generator, *, brightest_tissue_hu: float) -> Scanner:
+def sample_scanner(rng: np.random.Generator, *, brightest_tissue_hu: float, wide: bool = False) -> Scanner:
     """Draw a scanner.
 
     The window leaves at least a quarter of its range above the kidneys, so that stones stay visible.
@@ -77,9 +77,10 @@ def sample_scanner(rng: np.random.Generator, *, brightest_tissue_hu: float) -> S
     Args:
         rng: the scene's random stream.
         brightest_tissue_hu: density of the kidneys' brightest tissue.
+        wide: draw a window of 500 to 1,500 HU.
     """
     kernel: Kernel = "sharp" if rng.random() < 0.4 else "soft"
-    window = _sample_window(rng, brightest_tissue_hu)
+    window = _sample_window(rng, brightest_tissue_hu, wide=wide)
     noise_hu = float(np.exp(rng.uniform(np.log(5), np.log(35))))
     noise_hu = min(noise_hu, 18.0 / window.grey_per_hu)
     tint = (1.0, 1.0, 1.0)
@@ -98,8 +99,8 @@ def sample_scanner(rng: np.random.Generator, *, brightest_tissue_hu: float) -> S
     )
 
 
-def _sample_window(rng: np.random.Generator, brightest_tissue_hu: float) -> Window:
-    draw = rng.random()
+def _sample_window(rng: np.random.Generator, brightest_tissue_hu: float, *, wide: bool) -> Window:
+    draw = rng.uniform(0.82, 1.0) if wide else rng.random()
     if draw < 0.7:
         width, level = rng.uniform(300, 500), rng.uniform(30, 60)
     elif draw < 0.82:

@@ -39,6 +39,7 @@ class Scene:
         scanner: properties of the scanner and of the export.
         renal: densities of the kidneys.
         body: the patient's trunk.
+        close: whether the picture is close to the kidneys, see `training.kidney_stone.phantom.draw`.
     """
 
     view: View
@@ -49,18 +50,22 @@ class Scene:
     scanner: Scanner
     renal: Renal
     body: Body
+    close: bool = False
 
 
-def sample_scene(rng: np.random.Generator, label: int, phase_mix: tuple[float, ...]) -> Scene:
+def sample_scene(rng: np.random.Generator, label: int, phase_mix: tuple[float, ...], *, close: bool = False) -> Scene:
     """Draw a scene; only one for a slice without a stone may lie above or below the kidneys, or have none.
 
     Args:
         rng: the scene's random stream.
         label: 0 `no_stone` or 1 `stone`.
         phase_mix: probability of each of `PHASES`.
+        close: draw one that is close to the kidneys, coronal, without contrast medium and in a wide window.
     """
     view: View = "coronal" if rng.random() < 0.33 else "axial"
     phase = PHASES[int(rng.choice(3, p=phase_mix))]
+    if close:
+        view, phase = "coronal", "plain"
     where, missing = rng.random(), rng.random()
     level: Level = "kidneys"
     kidneys: Kidneys = "both" if missing < 0.8 else "one" if missing < 0.9 else "cut"
@@ -71,9 +76,9 @@ def sample_scene(rng: np.random.Generator, label: int, phase_mix: tuple[float, .
     if phase == "excretory" and kidneys != "none":
         confounder = "pelvis_contrast"
     renal = sample_renal(rng, phase)
-    scanner = sample_scanner(rng, brightest_tissue_hu=renal.cortex)
+    scanner = sample_scanner(rng, brightest_tissue_hu=renal.cortex, wide=close)
     body = anatomy.sample_body(rng, phase, coronal=view == "coronal")
-    return Scene(view, level, phase, kidneys, confounder, scanner, renal, body)
+    return Scene(view, level, phase, kidneys, confounder, scanner, renal, body, close)
 
 
 def new_canvas(rng: np.random.Generator, scene: Scene) -> Canvas:
@@ -82,7 +87,9 @@ def new_canvas(rng: np.random.Generator, scene: Scene) -> Canvas:
     width = height if rng.random() < 0.55 else int(np.clip(height * rng.uniform(0.8, 1.25), 360, 640))
     cropped = rng.random() < 0.25
     room = rng.uniform(0.86, 0.98) if cropped else rng.uniform(1.02, 1.3)
-    span_mm = float(np.clip(2 * scene.body.half_width * room, 270, 480))
+    if scene.close:
+        height, room = round(height * 0.8), rng.uniform(0.62, 0.9)
+    span_mm = float(np.clip(2 * scene.body.half_width * room, 200 if scene.close else 270, 480))
     stretch = rng.uniform(0.96, 1.05) if rng.random() < 0.5 else 1.0
     scale = width / span_mm
     angle = rng.normal(0, 0.06)

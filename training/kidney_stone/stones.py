@@ -53,9 +53,13 @@ class Visibility:
     width_px: float
 
 
-def sample_stone(rng: np.random.Generator, centre: Points) -> Stone:
-    """Draw a stone of 2.5-15 mm, more often small than large: rough, oblong and, if large, sometimes branched."""
-    diameter = float(np.exp(np.log(2.5) + np.log(6.0) * rng.beta(1.0, 1.35)))
+def sample_stone(rng: np.random.Generator, centre: Points, *, small: bool = False) -> Stone:
+    """Draw a stone of 2.5-15 mm, more often small than large: rough, oblong and, if large, sometimes branched.
+
+    With `small` it has 2-8 mm.
+    """
+    least, ratio = (2.0, 4.0) if small else (2.5, 6.0)
+    diameter = float(np.exp(np.log(least) + np.log(ratio) * rng.beta(1.0, 1.35)))
     theta = np.linspace(0, 2 * np.pi, 18, endpoint=False)
     radius = 1 + rng.normal(0, 0.1, 18)
     if diameter > 9 and rng.random() < 0.5:

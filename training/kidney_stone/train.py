@@ -9,6 +9,7 @@ Topin 2018), with gradients clipped at norm 1.
 """
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -35,14 +36,20 @@ FIRST_NORM_SEED = TRAIN + 9_000_000
 
 
 @torch.inference_mode()
-def validate(network: nn.Module, loader: DataLoader[Sample], device: torch.device) -> float:
-    """Return the AUC on phantoms with stones of true size that training never uses."""
+def score(network: nn.Module, loader: Iterable[Sample], device: torch.device) -> tuple[metrics.Labels, metrics.Scores]:
+    """Put a network into evaluation mode and return the labels of samples, shape (N,), and their P(stone), (N,)."""
     network.eval()
     scores, labels = [], []
     for image, _, label in loader:
-        scores.append(network(image.to(device)).softmax(1)[:, 1].cpu().numpy())
+        logits = network(image.to(device).contiguous(memory_format=torch.channels_last))
+        scores.append(logits.double().softmax(1)[:, 1].cpu().numpy())
         labels.append(label.numpy())
-    return metrics.auc(np.concatenate(labels), np.concatenate(scores))
+    return np.concatenate(labels), np.concatenate(scores)
+
+
+def validate(network: nn.Module, loader: Iterable[Sample], device: torch.device) -> float:
+    """Return the AUC on samples that training never uses; the network ends in evaluation mode."""
+    return metrics.auc(*score(network, loader, device))
 
 
 def best_device() -> str:

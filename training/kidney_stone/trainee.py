@@ -53,14 +53,24 @@ class Trainee(nn.Module):
                 module.eval()
 
 
-def loss_of(logits: Tensor, maps: list[Tensor], sample: Sample) -> Tensor:
+def loss_of(logits: Tensor, maps: list[Tensor], sample: Sample, *, label_smoothing: float = 0.0) -> Tensor:
     """Return the cross-entropy of the label plus, for each map, the binary cross-entropy of the mask.
 
-    Mask pixels with a stone weigh 10 times as much as those without.
+    Mask pixels with a stone weigh 10 times as much as those without. An item whose mask is NaN, because nobody drew
+    one, counts with its label alone.
+
+    Args:
+        logits: shape (N, 2).
+        maps: the mask's logits at several strides, each of shape (N, 1, h, w).
+        sample: what is true, with a leading axis N.
+        label_smoothing: share of the label's probability that is spread over both classes (Szegedy et al. 2016).
     """
-    loss = F.cross_entropy(logits, sample.label)
+    loss = F.cross_entropy(logits, sample.label, label_smoothing=label_smoothing)
     weight = torch.tensor(10.0, device=logits.device)
+    masked = ~sample.mask.flatten(1).isnan().any(1)
+    if not masked.any():
+        return loss
     for predicted in maps:
-        target = F.adaptive_max_pool2d(sample.mask[:, None], predicted.shape[-2:])
-        loss = loss + F.binary_cross_entropy_with_logits(predicted, target, pos_weight=weight)
+        target = F.adaptive_max_pool2d(sample.mask[masked][:, None], predicted.shape[-2:])
+        loss = loss + F.binary_cross_entropy_with_logits(predicted[masked], target, pos_weight=weight)
     return loss
