@@ -22,7 +22,7 @@ from rich.progress import Progress
 
 from loadtests.figures import encode_jpeg
 from loadtests.fuzz.attacks import CLIENTS, KINDS, run_attacks
-from loadtests.fuzz.bystander import Bystander
+from loadtests.fuzz.bystander import PREDICT_LIMIT_MS, Bystander
 from loadtests.fuzz.files import seeds
 from loadtests.fuzz.mutants import mutants
 from loadtests.processes import Tree
@@ -156,7 +156,8 @@ def main(count: int, seed: int, seconds: float, out: Path) -> None:
             click.echo(f"the other client, beside {CLIENTS} attackers of each of {len(KINDS)} kinds: ", nl=False)
             click.echo(attacked.latencies.summary())
             click.echo(f"memory of all processes: {rest:.0f} MiB at rest, {most:.0f} MiB at most (+{most - rest:.0f})")
-            problems += [f"beside attackers, {problem}" for problem in attacked.latencies.problems()]
+            # The attackers themselves take the cores by turns, so that health is held to the limit of a prediction.
+            problems += [f"beside attackers, {text}" for text in attacked.latencies.problems(PREDICT_LIMIT_MS)]
             if most - rest > MOST_MORE_MIB:
                 problems.append(f"the memory rose by more than {MOST_MORE_MIB:g} MiB")
     click.echo("PASSED" if not problems else "FAILED\n" + "\n".join(problems))

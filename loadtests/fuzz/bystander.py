@@ -19,9 +19,9 @@ class Latencies(NamedTuple):
     predict_ms: list[float]
     failures: list[str]
 
-    def problems(self) -> list[str]:
+    def problems(self, health_limit_ms: float = HEALTH_LIMIT_MS) -> list[str]:
         """Return which limits were not kept, one sentence each."""
-        limits = ("/health", self.health_ms, HEALTH_LIMIT_MS), ("predictions", self.predict_ms, PREDICT_LIMIT_MS)
+        limits = ("/health", self.health_ms, health_limit_ms), ("predictions", self.predict_ms, PREDICT_LIMIT_MS)
         late = [
             f"{sum(value > limit for value in values)} of {len(values)} {name} took more than {limit:g} ms"
             for name, values, limit in limits
