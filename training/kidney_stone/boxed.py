@@ -97,12 +97,12 @@ def boxed_figures(
         outputs = explainer.run(tensors, np.ones(len(tensors), np.int64), frozenset([explain.method]))
         scores += softmax(outputs.logits)[:, 1].tolist()
         heats += [heatmap(cam, spec.size) for cam in outputs.maps[explain.method]]
-    found = np.array(scores) >= threshold
+    is_called = np.array(scores) >= threshold
     labels = np.ones(len(cases), np.int64)
     hits = [
         quality.is_hit(quality.peak(heat), case.mask, TOLERANCE_PX) for case, heat in zip(cases, heats, strict=True)
     ]
-    true_positives, pointed = int(found.sum()), int((np.array(hits) & found).sum())
+    true_positives, pointed = int(is_called.sum()), int((np.array(hits) & is_called).sum())
     low, high = binomtest(true_positives, len(cases)).proportion_ci(method="wilson")
     return {
         "sensitivity": round(metrics.sensitivity(labels, np.array(scores), threshold), 4),
