@@ -10,33 +10,32 @@ import numpy as np
 from training.kidney_stone.canvas import UInt8Array
 from training.kidney_stone.slices import View
 
-CLOSE = 0.35
+CLOSE = 0.25
 """Share of pictures that are enlarged around the kidneys, by up to 1.9."""
-SMOOTHED = 0.45
+SMOOTHED = 0.3
 """Share of pictures whose grain, which the equalisation amplified, is smoothed away, and whose contrast is lowered."""
 
 
-def augment(grey: UInt8Array, view: View, rng: np.random.Generator, *, zoom: float = 1.0) -> UInt8Array:
+def augment(grey: UInt8Array, view: View, rng: np.random.Generator) -> UInt8Array:
     """Move, enlarge, mirror, re-window, blur and degrade a picture, shape (H, W), uint8, in and out.
 
     Args:
         grey: the picture.
         view: its plane.
         rng: the random stream.
-        zoom: factor of every enlargement.
     """
-    picture = _move(grey, view, rng, zoom)
+    picture = _move(grey, view, rng)
     if rng.random() < SMOOTHED:
         picture = _flatten(picture, rng)
     picture = _rewindow(picture, rng)
     return _degrade(picture, rng)
 
 
-def _move(grey: UInt8Array, view: View, rng: np.random.Generator, zoom: float) -> UInt8Array:
+def _move(grey: UInt8Array, view: View, rng: np.random.Generator) -> UInt8Array:
     """Enlarge, stretch, rotate, shift and mirror; kidneys lie in the upper half of a coronal picture."""
     height, width = grey.shape
     close = rng.random() < CLOSE
-    scale = zoom * (rng.uniform(1.3, 1.9) if close else float(np.exp(rng.uniform(np.log(0.7), np.log(1.45)))))
+    scale = rng.uniform(1.3, 1.9) if close else float(np.exp(rng.uniform(np.log(0.75), np.log(1.5))))
     stretch = float(np.exp(rng.normal(0, 0.08)))
     angle = float(np.radians(rng.normal(0, 8)))
     mirror = -1.0 if rng.random() < 0.5 else 1.0
@@ -68,10 +67,10 @@ def _flatten(picture: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 def _rewindow(picture: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """Change gamma, brightness and contrast, as another window and another export would."""
     unit = picture.astype(np.float32) / 255
-    if rng.random() < 0.7:
-        unit = unit ** np.float32(np.exp(rng.normal(0, 0.25)))
-    black, white = (rng.uniform(0, 0.12), rng.uniform(0.8, 1.0)) if rng.random() < 0.4 else (0.0, 1.0)
-    gain = np.float32(np.exp(rng.normal(0, 0.12)))
+    if rng.random() < 0.6:
+        unit = unit ** np.float32(np.exp(rng.normal(0, 0.2)))
+    black, white = (rng.uniform(0, 0.1), rng.uniform(0.85, 1.0)) if rng.random() < 0.25 else (0.0, 1.0)
+    gain = np.float32(np.exp(rng.normal(0, 0.08)))
     unit = np.clip(black + (white - black) * unit * gain, 0, 1)
     return np.asarray(np.rint(unit * 255), np.uint8)
 
@@ -80,8 +79,8 @@ def _degrade(picture: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """Blur, add noise and compress as JPEG, each in some of the pictures."""
     if rng.random() < 0.25:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.4, 0.9))), np.uint8)
-    if rng.random() < 0.4:
-        grain = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(2, 12))
+    if rng.random() < 0.35:
+        grain = rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(1, 9))
         if rng.random() < 0.5:
             grain = cv2.GaussianBlur(grain, (0, 0), 0.8) * np.float32(1.8)
         picture = np.clip(picture + grain, 0, 255).astype(np.uint8)

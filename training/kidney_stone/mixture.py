@@ -23,8 +23,6 @@ REAL: tuple[Kind, ...] = (*("stone", "cyst") * 3, *("stone", "normal", "stone", 
 PHANTOMS = 4
 """Phantoms in a batch, two scenes without and with stones each; the second is close in, as `draw` describes it."""
 BATCH = len(REAL) + PHANTOMS
-CROP_PX = 176
-"""Side of the middle of each picture that the first part of the training sees: a step takes two thirds of the time."""
 FIRST_SEED = TRAIN + 5_000_000
 """First seed of the phantoms that are mixed with real slices."""
 _FAMILY = 0x3A_17
@@ -38,14 +36,10 @@ class Mixture(Dataset[Sample]):
         spec: the card's input section.
         seed: of the random choices.
         steps: how many batches there are.
-        crop_until: the batch from which pictures are whole; those before are cropped to `CROP_PX`.
     """
 
-    def __init__(
-        self, slices: Sequence[Slice], spec: ImageInput, seed: int, steps: int, *, crop_until: int = 0
-    ) -> None:
-        self.slices, self.spec, self.seed = slices, spec, seed
-        self.steps, self.crop_until = steps, crop_until
+    def __init__(self, slices: Sequence[Slice], spec: ImageInput, seed: int, steps: int) -> None:
+        self.slices, self.spec, self.seed, self.steps = slices, spec, seed, steps
         scans: dict[tuple[Kind, View], dict[str, list[Slice]]] = defaultdict(lambda: defaultdict(list))
         for item in slices:
             scans[item.kind, item.view][item.scan].append(item)
@@ -57,8 +51,7 @@ class Mixture(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         cv2.setNumThreads(1)  # the loader's processes already use all cores
         step, place = divmod(index, BATCH)
-        sample = self._phantom(step, place) if place < PHANTOMS else self._real(step, place)
-        return crop(sample) if step < self.crop_until else sample
+        return self._phantom(step, place) if place < PHANTOMS else self._real(step, place)
 
     def _phantom(self, step: int, place: int) -> Sample:
         seed = FIRST_SEED + self.seed * 1_000_000 + step * PHANTOMS + place // 2
@@ -78,17 +71,8 @@ class Mixture(Dataset[Sample]):
         weights = np.sqrt([len(scan) for scan in scans])
         scan = scans[int(rng.choice(len(scans), p=weights / weights.sum()))]
         chosen = scan[int(rng.integers(len(scan)))]
-        grey = augment(read_grey(chosen, self.spec), chosen.view, rng, zoom=0.87 if step < self.crop_until else 1.0)
+        grey = augment(read_grey(chosen, self.spec), chosen.view, rng)
         return real_sample(grey, chosen.label, self.spec)
-
-
-def crop(sample: Sample) -> Sample:
-    """Return the middle of a picture, `CROP_PX` a side; where a mask is known, the label follows from what is left."""
-    top, left = ((size - CROP_PX) // 2 for size in sample.mask.shape)
-    middle = (..., slice(top, top + CROP_PX), slice(left, left + CROP_PX))
-    mask = sample.mask[middle]
-    label = sample.label if mask.isnan().any() else mask.any().long()
-    return Sample(sample.image[middle], mask, label)
 
 
 def read_grey(item: Slice, spec: ImageInput) -> UInt8Array:

@@ -15,7 +15,7 @@ VIEWS: tuple[View, ...] = get_args(View)
 Part = Literal["train", "validate", "test"]
 Parts = dict[Part, list["Slice"]]
 
-SHARES: dict[Part, float] = {"test": 0.22, "validate": 0.15}
+SHARES: dict[Part, float] = {"test": 0.22, "validate": 0.2}
 """Share of a kind's studies that are held out for each purpose; the others are trained on."""
 LARGEST_HELD_OUT = 100
 """Studies with more slices than this are only trained on, since one of them would decide every figure by itself."""
