@@ -203,11 +203,12 @@ class Stats(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """A card, what is installed of it, and its measured quality."""
+    """A card, its measured quality, and what is installed of it."""
 
     name: str
     title: str
     description: str
+    metrics: dict[str, Any] = Field(description="Figures, with an interval under NAME_ci95; of what, and by stratum.")
     task: str
     architecture: str
     parameters: int | None
@@ -225,6 +226,5 @@ class ModelFacts(BaseModel):
     variant: str | None = Field(description="Of the CPU's graph: fp32, the plain one; or fp16, int8, early-exit.")
     versions: list[str] = Field([], description="Those served, the one that the name alone means first.")
     sha256: dict[str, str]
-    metrics: dict[str, Any]
     parity: dict[str, Any] = Field(description="What import measured of the served graph against its reference.")
     explain: dict[str, Any] | None = Field(description="Layer, methods and measured quality of explanations.")

@@ -36,7 +36,17 @@ async function describe() {
     ? `There is no model ${name} here.`
     : `${card.title}, version ${card.version ?? "not installed"}, ${card.state}${card.detail ? `: ${card.detail}` : ""}`
       + (pictures ? "" : ". This page is for pictures; the models here take rows, which the API's page has examples of.");
+  at("quality").textContent = card === null ? "" : quality(card.metrics);
   if (models.some((each) => ["loading", "checking"].includes(each.state))) setTimeout(describe, 500);
+}
+
+function quality(metrics) { // the figures that a model's report leads with, and what they are of
+  const figures = ["auc", "sensitivity", "specificity"].filter((name) => metrics[name] !== undefined).map((name) => {
+    const limits = metrics[`${name}_ci95`];
+    return `${name} ${metrics[name].toFixed(3)}${limits ? ` (${limits.map((limit) => limit.toFixed(3)).join(" to ")})` : ""}`;
+  });
+  const scans = metrics.scans === undefined ? "" : ` in ${metrics.scans} scans`;
+  return figures.length ? `Measured on ${metrics.n}${scans}, ${metrics.data}: ${figures.join(", ")}.` : "";
 }
 
 function list(texts) {
