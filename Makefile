@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train train-real folds demo-weights report bench bench-explain bench-protocols bench-early-exit bench-limits compare loadtest fuzz explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits compare loadtest fuzz explain-quality image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -34,12 +34,14 @@ train-real: $(DEV)  ## Train kidney-stone on with real slices (ARGS="--data DIR"
 folds: $(DEV)  ## Cross-validate that in three folds by study (ARGS="--data DIR --start-from WEIGHTS")
 	.venv-dev/bin/python -m training.kidney_stone.folds $(ARGS)
 
-demo-weights: $(DEV)  ## Train a stand-in for cifar10 on procedural pictures and install it (minutes)
-	.venv-dev/bin/python -m training.cifar10.demo $(ARGS)
-	.venv-dev/bin/vitrine models import cifar10 --weights runs/cifar10-demo/best_model.pth --card runs/cifar10-demo/card.toml
+train-cifar10: $(DEV)  ## Train cifar10 on the pictures in ARGS="--data DIR" (hours on a CPU; docs/models.md)
+	.venv-dev/bin/python -m training.cifar10.train $(ARGS)
 
 report: $(DEV)  ## Measure the shipped kidney-stone weights on held-out phantoms (and, with ARGS="--data DIR --boxed DIR", on real slices)
 	.venv-dev/bin/python -m training.kidney_stone.report $(ARGS)
+
+report-cifar10: $(DEV)  ## Measure the cifar10 weights on the test pictures in ARGS="--data DIR"
+	.venv-dev/bin/python -m training.cifar10.report $(ARGS)
 
 bench: $(DEV)  ## Images a second, start-up and memory, beside the raw loop in the same run
 	for name in kidney-stone churn machine-anomaly; do .venv-dev/bin/vitrine models import $$name; done

@@ -1,7 +1,7 @@
 """Procedural pictures of CIFAR-10's ten classes: simple silhouettes, each drawn from its seed alone.
 
-CIFAR-10 does not come with this repository. These pictures stand in for it, so that the package can be built, served
-and tested. A network trained on them knows nothing of photographs.
+The photographs of CIFAR-10 do not come with this repository. These drawings are the golden inputs of the package, and
+what its training is tested with.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from preprocessing.spec import UInt8Image
 
-TRAIN, TEST, GOLDEN = 0, 10_000_000, 20_000_000
-"""First seed of each data split. The splits share no seed, so no picture is in two of them."""
+GOLDEN = 20_000_000
+"""First seed of the golden pictures."""
 
 Points = npt.NDArray[np.float64]
 Colour = tuple[float, float, float]

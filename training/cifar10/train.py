@@ -1,97 +1,87 @@
 """Train PyramidNet-110 on CIFAR-10: `python -m training.cifar10.train --help`.
 
-The recipe is that of the paper (Han et al. 2017, section 4): SGD with Nesterov momentum 0.9 and weight decay 1e-4, a
-learning rate that falls to a tenth at half and again at three quarters of the epochs, random crops after padding by 4,
-and mirror images. Of the 50,000 training pictures 5,000 are held out to choose the best epoch. The test set is used
-once, at the end.
+The recipe is for few epochs on a CPU, and the first ones are cheap: pictures are shrunk to 16 and then to 24 pixels and
+have their full 32 only in the end (Howard 2018, DAWNBench). The learning rate rises and falls linearly in one cycle
+(Smith & Topin 2018). The optimiser is SGD with Nesterov momentum 0.9 and weight decay 5e-4 on all but norms and biases,
+the loss smooths labels by 0.1 (Szegedy et al. 2016), and residual branches begin at zero (Goyal et al. 2017, section
+5.1). Convolutions are computed in bfloat16 and `channels_last`, which is several times faster where a CPU has AMX.
+
+What is kept is a moving average of the weights, with the statistics of its batch norms computed anew. Of the 50,000
+training pictures 5,000 are held out: they give the validation accuracy and the temperature. The test pictures are never
+read here; `training.cifar10.report` looks at them once.
 """
 
+import time
 from pathlib import Path
 
 import click
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
-from torchvision import transforms  # type: ignore[import-untyped]
-from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from tqdm import tqdm
 
-from models.architectures.pyramidnet import PyramidNet
+from models.architectures.pyramidnet import Block, PyramidNet
+from models.card import read_image_card
+from models.registry import package_folder
 from training.checkpoints import load, save
+from training.cifar10.data import SIDE, Pictures, augment, hold_out, normalise, read
 from training.loop import take_step, use_threads
+from training.temperature import divide_logits, fit_temperature
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-"""Mean and standard deviation of each RGB channel, for pixels scaled to [0, 1]."""
+CARD_FILE = package_folder("cifar10") / "card.toml"
+SAVE_EVERY_SECONDS = 240
+STATISTICS = 5000
+"""Training pictures that the statistics of batch norms are computed from."""
 
-Loader = DataLoader[tuple[Tensor, Tensor]]
+
+def side_at(progress: float) -> int:
+    """Return the side in pixels of training pictures, after a share `progress` in [0, 1] of all steps."""
+    return 16 if progress < 0.45 else 24 if progress < 0.8 else SIDE
 
 
-def loaders(data: Path, batch: int, held_out: int, seed: int) -> tuple[Loader, Loader, Loader]:
-    """Return loaders of the training batches (augmented, shuffled), the validation batches and the test batches.
+def rate_at(progress: float, peak: float, warm_up: float = 0.12) -> float:
+    """Return the learning rate: linearly up to `peak` within a share `warm_up` of all steps, then down to 0."""
+    return peak * min(progress / warm_up, (1 - progress) / (1 - warm_up))
 
-    Args:
-        data: the folder that contains `cifar-10-batches-py`.
-        batch: pictures in a training batch.
-        held_out: how many training pictures are kept for validation.
-        seed: determines which training pictures these are.
 
-    Raises:
-        ClickException: CIFAR-10 is not in the folder, or a file of it is damaged.
-    """
-    plain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
-    augmented = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), plain])
-    try:
-        training, validation = (CIFAR10(data, train=True, transform=steps) for steps in (augmented, plain))
-        test = CIFAR10(data, train=False, transform=plain)
-    except RuntimeError:
-        raise click.ClickException(
-            f"CIFAR-10 is not in {data}, or a file of it is damaged. Download {CIFAR10.url} (163 MiB) and unpack it "
-            f"there, so that {data / CIFAR10.base_folder / 'data_batch_1'} exists."
-        )
-    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed)).tolist()
-    return (
-        DataLoader(Subset(training, order[held_out:]), batch, shuffle=True),
-        DataLoader(Subset(validation, order[:held_out]), 500),
-        DataLoader(test, 500),
-    )
+def initial_network() -> PyramidNet:
+    """Return a network whose blocks at first give what they get, since the scale of their last norm is zero."""
+    network = PyramidNet(10)
+    for module in network.modules():
+        if isinstance(module, Block):
+            nn.init.zeros_(module.bn3.weight)
+    return network
+
+
+def optimiser_of(network: nn.Module) -> torch.optim.SGD:
+    """Return the optimiser of a network; norms and biases do not decay."""
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [value for value in parameters if value.ndim > 1], "weight_decay": 5e-4},
+        {"params": [value for value in parameters if value.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
 
 
 @torch.inference_mode()
-def accuracy(network: nn.Module, loader: Loader, device: torch.device) -> float:
-    """Return the share of pictures whose class has the highest logit; the network ends in evaluation mode."""
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits (N, 10), float32, of normalised pictures; the network ends in evaluation mode."""
     network.eval()
-    correct = total = 0
-    for image, label in loader:
-        correct += int((network(image.to(device)).argmax(1).cpu() == label).sum())
-        total += len(label)
-    return correct / total
+    return torch.cat([network(chunk) for chunk in images.split(250)])
 
 
-def rate_at(epoch: int, epochs: int, rate: float) -> float:
-    """Return the learning rate of an epoch, counted from 0: a tenth from half of them on, a hundredth from 3/4 on."""
-    return float(rate * 0.1 ** ((2 * epoch >= epochs) + (4 * epoch >= 3 * epochs)))
-
-
-def train_epoch(
-    network: nn.Module, loader: Loader, optimiser: torch.optim.Optimizer, device: torch.device, title: str
-) -> None:
-    """Train a network on every batch of a loader, under a progress bar with this title."""
-    network.train()
-    with tqdm(loader, desc=title, unit="step", dynamic_ncols=True) as bar:
-        for image, label in bar:
-            logits = network(image.to(device, memory_format=torch.channels_last))
-            loss = F.cross_entropy(logits, label.to(device))
-            take_step(loss, optimiser)
-            bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
+def accuracy_of(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of pictures whose label has the highest logit."""
+    return float((logits.argmax(1) == labels).float().mean())
 
 
 @click.command()
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Where cifar-10-batches-py lies.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="train/LABEL/*.jpg, or the batches.")
 @click.option("--out", default=Path("runs/cifar10"), type=click.Path(path_type=Path), show_default=True)
-@click.option("--epochs", default=300, show_default=True, type=click.IntRange(1))
+@click.option("--epochs", default=12, show_default=True, type=click.IntRange(1))
 @click.option("--batch", default=128, show_default=True)
-@click.option("--rate", default=0.1, show_default=True, help="Learning rate of the first half.")
+@click.option("--rate", default=0.2, show_default=True, help="Peak learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--held-out", default=5000, show_default=True, help="Training pictures kept for validation.")
 @click.option("--device", default=None, help="cpu or cuda; the best there is by default.")
@@ -107,39 +97,76 @@ def train(
     device: str | None,
     threads: int | None,
 ) -> None:
-    """Train from scratch; run it again after an interruption and it goes on from the last whole epoch."""
+    """Train from scratch; run it again after an interruption and it goes on from the last checkpoint.
+
+    Size and learning rate depend on the step and the number of epochs alone, so that a training that goes on may be
+    given fewer or more epochs than before.
+    """
     use_threads(threads)
     torch.manual_seed(seed)
     chosen_device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    training, validation, test = loaders(data, batch, held_out, seed)
+    card = read_image_card(CARD_FILE)
+    pictures, held = (part.to(chosen_device) for part in hold_out(read(data, "train", card), held_out, seed))
+    held_images = normalise(held.images, card.input)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, best = out / "checkpoint.pt", out / "best_model.pth"
 
-    network = PyramidNet(10).to(chosen_device).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=1e-4, nesterov=True)
-    completed, best_accuracy = 0, -1.0
+    network = initial_network().to(chosen_device).to(memory_format=torch.channels_last)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+    optimiser = optimiser_of(network)
+    completed = 0
     if (state := load(checkpoint, chosen_device)) is not None:
         network.load_state_dict(state["network"])
+        averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
-        completed, best_accuracy = state["epochs"], state["best_val_acc"]
-        click.echo(f"{checkpoint}: going on after {completed} epochs")
-    for epoch in range(completed, epochs):
-        torch.manual_seed(seed * 100_000 + epoch)  # so that an epoch's order and crops survive an interruption
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(epoch, epochs, rate)
-        train_epoch(network, training, optimiser, chosen_device, f"epoch {epoch + 1}/{epochs}")
-        validation_accuracy = accuracy(network, validation, chosen_device)
-        click.echo(f"epoch {epoch + 1}: validation accuracy {validation_accuracy:.4f}")
-        if validation_accuracy > best_accuracy:
-            best_accuracy = validation_accuracy
-            facts = {"epoch": epoch + 1, "best_val_acc": validation_accuracy}
-            save({"model_state_dict": network.state_dict(), **facts}, best)
-        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-        save({**state, "epochs": epoch + 1, "best_val_acc": best_accuracy}, checkpoint)
-    best_state = torch.load(best, map_location=chosen_device, weights_only=True)
-    network.load_state_dict(best_state["model_state_dict"])
-    click.echo(f"Best epoch {best_state['epoch']}: validation accuracy {best_state['best_val_acc']:.4f}")
-    click.echo(f"Test accuracy {accuracy(network, test, chosen_device):.4f}")
+        completed = int(state["step"])
+        click.echo(f"{checkpoint}: going on after {completed} steps")
+
+    def save_checkpoint(step: int) -> None:
+        states = {"network": network, "averaged": averaged, "optimiser": optimiser}
+        save({**{name: part.state_dict() for name, part in states.items()}, "step": step}, checkpoint)
+
+    def batch_at(step: int, per_epoch: int, side: int) -> Pictures:
+        epoch, place = divmod(step, per_epoch)
+        order = torch.randperm(len(pictures.labels), generator=torch.Generator().manual_seed(seed * 100_000 + epoch))
+        chosen = order[place * batch : (place + 1) * batch].to(chosen_device)
+        stream = torch.Generator().manual_seed((seed + 1) * 10_000_000 + step)
+        return Pictures(augment(normalise(pictures.images[chosen], card.input), side, stream), pictures.labels[chosen])
+
+    per_epoch = len(pictures.labels) // batch
+    steps, saved_at, mean_loss = epochs * per_epoch, time.monotonic(), 0.0
+    with tqdm(total=steps, initial=completed, desc="train", unit="step", dynamic_ncols=True) as bar:
+        for step in range(completed, steps):
+            network.train()
+            for group in optimiser.param_groups:
+                group["lr"] = rate_at(step / steps, rate)
+            images, labels = batch_at(step, per_epoch, side_at(step / steps))
+            with torch.autocast(chosen_device.type, torch.bfloat16):
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)
+            take_step(loss, optimiser)
+            averaged.update_parameters(network)
+            mean_loss += (float(loss.detach()) - mean_loss) / min(step - completed + 1, 50)
+            bar.update()
+            bar.set_postfix(loss=f"{mean_loss:.3f}", side=images.shape[-1])
+            if (step + 1) % per_epoch == 0:
+                with torch.autocast(chosen_device.type, torch.bfloat16):
+                    accuracy = accuracy_of(logits_of(network, held_images), held.labels)
+                bar.write(f"epoch {(step + 1) // per_epoch}: loss {mean_loss:.4f}, validation accuracy {accuracy:.4f}")
+            if (step + 1) % per_epoch == 0 or time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+                save_checkpoint(step + 1)
+                saved_at = time.monotonic()
+
+    stream = torch.Generator().manual_seed(seed)
+    chunks = normalise(pictures.images[:STATISTICS], card.input).split(batch)
+    update_bn(tqdm([augment(chunk, SIDE, stream) for chunk in chunks], desc="batch norms"), averaged)
+    trained: PyramidNet = averaged.module
+    logits = logits_of(trained, held_images)
+    temperature = fit_temperature(logits, held.labels)
+    divide_logits(trained.fc_out, temperature)
+    accuracy = accuracy_of(logits, held.labels)
+    click.echo(f"Validation accuracy {accuracy:.4f}; the logits are divided by the temperature {temperature:.3f}")
+    save({"model_state_dict": trained.state_dict(), "epoch": epochs, "best_val_acc": accuracy}, best)
     click.echo(f"Weights: {best}")
 
 
