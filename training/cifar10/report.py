@@ -11,6 +11,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.stats import binomtest
 from tqdm import tqdm
 
@@ -33,7 +34,7 @@ def score(package: Path, pictures: Pictures) -> npt.NDArray[np.float64]:
     """Run pictures through the graph that is served, and return their probabilities (N, 10)."""
     spec = read_image_card(package / "card.toml").input
     backend = OnnxBackend(package / GRAPH, threads=available_cores())
-    chunks = tqdm(pictures.images.split(BATCH), desc="score", unit="batch")
+    chunks = tqdm(torch.split(pictures.images, BATCH), desc="score", unit="batch")
     rows = [
         softmax(backend.run(np.stack([transform(i.numpy(), spec).tensor for i in chunk])).logits) for chunk in chunks
     ]

@@ -68,7 +68,7 @@ def optimiser_of(network: nn.Module) -> torch.optim.SGD:
 def logits_of(network: nn.Module, images: Tensor) -> Tensor:
     """Return the logits (N, 10), float32, of normalised pictures; the network ends in evaluation mode."""
     network.eval()
-    return torch.cat([network(chunk) for chunk in images.split(250)])
+    return torch.cat([network(chunk) for chunk in torch.split(images, 250)])
 
 
 def accuracy_of(logits: Tensor, labels: Tensor) -> float:
@@ -112,7 +112,7 @@ def train(
     checkpoint, best = out / "checkpoint.pt", out / "best_model.pth"
 
     network = initial_network().to(chosen_device).to(memory_format=torch.channels_last)
-    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995))  # type: ignore[no-untyped-call]
     optimiser = optimiser_of(network)
     completed = 0
     if (state := load(checkpoint, chosen_device)) is not None:
@@ -123,8 +123,8 @@ def train(
         click.echo(f"{checkpoint}: going on after {completed} steps")
 
     def save_checkpoint(step: int) -> None:
-        states = {"network": network, "averaged": averaged, "optimiser": optimiser}
-        save({**{name: part.state_dict() for name, part in states.items()}, "step": step}, checkpoint)
+        states = {"network": network.state_dict(), "averaged": averaged.state_dict()}
+        save({**states, "optimiser": optimiser.state_dict(), "step": step}, checkpoint)
 
     def batch_at(step: int, per_epoch: int, side: int) -> Pictures:
         epoch, place = divmod(step, per_epoch)
@@ -158,15 +158,15 @@ def train(
                 saved_at = time.monotonic()
 
     stream = torch.Generator().manual_seed(seed)
-    chunks = normalise(pictures.images[:STATISTICS], card.input).split(batch)
+    chunks = torch.split(normalise(pictures.images[:STATISTICS], card.input), batch)
     update_bn(tqdm([augment(chunk, SIDE, stream) for chunk in chunks], desc="batch norms"), averaged)
-    trained: PyramidNet = averaged.module
-    logits = logits_of(trained, held_images)
+    network.load_state_dict(averaged.module.state_dict())
+    logits = logits_of(network, held_images)
     temperature = fit_temperature(logits, held.labels)
-    divide_logits(trained.fc_out, temperature)
+    divide_logits(network.fc_out, temperature)
     accuracy = accuracy_of(logits, held.labels)
     click.echo(f"Validation accuracy {accuracy:.4f}; the logits are divided by the temperature {temperature:.3f}")
-    save({"model_state_dict": trained.state_dict(), "epoch": epochs, "best_val_acc": accuracy}, best)
+    save({"model_state_dict": network.state_dict(), "epoch": epochs, "best_val_acc": accuracy}, best)
     click.echo(f"Weights: {best}")
 
 

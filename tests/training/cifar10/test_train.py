@@ -6,8 +6,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from models.architectures.pyramidnet import PyramidNet
+from models.architectures.pyramidnet import Block, PyramidNet
 from training.cifar10 import train as cifar10
+from training.loop import take_step
 
 
 def run(data: Path, out: Path, epochs: int) -> Result:
@@ -29,7 +30,7 @@ def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_n
     assert state["epoch"] == 2 and type(state["best_val_acc"]) is float
     PyramidNet().load_state_dict(state["model_state_dict"])
 
-    take_step, calls = cifar10.take_step, list[int]()
+    calls = list[int]()
 
     def fail_at_fourth_call(*arguments: object) -> None:
         calls.append(1)
@@ -38,7 +39,7 @@ def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_n
         take_step(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(cifar10, "take_step", fail_at_fourth_call)
+        patch.setattr("training.cifar10.train.take_step", fail_at_fourth_call)
         assert run(data, tmp_path / "broken", 2).exit_code != 0
     resumed = run(data, tmp_path / "broken", 2)
     assert resumed.exit_code == 0, resumed.output
@@ -58,6 +59,7 @@ def test_pictures_grow_and_the_rate_rises_and_falls() -> None:
 
 def test_at_first_every_block_gives_what_it_gets() -> None:
     block = cifar10.initial_network().layer1[1]
+    assert isinstance(block, Block)
     features = torch.randn(2, block.bn1.num_features, 8, 8)
     outputs = block(features)
     assert torch.equal(outputs[:, : features.shape[1]], features) and not outputs[:, features.shape[1] :].any()

@@ -12,7 +12,7 @@ from preprocessing.spec import ImageInput
 from tests.training.kidney_stone.folder import write_scans
 from training.kidney_stone.augmentation import augment
 from training.kidney_stone.dataset import Sample
-from training.kidney_stone.mixture import BATCH, CROP_PX, PHANTOMS, REAL, Mixture
+from training.kidney_stone.mixture import BATCH, PHANTOMS, REAL, Mixture
 from training.kidney_stone.slice_folders import read_slices
 from training.kidney_stone.trainee import loss_of
 
@@ -24,7 +24,7 @@ def spec() -> ImageInput:
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory: pytest.TempPathFactory, spec: ImageInput) -> Mixture:
-    return Mixture(read_slices(write_scans(tmp_path_factory.mktemp("slices"))), spec, seed=0, steps=4, crop_until=2)
+    return Mixture(read_slices(write_scans(tmp_path_factory.mktemp("slices"))), spec, seed=0, steps=4)
 
 
 def test_half_of_a_batch_has_stones_and_only_phantoms_have_masks(mixture: Mixture) -> None:
@@ -43,19 +43,10 @@ def test_cysts_come_as_often_as_all_other_kinds_without_stones() -> None:
 
 def test_the_same_seed_gives_the_same_items_and_another_gives_others(mixture: Mixture) -> None:
     for place in (0, PHANTOMS):
-        again = Mixture(mixture.slices, mixture.spec, 0, 4, crop_until=2)[place]
+        again = Mixture(mixture.slices, mixture.spec, 0, 4)[place]
         assert torch.equal(mixture[place].image, again.image)
-        other = Mixture(mixture.slices, mixture.spec, 1, 4, crop_until=2)[place]
+        other = Mixture(mixture.slices, mixture.spec, 1, 4)[place]
         assert not torch.equal(mixture[place].image, other.image)
-
-
-def test_the_first_batches_are_cropped_and_their_labels_follow_from_what_is_left(mixture: Mixture) -> None:
-    for place in range(BATCH):
-        sample = mixture[BATCH + place]
-        assert sample.image.shape == (3, CROP_PX, CROP_PX) and sample.mask.shape == (CROP_PX, CROP_PX)
-        if place < PHANTOMS:
-            assert bool(sample.mask.any()) == bool(sample.label)
-    assert mixture[2 * BATCH].image.shape == (3, 224, 224)
 
 
 def test_augmentation_keeps_shape_and_range_and_is_reproducible() -> None:
