@@ -79,11 +79,13 @@ def real_figures(
     scored = score_slices(package / GRAPH, parts["test"], card.input)
     figures = rates(threshold) | {"ece": metrics.expected_calibration_error}
     measured = measure(figures, scored) | {"threshold": threshold, "data": DATA}
+    trained_on = score_slices(package / GRAPH, parts["train"], card.input)
+    short_cuts = shortcut_figures(slices, parts["train"], parts["test"])
     return scored, {
         **measured,
         "strata": strata(scored, threshold),
         "without_scan": auc_without_each_scan(scored),
-        "short_cuts": shortcut_figures(slices, parts["train"], parts["test"]),
+        "short_cuts": short_cuts | {"auc_on_scans_trained_on": measure(rates(threshold), trained_on)["auc"]},
     }
 
 
