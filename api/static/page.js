@@ -41,7 +41,7 @@ async function describe() {
 }
 
 function quality(metrics) { // the figures that a model's report leads with, and what they are of
-  const figures = ["auc", "sensitivity", "specificity"].filter((name) => metrics[name] !== undefined).map((name) => {
+  const figures = ["auc", "sensitivity", "specificity", "top1"].filter((name) => metrics[name] !== undefined).map((name) => {
     const limits = metrics[`${name}_ci95`];
     return `${name} ${metrics[name].toFixed(3)}${limits ? ` (${limits.map((limit) => limit.toFixed(3)).join(" to ")})` : ""}`;
   });
