@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ def read_boxed(folder: Path) -> list[BoxedSlice]:
     A line of a label file is `0 cx cy w h`, the format of YOLO.
 
     Raises:
-        FileNotFoundError: there are none.
+        ClickException: there are none.
     """
     slices = []
     for path in sorted((folder / "images").glob("*.jpg")):
@@ -53,7 +54,7 @@ def read_boxed(folder: Path) -> list[BoxedSlice]:
         if rows:
             slices.append(BoxedSlice(path, np.array(rows, np.float64)))
     if not slices:
-        raise FileNotFoundError(f"{folder}: no boxed slices there, images/NAME.jpg with labels/NAME.txt")
+        raise click.ClickException(f"{folder}: no boxed slices there, images/NAME.jpg with labels/NAME.txt")
     return slices
 
 

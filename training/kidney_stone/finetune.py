@@ -148,7 +148,9 @@ def fit(parts: Parts, spec: ImageInput, plan: Plan, device: torch.device, out: P
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
 @click.option("--save-every", default=20, show_default=True, help="Steps between checkpoints.")
 @click.option("--validate-every", default=100, show_default=True, help="Steps between validations.")
-@click.option("--start-from", default=PACKAGE / "weights.safetensors", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--start-from", required=True, type=click.Path(path_type=Path, exists=True), help="Phantom-trained weights."
+)
 @click.option("--out", default=Path("runs/kidney-stone-real"), type=click.Path(path_type=Path), show_default=True)
 def finetune(
     data: Path,
@@ -165,10 +167,7 @@ def finetune(
 ) -> None:
     """Train on from trained weights; run it again after an interruption and it goes on from the last checkpoint."""
     use_threads(threads)
-    try:
-        slices = read_slices(data)
-    except OSError as error:
-        raise click.ClickException(str(error)) from error
+    slices = read_slices(data)
     chosen_device, spec = torch.device(device or best_device()), read_image_card(PACKAGE / "card.toml").input
     parts = split_slices(slices)
     plan = Plan(start_from, steps, rate, seed, workers, save_every, validate_every)

@@ -42,10 +42,7 @@ def cross_validate(
     Weights that have seen real slices are of no use with `--start-from`: they may have seen those that are scored.
     """
     use_threads(threads)
-    try:
-        slices = read_slices(data)
-    except OSError as error:
-        raise click.ClickException(str(error)) from error
+    slices = read_slices(data)
     chosen_device, spec = torch.device(device or best_device()), read_image_card(PACKAGE / "card.toml").input
     plan = Plan(start_from, steps, rate=3e-4, seed=0, workers=workers, save_every=20, validate_every=100)
     pooled_slices, pooled_scores, by_fold = [], [], []

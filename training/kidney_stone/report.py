@@ -104,10 +104,7 @@ def report(data: Path | None, boxed: Path | None, package: Path, count: int, out
     threshold = card.threshold or 0.5
     if card.explain is None:
         raise click.ClickException("The card names no layer to explain.")
-    try:
-        slices, boxed_slices = read_slices(data) if data else [], read_boxed(boxed) if boxed else []
-    except OSError as error:
-        raise click.ClickException(str(error)) from error
+    slices, boxed_slices = read_slices(data) if data else [], read_boxed(boxed) if boxed else []
     labels, scores, phantoms = score_phantoms(package, count)
     measured = phantom_figures(labels, scores, threshold) | {"threshold": threshold, "data": "synthetic phantoms"}
     sections: dict[str, Any] = {"strata": auc_by_stratum(labels, scores, phantoms)}

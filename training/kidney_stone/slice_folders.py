@@ -4,6 +4,7 @@ import csv
 import re
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 
@@ -27,7 +28,7 @@ def read_slices(folder: Path) -> list[Slice]:
             the public download as it comes, see `read_download`.
 
     Raises:
-        FileNotFoundError: the folder holds neither; the message says where the download is.
+        ClickException: the folder holds neither; the message says where the download is.
     """
     table = next((path for path in (folder / "views.csv", folder.parent / "views.csv") if path.exists()), None)
     if table is None or not (folder / "stone").is_dir():
@@ -49,11 +50,11 @@ def read_download(folder: Path) -> list[Slice]:
         folder: holds `Stone/Stone- (1).jpg` and so on for `FOLDERS`, itself or in a folder of it.
 
     Raises:
-        FileNotFoundError: it does not; the message says where to get the pictures.
+        ClickException: it does not; the message says where to get the pictures.
     """
     root = next((path.parent for path in sorted(folder.glob("**/Stone")) if path.is_dir()), None)
     if root is None:
-        raise FileNotFoundError(f"{folder}: no real slices there. {WHERE}")
+        raise click.ClickException(f"{folder}: no real slices there. {WHERE}")
     slices: list[Slice] = []
     for kind, name in FOLDERS.items():
         paths = sorted((root / name).glob("*.jpg"), key=_number)
@@ -72,9 +73,9 @@ def read_picture(path: Path) -> UInt8Array:
     """Read a picture as grey levels, shape (H, W), uint8.
 
     Raises:
-        OSError: the file cannot be read as a picture.
+        ClickException: the file cannot be read as a picture.
     """
     grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if grey is None:
-        raise OSError(f"{path}: cannot be read as a picture")
+        raise click.ClickException(f"{path}: cannot be read as a picture")
     return np.asarray(grey, np.uint8)

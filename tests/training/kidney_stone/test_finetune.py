@@ -48,5 +48,5 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path: Path
 
 
 def test_without_slices_the_command_says_where_to_get_them(tmp_path: Path) -> None:
-    result = CliRunner().invoke(finetune, ["--data", str(tmp_path)])
+    result = CliRunner().invoke(finetune, ["--data", str(tmp_path), "--start-from", str(ROOT / "README.md")])
     assert result.exit_code == 1 and "CT KIDNEY DATASET" in result.output and "Traceback" not in result.output

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -100,5 +101,5 @@ def test_boxes_become_a_mask_at_the_size_of_the_input(tmp_path: Path) -> None:
     (item,) = read_boxed(tmp_path)  # the second has no box
     mask = box_mask(item.boxes, (100, 200))
     assert mask[20:30, 80:120].all() and 0 < mask.sum() - 10 * 40 <= 4 and mask[89:91, 19:21].any()
-    with pytest.raises(FileNotFoundError, match="boxed"):
+    with pytest.raises(click.ClickException, match="boxed"):
         read_boxed(tmp_path / "images")

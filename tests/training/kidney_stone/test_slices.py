@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import click
 import cv2
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_the_public_download_is_read_with_its_scans_recovered(tmp_path: Path) ->
 
 
 def test_an_empty_folder_is_refused_with_where_to_get_the_pictures(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="CT KIDNEY DATASET"):
+    with pytest.raises(click.ClickException, match="CT KIDNEY DATASET"):
         read_slices(tmp_path)
 
 
