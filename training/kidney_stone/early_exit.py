@@ -3,8 +3,8 @@
 `fit` runs the shipped network over phantoms and augmented real slices, keeps the features of the layer that the card
 names, and trains the head on them. Half of the loss compares the head with the truth, half with the output of the whole
 network (Hinton et al. 2015); a third term is that of a map of where the stone is, as for the network itself. Then `fit`
-chooses the limits on other phantoms and on the validation slices. `judge` measures head and network on what the report
-measures: the test slices, and held-out phantoms.
+chooses the limits on other phantoms and on the slices that the network was trained on, since no others are left.
+`judge` measures head and network on what the report measures: the test slices, and held-out phantoms.
 """
 
 import json
@@ -153,9 +153,9 @@ def fit(data: Path, count: int, batches: int, choose_on: int, epochs: int, rate:
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     card = read_image_card(PACKAGE / "card.toml")
-    layer, spec, parts = _exit_of(card).layer, card.input, split_slices(read_slices(data))
+    layer, spec, train_slices = _exit_of(card).layer, card.input, split_slices(read_slices(data)).train
     paired = PhantomDataset(spec, FIRST_FIT_SEED, count, paired=True)
-    mixture = Mixture(parts["train"], spec, MIXTURE_SEED, batches)
+    mixture = Mixture(train_slices, spec, MIXTURE_SEED, batches)
     phantoms = compute_features(card, layer, paired, "phantoms", out)
     training_data = join(phantoms, compute_features(card, layer, mixture, "mixture", out))
     head = ExitHead(training_data.features.shape[1], len(card.labels))
@@ -165,7 +165,7 @@ def fit(data: Path, count: int, batches: int, choose_on: int, epochs: int, rate:
     head = load_head(read_checkpoint(out / EXIT).weights)
     held_out: dict[str, Samples] = {
         "phantoms to choose on": PhantomDataset(spec, FIRST_CHOOSE_SEED, choose_on),
-        "validation slices": SliceDataset(parts["validate"], spec),
+        "slices that were trained on": SliceDataset(train_slices, spec),
     }
     judged = {name: _judge(card, head, samples, name, out) for name, samples in held_out.items()}
     limits = choose_limits(list(judged.values()), card.threshold or 0.5)
@@ -192,7 +192,7 @@ def judge(data: Path, count: int, out: Path) -> None:
     card = read_image_card(PACKAGE / "card.toml")
     head = load_head(read_checkpoint(PACKAGE / EXIT).weights)
     tested: dict[str, Samples] = {
-        "real": SliceDataset(split_slices(read_slices(data))["test"], card.input),
+        "real": SliceDataset(split_slices(read_slices(data)).held_out, card.input),
         "phantoms": PhantomDataset(card.input, TEST, count),
     }
     report: dict[str, Any] = {

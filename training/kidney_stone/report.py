@@ -75,12 +75,12 @@ def real_figures(
     card: ImageCard, package: Path, slices: list[Slice], threshold: float
 ) -> tuple[ScoredSlices, dict[str, Any]]:
     """Return the scored test slices and their figures, with strata and short cuts."""
-    parts = split_slices(slices)
-    scored = score_slices(package / GRAPH, parts["test"], card.input)
+    split = split_slices(slices)
+    scored = score_slices(package / GRAPH, split.held_out, card.input)
     figures = rates(threshold) | {"ece": metrics.expected_calibration_error}
     measured = measure(figures, scored) | {"threshold": threshold, "data": DATA}
-    trained_on = score_slices(package / GRAPH, parts["train"], card.input)
-    short_cuts = shortcut_figures(slices, parts["train"], parts["test"])
+    trained_on = score_slices(package / GRAPH, split.train, card.input)
+    short_cuts = shortcut_figures(slices, split.train, split.held_out)
     return scored, {
         **measured,
         "strata": strata(scored, threshold),

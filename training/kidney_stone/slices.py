@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -12,11 +12,9 @@ Kind = Literal["stone", "normal", "cyst", "tumour"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 View = Literal["axial", "coronal"]
 VIEWS: tuple[View, ...] = get_args(View)
-Part = Literal["train", "validate", "test"]
-Parts = dict[Part, list["Slice"]]
 
-SHARES: dict[Part, float] = {"test": 0.22, "validate": 0.2}
-"""Share of a kind's studies that are held out for each purpose; the others are trained on."""
+TESTED = 0.22
+"""Share of a kind's studies that no training and no choice sees."""
 LARGEST_HELD_OUT = 100
 """Studies with more slices than this are only trained on, since one of them would decide every figure by itself."""
 
@@ -43,6 +41,13 @@ class Slice:
         return int(self.kind == "stone")
 
 
+class Split(NamedTuple):
+    """Slices to train on, and slices of other studies that are held out."""
+
+    train: list[Slice]
+    held_out: list[Slice]
+
+
 def group_studies(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Group scans that may show one patient: an axial scan with the coronal ones that follow it in the numbering.
 
@@ -62,19 +67,17 @@ def group_studies(slices: Sequence[Slice]) -> list[list[Slice]]:
     return studies
 
 
-def split_slices(slices: Sequence[Slice], seed: int = 0) -> Parts:
-    """Divide slices by study, kind by kind, into those to train on, to validate on and to test on."""
-    parts: Parts = {"train": [], "validate": [], "test": []}
+def split_slices(slices: Sequence[Slice], seed: int = 0) -> Split:
+    """Divide slices by study, kind by kind, into those to train on and those to test on."""
+    train, tested = list[Slice](), list[Slice]()
     for shuffled, large, count in _studies_by_kind(slices, seed):
-        first, second = count["test"], count["test"] + count["validate"]
-        parts["test"] += _slices_of(shuffled[:first])
-        parts["validate"] += _slices_of(shuffled[first:second])
-        parts["train"] += _slices_of(shuffled[second:] + large)
-    return parts
+        tested += _slices_of(shuffled[:count])
+        train += _slices_of(shuffled[count:] + large)
+    return Split(train, tested)
 
 
-def fold_slices(slices: Sequence[Slice], fold: int, folds: int, seed: int = 0) -> Parts:
-    """Divide slices for one fold of a cross-validation; the test set is that of `split_slices`, and in every fold.
+def fold_slices(slices: Sequence[Slice], fold: int, folds: int, seed: int = 0) -> Split:
+    """Divide slices for one fold of a cross-validation, which leaves out the test slices of `split_slices`.
 
     Args:
         slices: all slices.
@@ -83,29 +86,25 @@ def fold_slices(slices: Sequence[Slice], fold: int, folds: int, seed: int = 0) -
         seed: of the split.
 
     Returns:
-        The studies that are no part of the test set: one in `folds` to validate on, the others to train on.
+        One in `folds` of the studies to validate on, the others to train on.
     """
-    parts: Parts = {"train": [], "validate": [], "test": []}
+    train, validated = list[Slice](), list[Slice]()
     for shuffled, large, count in _studies_by_kind(slices, seed):
-        parts["test"] += _slices_of(shuffled[: count["test"]])
-        for index, study in enumerate(shuffled[count["test"] :]):
-            parts["validate" if index % folds == fold else "train"] += study
-        parts["train"] += _slices_of(large)
-    return parts
+        for index, study in enumerate(shuffled[count:]):
+            (validated if index % folds == fold else train).extend(study)
+        train += _slices_of(large)
+    return Split(train, validated)
 
 
-def _studies_by_kind(
-    slices: Sequence[Slice], seed: int
-) -> Iterator[tuple[list[list[Slice]], list[list[Slice]], dict[Part, int]]]:
-    """Yield the shuffled studies of each kind, those too large to be held out, and how many are held out for what."""
+def _studies_by_kind(slices: Sequence[Slice], seed: int) -> Iterator[tuple[list[list[Slice]], list[list[Slice]], int]]:
+    """Yield the shuffled studies of each kind, those too large to be held out, and how many are tested on."""
     rng = np.random.default_rng((0x5C_A5, seed))
     studies = group_studies(slices)
     for kind in KINDS:
         own = [study for study in studies if study[0].kind == kind]
         eligible = [study for study in own if len(study) <= LARGEST_HELD_OUT]
         large = [study for study in own if len(study) > LARGEST_HELD_OUT]
-        shuffled = [eligible[index] for index in rng.permutation(len(eligible))]
-        yield shuffled, large, {part: round(share * len(own)) for part, share in SHARES.items()}
+        yield [eligible[index] for index in rng.permutation(len(eligible))], large, round(TESTED * len(own))
 
 
 def _slices_of(studies: Sequence[list[Slice]]) -> list[Slice]:

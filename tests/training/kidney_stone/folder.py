@@ -11,7 +11,7 @@ from training.kidney_stone.slices import KINDS
 
 SCANS = tuple(f"{kind}-{number:03d}" for kind in KINDS for number in range(5))
 """Five scans of each kind, of which number 1 is coronal and of the study of number 0; of each kind, one study is tested
-on and one validated on."""
+on, and each fold holds out one."""
 
 
 def write_scans(folder: Path) -> Path:

@@ -73,24 +73,21 @@ def test_a_coronal_scan_belongs_to_the_study_of_the_axial_one_before_it() -> Non
 
 def test_a_split_takes_every_slice_once_and_divides_no_study() -> None:
     slices = collection()
-    parts = split_slices(slices)
-    assert sorted(item.path for part in parts.values() for item in part) == sorted(item.path for item in slices)
+    train, tested = split_slices(slices)
+    assert sorted(item.path for item in train + tested) == sorted(item.path for item in slices)
     study_of = {item.scan: number for number, study in enumerate(group_studies(slices)) for item in study}
-    studies = {part: {study_of[item.scan] for item in members} for part, members in parts.items()}
-    assert not studies["train"] & studies["validate"] and not (studies["train"] | studies["validate"]) & studies["test"]
+    assert not {study_of[item.scan] for item in train} & {study_of[item.scan] for item in tested}
     for kind in KINDS:
-        assert {part: sum(item.kind == kind for item in members) for part, members in parts.items()} == {
-            "test": 5 * 6, "validate": 4 * 6, "train": 11 * 6 + LARGEST_HELD_OUT + 3,
-        }  # fmt: skip
-    assert split_slices(slices)["test"] == parts["test"] != split_slices(slices, seed=1)["test"]
+        assert sum(item.kind == kind for item in tested) == 5 * 6
+        assert sum(item.kind == kind for item in train) == 15 * 6 + LARGEST_HELD_OUT + 3
+    assert split_slices(slices).held_out == tested != split_slices(slices, seed=1).held_out
 
 
 def test_folds_hold_out_every_study_once_that_is_neither_tested_on_nor_huge() -> None:
     slices = collection()
-    tested = {item.path for item in split_slices(slices)["test"]}
+    tested = {item.path for item in split_slices(slices).held_out}
     folds = [fold_slices(slices, fold, 3) for fold in range(3)]
-    held_out = [item.path for fold in folds for item in fold["validate"]]
-    assert len(held_out) == len(set(held_out)) == 15 * 6 * len(KINDS)
+    held_out = [item.path for fold in folds for item in fold.held_out]
+    assert len(held_out) == len(set(held_out)) == 15 * 6 * len(KINDS) and not tested & set(held_out)
     for fold in folds:
-        assert {item.path for item in fold["test"]} == tested
-        assert not {item.path for item in fold["train"]} & ({item.path for item in fold["validate"]} | tested)
+        assert not {item.path for item in fold.train} & ({item.path for item in fold.held_out} | tested)
