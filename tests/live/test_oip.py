@@ -168,7 +168,8 @@ def test_kserves_client_works_unmodified(server: Server, pictures: list[bytes], 
     answers = json.loads(completed.stdout.splitlines()[-1])
     assert answers["ready"] == [True] * 6
     assert answers["ids"] == ["rest-1", "grpc-1"]
-    for protocol in ("rest", "grpc"):
+    assert answers["v1 ready"] is True
+    for protocol in ("rest", "grpc", "v1"):
         assert np.abs(np.array(answers[protocol]).ravel() - predicted(server, pictures[0])).max() <= 1e-6
     churn = requests.post(f"{server.url}/models/{CHURN}/predict", json={"features": CUSTOMER}, timeout=30).json()
     assert np.ravel(answers["churn"]) == pytest.approx(list(churn["probabilities"].values()), abs=1e-6)

@@ -11,7 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from errors import CardError
 from models.card import parse_card
-from runners.stats import metrics
+from tests.api.counted import counted_requests
 from tests.api.oip.served import Served, images, tensor
 from tests.conftest import ROOT
 from tests.tiny import CARD, logits_of_plain, plain
@@ -103,14 +103,8 @@ def test_statistics_and_metrics_of_a_name_are_those_of_its_model(served: Served,
         statistics = requests.get(f"{served.url}/v2/models/{name}/stats", timeout=10).json()["model_stats"][0]
         return statistics["name"], statistics["inference_count"]
 
-    def requests_of(model: str) -> float:
-        samples = (sample for metric in metrics().requests.collect() for sample in metric.samples)
-        return sum(
-            sample.value for sample in samples if sample.name.endswith("_total") and sample.labels["model"] == model
-        )
-
-    before, unknown = counted("tiny")[1], requests_of("unknown")
+    before, unknown = counted("tiny")[1], counted_requests("unknown")
     client.infer("tiny.pixels", [tensor(triton, "pixels", PIXELS, "UINT8")])
     assert counted("tiny") == ("tiny", before + 2)
     assert counted("tiny.tensor") == ("tiny.tensor", before + 2)
-    assert requests_of("tiny") > 0 and requests_of("unknown") == unknown
+    assert counted_requests("tiny") > 0 and counted_requests("unknown") == unknown
