@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     host: Annotated[str, AfterValidator(_ip_address)] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65_535)] = 3000
     grpc_port: Annotated[int, Field(ge=0, le=65_535)] = Field(3001, description="The port of gRPC; 0 turns gRPC off.")
+    torchserve_port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        0, description="A second port for HTTP, such as TorchServe's 8080; 0: none."
+    )
     grpc_tls_cert: FilePath | None = Field(None, description="A PEM file; with VITRINE_GRPC_TLS_KEY, gRPC speaks TLS.")
     grpc_tls_key: FilePath | None = Field(None, description="A PEM file, without a passphrase.")
     api_keys_file: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
@@ -126,6 +129,11 @@ class Settings(BaseSettings):
         if self.grpc_port == self.port:
             raise ValueError(
                 f"VITRINE_PORT and VITRINE_GRPC_PORT are both {self.port}: give gRPC another, or 0 to turn it off"
+            )
+        if self.torchserve_port and self.torchserve_port in (self.port, self.grpc_port):
+            raise ValueError(
+                f"VITRINE_TORCHSERVE_PORT={self.torchserve_port} is the port of HTTP or gRPC already: give it another, "
+                "or 0 for none"
             )
         return self
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.auth import Authenticator
 from api.bodies import Bodies
 from api.docs import docs_routes
+from api.kserve_v1 import KServeV1
 from api.limits import ReachedLimits
 from api.metadata import MetadataRoutes
 from api.middleware import Middleware, wants_page
@@ -21,6 +22,7 @@ from api.oip.http import OpenInference
 from api.openapi import openapi_document
 from api.operation import Endpoint, Operation
 from api.routes import PredictionRoutes
+from api.torchserve import TorchServe
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
 from settings import Settings
@@ -56,6 +58,8 @@ def build_app(
         *PredictionRoutes(repository, predictor).operations(),
         *MetadataRoutes(repository, predictor.explainer).operations(),
         *OpenInference(repository, predictor, version, settings.max_body_bytes).operations(),
+        *KServeV1(repository, predictor).operations(),
+        *TorchServe(repository, predictor).operations(),
         Operation("GET", "/", _index(repository, settings, version), tag="service"),
     ]
     routes: list[BaseRoute] = [operation.route() for operation in operations]

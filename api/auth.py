@@ -10,7 +10,7 @@ from settings import Settings
 
 PATHS: Mapping[str, frozenset[str]] = {
     "health": frozenset(("/health", "/health/live", "/health/ready", "/livez", "/healthz", "/readyz"))
-    | {"/v2/health/live", "/v2/health/ready"},
+    | {"/v2/health/live", "/v2/health/ready", "/ping"},
     "metrics": frozenset(("/metrics",)),
     "docs": frozenset(("/docs", "/redoc", "/openapi.json")),
 }

@@ -9,11 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
+from api.json_values import check_value_count
 from errors import CallerGone, InvalidInput, TooLarge
 
 LARGE_JSON_BYTES = 32 * 1024
 """A thread parses JSON of this size or more, because no other request should wait for it."""
 FIELDS_OF_ONE, FIELDS_OF_MANY = ("file", "image"), ("files", "file", "image")
+ROWS_ARE_JSON = "This model takes rows of numbers: send JSON, not a form with files."
 
 
 class Upload(NamedTuple):
@@ -23,16 +25,16 @@ class Upload(NamedTuple):
     filename: str | None = None
 
 
-async def read_one(request: Request) -> Upload:
-    """Return the one picture of a request: its raw body, or the file in the field `file` or `image`.
+async def read_one(request: Request, fields: tuple[str, ...] = FIELDS_OF_ONE) -> Upload:
+    """Return the one picture of a request: its raw body, or the file in one of the fields of a form.
 
     Raises:
         CallerGone: the client hung up before the end of the body.
         InvalidInput: there is no file, or two, or another field; or JSON in place of a picture.
     """
     if not _is_form(request):
-        return Upload(await _raw_picture(request))
-    uploads = await _files(request, FIELDS_OF_ONE, limit=1)
+        return Upload(await _raw_picture(request, fields[0]))
+    uploads = await _files(request, fields, limit=1)
     return uploads[0]
 
 
@@ -47,18 +49,19 @@ async def read_many(request: Request, max_items: int) -> list[Upload]:
     return await _files(request, FIELDS_OF_MANY, limit=max_items)
 
 
-async def read_json(request: Request, max_bytes: int) -> Any:
+async def read_json(request: Request, max_bytes: int | None = None, *, instead_of_form: str = ROWS_ARE_JSON) -> Any:
     """Return the JSON of a request, whatever content type it names.
 
     Raises:
-        InvalidInput: the body is a form, or no JSON.
+        InvalidInput: the body is a form, which is answered with `instead_of_form`, or no JSON, or has too many values.
         TooLarge: the body has more than `max_bytes`.
     """
     if _is_form(request):
-        raise InvalidInput("This model takes rows of numbers: send JSON, not a form with files.")
+        raise InvalidInput(instead_of_form)
     data = await read_body(request)
-    if len(data) > max_bytes:
+    if max_bytes is not None and len(data) > max_bytes:
         raise TooLarge(f"The body has {len(data):,} bytes; this model takes at most {max_bytes:,}.")
+    check_value_count(data)
     try:
         return json.loads(data) if len(data) < LARGE_JSON_BYTES else await asyncio.to_thread(json.loads, data)
     except (ValueError, RecursionError) as error:
@@ -85,14 +88,13 @@ async def _read_part(request: Request) -> tuple[bytes, bool]:
     return message.get("body", b""), message.get("more_body", False)
 
 
-async def _raw_picture(request: Request) -> bytes:
+async def _raw_picture(request: Request, field: str) -> bytes:
     data = await read_body(request)
+    advice = f"Send the encoded picture as the body, or a form with one `{field}`."
     if not data:
-        raise InvalidInput("The body is empty. Send the encoded picture as the body, or a form with one `file`.")
-    if data.lstrip()[:1] in (b"{", b"[") and _media_type(request) == "application/json":
-        raise InvalidInput(
-            "This model takes pictures, not JSON. Send the encoded picture as the body, or a form with one `file`."
-        )
+        raise InvalidInput(f"The body is empty. {advice}")
+    if data.lstrip()[:1] in (b"{", b"[") and is_json(request):
+        raise InvalidInput(f"This model takes pictures, not JSON. {advice}")
     return data
 
 
@@ -125,6 +127,11 @@ async def _files(request: Request, fields: tuple[str, ...], limit: int) -> list[
         advice = " Use /predict/batch for several." if limit == 1 else ""
         raise InvalidInput(f"{len(uploads)} files were sent; at most {limit} are taken in one request.{advice}")
     return uploads
+
+
+def is_json(request: Request) -> bool:
+    """Return whether a request says that its body is JSON."""
+    return _media_type(request) == "application/json"
 
 
 def _media_type(request: Request) -> str:

@@ -24,7 +24,9 @@ access_log = logging.getLogger("vitrine.access")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 ONLY_HEALTH = "only_health"
 """The key in a request's state which says that its connection is one too many, so that only health is answered."""
-_MODEL_PATH = re.compile(r"(?:/v2)?/models/([a-z0-9-]{1,60})(/|$)")
+_MODEL_PATH = re.compile(
+    r"(?:(?:/v[12])?/models|/predictions|/explanations)/([a-z0-9-]{1,60})(?:\.[a-z]{1,20}|:[a-z]{1,20})?(/|$)"
+)
 _DEFAULT_MODEL_PATHS = ("/predict", "/predict/batch", "/infer", "/explain")
 _NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 

@@ -110,6 +110,19 @@ def images_body() -> dict[str, Any]:
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
+def instances_body() -> dict[str, Any]:
+    """Return the description of a body with `instances`: pictures in base64 or numbers, or rows."""
+    instances = {"type": "array", "minItems": 1, "items": {"oneOf": [{"type": "object"}, {"type": "array"}]}}
+    return _json_body(_object({"instances": instances}), {"instances": [{"b64": "…"}]})
+
+
+def torchserve_body() -> dict[str, Any]:
+    """Return the description of what TorchServe's clients send: a form, the encoded picture itself, or JSON."""
+    form = {"type": "object", "properties": {"data": _FILE}, "required": ["data"]}
+    content = {"multipart/form-data": {"schema": form}, "image/png": {"schema": _FILE}, "image/jpeg": {"schema": _FILE}}
+    return {"required": True, "content": {**content, "application/json": {"schema": {"type": "object"}}}}
+
+
 def row_body(card: RowCard) -> dict[str, Any]:
     """Return the description of a body with one row, with an example that works."""
     row, example = row_schema(card), row_example(card)

@@ -111,6 +111,12 @@ class DetectorQuery(RowQuery):
     threshold: Threshold = Field(None, ge=1e-9, le=1e9)
 
 
+class InstancesQuery(Query):
+    """What a request of KServe V1 can be asked; probabilities come for every label, so that there is no `top_k`."""
+
+    top_k: SkipJsonSchema[int | None] = Field(None, ge=1)
+
+
 class Drawing(BaseModel):
     """How an explanation can be drawn."""
 

@@ -66,7 +66,7 @@ def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool
     if not names:
         if batch:
             raise InvalidInput(f"The body has no rows. {_advice(batch)}")
-        return [_flat(body)], False
+        return [flat_row(body)], False
     if len(body) > 1:
         raise InvalidInput(f"Beside `{names[0]}` nothing else is expected, but there is {', '.join(map(repr, body))}.")
     rows = body[names[0]]
@@ -76,10 +76,10 @@ def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool
         raise InvalidInput(
             f"{len(rows):,} rows were sent; {card.name} takes at most {card.limits.max_items:,} in one request."
         )
-    return [_flat(row) for row in rows], True
+    return [flat_row(row) for row in rows], True
 
 
-def _flat(row: Any) -> Any:
+def flat_row(row: Any) -> Any:
     """Return a row whose values may stand in `features`, beside whatever else it has, as one flat object."""
     if isinstance(row, Mapping) and isinstance(row.get("features"), Mapping):
         return {**{name: value for name, value in row.items() if name != "features"}, **row["features"]}

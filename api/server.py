@@ -16,6 +16,7 @@ from api.connections import Connections, serve_through
 from api.keys import file_warnings
 from api.limits import ReachedLimits, tick
 from api.oip.grpc_server import GrpcServer
+from api.second_port import SecondPort
 from errors import KeysError
 from models.package import StoredModel
 from serving.process import PredictionProcess
@@ -46,13 +47,14 @@ class Server:
         self._connections = Connections.of_settings(settings, self._limits)
         self._ticking: asyncio.Task[None] | None = None
         self._grpc: GrpcServer | None = None
+        self._second_port: SecondPort | None = None
 
     def application(self, behind: ASGIApp, behind_paths: Collection[str]) -> ASGIApp:
         """Return the ASGI application, with BentoML's behind it, which answers `behind_paths`."""
         serve_through(self._connections)
         sys.set_int_max_str_digits(LONGEST_INTEGER_DIGITS)
         process = self._process
-        return build_app(
+        application = build_app(
             process.repository,
             process.predictor,
             self._settings,
@@ -62,6 +64,15 @@ class Server:
             self._authenticator,
             self._bodies,
         )
+        if self._settings.torchserve_port:
+            self._second_port = SecondPort(
+                application,
+                self._settings.host,
+                self._settings.torchserve_port,
+                self._settings.drain_seconds,
+                lambda: process.repository.closing,
+            )
+        return application
 
     async def start(self, gradcam: Any) -> None:
         """Read the keys, and begin to load the models in the background, to watch the clients, and to listen for gRPC.
@@ -89,9 +100,13 @@ class Server:
                 self._authenticator,
             )
             await self._grpc.start()
+        if self._second_port is not None:
+            self._second_port.start()
 
     async def stop(self) -> None:
         """Drain within the time that the operator set, after which the process ends whatever is stuck."""
+        if self._second_port is not None:
+            await self._second_port.stop()
         if self._grpc is not None:
             await self._grpc.stop(self._settings.drain_seconds)
         if self._ticking is not None:
@@ -117,7 +132,8 @@ def check_serve_command(settings: Settings, default_host: str) -> None:
     context = click.get_current_context(silent=True)
     if context is None or "host" not in context.params:  # a build, or a worker
         return
-    hosts = [context.params["host"] or default_host, *([settings.host] if settings.grpc_port else [])]
+    has_own_ports = bool(settings.grpc_port or settings.torchserve_port)
+    hosts = [context.params["host"] or default_host, *([settings.host] if has_own_ports else [])]
     try:
         check_listening(settings, *hosts)
     except KeysError as error:

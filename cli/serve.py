@@ -35,12 +35,16 @@ def serve() -> None:
 
 
 def check_ports(settings: Settings) -> None:
-    """Bind the ports of HTTP and gRPC for a moment, so that a port that is taken is found before models are loaded.
+    """Bind every port for a moment, so that one that is taken is found before models are loaded.
 
     Raises:
         click.ClickException: the server could not listen on one of them; the message says how to help it.
     """
-    ports = {"VITRINE_PORT": settings.port, "VITRINE_GRPC_PORT": settings.grpc_port}
+    ports = {
+        "VITRINE_PORT": settings.port,
+        "VITRINE_GRPC_PORT": settings.grpc_port,
+        "VITRINE_TORCHSERVE_PORT": settings.torchserve_port,
+    }
     for variable, port in ports.items():
         if port == 0:
             continue

@@ -16,6 +16,7 @@ from api.limits import ReachedLimits
 from api.oip.auth import Context, KeyInterceptor
 from api.oip.grpc_service import Servicer
 from api.oip.inference import Inference
+from api.oip.names import names_of
 from api.oip.occupancy import watch_occupancy
 from api.oip.reception import TimedServer
 from regular_file import read_within
@@ -143,7 +144,8 @@ class GrpcServer:
             await self._repository.refresh(max_age_s=4 * POLL_S)
             ready = self._repository.ready
             current = {"": ready, SERVICE: ready}
-            current |= {name: model.state == "ready" for name, model in self._repository.models.items()}
+            for model in self._repository.models.values():
+                current |= {named.name: model.state == "ready" for named in names_of(model)}
             for name, is_ready in current.items():
                 if known.get(name) != is_ready:
                     await self._health.set(name, status.SERVING if is_ready else status.NOT_SERVING)

@@ -20,11 +20,11 @@ from api.oip.auth import KEY_NAME, Context, log_call, request_id_of
 from api.oip.inference import Inference
 from api.oip.items import header_check
 from api.oip.messages import MAX_ID, MAX_NAME, InferRequest
+from api.oip.names import NamedModel, named_model
 from api.oip.protobuf import LARGE_MESSAGE_BYTES, parse_message, read_message, write_message
 from api.problems import problem_of
 from errors import NotFound, QueueFull, Unavailable
 from runners.stats import metrics
-from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
 
 logger = logging.getLogger("vitrine.grpc")
@@ -93,10 +93,10 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
         def readiness() -> Message:
             try:
-                model = self._repository.get(request.name or None, request.version or None)
+                ready = self._named(request).model.state == "ready"
             except NotFound:
-                return service_pb2.ModelReadyResponse(ready=False)
-            return service_pb2.ModelReadyResponse(ready=model.state == "ready")
+                ready = False
+            return service_pb2.ModelReadyResponse(ready=ready)
 
         return await self._answer(context, request.name, readiness)
 
@@ -109,7 +109,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         """Return a model's versions, inputs and outputs."""
 
         def message() -> Message:
-            fields = metadata.model_metadata(self._repository, self._requested_model(request))
+            fields = metadata.model_metadata(self._repository, self._named(request))
             return ParseDict(fields, service_pb2.ModelMetadataResponse())
 
         return await self._answer(context, request.name, message)
@@ -118,7 +118,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         """Return a model's configuration in Triton's words."""
 
         def message() -> Message:
-            config = metadata.model_config(self._requested_model(request))
+            config = metadata.model_config(self._named(request))
             return ParseDict({"config": config}, service_pb2.ModelConfigResponse())
 
         return await self._answer(context, request.name, message)
@@ -127,8 +127,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         """Return the counts and times of one model, or of all."""
 
         def message() -> Message:
-            model = self._requested_model(request) if request.name else None
-            return ParseDict(metadata.model_statistics(self._repository, model), service_pb2.ModelStatisticsResponse())
+            named = self._named(request) if request.name else None
+            return ParseDict(metadata.model_statistics(self._repository, named), service_pb2.ModelStatisticsResponse())
 
         await self._repository.refresh()
         return await self._answer(context, request.name, message)
@@ -182,8 +182,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _unimplemented
     TraceSetting = LogSettings = _unimplemented
 
-    def _requested_model(self, request: Any) -> LoadedModel:
-        return self._repository.get(request.name, request.version or None)
+    def _named(self, request: Any) -> NamedModel:
+        return named_model(self._repository, request.name, request.version or None)
 
     async def _infer_streamed(self, request: bytes, context: Context) -> Message:
         with self._recorded(context, "") as record:
@@ -205,18 +205,18 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise Unavailable("The server is shutting down. Send the request to another one, or later.")
         if len(data) > LARGE_MESSAGE_BYTES:
             # Reading a large message takes a while, and no other request should wait for it.
-            model, request = await asyncio.to_thread(self._read, data, record)
+            named, request = await asyncio.to_thread(self._read, data, record)
         else:
-            model, request = self._read(data, record)
+            named, request = self._read(data, record)
         deadline = self._inference.deadline(request, since, remaining_s)
-        return write_message(await self._inference.infer(model, request, deadline), request.id)
+        return write_message(await self._inference.infer(named, request, deadline), request.id)
 
-    def _read(self, data: bytes, record: _CallRecord) -> tuple[LoadedModel, InferRequest]:
+    def _read(self, data: bytes, record: _CallRecord) -> tuple[NamedModel, InferRequest]:
         message = parse_message(data)
         record.model, record.id = message.model_name, message.id[:MAX_ID]
-        model = self._repository.get(message.model_name, message.model_version or None)
-        model.check_ready()
-        return model, read_message(message, header_check(model.card, model.queue_size))
+        named = named_model(self._repository, message.model_name, message.model_version or None)
+        named.model.check_ready()
+        return named, read_message(message, header_check(named))
 
     async def _answer(self, context: Context, model: str, message: Callable[[], Message]) -> Message:
         """Answer with the message that a function returns at once."""
@@ -254,7 +254,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise
         finally:
             seconds = time.perf_counter() - started
-            label = record.model if record.model in self._repository.models or not record.model else "unknown"
+            label = record.model.partition(".")[0]  # whatever name the model was asked by
+            label = label if label in self._repository.models or not record.model else "unknown"
             metrics().requests.labels(label, record.code.name).inc()
             metrics().request.labels(label).observe(seconds)
             if self._log:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 
 from starlette.exceptions import HTTPException
@@ -15,13 +16,11 @@ from api.oip.compression import accepted_encoding, compress, decompress
 from api.oip.inference import Inference
 from api.oip.items import header_check
 from api.oip.messages import JSON_LENGTH_HEADER, InferRequest, read_json_length, read_request, write_response
-from api.oip.signature import IMAGE, ROWS
-from api.oip.tensors import BYTES, Tensor, TensorHeader, bytes_array, from_binary
+from api.oip.names import NamedModel, named_model, names_of
+from api.oip.tensors import BYTES, DTYPES, Tensor, TensorHeader, bytes_array, from_binary
 from api.operation import Endpoint, Operation, at_paths
-from api.target import VersionQuery, requested_model
+from api.target import VersionQuery
 from errors import InvalidInput
-from models.card import ImageCard
-from serving.loaded_model import LoadedModel
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
 
@@ -79,27 +78,28 @@ class OpenInference:
         return JSONResponse({"ready": ready, "live": True}, 200 if ready else 503)
 
     async def models(self, request: Request) -> Response:
-        """The names of the models."""
-        return JSONResponse({"models": sorted(self._repository.models)})
+        """The names of the models, several for each."""
+        models = self._repository.models.values()
+        return JSONResponse({"models": sorted(named.name for model in models for named in names_of(model))})
 
     async def model(self, request: Request) -> Response:
         """A model's versions, inputs and outputs."""
-        return JSONResponse(metadata.model_metadata(self._repository, requested_model(self._repository, request)))
+        return JSONResponse(metadata.model_metadata(self._repository, self._named(request)))
 
     async def model_ready(self, request: Request) -> Response:
         """Whether a model answers: 200, else 503."""
-        model = requested_model(self._repository, request)
-        ready = model.state == "ready"
-        return JSONResponse({"name": model.name, "ready": ready}, 200 if ready else 503)
+        named = self._named(request)
+        ready = named.model.state == "ready"
+        return JSONResponse({"name": named.name, "ready": ready}, 200 if ready else 503)
 
     async def config(self, request: Request) -> Response:
         """A model's configuration in Triton's words."""
-        return JSONResponse(metadata.model_config(requested_model(self._repository, request)))
+        return JSONResponse(metadata.model_config(self._named(request)))
 
     async def statistics(self, request: Request) -> Response:
         """A model's counts and times in Triton's words."""
         await self._repository.refresh()
-        return JSONResponse(metadata.model_statistics(self._repository, requested_model(self._repository, request)))
+        return JSONResponse(metadata.model_statistics(self._repository, self._named(request)))
 
     async def all_statistics(self, request: Request) -> Response:
         """The counts and times of every model."""
@@ -125,8 +125,8 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """Infer tensors: JSON, binary tensors behind JSON, or the one tensor alone as the body."""
-        since, model = time.monotonic(), requested_model(self._repository, request)
-        model.check_ready()
+        since, named = time.monotonic(), self._named(request)
+        named.model.check_ready()
         body, headers = await read_body(request), request.headers
         if encoding := headers.get("content-encoding", ""):
             compressed_bytes = len(body)
@@ -134,12 +134,12 @@ class OpenInference:
             request.state.body.hold(max(0, len(body) - compressed_bytes))
 
         def read() -> InferRequest:
-            return read_infer_request(body, headers.get(JSON_LENGTH_HEADER), model)
+            return read_infer_request(body, headers.get(JSON_LENGTH_HEADER), named)
 
         # Reading a large body takes a while, and no other request should wait for it.
         infer_request = await asyncio.to_thread(read) if len(body) > LARGE_JSON_BYTES else read()
         deadline = self._inference.deadline(infer_request, since)
-        response = await self._inference.infer(model, infer_request, deadline, HttpCaller(request))
+        response = await self._inference.infer(named, infer_request, deadline, HttpCaller(request))
         content, json_length = write_response(response, infer_request)
         response_headers = timing_headers(response.answers) | {"Vary": "Accept-Encoding"}
         if json_length is not None:
@@ -150,29 +150,37 @@ class OpenInference:
         media_type = "application/json" if json_length is None else "application/octet-stream"
         return Response(content, 200, response_headers, media_type)
 
+    def _named(self, request: Request) -> NamedModel:
+        """Return the model that the path names; a version may stand in the path or in the query."""
+        path = request.path_params
+        return named_model(self._repository, path["name"], path.get("version") or request.query_params.get("version"))
 
-def read_infer_request(body: bytes, json_length: str | None, model: LoadedModel) -> InferRequest:
+
+def read_infer_request(body: bytes, json_length: str | None, named: NamedModel) -> InferRequest:
     """Read the tensors of a request: JSON, binary tensors behind JSON, or one bare tensor as the whole body.
 
     Args:
         body: the body, decompressed.
         json_length: the value of the header `JSON_LENGTH_HEADER`, if the request has it.
-        model: the model that is to infer.
+        named: the model that is to infer; a bare tensor is the one input that its name lists.
 
     Raises:
         InvalidInput: the body is none of these, or the model does not take such tensors.
     """
-    check, length = header_check(model.card, model.queue_size), read_json_length(json_length, len(body))
+    check, length = header_check(named), read_json_length(json_length, len(body))
     if json_length is None or length:
         return read_request(body, length, check)
     if not body:
         raise InvalidInput(f"{JSON_LENGTH_HEADER} is 0, so the body should be the tensor itself; it is empty.")
-    if isinstance(model.card, ImageCard):
-        return InferRequest([Tensor(IMAGE, BYTES, bytes_array(IMAGE, (1,), [body]))])
-    width = len(model.card.input.features)
-    header = TensorHeader(ROWS, "FP32", (len(body) // (4 * width), width))
+    name, datatype, shape, _ = named.signature.inputs[0]
+    if len(named.signature.inputs) > 1:
+        raise InvalidInput(f"{named.name} takes {len(named.signature.inputs)} inputs; a bare body can be one only.")
+    if datatype == BYTES:
+        return InferRequest([Tensor(name, BYTES, bytes_array(name, (1,), [body]))])
+    item_bytes = math.prod(shape[1:]) * DTYPES[datatype].itemsize
+    header = TensorHeader(name, datatype, (len(body) // item_bytes, *shape[1:]))
     check([header])
-    return InferRequest([Tensor(ROWS, "FP32", from_binary(header, body))])
+    return InferRequest([Tensor(name, datatype, from_binary(header, body))])
 
 
 def _model_operations(method: str, action: str, endpoint: Endpoint) -> list[Operation]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from api.oip.items import image_payloads, row_values
 from api.oip.messages import InferRequest, InferResponse, RequestedOutput, check_unique
+from api.oip.names import NamedModel
 from api.oip.signature import CONTRIBUTIONS, IS_ANOMALY, LABEL, LOGITS, MAP, PROBABILITIES, SCORE, output_specs
 from api.oip.tensors import BYTES, Array, Tensor, bytes_array, text_tensor
 from api.parameters import threshold_limits
@@ -16,7 +17,6 @@ from models.card import Card, ImageCard, RowCard, is_detector
 from postprocessing.anomaly import Anomaly
 from postprocessing.classification import Classification, softmax
 from runners.runner import Answer
-from serving.loaded_model import LoadedModel
 from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions
 from serving.predictor import Predictor
 from serving.waiting import Caller
@@ -54,7 +54,7 @@ class Inference:
         return deadline if remaining_s is None else min(deadline, since + remaining_s)
 
     async def infer(
-        self, model: LoadedModel, request: InferRequest, deadline: float, caller: Caller | None = None
+        self, named: NamedModel, request: InferRequest, deadline: float, caller: Caller | None = None
     ) -> InferResponse:
         """Answer a request.
 
@@ -64,7 +64,7 @@ class Inference:
             InvalidInput: a parameter, an output or an item is wrong; the message names it.
             VitrineError: as `Predictor.predict_images` and `Predictor.predict_rows`.
         """
-        outputs = requested_outputs(model, request)
+        model, outputs = named.model, requested_outputs(named, request)
         parameters, partial = _read_parameters(request, model.card)
         if isinstance(model.card, ImageCard):
             payloads = image_payloads(request.inputs[0])
@@ -73,25 +73,30 @@ class Inference:
             else:
                 work = self._predictor.predict_images(model, payloads, parameters, deadline, caller, all_or_none=True)
             predictions, failed = _separate(await work, request.inputs[0].name, partial=partial)
-            return _image_response(model, model.card, outputs, predictions, failed)
+            return _image_response(named, model.card, outputs, predictions, failed)
         rows = row_values(request.inputs, model.card)
         predicted = await self._predictor.predict_rows(model, rows, parameters, deadline, caller)
         problems = predicted.problems
         if problems and (not partial or len(problems) == len(rows.values)):
             first = min(problems)
             raise InvalidInput(f"Row {first}: {problems[first]}")
-        return _row_response(model, model.card, outputs, predicted)
+        return _row_response(named, model.card, outputs, predicted)
 
 
-def requested_outputs(model: LoadedModel, request: InferRequest) -> Sequence[RequestedOutput]:
-    """Return the outputs that a request asks for; without any, all of the model's but the map.
+def requested_outputs(named: NamedModel, request: InferRequest) -> Sequence[RequestedOutput]:
+    """Return the outputs that a request asks for.
+
+    Without any, the model's own name answers with all of them but the map, as it did before there were other names;
+    another name answers with the one that it lists.
 
     Raises:
         InvalidInput: an output is unknown, stands twice, or has no classes although some are asked for.
     """
+    model, signature = named.model, named.signature
     names = [spec.name for spec in output_specs(model.card, has_map=not model.not_explainable_reason)]
     if not request.outputs:
-        return [RequestedOutput(name, binary=request.binary) for name in names if name != MAP]
+        default = [signature.output.name] if signature.suffix else [name for name in names if name != MAP]
+        return [RequestedOutput(name, binary=request.binary) for name in default]
     check_unique([output.name for output in request.outputs], "outputs")
     for output in request.outputs:
         if output.name not in names:
@@ -155,7 +160,7 @@ def _separate(
 
 
 def _image_response(
-    model: LoadedModel,
+    named: NamedModel,
     card: ImageCard,
     outputs: Sequence[RequestedOutput],
     predictions: Sequence[ImagePrediction],
@@ -170,11 +175,11 @@ def _image_response(
     warnings = [warning for prediction in predictions for warning in prediction.warnings]
     answered_by = [prediction.answered_by for prediction in predictions if prediction.answered_by]
     answers = [prediction.answer for prediction in predictions]
-    return _response(model, outputs, tensors, answers, warnings, failed, answered_by)
+    return _response(named, outputs, tensors, answers, warnings, failed, answered_by)
 
 
 def _row_response(
-    model: LoadedModel, card: RowCard, outputs: Sequence[RequestedOutput], predicted: RowPredictions
+    named: NamedModel, card: RowCard, outputs: Sequence[RequestedOutput], predicted: RowPredictions
 ) -> InferResponse:
     if is_detector(card):
         anomalies = [result for result in predicted.results if isinstance(result, Anomaly)]
@@ -189,7 +194,7 @@ def _row_response(
         labels = [result.label for result in predicted.results if isinstance(result, Classification)]
         tensors = _classification_tensors(card, predicted.outputs, labels, outputs)
     failed = {place: str(error) for place, error in predicted.problems.items()}
-    return _response(model, outputs, tensors, [predicted.answer], predicted.warnings, failed)
+    return _response(named, outputs, tensors, [predicted.answer], predicted.warnings, failed)
 
 
 def _classification_tensors(
@@ -204,7 +209,7 @@ def _classification_tensors(
 
 
 def _response(
-    model: LoadedModel,
+    named: NamedModel,
     outputs: Sequence[RequestedOutput],
     tensors: dict[str, Tensor],
     answers: Sequence[Answer[Any]],
@@ -220,4 +225,4 @@ def _response(
     if answered_by:
         parameters["answered_by"] = ",".join(answered_by)
     requested = [tensors[output.name] for output in outputs]
-    return InferResponse(model.name, model.version or "", requested, parameters, answers)
+    return InferResponse(named.name, named.model.version or "", requested, parameters, answers)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from api.oip.messages import HeaderCheck, check_unique
-from api.oip.signature import ANY, IMAGE, PIXELS, ROWS, TensorSpec, input_specs
+from api.oip.names import NamedModel
+from api.oip.signature import ANY, IMAGE, PIXELS, ROWS, TensorSpec, input_specs, signatures
 from api.oip.tensors import Tensor, TensorHeader
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
@@ -15,24 +16,25 @@ MAX_NAMED = 20
 """The most missing and unknown features that a message names."""
 
 
-def header_check(card: Card, queue_size: int) -> HeaderCheck:
-    """Return the check that refuses tensors which a model does not take.
+def header_check(named: NamedModel) -> HeaderCheck:
+    """Return the check that refuses tensors which a model does not take under its name.
 
-    Args:
-        card: names the inputs.
-        queue_size: how many items may wait; a request with more could never be answered.
+    A model's own name takes the inputs of each of its signatures, another name only those of its own.
 
     Returns:
         A function that raises InvalidInput if an input is unknown, missing or there twice, has another datatype or
-        shape than the card asks for, or holds no items or too many.
+        shape than the card asks for, or holds no items, or more than could ever be answered together.
     """
+    card = named.model.card
+    accepted = [named.signature] if named.signature.suffix else signatures(card)
+    alternatives = [[spec.name for spec in signature.inputs] for signature in accepted]
 
     def check(headers: Sequence[TensorHeader]) -> None:
         specs = {spec.name: spec for spec in input_specs(card)}
-        _check_names([header.name for header in headers], card, specs)
+        _check_names([header.name for header in headers], alternatives)
         for header in headers:
             _check_form(header, specs[header.name], ("FP32", "FP64") if isinstance(card, RowCard) else ())
-            most = max_items(card, queue_size)
+            most = max_items(card, named.model.queue_size)
             if not 1 <= header.shape[0] <= most:
                 raise InvalidInput(f"{card.name} takes 1 to {most:,} items in one request, not {header.shape[0]:,}.")
         if len({header.shape[0] for header in headers}) > 1:
@@ -65,21 +67,23 @@ def row_values(tensors: Sequence[Tensor], card: RowCard) -> RowValues:
     return RowValues(np.stack(columns, axis=1).astype(np.float64))
 
 
-def _check_names(names: Sequence[str], card: Card, specs: dict[str, TensorSpec]) -> None:
-    """Raise InvalidInput unless the inputs are one alternative, or exactly the card's features."""
+def _check_names(names: Sequence[str], alternatives: Sequence[Sequence[str]]) -> None:
+    """Raise InvalidInput unless the inputs are all those of one alternative."""
     check_unique(names, "inputs")
-    features = [feature.name for feature in card.input.features] if isinstance(card, RowCard) else []
-    if set(names) & set(features) and ROWS not in names:
-        wrong = [f"{name} is missing" for name in features if name not in names]
-        wrong += [f"{name!r:.80} is unknown" for name in names if name not in features]
-        if wrong:
-            raise InvalidInput(
-                f"{'; '.join(wrong[:MAX_NAMED])}. Expected: {', '.join(features)}; or `{ROWS}` with all of them."
-            )
-    elif len(names) != 1 or names[0] not in specs or names[0] in features:
-        alternatives = ", ".join(name for name in specs if name not in features)
-        sent = ", ".join(names)
-        raise InvalidInput(f"Send {'' if features else 'one of '}{alternatives} as the only input, not {sent:.200}.")
+    if any(set(names) == set(alternative) for alternative in alternatives):
+        return
+    single = [alternative[0] for alternative in alternatives if len(alternative) == 1]
+    columns = next((alternative for alternative in alternatives if len(alternative) > 1), ())
+    means_columns = bool(set(names) & set(columns)) and not set(names) & set(single)
+    if columns and (means_columns or not single):
+        wrong = [f"{name} is missing" for name in columns if name not in names]
+        wrong += [f"{name!r:.80} is unknown" for name in names if name not in columns]
+        instead = f"; or `{single[0]}` with all of them" if single else ""
+        raise InvalidInput(f"{'; '.join(wrong[:MAX_NAMED])}. Expected: {', '.join(columns)}{instead}.")
+    sent = ", ".join(names)
+    raise InvalidInput(
+        f"Send {'one of ' if len(single) > 1 else ''}{', '.join(single)} as the only input, not {sent:.200}."
+    )
 
 
 def _check_form(header: TensorHeader, spec: TensorSpec, datatypes: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from api.json_values import check_value_count
 from api.oip.tensors import BYTES, Tensor, TensorHeader, from_binary, from_list, read_header, to_binary, to_list
 from errors import InvalidInput
 from preprocessing.rows import is_unicode
@@ -16,8 +17,6 @@ MAX_NAME, MAX_ID = 200, 1000
 """The most characters that a tensor's name and a request's id may have."""
 MAX_TENSORS, MAX_PARAMETERS = 128, 64
 """The most tensors of one request, and the most parameters of one request or tensor."""
-MAX_JSON_VALUES = 1_000_000
-"""Reading more values as JSON would hold up every other request."""
 HeaderCheck = Callable[[Sequence[TensorHeader]], None]
 """Raises InvalidInput for tensors that a model does not take, before any of their values is looked at."""
 Parameters = Mapping[str, str | int | float | bool]
@@ -81,9 +80,7 @@ def read_request(body: bytes, json_length: int, check: HeaderCheck) -> InferRequ
     Raises:
         InvalidInput: something is missing, left over or of the wrong type; the message names it.
     """
-    values = body.count(b",", 0, json_length) + body.count(b"{", 0, json_length)
-    if values > MAX_JSON_VALUES or body.count(b"[", 0, json_length) > MAX_JSON_VALUES:
-        raise InvalidInput(f"The JSON has more than {MAX_JSON_VALUES:,} values. Send large tensors as binary ones.")
+    check_value_count(body, json_length)
     try:
         document = _object(json.loads(body[:json_length]), "The request")
     except (ValueError, RecursionError) as error:

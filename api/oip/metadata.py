@@ -1,10 +1,13 @@
 """The server and its models as the Open Inference Protocol describes them: JSON, whose fields gRPC's messages share."""
 
+import json
 from typing import Any
 
 from api.oip.items import max_items
-from api.oip.signature import TensorSpec, input_specs, output_specs
+from api.oip.names import NamedModel, names_of
+from api.oip.signature import ROWS, TensorSpec, output_specs
 from api.oip.tensors import BYTES
+from models.card import ImageCard
 from runners.stats import RunnerStats
 from serving.loaded_model import LoadedModel, State
 from serving.repository import ModelRepository
@@ -23,66 +26,77 @@ def server_metadata(version: str) -> dict[str, Any]:
     return {"name": "vitrine", "version": version, "extensions": list(EXTENSIONS)}
 
 
-def model_metadata(repository: ModelRepository, model: LoadedModel) -> dict[str, Any]:
-    """Return a model's versions and tensors; -1 is a size that may vary."""
+def model_metadata(repository: ModelRepository, named: NamedModel) -> dict[str, Any]:
+    """Return a model's versions, and the tensors of the name that it was asked by; -1 is a size that may vary."""
+    name, model, signature = named
     return {
-        "name": model.name,
+        "name": name,
         "versions": list(repository.versions.get(model.name, ())),
         "platform": PLATFORMS[model.runtime][0],
-        "inputs": [_tensor_metadata(spec) for spec in input_specs(model.card)],
-        "outputs": [_tensor_metadata(spec) for spec in _output_specs(model)],
+        "inputs": [_tensor_metadata(spec) for spec in signature.inputs],
+        "outputs": [_tensor_metadata(signature.output)],
     }
 
 
-def model_config(model: LoadedModel) -> dict[str, Any]:
-    """Return as much of Triton's model configuration as applies here."""
+def model_config(named: NamedModel) -> dict[str, Any]:
+    """Return as much of Triton's model configuration as applies here.
+
+    Its parameters hold, one a line, the model's labels and all outputs that a request may name; for a model of rows
+    also an example of the inputs, as perf_analyzer reads it from a file.
+    """
+    name, model, signature = named
     platform, backend = PLATFORMS[model.runtime]
-    inputs = input_specs(model.card)
+    outputs = output_specs(model.card, has_map=not model.not_explainable_reason)
+    texts = {"labels": "\n".join(model.card.labels), "outputs": "\n".join(spec.name for spec in outputs)}
+    if not isinstance(model.card, ImageCard):
+        values = {feature.name: [feature.example] for feature in model.card.input.features}
+        row = values if signature.suffix else {ROWS: [value for column in values.values() for value in column]}
+        texts["example"] = json.dumps({"data": [row]})
     return {
-        "name": model.name,
+        "name": name,
         "platform": platform,
         "backend": backend,
         "max_batch_size": max_items(model.card, model.queue_size),
-        "input": [{**_tensor_config(spec), "optional": len(inputs) > 1} for spec in inputs],
-        "output": [_tensor_config(spec) for spec in _output_specs(model)],
-        "parameters": {"labels": {"string_value": "\n".join(model.card.labels)}},
+        "input": [_tensor_config(spec) | {"format": spec.format} for spec in signature.inputs],
+        "output": [_tensor_config(signature.output)],
+        "parameters": {key: {"string_value": text} for key, text in texts.items()},
     }
 
 
-def model_statistics(repository: ModelRepository, model: LoadedModel | None = None) -> dict[str, Any]:
+def model_statistics(repository: ModelRepository, named: NamedModel | None = None) -> dict[str, Any]:
     """Return Triton's statistics of one model, or of all that are installed; times are in nanoseconds.
+
+    Whatever name a model is asked by, its counts are those of the model; among all models each stands once.
 
     An inference is a picture or a row; inference_count / execution_count is the mean batch. What succeeds or fails is
     an item of the queue: a picture, or the rows of one request. In inference_stats each item has the whole time of its
     batch in compute_infer, as with Triton; in batch_stats the time of a batch counts once.
     """
-    models = [model] if model else [installed for installed in repository.every if installed.stored]
-    return {"model_stats": [_statistics(model) for model in models]}
+    if named:
+        return {"model_stats": [_statistics(named.name, named.model)]}
+    return {"model_stats": [_statistics(model.name, model) for model in repository.every if model.stored]}
 
 
 def repository_index(repository: ModelRepository, *, ready_only: bool = False) -> list[dict[str, str]]:
-    """Return every version of every model with its state, or only those that are ready."""
+    """Return every version of every model with its state under each of its names, or only those that are ready."""
     return [
         {
-            "name": model.name,
+            "name": named.name,
             "version": model.version or "",
             "state": INDEX_STATES.get(model.state, "UNAVAILABLE"),
             "reason": model.detail,
         }
         for model in repository.every
         if model.state == "ready" or not ready_only
+        for named in names_of(model)
     ]
 
 
-def _output_specs(model: LoadedModel) -> list[TensorSpec]:
-    return output_specs(model.card, has_map=not model.not_explainable_reason)
-
-
-def _statistics(model: LoadedModel) -> dict[str, Any]:
+def _statistics(name: str, model: LoadedModel) -> dict[str, Any]:
     stats = model.stats() or RunnerStats()
     items = stats.succeeded
     return {
-        "name": model.name,
+        "name": name,
         "version": model.version or "",
         "last_inference": int(stats.last_inference * 1e3),
         "inference_count": stats.inferences,

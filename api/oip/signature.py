@@ -1,11 +1,15 @@
-"""The inputs and outputs of a model as tensors of the Open Inference Protocol, derived from its card."""
+"""The inputs and outputs of a model as tensors of the Open Inference Protocol, derived from its card.
+
+A model can be asked in several ways. Clients that read metadata, such as Triton's examples and load generators, send
+every input that they find listed; so each way has a signature, and a name of its own (`api.oip.names`).
+"""
 
 from typing import NamedTuple
 
 from api.oip.tensors import BYTES
 from models.card import Card, ImageCard, is_detector
 
-IMAGE, PIXELS, TENSOR, ROWS = "image", "pixels", "tensor", "rows"
+IMAGE, PIXELS, TENSOR, ROWS, COLUMNS = "image", "pixels", "tensor", "rows", "columns"
 PROBABILITIES, LOGITS, LABEL, MAP = "probabilities", "logits", "label", "map"
 SCORE, IS_ANOMALY, CONTRIBUTIONS = "score", "is_anomaly", "contributions"
 ANY = -1
@@ -13,15 +17,37 @@ ANY = -1
 
 
 class TensorSpec(NamedTuple):
-    """A tensor's name, datatype and shape, the batch axis included."""
+    """A tensor's name, datatype and shape, the batch axis included.
+
+    Attributes:
+        name: the tensor's name.
+        datatype: in the protocol's words.
+        shape: with `ANY` for sizes that may vary.
+        format: Triton's word for the order of a picture's axes.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    format: str = "FORMAT_NONE"
+
+
+class Signature(NamedTuple):
+    """One way to ask a model: the inputs that it takes together, and the output that it lists.
+
+    Attributes:
+        suffix: stands behind the model's name and a dot; "" is the way of the name alone.
+        inputs: a request brings all of them.
+        output: a request may name the model's other outputs as well.
+    """
+
+    suffix: str
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
 
 
 def input_specs(card: Card) -> list[TensorSpec]:
-    """Return the tensors that a request may bring.
+    """Return the tensors that a request for the model's own name may bring.
 
     For a model of pictures these are three alternatives: encoded pictures, their pixels, or transformed pictures. For
     a model of rows they are two: all rows in one tensor, or one tensor for each feature.
@@ -29,8 +55,8 @@ def input_specs(card: Card) -> list[TensorSpec]:
     if isinstance(card, ImageCard):
         return [
             TensorSpec(IMAGE, BYTES, (ANY,)),
-            TensorSpec(PIXELS, "UINT8", (ANY, ANY, ANY, 3)),
-            TensorSpec(TENSOR, "FP32", (ANY, 3, *card.input.size)),
+            TensorSpec(PIXELS, "UINT8", (ANY, ANY, ANY, 3), "FORMAT_NHWC"),
+            TensorSpec(TENSOR, "FP32", (ANY, 3, *card.input.size), "FORMAT_NCHW"),
         ]
     features = card.input.features
     columns = [TensorSpec(feature.name, "FP32", (ANY,)) for feature in features]
@@ -51,3 +77,22 @@ def output_specs(card: Card, *, has_map: bool) -> list[TensorSpec]:
         TensorSpec(LABEL, BYTES, (ANY,)),
     ]
     return [*specs, TensorSpec(MAP, "FP32", (ANY, ANY, ANY))] if has_map else specs
+
+
+def signatures(card: Card) -> tuple[Signature, ...]:
+    """Return the ways to ask a model, that of its name alone first.
+
+    Pixels are listed in the size that the network takes, although other sizes are taken too and resized here: load
+    generators refuse an input whose size may vary, and image clients resize to what is listed.
+    """
+    output = output_specs(card, has_map=False)[0]
+    if isinstance(card, ImageCard):
+        image, pixels, tensor = input_specs(card)
+        pixels = pixels._replace(shape=(ANY, *card.input.size, 3))
+        return (
+            Signature("", (image,), output),
+            Signature(PIXELS, (pixels,), output),
+            Signature(TENSOR, (tensor,), output),
+        )
+    rows, *columns = input_specs(card)
+    return Signature("", (rows,), output), Signature(COLUMNS, tuple(columns), output)

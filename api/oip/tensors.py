@@ -1,6 +1,5 @@
 """Tensors of the Open Inference Protocol in their three forms: little-endian bytes, JSON lists, NumPy arrays."""
 
-import base64
 import math
 import struct
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from api.json_values import decode_base64
 from errors import InvalidInput
 
 Array = npt.NDArray[Any]
@@ -112,7 +112,7 @@ def from_list(header: TensorHeader, values: object) -> Array:
         names = ", ".join(sorted(kind.__name__ for kind in wrong))
         raise InvalidInput(f"{name}: {datatype} does not hold values of type {names}.")
     if datatype == BYTES:
-        return bytes_array(name, shape, [_decode_base64(name, index, text) for index, text in enumerate(flat)])
+        return bytes_array(name, shape, [decode_base64(text, f"{name}[{index}]") for index, text in enumerate(flat)])
     try:
         with np.errstate(over="ignore"):  # a value that became infinite is refused later, by its own name
             return np.array(flat, DTYPES[datatype]).reshape(shape)
@@ -197,10 +197,3 @@ def _json_types(datatype: str) -> set[type]:
         return {int, float}
     special: dict[str, set[type]] = {"BOOL": {bool}, BYTES: {str}}
     return special.get(datatype, {int})
-
-
-def _decode_base64(name: str, index: int, text: str) -> bytes:
-    try:
-        return base64.b64decode(text.encode("ascii").translate(None, b" \t\r\n"), validate=True)
-    except ValueError as error:
-        raise InvalidInput(f"{name}[{index}] is not base64 ({error}).") from error

@@ -26,6 +26,9 @@ async def main(url: str, grpc_url: str, picture: bytes) -> dict[str, object]:
     rows.data = [[42.0, 52_000.0, 420.0, 9.0, 63.5, 95.0]]
     churn = await rest.infer(url, InferRequest(model_name="churn", infer_inputs=[rows]), model_name="churn")
 
+    v1 = InferenceRESTClient(RESTConfig(protocol="v1", timeout=60))
+    instances = {"instances": [{"b64": base64.b64encode(picture).decode()}]}
+
     remote = InferenceGRPCClient(url=grpc_url)
     encoded = InferInput("image", [1], "BYTES")
     encoded._raw_data = len(picture).to_bytes(4, "little") + picture
@@ -43,7 +46,10 @@ async def main(url: str, grpc_url: str, picture: bytes) -> dict[str, object]:
         "rest": answer.outputs[0].as_numpy().tolist(),
         "grpc": grpc_answer.outputs[0].as_numpy().tolist(),
         "churn": churn.outputs[0].as_numpy().tolist(),
+        "v1": (await v1.infer(url, instances, model_name=MODEL))["predictions"],
+        "v1 ready": await v1.is_model_ready(url, MODEL),
     }
+    await v1.close()
     await rest.close()
     await remote.close()
     return answers

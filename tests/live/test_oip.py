@@ -25,6 +25,7 @@ from tritonclient.utils import InferenceServerException
 from models.card import read_image_card
 from preprocessing.decode import decode
 from preprocessing.transform import transform
+from tests.api.oip.image_clients import check_image_model, described, prepared, ranked, request
 from tests.api.oip.served import connect, images, tensor
 from tests.conftest import ROOT, SHIPPED, encode
 from tests.live.server import Server
@@ -122,12 +123,27 @@ def test_the_index_also_lists_models_that_are_not_installed(client: Any) -> None
     index = client.get_model_repository_index()
     rows = index if isinstance(index, list) else [{"name": row.name, "state": row.state} for row in index.models]
     assert {row["name"]: row["state"] for row in rows} == {
-        STONE: "READY",
-        CHURN: "READY",
-        SENSORS: "READY",
-        "cifar10": "UNAVAILABLE",
-        "imagenet": "UNAVAILABLE",
+        **dict.fromkeys((STONE, f"{STONE}.pixels", f"{STONE}.tensor"), "READY"),
+        **dict.fromkeys((CHURN, f"{CHURN}.columns", SENSORS, f"{SENSORS}.columns"), "READY"),
+        **{name + suffix: "UNAVAILABLE" for name in ("cifar10", "imagenet") for suffix in ("", ".pixels", ".tensor")},
     }
+
+
+def test_tritons_image_client_sends_what_is_listed_and_reads_the_classes(
+    client: Any, triton: ModuleType, server: Server, pictures: list[bytes]
+) -> None:
+    for name in (f"{STONE}.pixels", f"{STONE}.tensor"):
+        listed = check_image_model(*described(client, name))
+        assert sorted(listed.shape) == [3, 224, 224]
+        batch = np.stack([prepared(data, listed, inception=listed.datatype == "FP32") for data in pictures[:2]])
+        answer = client.infer(name, **request(triton, listed, batch, classes=2))
+        rows = ranked(answer.as_numpy(listed.output))
+        assert [sorted(label for _, _, label in row) for row in rows] == [["no_stone", "stone"]] * 2
+        assert [sum(value for value, _, _ in row) for row in rows] == pytest.approx([1, 1], abs=1e-5)
+        if name.endswith(".pixels"):  # the program's own resizing aside, these are predicted as files are
+            files = [encode(pixels, "PNG") for pixels in batch]
+            expected = [max(predicted(server, file)) for file in files]
+            assert [row[0][0] for row in rows] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_message_of_20_mb_goes_through_and_one_over_the_limit_is_refused(
@@ -152,7 +168,8 @@ def test_kserves_client_works_unmodified(server: Server, pictures: list[bytes], 
     answers = json.loads(completed.stdout.splitlines()[-1])
     assert answers["ready"] == [True] * 6
     assert answers["ids"] == ["rest-1", "grpc-1"]
-    for protocol in ("rest", "grpc"):
+    assert answers["v1 ready"] is True
+    for protocol in ("rest", "grpc", "v1"):
         assert np.abs(np.array(answers[protocol]).ravel() - predicted(server, pictures[0])).max() <= 1e-6
     churn = requests.post(f"{server.url}/models/{CHURN}/predict", json={"features": CUSTOMER}, timeout=30).json()
     assert np.ravel(answers["churn"]) == pytest.approx(list(churn["probabilities"].values()), abs=1e-6)

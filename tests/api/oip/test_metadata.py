@@ -10,13 +10,18 @@ import pytest
 import requests
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from tritonclient.utils import InferenceServerException
 
 from tests.api.oip.served import Served, images, tensor
 from tests.tiny import plain
 
 MODELS = ("tiny", "explained", "churn", "machine-anomaly")
+COLUMNS = ("age", "income", "tenure_days", "num_purchases", "avg_transaction_value", "days_since_last_purchase")
+NAMES = (
+    *("tiny", "tiny.pixels", "tiny.tensor", "explained", "explained.pixels", "explained.tensor"),
+    *("churn", "churn.columns", "machine-anomaly", "machine-anomaly.columns"),
+)
 CUSTOMER = [42.0, 52_000.0, 420.0, 9.0, 63.5, 95.0]
 
 
@@ -44,51 +49,55 @@ def number(statistics: Any, *path: str) -> int:
     return int(statistics or 0)
 
 
-def test_a_models_tensors_are_those_of_its_card(over_http: Any) -> None:
-    metadata = over_http.get_model_metadata("tiny")
-    assert metadata["inputs"] == [
-        {"name": "image", "datatype": "BYTES", "shape": [-1]},
-        {"name": "pixels", "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
-        {"name": "tensor", "datatype": "FP32", "shape": [-1, 3, 16, 16]},
-    ]
-    assert [output["name"] for output in metadata["outputs"]] == ["probabilities", "logits", "label"]
-    assert metadata["outputs"][0]["shape"] == [-1, 2]
-    assert [output["name"] for output in over_http.get_model_metadata("explained")["outputs"]][-1] == "map"
-    assert [tensor["name"] for tensor in over_http.get_model_metadata("churn")["inputs"]][:3] == [
-        "rows",
-        "age",
-        "income",
-    ]
-    assert [output["name"] for output in over_http.get_model_metadata("machine-anomaly")["outputs"]] == [
-        "score",
-        "is_anomaly",
-        "contributions",
-    ]
+@pytest.mark.parametrize(
+    ("name", "inputs", "output"),
+    [
+        ("tiny", [("image", "BYTES", [-1])], ("probabilities", [-1, 2])),
+        ("tiny.pixels", [("pixels", "UINT8", [-1, 16, 16, 3])], ("probabilities", [-1, 2])),
+        ("tiny.tensor", [("tensor", "FP32", [-1, 3, 16, 16])], ("probabilities", [-1, 2])),
+        ("churn", [("rows", "FP32", [-1, 6])], ("probabilities", [-1, 2])),
+        ("churn.columns", [(name, "FP32", [-1]) for name in COLUMNS], ("probabilities", [-1, 2])),
+        ("machine-anomaly", [("rows", "FP32", [-1, 4])], ("score", [-1])),
+    ],
+)
+def test_each_name_of_a_model_lists_one_way_in_and_one_output(
+    over_http: Any, name: str, inputs: list[tuple[str, str, list[int]]], output: tuple[str, list[int]]
+) -> None:
+    metadata = over_http.get_model_metadata(name)
+    assert metadata["name"] == name
+    assert [(entry["name"], entry["datatype"], entry["shape"]) for entry in metadata["inputs"]] == inputs
+    assert metadata["outputs"] == [{"name": output[0], "datatype": "FP32", "shape": output[1]}]
 
 
 def test_a_models_configuration_is_tritons(over_http: Any) -> None:
     config = over_http.get_model_config("tiny")
     assert config["max_batch_size"] == 4
-    assert config["input"][0] == {
-        "name": "image",
-        "data_type": "TYPE_STRING",
-        "dims": [1],
-        "reshape": {"shape": []},
-        "optional": True,
-    }
-    assert config["input"][2]["dims"] == [3, 16, 16]
-    assert config["parameters"] == {"labels": {"string_value": "dark\nbright"}}
+    image = {"name": "image", "data_type": "TYPE_STRING", "dims": [1], "reshape": {"shape": []}}
+    assert config["input"] == [image | {"format": "FORMAT_NONE"}]
+    assert config["parameters"]["labels"] == {"string_value": "dark\nbright"}
+    for suffix, dims, order in (("tensor", [3, 16, 16], "FORMAT_NCHW"), ("pixels", [16, 16, 3], "FORMAT_NHWC")):
+        entry = over_http.get_model_config(f"tiny.{suffix}")["input"][0]
+        assert (entry["dims"], entry["format"]) == (dims, order)
     assert over_http.get_model_config("churn")["max_batch_size"] == 1000
 
 
-@pytest.mark.parametrize("name", MODELS)
+def test_a_configuration_tells_the_outputs_that_a_request_may_name(over_http: Any) -> None:
+    for name, outputs in (
+        ("tiny.tensor", "probabilities logits label"),
+        ("explained", "probabilities logits label map"),
+        ("machine-anomaly", "score is_anomaly contributions"),
+    ):
+        assert over_http.get_model_config(name)["parameters"]["outputs"]["string_value"].split() == outputs.split()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_both_protocols_describe_a_model_alike(over_http: Any, over_grpc: Any, name: str) -> None:
     metadata, message = over_http.get_model_metadata(name), fields(over_grpc.get_model_metadata(name))
     for entry in (*message["inputs"], *message["outputs"]):
         entry["shape"] = [int(size) for size in entry["shape"]]
     assert message == metadata
-    config = over_grpc.get_model_config(name, as_json=True)["config"]
-    assert over_http.get_model_config(name)["max_batch_size"] == config["max_batch_size"]
+    config, answered = over_http.get_model_config(name), over_grpc.get_model_config(name).config
+    assert ParseDict(config, type(answered)()) == answered
     for client in (over_http, over_grpc):
         assert client.is_model_ready(name) and client.is_model_ready(name, metadata["versions"][0])
         assert not client.is_model_ready(name, "g")
@@ -98,12 +107,12 @@ def test_both_protocols_describe_the_server_alike(served: Served, over_http: Any
     assert over_http.get_server_metadata() == fields(over_grpc.get_server_metadata())
     assert over_http.get_server_metadata()["version"] == "1.2.3"
     index = over_http.get_model_repository_index()
-    assert {row["name"]: row["state"] for row in index} == dict.fromkeys(MODELS, "READY")
+    assert {row["name"]: row["state"] for row in index} == dict.fromkeys(NAMES, "READY")
     rows = over_grpc.get_model_repository_index().models
     assert [(row.name, row.version, row.state) for row in rows] == [
         (row["name"], row["version"], row["state"]) for row in index
     ]
-    assert requests.get(f"{served.url}/v2/models", timeout=10).json() == {"models": sorted(MODELS)}
+    assert requests.get(f"{served.url}/v2/models", timeout=10).json() == {"models": sorted(NAMES)}
     for client in (over_http, over_grpc):
         assert client.is_server_live() and client.is_server_ready()
         assert not client.is_model_ready("nope")

@@ -1,0 +1,202 @@
+"""Pictures and rows as plain JSON values, as the routes of KServe V1, TensorFlow Serving and TorchServe bring them."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from api.json_values import decode_base64
+from api.oip.items import max_items
+from api.rows import flat_row
+from backends.base import Logits
+from errors import InvalidInput
+from models.card import Card, ImageCard, RowCard, as_image_card
+from postprocessing.anomaly import Anomaly
+from postprocessing.classification import Classification
+from preprocessing.rows import Row
+from runners.runner import Answer
+from serving.loaded_model import LoadedModel
+from serving.pipeline import DecodedImage, ImagePayload, RowPayload, RowValues, TransformedImage
+from serving.predictions import ImagePrediction, PredictionParameters
+from serving.predictor import Predictor
+from serving.waiting import Caller
+
+WRAPPERS = ("b64", "data", "body")
+"""The names under which these protocols put a picture or a row in an object of its own."""
+
+
+class Instances(NamedTuple):
+    """The pictures or rows of one request.
+
+    Attributes:
+        values: a picture's bytes, or what JSON holds of a picture or row.
+        are_listed: whether they came as a list, so that messages name an entry of it; else the only one is the body.
+    """
+
+    values: Sequence[Any]
+    are_listed: bool = True
+
+    def place(self, index: int) -> str:
+        """Return the words for a value's place in the request."""
+        return f"instances[{index}]" if self.are_listed else "The body"
+
+    def error_at(self, index: int, error: InvalidInput) -> InvalidInput:
+        """Return an error of a value as the error of its request: of the same kind, with the place if that helps."""
+        return type(error)(f"{self.place(index)}: {error}") if self.are_listed else error
+
+
+class Predicted(NamedTuple):
+    """What the instances of one request were answered with, each in its place.
+
+    Attributes:
+        results: what a classifier or a detector makes of each.
+        outputs: of each the network's outputs, shape (K,), float32: logits, or squared errors.
+        answers: the Runner's answers that the results come from, for their times.
+        maps: where the network looked in each picture, row by row at the size of its layer; empty if nobody asked.
+    """
+
+    results: Sequence[Classification | Anomaly]
+    outputs: Sequence[Logits]
+    answers: Sequence[Answer[Any]]
+    maps: Sequence[list[list[float]]] = ()
+
+
+async def predict_instances(
+    predictor: Predictor,
+    model: LoadedModel,
+    instances: Instances,
+    parameters: PredictionParameters,
+    deadline: float,
+    caller: Caller,
+) -> Predicted:
+    """Predict pictures or rows; one that is wrong fails them all, as these protocols have no error for one alone.
+
+    Raises:
+        InvalidInput: a value is wrong; the message names it.
+        VitrineError: as `Predictor.predict_images` and `Predictor.predict_rows`.
+    """
+    card = model.card
+    _check_count(card, instances, model.queue_size)
+    if isinstance(card, ImageCard):
+        payloads = await asyncio.to_thread(image_payloads, instances, card)  # which may be megabytes
+        settled = await predictor.predict_images(model, payloads, parameters, deadline, caller, all_or_none=True)
+        return _predicted(settled, instances)
+    rows = await predictor.predict_rows(model, row_payload(instances, card), parameters, deadline, caller)
+    if rows.problems:
+        first = min(rows.problems)
+        raise instances.error_at(first, rows.problems[first])
+    return Predicted(rows.results, list(rows.outputs), [rows.answer])
+
+
+async def explain_instances(
+    predictor: Predictor,
+    model: LoadedModel,
+    instances: Instances,
+    parameters: PredictionParameters,
+    deadline: float,
+    caller: Caller,
+) -> Predicted:
+    """Predict pictures, and give the map of each; one that is wrong fails them all.
+
+    Raises:
+        InvalidInput: the model takes no pictures, or a value is wrong; the message names it.
+        VitrineError: as `Predictor.explain_image`.
+    """
+    card = as_image_card(model.card)
+    _check_count(card, instances, model.queue_size)
+    payloads = await asyncio.to_thread(image_payloads, instances, card)
+    return _predicted(await predictor.explain_images(model, payloads, parameters, deadline, caller), instances)
+
+
+def image_payloads(instances: Instances, card: ImageCard) -> list[ImagePayload]:
+    """Return pictures as the core takes them: encoded files, pixels, or transformed pictures.
+
+    Raises:
+        InvalidInput: a value is none of these; the message names it.
+    """
+    return [
+        _image_payload(_unwrapped(value), card, instances.place(index)) for index, value in enumerate(instances.values)
+    ]
+
+
+def row_payload(instances: Instances, card: RowCard) -> RowPayload:
+    """Return rows as the core takes them: all of them objects of named values, or all lists in the card's order.
+
+    Raises:
+        InvalidInput: they are of both kinds, or a list does not have a number for each feature.
+    """
+    values = [_unwrapped(value) for value in instances.values]
+    if not any(isinstance(value, list) for value in values):
+        rows: list[Row] = [flat_row(value) for value in values]
+        return rows
+    names = [feature.name for feature in card.input.features]
+    for index, value in enumerate(values):
+        are_numbers = isinstance(value, list) and all(type(number) in (int, float) for number in value)
+        if not are_numbers or len(value) != len(names):
+            raise InvalidInput(f"{instances.place(index)} must be a list of {len(names)} numbers: {', '.join(names)}.")
+    try:
+        return RowValues(np.array(values, np.float64))
+    except OverflowError as error:
+        raise InvalidInput("A number is too large for any feature.") from error
+
+
+def _check_count(card: Card, instances: Instances, queue_size: int) -> None:
+    count, most = len(instances.values), max_items(card, queue_size)
+    if not 1 <= count <= most:
+        raise InvalidInput(f"{card.name} takes 1 to {most:,} instances in one request, not {count:,}.")
+
+
+def _predicted(settled: Sequence[ImagePrediction | BaseException], instances: Instances) -> Predicted:
+    """Return what all pictures were answered with, or raise the first error."""
+    predictions = list[ImagePrediction]()
+    for index, item in enumerate(settled):
+        if isinstance(item, InvalidInput):
+            raise instances.error_at(index, item)
+        if isinstance(item, BaseException):
+            raise item
+        predictions.append(item)
+    return Predicted(
+        [prediction.classification for prediction in predictions],
+        [prediction.logits for prediction in predictions],
+        [prediction.answer for prediction in predictions],
+        [_rounded(prediction.explanation.map) for prediction in predictions if prediction.explanation],
+    )
+
+
+def _rounded(rows: npt.NDArray[np.float32]) -> list[list[float]]:
+    return [[float(f"{value:.6g}") for value in row] for row in rows]
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what an object of a single field holds, if it is one that these protocols wrap values in."""
+    while isinstance(value, Mapping) and len(value) == 1:
+        [(name, inner)] = value.items()
+        if name not in WRAPPERS or not isinstance(inner, str | list | Mapping):
+            break
+        value = inner
+    return value
+
+
+def _image_payload(value: Any, card: ImageCard, place: str) -> ImagePayload:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return decode_base64(value, place)
+    height, width = card.input.size
+    if isinstance(value, list):
+        try:
+            array = np.array(value)
+        except ValueError:  # lists of different lengths
+            array = np.empty(0)
+        if array.shape == (3, height, width) and array.dtype.kind in "iuf":
+            with np.errstate(over="ignore"):  # what becomes infinite is refused later
+                return TransformedImage(array.astype(np.float32))
+        are_pixels = array.ndim == 3 and array.shape[-1] == 3 and array.dtype.kind in "iu"
+        if are_pixels and array.size and array.min() >= 0 and array.max() <= 255:
+            return DecodedImage(array.astype(np.uint8))
+    raise InvalidInput(
+        f'{place} must be {{"b64": "…"}} with an encoded picture; or its pixels, whole numbers from 0 to 255 nested as '
+        f"height, width, 3; or what the network gets, numbers nested as 3, {height}, {width}."
+    )
