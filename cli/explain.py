@@ -14,7 +14,7 @@ from rich.table import Table
 from cli.figure import Caption, draw_figure
 from explain.base import PREDICTED
 from explain.onnx import OnnxExplainer
-from explain.overlay import heatmap, overlay, png
+from explain.overlay import overlay, png
 from export.explanation_quality import Case
 from models import registry
 from models.card import ImageCard, read_image_card
@@ -22,6 +22,7 @@ from models.package import EXPLAIN, EXPLANATIONS
 from postprocessing.classification import classify
 from preprocessing.decode import decode
 from preprocessing.transform import transform
+from serving.gradcam.heat import picture_heatmap
 
 
 @click.group(name="explain")
@@ -44,7 +45,7 @@ def picture_command(name: str, image: Path, output: Path) -> None:
     explainer = OnnxExplainer(package / EXPLAIN)
     prediction = classify(explainer.run(batch, np.array([PREDICTED]), methods).logits[0], card, top_k=3)
     outputs = explainer.run(batch, np.array([prediction.class_id], np.int64), methods)
-    heat = heatmap(outputs.maps[card.explain.method][0], (pixels.shape[0], pixels.shape[1]))
+    heat = picture_heatmap(outputs.maps[card.explain.method][0], (pixels.shape[0], pixels.shape[1]), card.input)
     probabilities = {entry.label: entry.probability for entry in prediction.top}
     lines = [f"{name}: {card.explain.method} at {card.explain.layer}", *card.warnings]
     caption = Caption(prediction.label, probabilities, lines)

@@ -11,26 +11,28 @@ from errors import CardError
 from preprocessing.rows import is_unicode
 
 
-def replace_values(card_text: str, values: Mapping[str, Any]) -> str:
+def replace_values(card_text: str, values: Mapping[str, Any], added: Mapping[str, Any] | None = None) -> str:
     """Return a card's text with some of its values replaced.
 
     Args:
         card_text: TOML.
         values: the new values by key; a key within a section is written with a dot, such as `input.size`.
+        added: more of them, which get a line of their own where the text has none.
 
     Raises:
-        CardError: the text is not TOML, or it has no such key.
+        CardError: the text is not TOML, or it has no such key as is to be replaced.
     """
     try:
         document = tomlkit.parse(card_text)
     except TOMLKitError as error:
         raise CardError(f"The card is not valid TOML: {error}") from error
-    for key, value in values.items():
+    added = added or {}
+    for key, value in {**values, **added}.items():
         *sections, name = key.split(".")
         table: Any = document
         for section in sections:
             table = table.get(section, {})
-        if name not in table:
+        if name not in table and key not in added:
             raise CardError(f"The card has no line for {key}; add one, and it is filled in.")
         table[name] = value
     return tomlkit.dumps(document)

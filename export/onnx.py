@@ -122,7 +122,7 @@ def export_explain_graph(card: ImageCard, network: nn.Module, package: Path, ten
         module = NetworkWithMaps(network, card.explain.layer, card.input.size)
     except NotCompilable as error:
         return str(error)
-    examples = {"image": torch.zeros(2, 3, *card.input.size), "target": torch.tensor([PREDICTED, 0])}
+    examples = {"image": torch.zeros(2, *card.input.shape), "target": torch.tensor([PREDICTED, 0])}
     graph = trace_to_onnx(module, examples, ["logits", *METHOD_NAMES])
     use_external_weights(graph, package / WEIGHTS)
     (package / EXPLAIN).write_bytes(graph.SerializeToString(deterministic=True))

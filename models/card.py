@@ -103,6 +103,14 @@ class ImageCard(ModelCard):
     early_exit: EarlyExit | None = None
 
     @model_validator(mode="after")
+    def _input_fits_the_network(self) -> Self:
+        if self.architecture != "onnx" and (self.input.channels == "grey" or self.input.layout == "nhwc"):
+            raise ValueError(
+                f'input: {self.architecture} takes three channels in the layout "nchw"; a graph may take others'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _threshold_and_exit_fit(self) -> Self:
         _check_threshold_is_probability(self)
         if self.early_exit is not None:

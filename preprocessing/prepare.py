@@ -11,14 +11,14 @@ QUICK_S = 0.5
 """A picture that may take longer than this to decode, in seconds of one core, is slow."""
 
 Keep = Literal["nothing", "resized", "original"]
-"""Which pixels are returned beside the tensor: none, those at the model's input size, or the picture's own."""
+"""Which pixels are returned beside the tensor: none, those of the model's input, or the picture's own."""
 
 
 class PreparedPicture(NamedTuple):
     """A picture as the model takes it.
 
     Attributes:
-        tensor: shape (3, h, w), float32, with (h, w) = `spec.size`.
+        tensor: shape `spec.shape`, float32.
         sharpness: the picture's variance of the Laplacian; None where the card does not ask for it.
         pixels: RGB, shape (H, W, 3), uint8, where they were to be kept.
     """

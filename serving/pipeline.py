@@ -28,7 +28,7 @@ class DecodedImage(NamedTuple):
 
 
 class TransformedImage(NamedTuple):
-    """A picture that is transformed already: shape (3, h, w), float32, as `transform` returns it."""
+    """A picture that is transformed already: shape `card.input.shape`, float32, as `transform` returns it."""
 
     tensor: Float32Tensor
 
@@ -132,7 +132,7 @@ class ImagePipeline:
 
     def _checked_tensor(self, tensor: Float32Tensor) -> Float32Tensor:
         """Return a tensor that a client transformed itself, if the network can be given it."""
-        shape = (3, *self._card.input.size)
+        shape = self._card.input.shape
         if tensor.shape != shape:
             raise InvalidInput(f"The tensor has shape {list(tensor.shape)}; {self._card.name} takes {list(shape)}.")
         if not (np.abs(tensor) <= LARGEST_MAGNITUDE).all():  # the comparison is false for NaN

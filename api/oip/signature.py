@@ -30,7 +30,7 @@ def input_specs(card: Card) -> list[TensorSpec]:
         return [
             TensorSpec(IMAGE, BYTES, (ANY,)),
             TensorSpec(PIXELS, "UINT8", (ANY, ANY, ANY, 3)),
-            TensorSpec(TENSOR, "FP32", (ANY, 3, *card.input.size)),
+            TensorSpec(TENSOR, "FP32", (ANY, *card.input.shape)),
         ]
     features = card.input.features
     columns = [TensorSpec(feature.name, "FP32", (ANY,)) for feature in features]

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from export.card_text import card_for_own_weights, replace_values
 from export.importers import read_labels
 from models import store
 from models.architectures import build
-from models.card import read_card
+from models.card import as_image_card, read_card
 from models.goldens import golden_inputs
 from serving.self_check import golden_batch
 from tests.conftest import ROOT
@@ -163,7 +164,7 @@ def test_timm_takes_the_weights_from_its_cache_and_says_so_when_they_are_nowhere
     result = run_import("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
     assert result.exit_code == 1 and "has the weights in its cache" in result.output
     torch.manual_seed(4)
-    network = timm.create_model("mobilenetv3_small_050").eval()
+    network: Any = timm.create_model("mobilenetv3_small_050").eval()
     snapshot = tmp_path / "hub" / "models--timm--mobilenetv3_small_050.lamb_in1k"
     (snapshot / "refs").mkdir(parents=True)
     (snapshot / "refs" / "main").write_text("0" * 40)
@@ -173,6 +174,8 @@ def test_timm_takes_the_weights_from_its_cache_and_says_so_when_they_are_nowhere
     assert result.exit_code == 0, result.output
     stored = store.find("imagenet")
     assert len(stored.card.labels) == 1000 and stored.card.labels[0].startswith("tench")
+    assert as_image_card(stored.card).input.resize == "short_side"
+    assert as_image_card(stored.card).input.crop_pct == network.pretrained_cfg["crop_pct"]
     inputs = golden_batch(stored.card, golden_inputs(IMAGENET))
     with torch.inference_mode():
         expected = network(torch.from_numpy(inputs)).numpy()
@@ -207,6 +210,12 @@ def test_a_card_without_the_value_to_be_changed_is_refused_by_name() -> None:
             replace_values(text, {"input.size": [3, 4]})
     with pytest.raises(CardError, match="not valid TOML"):
         replace_values("labels = ", {"labels": []})
+
+
+def test_a_value_that_may_be_added_gets_a_line_at_the_end_of_its_section() -> None:
+    text = "[input]\nsize = [1, 2]  # pixels\n\n[limits]\nmax_items = 1\n"
+    changed = replace_values(text, {}, {"input.crop_pct": 0.875, "limits.max_items": 2})
+    assert changed == "[input]\nsize = [1, 2]  # pixels\ncrop_pct = 0.875\n\n[limits]\nmax_items = 2\n"
 
 
 def test_a_file_name_that_no_card_can_hold_is_refused() -> None:

@@ -37,6 +37,8 @@ def test_the_shipped_card_says_what_the_model_is() -> None:
         ('name = "tiny"', 'name = "Tiny Model"', r"name: "),
         ("std = [0.5, 0.5, 0.5]", "std = [0.5, 0, 0.5]", r"std"),
         ("parameters = 6", "parameters = ", r"not valid TOML"),
+        ("size = [16, 16]", 'size = [16, 16]\nresize = "crop"', r"input.resize: .*'short_side', 'letterbox' or 'none'"),
+        ("size = [16, 16]", 'size = [16, 16]\nlayout = "nhwc"', r"efficientnet-b4-head takes three channels"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_the_file_and_what_is_allowed(old: str, new: str, message: str) -> None:
