@@ -219,6 +219,8 @@ class ModelFacts(BaseModel):
     labels: list[str]
     positive_label: str | None
     threshold: float | None
+    temperature: float | None = Field(None, description="What logits are divided by before softmax.")
+    head_activation: str | None = Field(None, description="The activation of the head, where the card says it.")
     input: dict[str, Any]
     limits: dict[str, Any]
     licence: str

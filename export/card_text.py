@@ -10,6 +10,9 @@ from tomlkit.exceptions import TOMLKitError
 from errors import CardError
 from preprocessing.rows import is_unicode
 
+OF_THE_BUNDLED_WEIGHTS = ("temperature", "head_activation")
+"""Keys of a bundled card that say something of its weights, and nothing of any others."""
+
 
 def replace_values(card_text: str, values: Mapping[str, Any], added: Mapping[str, Any] | None = None) -> str:
     """Return a card's text with some of its values replaced.
@@ -46,7 +49,10 @@ def card_for_own_weights(card_text: str, weights: Path) -> str:
     """
     if not is_unicode(weights.name):
         raise CardError(f"{weights}: the file's name is not Unicode, so the card cannot hold it; rename the file.")
+    document = tomlkit.parse(card_text)
+    for key in OF_THE_BUNDLED_WEIGHTS:
+        document.pop(key, None)
     values: dict[str, Any] = {"data": f"your own weights ({weights.name})"}
-    if "warnings" in tomlkit.parse(card_text):
+    if "warnings" in document:
         values["warnings"] = []
-    return replace_values(card_text, values)
+    return replace_values(tomlkit.dumps(document), values)

@@ -21,12 +21,12 @@ from export.operator_graph import (
     Notify,
     check_signature,
     first_line,
-    load_unoptimised,
+    load_whole,
     output_name,
     wrong_number_of_logits,
 )
 from export.parity import BATCH_SIZES, ParityReport, check_parity, random_inputs
-from models.card import ImageCard, RowCard, parse_card, read_card
+from models.card import ASSUMED_HEAD_ACTIVATION, ImageCard, RowCard, parse_card, read_card
 from models.goldens import golden_inputs, write_goldens
 from models.package import GRAPH
 from preprocessing.rows import is_unicode
@@ -48,7 +48,7 @@ class Reference(NamedTuple):
     run: Callable[[Batch], Logits]
 
 
-def from_checkpoint(card_file: Path, weights: Path, inputs: Path, package: Path) -> ParityReport:
+def from_checkpoint(card_file: Path, weights: Path, inputs: Path, package: Path, notify: Notify) -> ParityReport:
     """Export a checkpoint to ONNX and compare the graph with PyTorch.
 
     Args:
@@ -57,13 +57,14 @@ def from_checkpoint(card_file: Path, weights: Path, inputs: Path, package: Path)
         inputs: the folder of the package whose golden inputs are used. If an operator's own card asks for other
             features than their rows have, the examples on that card are used instead.
         package: the folder to write into.
+        notify: is told what is assumed of the network, since neither the card nor the checkpoint says it.
 
     Raises:
         CardError: the card is not valid.
         StoreError: the checkpoint cannot be read or does not fit the card, or the graph differs from PyTorch.
     """
     from export.onnx import export_package
-    from models.checkpoint import read_checkpoint
+    from models.checkpoint import assumes_activation, read_checkpoint
 
     card = read_card(card_file)
     goldens = golden_inputs(inputs)
@@ -73,7 +74,14 @@ def from_checkpoint(card_file: Path, weights: Path, inputs: Path, package: Path)
         except StoreError:
             row = {entry.name: entry.example for entry in card.input.entries}
             goldens = [("example.json", json.dumps(row).encode())]
-    return export_package(card_file, read_checkpoint(weights), goldens, package)
+    checkpoint = read_checkpoint(weights)
+    if assumes_activation(card, checkpoint.metadata):
+        notify(
+            f"ASSUMED: the head's activation is {ASSUMED_HEAD_ACTIVATION}. No weight tells which it was, and with "
+            "another the model answers otherwise. If it was trained with ReLU, say so on a card of your own (--card): "
+            'head_activation = "relu".'
+        )
+    return export_package(card_file, checkpoint, goldens, package)
 
 
 def from_onnx(
@@ -89,7 +97,8 @@ def from_onnx(
 
     Args:
         card_text: the card; its labels are replaced.
-        graph: has one input (N, …) float32 of the card's `input.shape` and an output (N, K); all weights are inside.
+        graph: has one input (N, …) float32 of the card's `input.shape` and an output (N, K); its weights are inside, or
+            in files in its folder or below.
         labels: K of them, in the order of the outputs.
         inputs: the folder of the package whose golden inputs are used.
         package: the folder to write into; it is created if it does not exist.
@@ -98,25 +107,26 @@ def from_onnx(
 
     Raises:
         CardError: the card is not valid.
-        StoreError: the graph cannot be read, keeps weights in another file, has other inputs or outputs, or gives
-            probabilities or something else than the reference; the message says which.
+        StoreError: the graph or its weights cannot be read, it has other inputs or outputs, or gives probabilities or
+            something else than the reference; the message says which.
     """
     card_text = replace_values(card_text, {"labels": list(labels)})
     card = parse_card(card_text, "card.toml")
     if not isinstance(card, ImageCard):
         raise StoreError(f"{card.name} takes no pictures; only an image classifier can come as a graph.")
+    package.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         # Alone in a folder the graph cannot read weights from a file beside it, least of all from the package.
-        unoptimised = load_unoptimised(Path(shutil.copyfile(graph, Path(folder) / GRAPH)), graph)
+        whole = Path(folder) / GRAPH
+        unoptimised = load_whole(graph, whole, notify)
+        shutil.copyfile(whole, package / GRAPH)
     check_signature(unoptimised, card, graph, notify)
     reference = reference or _unoptimised_reference(unoptimised)
     golden_files = golden_inputs(inputs)
     goldens = golden_batch(card, golden_files)
     batch = np.concatenate([goldens, random_inputs(card)])
     expected = _reference_outputs(reference, batch, len(labels), graph)
-    package.mkdir(parents=True, exist_ok=True)
     (package / "card.toml").write_text(card_text, "utf-8")
-    shutil.copyfile(graph, package / GRAPH)
     write_goldens(package, golden_files, expected[: len(goldens)], reference.name)
     try:
         backend = OnnxBackend(package / GRAPH)

@@ -62,7 +62,10 @@ def export_package(
     network = load_network(card, weights)
     count = sum(parameter.numel() for parameter in network.parameters())
     if card.parameters not in (None, count):
-        raise StoreError(f"{card.name}: the card says {card.parameters:,} parameters, its network has {count:,}.")
+        raise StoreError(
+            f"{card.name}: the card says {card.parameters:,} parameters, its network has {count:,}. "
+            "Change `parameters` on the card, or leave it out."
+        )
     weights = round_weights(weights) if halve else _as_fp32(weights)
     if halve:
         network = load_network(card, weights)

@@ -1,5 +1,6 @@
 """An operator's ONNX graph as it comes: loaded alone, and its input and output compared with a card."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,16 +14,57 @@ Notify = Callable[[str], None]
 """Takes a line for the operator about something unusual."""
 
 
-def load_unoptimised(graph: Path, origin: Path) -> ort.InferenceSession:
-    """Load a graph without ONNX Runtime's optimisations.
+def load_whole(graph: Path, copy: Path, notify: Notify) -> ort.InferenceSession:
+    """Copy a graph, put weights from other files inside, and load the copy without ONNX Runtime's optimisations.
 
     Args:
-        graph: the file, alone in its folder, so that it cannot read weights from files beside it.
-        origin: where it came from, which is what messages call it.
+        graph: the operator's file; what it names as files of weights lies in its folder or below.
+        copy: the file to write, alone in its folder, so that it cannot read weights from any other.
+        notify: is told that weights were put inside.
 
     Raises:
-        StoreError: ONNX Runtime cannot load it.
+        StoreError: ONNX Runtime cannot load it, or its weights cannot be read, or not from where it says they are.
     """
+    shutil.copyfile(graph, copy)
+    try:
+        return _load_unoptimised(copy, graph)
+    except StoreError:
+        if not _put_weights_inside(graph, copy):
+            raise
+    session = _load_unoptimised(copy, graph)
+    notify(f"{graph}: its weights, which lie in other files, are packed with it.")
+    return session
+
+
+def _put_weights_inside(graph: Path, copy: Path) -> bool:
+    """Write a graph with the weights inside that it keeps in other files; False where it keeps none, or is no graph.
+
+    The onnx package refuses absolute paths, those that leave the graph's folder, and links.
+    """
+    try:
+        import onnx
+        from onnx import external_data_helper
+    except ImportError:
+        return False
+    try:
+        model = onnx.load(graph, load_external_data=False)
+    except Exception:
+        return False
+    before = model.ByteSize()
+    try:
+        external_data_helper.load_external_data_for_model(model, str(graph.parent))
+        content = model.SerializeToString()
+    except Exception as error:
+        raise StoreError(
+            f"{graph}: its weights cannot be packed with it ({first_line(error)}). Files of weights must lie beside "
+            "the graph, in its folder or below, and be 2 GB at most together."
+        ) from error
+    copy.write_bytes(content)
+    return bool(len(content) != before)
+
+
+def _load_unoptimised(graph: Path, origin: Path) -> ort.InferenceSession:
+    """Load a graph without ONNX Runtime's optimisations; `origin` is what messages call it."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -30,8 +72,8 @@ def load_unoptimised(graph: Path, origin: Path) -> ort.InferenceSession:
         return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise StoreError(
-            f"{origin}: ONNX Runtime cannot load it ({first_line(error)}). It must be one ONNX file with its "
-            f"weights inside: `onnx.save(onnx.load({origin.name!r}), 'whole.onnx')` writes such."
+            f"{origin}: ONNX Runtime cannot load it ({first_line(error)}). If its weights lie in files beside it, "
+            "import it from an environment that has the `torch` extra, which packs them with it."
         ) from error
 
 

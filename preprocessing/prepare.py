@@ -10,6 +10,9 @@ from preprocessing.transform import resize, transform
 QUICK_S = 0.5
 """A picture that may take longer than this to decode, in seconds of one core, is slow."""
 
+SHARPNESS_A_PIXEL_S = 4e-9
+"""How long one core takes to measure the sharpness of a pixel."""
+
 Keep = Literal["nothing", "resized", "original"]
 """Which pixels are returned beside the tensor: none, those of the model's input, or the picture's own."""
 
@@ -48,7 +51,7 @@ def prepare(data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "no
         InvalidImage: as `decode`.
         TooLarge: as `decode`.
     """
-    image = decode(data, limits)
+    image = decode(data, limits, upright=spec.orientation == "apply")
     tensor, sharpness = transform(image, spec)
     if keep == "nothing":
         return PreparedPicture(tensor, sharpness)

@@ -5,7 +5,16 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 UInt8Image = npt.NDArray[np.uint8]
 """RGB picture, shape (H, W, 3), uint8 in [0, 255]."""
@@ -32,10 +41,17 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class Clahe(Frozen):
-    """Contrast-limited adaptive histogram equalisation on the lightness of CIELAB (Zuiderveld 1994)."""
+    """Contrast-limited adaptive histogram equalisation (Zuiderveld 1994).
 
-    clip_limit: PositiveFloat = 2.0
+    Attributes:
+        clip_limit: how many times the mean of a tile's histogram a bin may hold, as OpenCV counts; 0 limits nothing.
+        tiles: number of tiles across and down.
+        colour_space: what is equalised: `lab`, the lightness of CIELAB, or `yuv`, the Y of YUV.
+    """
+
+    clip_limit: NonNegativeFloat = 2.0
     tiles: tuple[PositiveInt, PositiveInt] = (8, 8)
+    colour_space: Literal["lab", "yuv"] = "lab"
 
 
 class ImageInput(Frozen):
@@ -45,6 +61,8 @@ class ImageInput(Frozen):
 
     Attributes:
         kind: distinguishes this section from that of rows.
+        orientation: whether a photograph is turned upright as EXIF or XMP says (`apply`), or taken as it is stored
+            (`ignore`).
         size: height and width of the input, in pixels.
         resize: `stretch` resizes to `box` whatever the ratio of the sides; `short_side` keeps the ratio and covers the
             box, so that its short side is as long as a square box's; `letterbox` keeps the ratio and fits into the box;
@@ -60,11 +78,13 @@ class ImageInput(Frozen):
         std: standard deviation of each channel, likewise.
         layout: the order of the network's axes: `nchw` has the channels before the height, `nhwc` behind the width.
         clahe: the equalisation, if there is one.
-        blur_below: the variance of the Laplacian (of the resized grey picture, 0-255 scale) below which an answer
-            carries a blur warning; None if sharpness is not measured.
+        blur_below: the variance of the Laplacian (of the grey picture, 0-255 scale) below which an answer carries a
+            blur warning; None if sharpness is not measured.
+        blur_at: the size at which it is measured: that of the resized picture (`input`), or the upload's own.
     """
 
     kind: Literal["image"] = "image"
+    orientation: Literal["apply", "ignore"] = "apply"
     size: Size
     resize: Literal["stretch", "short_side", "letterbox", "none"] = "stretch"
     resize_to: Size | None = None
@@ -79,6 +99,7 @@ class ImageInput(Frozen):
     layout: Literal["nchw", "nhwc"] = "nchw"
     clahe: Clahe | None = None
     blur_below: PositiveFloat | None = None
+    blur_at: Literal["input", "upload"] = "input"
 
     @property
     def box(self) -> tuple[int, int]:

@@ -20,14 +20,20 @@ _OPENCV_KERNELS = {
     "lanczos4": cv2.INTER_LANCZOS4,
 }
 
+_COLOUR_SPACES = {
+    "lab": (cv2.COLOR_RGB2LAB, cv2.COLOR_LAB2RGB),
+    "yuv": (cv2.COLOR_RGB2YUV, cv2.COLOR_YUV2RGB),
+}
+"""The conversions to and from each colour space whose first channel CLAHE equalises."""
+
 
 class Transformed(NamedTuple):
     """One transformed picture, ready to be batched.
 
     Attributes:
         tensor: shape `spec.shape`, float32, contiguous, normalised.
-        sharpness: variance of the Laplacian of the resized grey picture (0-255 scale), without what is padded around
-            it; None without `spec.blur_below`.
+        sharpness: variance of the Laplacian of the grey picture (0-255 scale), resized but without what is padded
+            around it, or as it came where `spec.blur_at` says so; None without `spec.blur_below`.
     """
 
     tensor: Float32Tensor
@@ -45,13 +51,14 @@ def transform(image: UInt8Image, spec: ImageInput) -> Transformed:
         InvalidImage: as `preprocessing.geometry.place`.
 
     Source: sharpness is the variance of the Laplacian (Pech-Pacheco et al. 2000), measured before the equalisation,
-    which would inflate it. The equalisation is CLAHE (Zuiderveld 1994) on the lightness of CIELAB.
+    which would inflate it. The equalisation is CLAHE (Zuiderveld 1994).
     """
     placement = place((image.shape[0], image.shape[1]), spec)
     if spec.channels == "grey":
         image = _greyed(image, spec)
     fitted = _fit(image, placement, spec)
-    variance = None if spec.blur_below is None else sharpness(fitted[placement.inside])
+    measured = image if spec.blur_at == "upload" else fitted[placement.inside]
+    variance = None if spec.blur_below is None else sharpness(measured)
     if spec.clahe is not None:
         fitted = equalise(fitted, spec.clahe)
     return Transformed(normalise(fitted, spec), variance)
@@ -110,11 +117,12 @@ def sharpness(image: UInt8Image) -> float:
 
 
 def equalise(image: UInt8Image, clahe: Clahe) -> UInt8Image:
-    """Apply CLAHE to the lightness of CIELAB, and so keep hue and saturation; shape (H, W, 3), uint8, in and out."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    """Apply CLAHE to the lightness alone, and so keep the colours; RGB, shape (H, W, 3), uint8, in and out."""
+    there, back = _COLOUR_SPACES[clahe.colour_space]
+    image = np.asarray(cv2.cvtColor(image, there), np.uint8)
     equaliser = cv2.createCLAHE(clipLimit=clahe.clip_limit, tileGridSize=clahe.tiles)
-    lab[..., 0] = equaliser.apply(np.ascontiguousarray(lab[..., 0]))
-    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.uint8)
+    image[..., 0] = equaliser.apply(np.ascontiguousarray(image[..., 0]))
+    return np.asarray(cv2.cvtColor(image, back), np.uint8)
 
 
 def normalise(image: UInt8Image, spec: ImageInput) -> Float32Tensor:

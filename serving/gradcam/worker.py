@@ -128,7 +128,7 @@ class ExplanationPipeline:
         picture = prepare_picture(request.data, self._card.limits, self._card.input, keep)
         if picture.pixels is not None:
             size = picture.pixels.shape[1], picture.pixels.shape[0]
-        elif structure.orientation >= 5:
+        elif structure.orientation >= 5 and self._card.input.orientation == "apply":
             size = size[1], size[0]
         return PreparedPicture(request, picture.pixels, picture.tensor, picture.sharpness, size)
 
