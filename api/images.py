@@ -24,6 +24,7 @@ from api.schemas import (
 )
 from errors import DeadlineExceeded, QueueFull, Unavailable
 from models.card import ImageCard, as_image_card
+from preprocessing.geometry import place
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation, ExplanationRequest
 from serving.loaded_model import LoadedModel
@@ -104,7 +105,8 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
         return Response(answer.value.picture, 200, timing_headers([answer]), "image/png")
     details = explanation_details(card, answer, explanation_request)
     body = prediction_answer(model, prediction, request.state.request_id, ExplainedPrediction, explanation=details)
-    return _json(body.model_dump_json(exclude={"explanation_error"}), [answer])
+    unused = {"input_box"} if details.input_box is None else set[str]()
+    return _json(body.model_dump_json(exclude={"explanation_error": True, "explanation": unused}), [answer])
 
 
 def prediction_answer(
@@ -139,9 +141,16 @@ def explanation_details(card: ImageCard, answer: Answer[Explanation], request: E
         output=request.output,
         alpha=request.alpha if request.output == "overlay" else None,
         size=list(explanation.size),
+        input_box=None if request.at_input_size else _input_box(card, explanation.size),
         map=[[float(f"{value:.6g}") for value in row] for row in explanation.map] if as_map else None,
         time_ms=round(answer.decode_ms + answer.infer_ms, 3),
     )
+
+
+def _input_box(card: ImageCard, size: tuple[int, int]) -> list[float] | None:
+    """Return what of a picture of this width and height the network's input is; None where it is the whole picture."""
+    placement = place((size[1], size[0]), card.input)
+    return None if placement.is_whole else [round(edge, 2) for edge in placement.input_box()]
 
 
 def _json(body: str, answers: Sequence[Answer[Any]]) -> Response:

@@ -65,6 +65,11 @@ class ExplanationFacts(BaseModel):
     output: str
     alpha: float | None = Field(description="Opacity of the overlay at its peak.")
     size: list[int] = Field(description="Width and height of the picture in pixels.")
+    input_box: list[float] | None = Field(
+        None,
+        description="Left, top, right and bottom of the network's input, which the map covers, in pixels of the "
+        "picture; only where that is not the whole picture. Padding lies outside of it.",
+    )
     map: list[list[float]] | None = Field(None, description="The map itself, row by row, with output=map.")
     time_ms: float = Field(description="The time in the Grad-CAM process: decoding, prediction, map and drawing.")
 
@@ -215,6 +220,8 @@ class ModelFacts(BaseModel):
     labels: list[str]
     positive_label: str | None
     threshold: float | None
+    temperature: float | None = Field(None, description="What logits are divided by before softmax.")
+    head_activation: str | None = Field(None, description="The activation of the head, where the card says it.")
     input: dict[str, Any]
     limits: dict[str, Any]
     licence: str

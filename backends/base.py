@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Batch = npt.NDArray[np.float32]
-"""Transformed items with a leading batch axis; for images (N, 3, h, w), float32."""
+"""Transformed items with a leading batch axis, float32; for images mostly (N, 3, h, w)."""
 
 Logits = npt.NDArray[np.float32]
 """Shape (N, K), float32, before softmax; K in the order of the card's labels."""

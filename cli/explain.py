@@ -14,14 +14,14 @@ from rich.table import Table
 from cli.figure import Caption, draw_figure
 from explain.base import PREDICTED
 from explain.onnx import OnnxExplainer
-from explain.overlay import heatmap, overlay, png
+from explain.overlay import overlay, png
 from export.explanation_quality import Case
 from models import registry
 from models.card import ImageCard, read_image_card
 from models.package import EXPLAIN, EXPLANATIONS
 from postprocessing.classification import classify
-from preprocessing.decode import decode
-from preprocessing.transform import transform
+from preprocessing.prepare import prepare
+from serving.gradcam.heat import picture_heatmap
 
 
 @click.group(name="explain")
@@ -37,14 +37,14 @@ def picture_command(name: str, image: Path, output: Path) -> None:
     """Predict IMAGE with the shipped model NAME, and draw it beside its heatmap, label and probabilities."""
     package = _explained_package(name)
     card = read_image_card(package / "card.toml")
-    pixels = decode(image.read_bytes(), card.limits)
-    if card.explain is None:
+    prepared = prepare(image.read_bytes(), card.limits, card.input, keep="original")
+    if card.explain is None or prepared.pixels is None:
         raise click.ClickException(f"The card of {name} names no layer to explain.")
-    batch, methods = transform(pixels, card.input).tensor[None], frozenset({card.explain.method})
+    pixels, batch, methods = prepared.pixels, prepared.tensor[None], frozenset({card.explain.method})
     explainer = OnnxExplainer(package / EXPLAIN)
     prediction = classify(explainer.run(batch, np.array([PREDICTED]), methods).logits[0], card, top_k=3)
     outputs = explainer.run(batch, np.array([prediction.class_id], np.int64), methods)
-    heat = heatmap(outputs.maps[card.explain.method][0], (pixels.shape[0], pixels.shape[1]))
+    heat = picture_heatmap(outputs.maps[card.explain.method][0], (pixels.shape[0], pixels.shape[1]), card.input)
     probabilities = {entry.label: entry.probability for entry in prediction.top}
     lines = [f"{name}: {card.explain.method} at {card.explain.layer}", *card.warnings]
     caption = Caption(prediction.label, probabilities, lines)

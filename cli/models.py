@@ -196,7 +196,7 @@ def _make_own_package(bundled: Path, own: OwnModel, folder: Path) -> Path:
 
 def _import_into(folder: Path, own: OwnModel, card_file: Path, inputs: Path) -> ParityReport:
     if own.weights is not None:
-        return importers.from_checkpoint(card_file, own.weights, inputs, folder)
+        return importers.from_checkpoint(card_file, own.weights, inputs, folder, click.echo)
     card_text = card_file.read_text("utf-8")
     labels = importers.read_labels(own.labels) if own.labels else None
     if own.graph is None:

@@ -25,7 +25,7 @@ def early_exit_graph(card: Card, package: Path) -> onnx.ModelProto:
         raise StoreError(f"The card of {card.name} names no early exit.")
     if not (package / EXIT).exists():
         raise StoreError(f"{card.name}: the weights of its early exit, {EXIT}, are missing.")
-    image = torch.zeros(1, 3, *card.input.size)
+    image = torch.zeros(1, *card.input.shape)
     try:
         network = load_network(card, read_checkpoint(package / WEIGHTS).weights)
         module = EarlyExitNetwork(network, load_head(read_checkpoint(package / EXIT).weights), card)

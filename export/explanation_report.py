@@ -75,7 +75,7 @@ def measure(
     by_method = heatmaps_of(OnnxExplainer(package / EXPLAIN, torch.get_num_threads()), cases, target, "explain")
     heats = by_method[explain.method]
     network = load_network(card, read_checkpoint(package / WEIGHTS).weights)
-    curves = mean_curves(network, cases[:curves_on], heats[:curves_on], target)
+    curves = mean_curves(network, cases[:curves_on], heats[:curves_on], target, card.temperature or 1.0)
     torch.manual_seed(0)
     untrained = build(card)
     figures = {
@@ -147,12 +147,15 @@ def pointing_figures(cases: Sequence[Case], heats: Float32Array, *, data: str = 
     }
 
 
-def mean_curves(network: nn.Module, cases: Sequence[Case], heats: Float32Array, target: int) -> Curves:
+def mean_curves(
+    network: nn.Module, cases: Sequence[Case], heats: Float32Array, target: int, temperature: float = 1.0
+) -> Curves:
     """Return the mean insertion and deletion curves of the cases, each of shape (CURVE_STEPS + 1,)."""
 
     def score(batch: Float32Array) -> npt.NDArray[np.float64]:
         with torch.inference_mode():
-            probabilities = network(torch.from_numpy(batch)).double().softmax(1)[:, target]
+            logits = network(torch.from_numpy(batch)).double() / temperature
+        probabilities = logits.softmax(1)[:, target]
         return np.asarray(probabilities.numpy())
 
     pairs = [

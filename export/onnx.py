@@ -62,7 +62,10 @@ def export_package(
     network = load_network(card, weights)
     count = sum(parameter.numel() for parameter in network.parameters())
     if card.parameters not in (None, count):
-        raise StoreError(f"{card.name}: the card says {card.parameters:,} parameters, its network has {count:,}.")
+        raise StoreError(
+            f"{card.name}: the card says {card.parameters:,} parameters, its network has {count:,}. "
+            "Change `parameters` on the card, or leave it out."
+        )
     weights = round_weights(weights) if halve else _as_fp32(weights)
     if halve:
         network = load_network(card, weights)
@@ -122,7 +125,7 @@ def export_explain_graph(card: ImageCard, network: nn.Module, package: Path, ten
         module = NetworkWithMaps(network, card.explain.layer, card.input.size)
     except NotCompilable as error:
         return str(error)
-    examples = {"image": torch.zeros(2, 3, *card.input.size), "target": torch.tensor([PREDICTED, 0])}
+    examples = {"image": torch.zeros(2, *card.input.shape), "target": torch.tensor([PREDICTED, 0])}
     graph = trace_to_onnx(module, examples, ["logits", *METHOD_NAMES])
     use_external_weights(graph, package / WEIGHTS)
     (package / EXPLAIN).write_bytes(graph.SerializeToString(deterministic=True))

@@ -58,7 +58,7 @@ def random_inputs(card: Card, count: int = RANDOM_INPUTS, seed: int = 0) -> Batc
     """
     rng = np.random.default_rng(seed)
     if isinstance(card, ImageCard):
-        return rng.standard_normal((count, 3, *card.input.size)).astype(np.float32)
+        return rng.standard_normal((count, *card.input.shape)).astype(np.float32)
     features = card.input.features
     low, high = [feature.low for feature in features], [feature.high for feature in features]
     return transform_rows(rng.uniform(low, high, (count, len(features))), card.input)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from backends.base import Logits
 from export.labelled_data import Labels
 from models.card import Card, is_detector
-from postprocessing.classification import softmax
+from postprocessing.classification import card_probabilities
 from postprocessing.comparison import decision
 
 Scores = npt.NDArray[np.float64]
@@ -47,7 +47,7 @@ def positive_scores(outputs: Logits, card: Card, positive: str) -> Scores:
     """Return the probability of the positive label, (N,); of a detector, the mean squared error."""
     if is_detector(card):
         return np.asarray(outputs.astype(np.float64).mean(axis=1))
-    return np.asarray(softmax(outputs)[:, card.labels.index(positive)])
+    return np.asarray(card_probabilities(outputs, card)[:, card.labels.index(positive)])
 
 
 def auc(labels: Labels, scores: Scores) -> float:

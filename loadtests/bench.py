@@ -23,8 +23,7 @@ from loadtests.figures import encode_jpeg, measure_in_turns, measurement_options
 from loadtests.server import EXPLAINER_LOADS_S, ROOT, free_port, running, serving
 from models.card import as_image_card
 from models.store import find, installed
-from preprocessing.decode import decode
-from preprocessing.transform import transform
+from preprocessing.prepare import prepare
 from runners.cores import available_cores
 from runners.machine import conditions
 from training.kidney_stone.data import CALIBRATE
@@ -48,7 +47,7 @@ def raw_rate(images: list[bytes], threads: int, session_threads: int, seconds: f
         own = from_place(images, index)
 
         def call() -> None:
-            backend.run(transform(decode(next(own), card.limits), card.input).tensor[None])
+            backend.run(prepare(next(own), card.limits, card.input).tensor[None])
 
         return call
 

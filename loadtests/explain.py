@@ -32,8 +32,7 @@ from models.card import Explain, ImageCard, as_image_card
 from models.checkpoint import load_network, read_checkpoint
 from models.package import WEIGHTS, StoredModel
 from models.store import find
-from preprocessing.decode import decode
-from preprocessing.transform import transform
+from preprocessing.prepare import prepare
 from runners.machine import conditions
 
 LAST_BLOCK = "backbone.blocks.6"
@@ -102,7 +101,7 @@ def bench(seconds: float, rounds: int, turns: int) -> None:
     cv2.setNumThreads(1)
     images, port, stored = phantoms(), free_port(), find(MODEL)
     card = as_image_card(stored.card)
-    tensors = np.stack([transform(decode(image, card.limits), card.input).tensor for image in images])
+    tensors = np.stack([prepare(image, card.limits, card.input).tensor for image in images])
     lines = time_graphs(stored, card, tensors, turns)
     measurements = {path: partial(served_rate, port, images, 16, seconds, path) for path in ("/predict", "/explain")}
     measurements["alone"] = partial(lone_latency_ms, port, images[0], seconds)

@@ -26,7 +26,7 @@ from loadtests.grpc_client import infer_request, model_infer
 from models.card import as_row_card
 from models.package import StoredModel
 from models.store import find
-from postprocessing.classification import softmax
+from postprocessing.classification import card_probabilities
 from serving.self_check import golden_batch
 
 ROWS, TOLERANCE = "churn", 1e-4
@@ -76,7 +76,7 @@ def _last_probability_by_graph(stored: StoredModel) -> Callable[[Any], float]:
     def answer(payload: Any) -> float:
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         batch = golden_batch(stored.card, [("a request", data)])
-        return float(softmax(backend.run(batch).logits[0])[-1])
+        return float(card_probabilities(backend.run(batch).logits[0], stored.card)[-1])
 
     return answer
 

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
+from typing import Annotated, Any, Final, Literal, Self, TypeGuard, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
 
@@ -13,6 +13,9 @@ from preprocessing.spec import Frozen, ImageInput, ImageLimits, RowInput, RowLim
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=60)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+HeadActivation = Literal["gelu", "relu", "silu"]
+ASSUMED_HEAD_ACTIVATION: Final = "gelu"
+"""The activation of a head where the card names none."""
 TASKS = ("image-classification", "tabular-classification", "anomaly-detection")
 
 
@@ -57,6 +60,7 @@ class ModelCard(Frozen):
         positive_label: the answer wherever its probability is at least `threshold`; elsewhere the answer is the most
             probable of the other labels. Without it the answer is the most probable label.
         threshold: goes with `positive_label`.
+        temperature: what logits are divided by before softmax (Guo et al. 2017); None for 1.
         licence: of the weights.
         data: what the weights were trained on.
         warnings: repeated in every answer.
@@ -69,6 +73,7 @@ class ModelCard(Frozen):
     labels: tuple[str, ...]
     positive_label: str | None = None
     threshold: PositiveFloat | None = None
+    temperature: PositiveFloat | None = None
     licence: str
     data: str
     warnings: tuple[str, ...] = ()
@@ -79,9 +84,10 @@ class ModelCard(Frozen):
             raise ValueError("labels: there must be two or more; a model that comes as a graph brings its own, so []")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: each label may stand only once")
-        if self.positive_label is not None and self.positive_label not in self.labels:
+        if self.labels and self.positive_label is not None and self.positive_label not in self.labels:
+            more = f" and {len(self.labels) - 20} more" if len(self.labels) > 20 else ""
             raise ValueError(
-                f"positive_label {self.positive_label!r} is not one of the labels: {', '.join(self.labels)}"
+                f"positive_label {self.positive_label!r} is not one of the labels: {', '.join(self.labels[:20])}{more}"
             )
         if (self.positive_label is None) != (self.threshold is None):
             raise ValueError("positive_label and threshold go together: give both or neither")
@@ -93,14 +99,29 @@ class ImageCard(ModelCard):
 
     A model of the architecture `onnx` comes as a graph with a file of labels. PyTorch has no network of it, so it has
     no explanations.
+
+    Attributes:
+        head_activation: between the two layers of the head of `efficientnet-b4-head`; None for
+            `ASSUMED_HEAD_ACTIVATION`.
     """
 
     task: Literal["image-classification"]
     architecture: Literal["efficientnet-b4-head", "pyramidnet-110", "onnx"]
+    head_activation: HeadActivation | None = None
     input: ImageInput
     limits: ImageLimits = ImageLimits()
     explain: Explain | None = None
     early_exit: EarlyExit | None = None
+
+    @model_validator(mode="after")
+    def _network_fits(self) -> Self:
+        if self.head_activation is not None and self.architecture != "efficientnet-b4-head":
+            raise ValueError(f"head_activation: {self.architecture} has no head that could have another")
+        if self.architecture != "onnx" and (self.input.channels == "grey" or self.input.layout == "nhwc"):
+            raise ValueError(
+                f'input: {self.architecture} takes three channels in the layout "nchw"; a graph may take others'
+            )
+        return self
 
     @model_validator(mode="after")
     def _threshold_and_exit_fit(self) -> Self:
@@ -132,6 +153,8 @@ class RowCard(ModelCard):
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:
         detector = is_detector(self)
+        if detector and self.temperature is not None:
+            raise ValueError("temperature: a detector has no softmax that it could go with")
         if detector != (self.architecture == "sensor-autoencoder"):
             raise ValueError(f"architecture {self.architecture!r} does not do {self.task}")
         if detector and (len(self.labels) != 2 or self.positive_label != self.labels[1]):

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from errors import StoreError
 from models.architectures import build
-from models.card import Card, RowCard, is_detector
+from models.card import ASSUMED_HEAD_ACTIVATION, Card, ImageCard, RowCard, is_detector
 
 Weights = dict[str, Tensor]
 
@@ -100,15 +101,28 @@ def _check_names_and_shapes(card: Card, weights: Weights, expected: Weights) -> 
     unknown = [name for name in weights if name not in expected]
     problems = [f"missing: {name}{_nearest(name, unknown)}" for name in expected if name not in weights]
     problems += [f"unknown: {name}{_nearest(name, list(expected))}" for name in unknown]
+    differing = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    if not problems:
+        _check_number_of_labels(card, weights, differing, last=next(reversed(expected)))
     problems += [
-        f"{name}: shape {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
+        f"{name}: shape {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}" for name in differing
     ]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems[:LISTED])
         more = f"\n  … and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise StoreError(f"The weights do not fit {card.architecture}:\n{listed}{more}")
+
+
+def _check_number_of_labels(card: Card, weights: Weights, differing: Sequence[str], last: str) -> None:
+    """Raise StoreError if nothing but the last layer, whose bias is `last`, has another shape than a classifier's."""
+    layer = last.rpartition(".")[0]
+    only_last = last in differing and all(name.rpartition(".")[0] == layer for name in differing)
+    if only_last and weights[last].ndim == 1 and not is_detector(card):
+        outputs = len(weights[last])
+        raise StoreError(
+            f"The weights have {outputs} outputs, and the card of {card.name} has {len(card.labels)} labels. Import "
+            f"them with a card of your own (--card) that has {outputs} labels, in the order of the outputs."
+        )
 
 
 def _nearest(name: str, others: list[str]) -> str:
@@ -129,6 +143,25 @@ def check_dimensions(card: Card, metadata: Metadata) -> None:
         for name, value in dimensions.items():
             if name in metadata and metadata[name] != value:
                 raise StoreError(f"The checkpoint says {name} = {metadata[name]}, the card of {card.name} {value}.")
+
+
+def assumes_activation(card: Card, metadata: Metadata) -> bool:
+    """Return whether neither the card nor the checkpoint says which activation the head has, so that one is assumed.
+
+    Raises:
+        StoreError: the checkpoint's metadata say another than the card.
+    """
+    if not isinstance(card, ImageCard) or card.architecture != "efficientnet-b4-head":
+        return False
+    stated = next((str(metadata[name]) for name in ("head_activation", "activation") if name in metadata), "")
+    stated = stated.lower().removeprefix("nn.").removesuffix("()")
+    built = card.head_activation or ASSUMED_HEAD_ACTIVATION
+    if stated not in ("", built):
+        raise StoreError(
+            f"The checkpoint says that the head's activation is {stated}, and by the card of {card.name} it is "
+            f'{built}. Import it with a card of your own (--card) that has head_activation = "{stated}".'
+        )
+    return not stated and card.head_activation is None
 
 
 def round_weights(weights: Weights) -> Weights:

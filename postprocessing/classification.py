@@ -40,7 +40,8 @@ def classify(logits: Logits, card: ModelCard, *, threshold: float | None = None,
         threshold: used instead of the card's; it has no effect on a card without `positive_label`.
         top_k: how many of the most probable labels to list; at most all of them are.
     """
-    probabilities = _softmax_of_few(logits) if len(logits) <= MOST_LISTED_LABELS else softmax(logits).tolist()
+    few = len(logits) <= MOST_LISTED_LABELS
+    probabilities = _softmax_of_few(tempered(logits, card)) if few else card_probabilities(logits, card).tolist()
     order = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
     if card.positive_label is None:
         class_id, threshold = order[0], None
@@ -59,6 +60,16 @@ def classify(logits: Logits, card: ModelCard, *, threshold: float | None = None,
         tuple(RankedLabel(card.labels[index], probabilities[index]) for index in best),
         threshold,
     )
+
+
+def card_probabilities(logits: Logits, card: ModelCard) -> npt.NDArray[np.float64]:
+    """Return the probabilities that a card makes of logits (…, K) float32, shape (…, K), float64."""
+    return softmax(tempered(logits, card))
+
+
+def tempered(logits: Logits, card: ModelCard) -> Logits:
+    """Return logits divided by the card's temperature (Guo et al. 2017), or as they are where it has none."""
+    return logits if card.temperature is None else np.asarray(logits / np.float32(card.temperature), np.float32)
 
 
 def softmax(logits: Logits) -> npt.NDArray[np.float64]:

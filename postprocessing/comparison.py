@@ -6,7 +6,7 @@ import numpy.typing as npt
 from backends.base import Logits
 from models.card import Card, is_detector
 from postprocessing.anomaly import detect
-from postprocessing.classification import classify, softmax
+from postprocessing.classification import card_probabilities, classify
 
 
 def difference(outputs: Logits, reference: Logits, card: Card) -> npt.NDArray[np.float64]:
@@ -33,4 +33,4 @@ def decision(outputs: Logits, card: Card) -> int | bool:
 
 
 def _comparable(outputs: Logits, card: Card) -> npt.NDArray[np.float64]:
-    return outputs.astype(np.float64) if is_detector(card) else softmax(outputs)
+    return outputs.astype(np.float64) if is_detector(card) else card_probabilities(outputs, card)

@@ -20,7 +20,7 @@ _ACCEPTED = "Send a JPEG, PNG, BMP, TIFF, WebP or still GIF."
 _UNSUPPORTED = ((b"%PDF", "a PDF"), (b"PK\x03\x04", "a ZIP archive"), (b"\x1f\x8b", "gzip-compressed"))
 
 
-def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
+def decode(data: bytes, limits: ImageLimits, *, upright: bool = True) -> UInt8Image:
     """Decode one encoded picture. Its structure is checked before any pixel is decoded or memory allocated for it.
 
     Grey and palette pictures become RGB, 16-bit ones 8-bit (rounded value / 257), CMYK goes through Pillow's
@@ -30,6 +30,7 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
     Args:
         data: the encoded bytes; a file name or content type plays no role.
         limits: how many bytes and pixels are allowed, and how long a side may be.
+        upright: whether the orientation is applied; the picture is as it is stored otherwise.
 
     Returns:
         RGB, shape (H, W, 3), uint8, contiguous.
@@ -46,7 +47,7 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
         try:
             by_opencv = structure.plain and (structure.format == "WEBP" or _is_complete_and_upright(structure, data))
             image = _decode_with_opencv(structure) if by_opencv else _decode_with_pillow(structure)
-            return _turn(image, structure.orientation)
+            return _turn(image, structure.orientation) if upright else image
         except (InvalidImage, TooLarge):
             raise
         except Image.DecompressionBombError as error:

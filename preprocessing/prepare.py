@@ -10,15 +10,18 @@ from preprocessing.transform import resize, transform
 QUICK_S = 0.5
 """A picture that may take longer than this to decode, in seconds of one core, is slow."""
 
+SHARPNESS_A_PIXEL_S = 4e-9
+"""How long one core takes to measure the sharpness of a pixel."""
+
 Keep = Literal["nothing", "resized", "original"]
-"""Which pixels are returned beside the tensor: none, those at the model's input size, or the picture's own."""
+"""Which pixels are returned beside the tensor: none, those of the model's input, or the picture's own."""
 
 
 class PreparedPicture(NamedTuple):
     """A picture as the model takes it.
 
     Attributes:
-        tensor: shape (3, h, w), float32, with (h, w) = `spec.size`.
+        tensor: shape `spec.shape`, float32.
         sharpness: the picture's variance of the Laplacian; None where the card does not ask for it.
         pixels: RGB, shape (H, W, 3), uint8, where they were to be kept.
     """
@@ -48,7 +51,7 @@ def prepare(data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "no
         InvalidImage: as `decode`.
         TooLarge: as `decode`.
     """
-    image = decode(data, limits)
+    image = decode(data, limits, upright=spec.orientation == "apply")
     tensor, sharpness = transform(image, spec)
     if keep == "nothing":
         return PreparedPicture(tensor, sharpness)

@@ -1,12 +1,15 @@
 """Transform a decoded picture into a model's input. Training and serving both call `transform`."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from PIL import Image
 
+from preprocessing.geometry import Placement, place
 from preprocessing.spec import Clahe, Float32Tensor, ImageInput, UInt8Image
 
 _OPENCV_KERNELS = {
@@ -17,13 +20,20 @@ _OPENCV_KERNELS = {
     "lanczos4": cv2.INTER_LANCZOS4,
 }
 
+_COLOUR_SPACES = {
+    "lab": (cv2.COLOR_RGB2LAB, cv2.COLOR_LAB2RGB),
+    "yuv": (cv2.COLOR_RGB2YUV, cv2.COLOR_YUV2RGB),
+}
+"""The conversions to and from each colour space whose first channel CLAHE equalises."""
+
 
 class Transformed(NamedTuple):
     """One transformed picture, ready to be batched.
 
     Attributes:
-        tensor: shape (3, h, w), float32, contiguous, normalised, with (h, w) = `spec.size`.
-        sharpness: variance of the Laplacian of the resized grey picture (0-255 scale); None without `spec.blur_below`.
+        tensor: shape `spec.shape`, float32, contiguous, normalised.
+        sharpness: variance of the Laplacian of the grey picture (0-255 scale), resized but without what is padded
+            around it, or as it came where `spec.blur_at` says so; None without `spec.blur_below`.
     """
 
     tensor: Float32Tensor
@@ -31,26 +41,68 @@ class Transformed(NamedTuple):
 
 
 def transform(image: UInt8Image, spec: ImageInput) -> Transformed:
-    """Resize, equalise and normalise one picture as the card says.
+    """Resize, cut, equalise and normalise one picture as the card says.
 
     Args:
         image: RGB, shape (H, W, 3), uint8, any size.
         spec: the card's input section.
 
+    Raises:
+        InvalidImage: as `preprocessing.geometry.place`.
+
     Source: sharpness is the variance of the Laplacian (Pech-Pacheco et al. 2000), measured before the equalisation,
-    which would inflate it. The equalisation is CLAHE (Zuiderveld 1994) on the lightness of CIELAB.
+    which would inflate it. The equalisation is CLAHE (Zuiderveld 1994).
     """
-    resized = resize(image, spec)
-    variance = None if spec.blur_below is None else sharpness(resized)
+    placement = place((image.shape[0], image.shape[1]), spec)
+    if spec.channels == "grey":
+        image = _greyed(image, spec)
+    fitted = _fit(image, placement, spec)
+    measured = image if spec.blur_at == "upload" else fitted[placement.inside]
+    variance = None if spec.blur_below is None else sharpness(measured)
     if spec.clahe is not None:
-        resized = equalise(resized, spec.clahe)
-    return Transformed(normalise(resized, spec), variance)
+        fitted = equalise(fitted, spec.clahe)
+    return Transformed(normalise(fitted, spec), variance)
 
 
 def resize(image: UInt8Image, spec: ImageInput) -> UInt8Image:
-    """Resize a picture to `spec.size` with the card's library and kernel; one of that size is returned itself."""
-    height, width = spec.size
-    if image.shape[:2] == (height, width):
+    """Resize a picture, and cut or pad it to `spec.size`, as the card says; one that fits is returned itself.
+
+    Args:
+        image: RGB, shape (H, W, 3), uint8, any size.
+        spec: the card's input section.
+
+    Raises:
+        InvalidImage: as `preprocessing.geometry.place`.
+    """
+    return _fit(image, place((image.shape[0], image.shape[1]), spec), spec)
+
+
+def _greyed(image: UInt8Image, spec: ImageInput) -> UInt8Image:
+    """Return a picture whose three channels are all its grey one, as the card's library makes it.
+
+    It is done before resizing, as torchvision's and timm's users do it: the other order rounds once more.
+    """
+    if spec.library == "opencv":
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    else:
+        grey = np.asarray(Image.fromarray(image).convert("L"))
+    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
+def _fit(image: UInt8Image, placement: Placement, spec: ImageInput) -> UInt8Image:
+    resized = _resized(image, placement.resized, spec)
+    if placement.is_whole:
+        return resized
+    fitted = np.empty((*placement.input_size, 3), np.uint8)
+    fitted[:] = spec.fill
+    fitted[placement.inside] = resized[placement.taken]
+    return fitted
+
+
+def _resized(image: UInt8Image, size: tuple[int, int], spec: ImageInput) -> UInt8Image:
+    """Resize a picture to a height and width with the card's library and kernel."""
+    height, width = size
+    if image.shape[:2] == size:
         return image
     if spec.library == "opencv":
         return np.asarray(cv2.resize(image, (width, height), interpolation=_OPENCV_KERNELS[spec.kernel]), np.uint8)
@@ -65,25 +117,44 @@ def sharpness(image: UInt8Image) -> float:
 
 
 def equalise(image: UInt8Image, clahe: Clahe) -> UInt8Image:
-    """Apply CLAHE to the lightness of CIELAB, and so keep hue and saturation; shape (H, W, 3), uint8, in and out."""
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    """Apply CLAHE to the lightness alone, and so keep the colours; RGB, shape (H, W, 3), uint8, in and out."""
+    there, back = _COLOUR_SPACES[clahe.colour_space]
+    image = np.asarray(cv2.cvtColor(image, there), np.uint8)
     equaliser = cv2.createCLAHE(clipLimit=clahe.clip_limit, tileGridSize=clahe.tiles)
-    lab[..., 0] = equaliser.apply(np.ascontiguousarray(lab[..., 0]))
-    return np.asarray(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), np.uint8)
+    image[..., 0] = equaliser.apply(np.ascontiguousarray(image[..., 0]))
+    return np.asarray(cv2.cvtColor(image, back), np.uint8)
 
 
 def normalise(image: UInt8Image, spec: ImageInput) -> Float32Tensor:
-    """Compute (pixel / 255 - mean) / std for each channel; shape (h, w, 3), uint8, in and (3, h, w), float32, out."""
-    tensor = np.empty((3, *image.shape[:2]), np.float32)
-    for channel, table, out in zip(cv2.split(image), _lookup_tables(spec.mean, spec.std), tensor, strict=True):
+    """Compute (pixel / 255 - mean) / std for each channel; where the card's scale is 0-255, pixel itself.
+
+    Args:
+        image: RGB, shape (h, w, 3), uint8.
+        spec: the card's input section, which says the channels and the layout.
+
+    Returns:
+        Shape `spec.shape` for a picture of `spec.size`, float32, contiguous.
+    """
+    channels = _channels(image, spec)
+    tables = _lookup_tables(spec.mean, spec.std, 255.0 if spec.scale == "0-1" else 1.0)
+    tensor = np.empty((len(channels), *image.shape[:2]), np.float32)
+    for channel, table, out in zip(channels, tables, tensor, strict=True):
         cv2.LUT(channel, table, out)  # takes a twentieth of the time of the arithmetic and gives the same values
-    return tensor
+    return tensor if spec.layout == "nchw" else np.ascontiguousarray(tensor.transpose(1, 2, 0))
+
+
+def _channels(image: UInt8Image, spec: ImageInput) -> Sequence[MatLike]:
+    """Return the channels that the network gets, in its order, each of shape (h, w), uint8."""
+    if spec.channels == "grey":
+        return [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)]
+    channels = cv2.split(image)
+    return channels if spec.channels == "rgb" else channels[::-1]
 
 
 @cache
-def _lookup_tables(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Float32Tensor, ...]:
+def _lookup_tables(mean: tuple[float, ...], std: tuple[float, ...], highest: float) -> tuple[Float32Tensor, ...]:
     """Return, for each channel, the normalised value of each of the 256 pixel values, shape (1, 256)."""
-    scales = 1.0 / (255.0 * np.asarray(std, np.float64))
+    scales = 1.0 / (highest * np.asarray(std, np.float64))
     offsets = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
     pixels = np.arange(256, dtype=np.float32)
     return tuple(

@@ -213,7 +213,7 @@ def load_backend(
             break
     backend = backend or at_precision("fp32")
     if isinstance(stored.card, ImageCard):
-        backend.warm_up((3, *stored.card.input.size))
+        backend.warm_up(stored.card.input.shape)
     return backend, plan
 
 

@@ -10,7 +10,7 @@ from backends.base import WHOLE_NETWORK, AnsweredBy, Backend, Logits, Outputs
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
 from preprocessing.decode import check_size
-from preprocessing.prepare import Prepare, is_slow, prepare
+from preprocessing.prepare import SHARPNESS_A_PIXEL_S, Prepare, is_slow, prepare
 from preprocessing.rows import CheckedRows, Row, check_rows, check_values
 from preprocessing.spec import Float32Tensor, UInt8Image
 from preprocessing.transform import Transformed, transform
@@ -28,7 +28,7 @@ class DecodedImage(NamedTuple):
 
 
 class TransformedImage(NamedTuple):
-    """A picture that is transformed already: shape (3, h, w), float32, as `transform` returns it."""
+    """A picture that is transformed already: shape `card.input.shape`, float32, as `transform` returns it."""
 
     tensor: Float32Tensor
 
@@ -102,7 +102,11 @@ class ImagePipeline:
 
     def is_slow(self, payload: ImagePayload) -> bool:
         """Return whether an encoded picture may take long to decode."""
-        return self._prepare_slow is not None and isinstance(payload, bytes) and is_slow(payload, self._card.limits)
+        if self._prepare_slow is None or not isinstance(payload, bytes):
+            return False
+        spec = self._card.input
+        measures_upload = spec.blur_below is not None and spec.blur_at == "upload"
+        return is_slow(payload, self._card.limits, SHARPNESS_A_PIXEL_S if measures_upload else 0.0)
 
     def preprocess_slow(self, payload: ImagePayload) -> Transformed:
         """Decode and transform one picture that may take long; errors as of `preprocess`, or that it took too long."""
@@ -132,7 +136,7 @@ class ImagePipeline:
 
     def _checked_tensor(self, tensor: Float32Tensor) -> Float32Tensor:
         """Return a tensor that a client transformed itself, if the network can be given it."""
-        shape = (3, *self._card.input.size)
+        shape = self._card.input.shape
         if tensor.shape != shape:
             raise InvalidInput(f"The tensor has shape {list(tensor.shape)}; {self._card.name} takes {list(shape)}.")
         if not (np.abs(tensor) <= LARGEST_MAGNITUDE).all():  # the comparison is false for NaN

@@ -13,9 +13,8 @@ from models.card import Card, ImageCard
 from models.goldens import Golden, read_goldens
 from models.package import StoredModel
 from postprocessing.comparison import decision, difference
-from preprocessing.decode import decode
+from preprocessing.prepare import prepare
 from preprocessing.rows import check_rows
-from preprocessing.transform import transform
 from runners.cores import CoreShare
 from runners.pipeline import Pipeline
 from runners.runner import Runner
@@ -41,7 +40,7 @@ def golden_batch(card: Card, inputs: Sequence[tuple[str, bytes]]) -> Batch:
     for name, data in inputs:
         try:
             if isinstance(card, ImageCard):
-                tensors.append(transform(decode(data, card.limits), card.input).tensor)
+                tensors.append(prepare(data, card.limits, card.input).tensor)
             else:
                 checked = check_rows([json.loads(data)], card.input)
                 if checked.problems:

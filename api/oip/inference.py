@@ -15,7 +15,7 @@ from api.parameters import threshold_limits
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard, is_detector
 from postprocessing.anomaly import Anomaly
-from postprocessing.classification import Classification, softmax
+from postprocessing.classification import Classification, card_probabilities
 from runners.runner import Answer
 from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions
 from serving.predictor import Predictor
@@ -200,7 +200,7 @@ def _row_response(
 def _classification_tensors(
     card: Card, logits: Array, labels: Sequence[str], outputs: Sequence[RequestedOutput]
 ) -> dict[str, Tensor]:
-    arrays = {PROBABILITIES: softmax(logits).astype(np.float32), LOGITS: logits}
+    arrays = {PROBABILITIES: card_probabilities(logits, card).astype(np.float32), LOGITS: logits}
     tensors = {name: Tensor(name, "FP32", array) for name, array in arrays.items()}
     for output in outputs:
         if output.classes:

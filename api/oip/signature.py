@@ -56,7 +56,7 @@ def input_specs(card: Card) -> list[TensorSpec]:
         return [
             TensorSpec(IMAGE, BYTES, (ANY,)),
             TensorSpec(PIXELS, "UINT8", (ANY, ANY, ANY, 3), "FORMAT_NHWC"),
-            TensorSpec(TENSOR, "FP32", (ANY, 3, *card.input.size), "FORMAT_NCHW"),
+            TensorSpec(TENSOR, "FP32", (ANY, *card.input.shape), f"FORMAT_{card.input.layout.upper()}"),
         ]
     features = card.input.features
     columns = [TensorSpec(feature.name, "FP32", (ANY,)) for feature in features]

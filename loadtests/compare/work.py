@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from preprocessing.decode import decode
+from preprocessing.prepare import PreparedPicture, prepare
 from preprocessing.spec import ImageInput, ImageLimits
-from preprocessing.transform import Transformed, transform
 
 Answer = dict[str, Any]
 """`label`, `probabilities` by label, and `sharpness` (None where the card does not ask for it)."""
@@ -35,6 +34,7 @@ class Work:
         self._input = ImageInput.model_validate(card["input"])
         self._limits = ImageLimits.model_validate(card.get("limits", {}))
         self._labels: list[str] = card["labels"]
+        self._temperature: float = card.get("temperature", 1.0)
         cv2.setNumThreads(threads)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -48,12 +48,13 @@ class Work:
 
     def batch(self, pictures: Sequence[bytes]) -> list[Answer]:
         """Answer several encoded pictures in one run."""
-        items = [transform(decode(data, self._limits), self._input) for data in pictures]
+        items = [prepare(data, self._limits, self._input) for data in pictures]
         logits = self._session.run(["logits"], {self._name: np.stack([item.tensor for item in items])})[0]
         return [self._answer(row, item) for row, item in zip(logits, items, strict=True)]
 
-    def _answer(self, logits: npt.NDArray[np.float32], item: Transformed) -> Answer:
-        shifted = np.exp(logits.astype(np.float64) - logits.max())
+    def _answer(self, logits: npt.NDArray[np.float32], item: PreparedPicture) -> Answer:
+        scaled = logits.astype(np.float64) / self._temperature
+        shifted = np.exp(scaled - scaled.max())
         probabilities = dict(zip(self._labels, (shifted / shifted.sum()).tolist(), strict=True))
         return {
             "label": max(probabilities, key=lambda label: probabilities[label]),

@@ -6,7 +6,7 @@ from errors import StoreError
 from models.architectures.efficientnet import EfficientNetB4Head
 from models.architectures.pyramidnet import PyramidNet
 from models.architectures.tabular import Autoencoder, Mlp
-from models.card import Card, ImageCard, RowCard
+from models.card import ASSUMED_HEAD_ACTIVATION, Card, ImageCard, RowCard
 
 
 def build(card: Card) -> nn.Module:
@@ -17,7 +17,7 @@ def build(card: Card) -> nn.Module:
     """
     match card:
         case ImageCard(architecture="efficientnet-b4-head"):
-            return EfficientNetB4Head(len(card.labels))
+            return EfficientNetB4Head(len(card.labels), card.head_activation or ASSUMED_HEAD_ACTIVATION)
         case ImageCard(architecture="pyramidnet-110"):
             return PyramidNet(len(card.labels))
         case RowCard(architecture="mlp"):

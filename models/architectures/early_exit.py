@@ -76,6 +76,7 @@ class EarlyExitNetwork(nn.Module):
         self.exit = head.eval().requires_grad_(False)
         self._trunk, self._tail = (trunk,), (tail,)  # tuples: their parameters are registered above already
         self._limits, self._positive = card.early_exit, card.labels.index(card.positive_label)
+        self._temperature = card.temperature
         self.eval()
 
     def trunk(self, image: Tensor) -> Tensor:
@@ -87,7 +88,8 @@ class EarlyExitNetwork(nn.Module):
         """Return the logits (1, classes) of one picture (1, 3, H, W), float32, and whether the head gave them, bool."""
         features = self.trunk(image)
         early: Tensor = self.exit(features)
-        probability = early.softmax(1)[0, self._positive]
+        tempered = early if self._temperature is None else early / self._temperature
+        probability = tempered.softmax(1)[0, self._positive]
         sure = (probability < self._limits.clear_below) | (probability >= self._limits.clear_from)
 
         def head_logits(_: Tensor, early: Tensor) -> Tensor:

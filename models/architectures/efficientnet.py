@@ -1,11 +1,15 @@
 """The architecture `efficientnet-b4-head`: EfficientNet-B4 with a two-layer head."""
 
+from collections.abc import Callable
 from typing import Any
 
 import timm
 from torch import Tensor, nn
 
 from explain.compile import Stages
+from models.card import ASSUMED_HEAD_ACTIVATION, HeadActivation
+
+ACTIVATIONS: dict[HeadActivation, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class EfficientNetB4Head(nn.Module):
@@ -13,9 +17,13 @@ class EfficientNetB4Head(nn.Module):
 
     Parameter names are `backbone.*` and `head.0` … `head.7`, so that a state_dict trained elsewhere with this
     layout loads as it is. Two classes make 18,471,242 parameters.
+
+    Args:
+        classes: number of logits.
+        activation: between the head's two layers; it has no parameters, so that no state_dict tells which it was.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, activation: HeadActivation = ASSUMED_HEAD_ACTIVATION) -> None:
         super().__init__()
         self.backbone: Any = timm.create_model("efficientnet_b4", pretrained=False, num_classes=0, global_pool="")
         features = 1792
@@ -25,7 +33,7 @@ class EfficientNetB4Head(nn.Module):
             nn.BatchNorm1d(features),
             nn.Dropout(0.4),
             nn.Linear(features, 512),
-            nn.GELU(),
+            ACTIVATIONS[activation](),
             nn.Dropout(0.3),
             nn.Linear(512, classes),
         )

@@ -58,8 +58,7 @@ def receive_answer(source: Connection, limits: ImageLimits, spec: ImageInput, ke
         fields = cast("dict[str, Any]", json.loads(source.recv_bytes(MOST_HEADER_BYTES)))
         if "error" in fields:
             raise _ERRORS[fields["error"]](str(fields["detail"]))
-        shape = (3, *spec.size)
-        tensor = np.frombuffer(source.recv_bytes(4 * int(np.prod(shape))), np.float32).reshape(shape)
+        tensor = np.frombuffer(source.recv_bytes(4 * int(np.prod(spec.shape))), np.float32).reshape(spec.shape)
         sharpness = None if fields["sharpness"] is None else float(fields["sharpness"])
         if keep == "nothing":
             return PreparedPicture(tensor, sharpness)

@@ -22,6 +22,7 @@ from preprocessing.prepare import Keep, Prepare, is_slow, prepare
 from preprocessing.spec import UInt8Image
 from runners.cores import CoreShare
 from runners.plan import make_plan
+from serving.gradcam.heat import picture_heatmap
 from serving.gradcam.wire import Explanation, ExplanationRequest
 from serving.loading import LoadedPipeline, Role, device_for
 from serving.options import RunnerOptions
@@ -41,7 +42,7 @@ class PreparedPicture(NamedTuple):
     Attributes:
         request: what to explain, and how.
         image: RGB, shape (H, W, 3), uint8, at the size that it is drawn at; None where it is not drawn.
-        tensor: shape (3, h, w), float32, as the network takes it.
+        tensor: shape `card.input.shape`, float32, as the network takes it.
         sharpness: the picture's variance of the Laplacian; None where the card does not ask for it.
         size: width and height of what is drawn, in pixels.
     """
@@ -127,7 +128,7 @@ class ExplanationPipeline:
         picture = prepare_picture(request.data, self._card.limits, self._card.input, keep)
         if picture.pixels is not None:
             size = picture.pixels.shape[1], picture.pixels.shape[0]
-        elif structure.orientation >= 5:
+        elif structure.orientation >= 5 and self._card.input.orientation == "apply":
             size = size[1], size[0]
         return PreparedPicture(request, picture.pixels, picture.tensor, picture.sharpness, size)
 
@@ -140,14 +141,15 @@ class ExplanationPipeline:
         request = item.request
         picture = None
         if request.output != "map" and item.image is not None:
-            picture = png(_drawn(request, item.image, values))
+            picture = png(self._drawn(request, item.image, values))
         return Explanation(logits, target, picture, values, item.size, item.sharpness)
 
-
-def _drawn(request: ExplanationRequest, image: UInt8Image, values: npt.NDArray[np.float32]) -> UInt8Image:
-    """Return the heatmap in grey, or laid over the picture, at the picture's size."""
-    heat = heatmap(values, (image.shape[0], image.shape[1]))
-    return grey(heat) if request.output == "heatmap" else overlay(image, heat, request.alpha)
+    def _drawn(self, request: ExplanationRequest, image: UInt8Image, values: npt.NDArray[np.float32]) -> UInt8Image:
+        """Return the heatmap in grey, or laid over the picture, at the picture's size."""
+        size = image.shape[0], image.shape[1]
+        at_input_size = request.at_input_size  # the picture is the network's input itself
+        heat = heatmap(values, size) if at_input_size else picture_heatmap(values, size, self._card.input)
+        return grey(heat) if request.output == "heatmap" else overlay(image, heat, request.alpha)
 
 
 def load_explanation(

@@ -23,6 +23,7 @@ def test_a_checkpoint_trained_elsewhere_is_exported_imported_and_served(home: Pa
     torch.save(network.state_dict(), tmp_path / "mine.pth")
     result = CliRunner().invoke(main, ["models", "import", "kidney-stone", "--weights", str(tmp_path / "mine.pth")])
     assert result.exit_code == 0, result.output
+    assert "ASSUMED: the head's activation is gelu" in result.output
     stored = store.find("kidney-stone")
     verify(stored)
     assert dict(served_tags()) == {"kidney-stone": stored.version}

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,8 +19,9 @@ from export.card_text import card_for_own_weights, replace_values
 from export.importers import read_labels
 from models import store
 from models.architectures import build
-from models.card import read_card
+from models.card import as_image_card, read_card
 from models.goldens import golden_inputs
+from postprocessing.classification import classify
 from serving.self_check import golden_batch
 from tests.conftest import ROOT
 
@@ -93,25 +95,6 @@ def test_a_graph_that_does_not_fit_is_refused_by_name(
     assert store.installed() == []
 
 
-@pytest.mark.parametrize("before", [b"", b"\xa3\x06\xa4\x06"], ids=["as it is", "behind a field nobody knows"])
-@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/hostname", "predict.onnx", "card.toml"])
-def test_a_graph_whose_weights_are_in_another_file_is_refused_and_the_file_named(
-    home: Path, tmp_path: Path, location: str, before: bytes
-) -> None:
-    graph_file(tmp_path / "g.onnx")
-    model = onnx.load(tmp_path / "g.onnx")
-    weights = model.graph.initializer[0]
-    onnx.external_data_helper.set_external_data(weights, location, offset=0, length=len(weights.raw_data))
-    (tmp_path / "weights.bin").write_bytes(weights.raw_data)
-    weights.ClearField("raw_data")
-    (tmp_path / "g.onnx").write_bytes(before + model.SerializeToString())
-    result = run_import("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    assert "cannot load it" in result.output and "onnx.save(" in result.output
-    assert location in result.output or weights.name in result.output, result.output
-    assert store.installed() == []
-
-
 def test_a_file_that_is_no_graph_and_options_that_do_not_fit_are_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "g.onnx").write_bytes(b"no graph")
     labels = labels_file(tmp_path / "l.txt")
@@ -162,7 +145,7 @@ def test_timm_takes_the_weights_from_its_cache_and_says_so_when_they_are_nowhere
     result = run_import("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
     assert result.exit_code == 1 and "has the weights in its cache" in result.output
     torch.manual_seed(4)
-    network = timm.create_model("mobilenetv3_small_050").eval()
+    network: Any = timm.create_model("mobilenetv3_small_050").eval()
     snapshot = tmp_path / "hub" / "models--timm--mobilenetv3_small_050.lamb_in1k"
     (snapshot / "refs").mkdir(parents=True)
     (snapshot / "refs" / "main").write_text("0" * 40)
@@ -172,6 +155,8 @@ def test_timm_takes_the_weights_from_its_cache_and_says_so_when_they_are_nowhere
     assert result.exit_code == 0, result.output
     stored = store.find("imagenet")
     assert len(stored.card.labels) == 1000 and stored.card.labels[0].startswith("tench")
+    assert as_image_card(stored.card).input.resize == "short_side"
+    assert as_image_card(stored.card).input.crop_pct == network.pretrained_cfg["crop_pct"]
     inputs = golden_batch(stored.card, golden_inputs(IMAGENET))
     with torch.inference_mode():
         expected = network(torch.from_numpy(inputs)).numpy()
@@ -192,6 +177,35 @@ def test_a_card_of_ones_own_is_served_and_another_models_is_refused(home: Path, 
     assert result.exit_code == 1 and "'churn', but 'machine-anomaly' is to be imported" in result.output
 
 
+def test_the_cards_labels_decide_how_many_outputs_a_known_architecture_has(home: Path, tmp_path: Path) -> None:
+    text = (ROOT / "models" / "churn" / "card.toml").read_text().replace('"class_1"]', '"class_1", "class_2"]')
+    (tmp_path / "three.toml").write_text(text.replace("parameters = 4_738", "parameters = 4_803"))
+    torch.manual_seed(1)
+    torch.save(build(read_card(tmp_path / "three.toml")).state_dict(), tmp_path / "w.pth")
+    result = run_import("churn", "--weights", tmp_path / "w.pth", "--card", tmp_path / "three.toml")
+    assert result.exit_code == 0, result.output
+    assert len(store.find("churn").card.labels) == 3
+    result = run_import("churn", "--weights", tmp_path / "w.pth")
+    assert result.exit_code == 1 and "have 3 outputs, and the card of churn has 2 labels" in result.output
+
+
+def test_a_graph_may_have_a_positive_label_and_a_threshold(home: Path, tmp_path: Path) -> None:
+    weight = graph_file(tmp_path / "g.onnx")
+    text = (IMAGENET / "card.toml").read_text()
+    for label, fits in (("tench, Tinca tinca", True), ("trench", False)):
+        lines = f'labels = []\npositive_label = "{label}"\nthreshold = 0.01'
+        (tmp_path / "mine.toml").write_text(text.replace("labels = []", lines))
+        arguments = ("--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+        result = run_import("imagenet", *arguments, "--card", tmp_path / "mine.toml")
+        assert (result.exit_code == 0) == fits, result.output
+        assert fits or "positive_label 'trench' is not one of the labels: crane (0), tench" in result.output
+    card = store.find("imagenet").card
+    means = np.array([0.2, 0.1, -0.3], np.float32)
+    logits = np.asarray(means @ weight, np.float32)
+    assert np.exp(logits)[1] / np.exp(logits).sum() >= 0.01
+    assert classify(logits, card).label == "tench, Tinca tinca"
+
+
 def test_comments_and_order_of_a_card_survive_a_change_of_its_values() -> None:
     text = '# Mine.\nname = "x"\nlabels = [\n  "a",\n]  # filled in at import\n\n[input]  # pixels\nsize = [1, 2]\n'
     changed = replace_values(text, {"labels": ["b", 'c "d"'], "input.size": [3, 4]})
@@ -206,6 +220,17 @@ def test_a_card_without_the_value_to_be_changed_is_refused_by_name() -> None:
             replace_values(text, {"input.size": [3, 4]})
     with pytest.raises(CardError, match="not valid TOML"):
         replace_values("labels = ", {"labels": []})
+
+
+def test_a_value_that_may_be_added_gets_a_line_at_the_end_of_its_section() -> None:
+    text = "[input]\nsize = [1, 2]  # pixels\n\n[limits]\nmax_items = 1\n"
+    changed = replace_values(text, {}, {"input.crop_pct": 0.875, "limits.max_items": 2})
+    assert changed == "[input]\nsize = [1, 2]  # pixels\ncrop_pct = 0.875\n\n[limits]\nmax_items = 2\n"
+
+
+def test_own_weights_do_not_inherit_what_a_card_says_of_the_bundled_ones() -> None:
+    text = 'data = "x"\ntemperature = 1.7\nhead_activation = "gelu"\nthreshold = 0.5\n'
+    assert card_for_own_weights(text, Path("w.pth")) == 'data = "your own weights (w.pth)"\nthreshold = 0.5\n'
 
 
 def test_a_file_name_that_no_card_can_hold_is_refused() -> None:

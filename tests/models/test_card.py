@@ -37,6 +37,12 @@ def test_the_shipped_card_says_what_the_model_is() -> None:
         ('name = "tiny"', 'name = "Tiny Model"', r"name: "),
         ("std = [0.5, 0.5, 0.5]", "std = [0.5, 0, 0.5]", r"std"),
         ("parameters = 6", "parameters = ", r"not valid TOML"),
+        ("parameters = 6", "temperature = 0", r"temperature: .*greater than 0"),
+        ("parameters = 6", 'head_activation = "tanh"', r"head_activation: .*'gelu', 'relu' or 'silu'"),
+        ('"efficientnet-b4-head"', '"onnx"\nhead_activation = "relu"', r"head_activation: onnx has no head"),
+        ("blur_below = 1.0", 'clahe = { colour_space = "hsv" }', r"clahe.colour_space: .*'lab' or 'yuv'"),
+        ("size = [16, 16]", 'size = [16, 16]\nresize = "crop"', r"input.resize: .*'short_side', 'letterbox' or 'none'"),
+        ("size = [16, 16]", 'size = [16, 16]\nlayout = "nhwc"', r"efficientnet-b4-head takes three channels"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_the_file_and_what_is_allowed(old: str, new: str, message: str) -> None:

@@ -11,10 +11,11 @@ from errors import StoreError
 from models.architectures import build
 from models.architectures.pyramidnet import PyramidNet
 from models.card import read_card
-from models.checkpoint import check_dimensions, load_network, read_checkpoint, round_weights
+from models.checkpoint import assumes_activation, check_dimensions, load_network, read_checkpoint, round_weights
 from tests.conftest import ROOT
 
 CHURN = read_card(ROOT / "models" / "churn" / "card.toml")
+KIDNEY_STONE = read_card(ROOT / "models" / "kidney_stone" / "card.toml").model_copy(update={"head_activation": None})
 CIFAR10 = read_card(ROOT / "models" / "cifar10" / "card.toml")
 
 
@@ -64,6 +65,29 @@ def test_dimensions_in_the_metadata_that_differ_from_the_cards_are_refused() -> 
     check_dimensions(read_card(ROOT / "models" / "machine_anomaly" / "card.toml"), {"input_dim": 4, "output_dim": 4})
     with pytest.raises(StoreError, match="input_dim = 7, the card of churn 6"):
         check_dimensions(CHURN, {"input_dim": 7})
+
+
+def test_another_number_of_outputs_than_labels_is_named_and_not_listed_as_shapes() -> None:
+    for card, weights in (
+        (CIFAR10, PyramidNet(7).state_dict()),
+        (CHURN, build(CHURN.model_copy(update={"labels": tuple("abcdefg")})).state_dict()),
+    ):
+        message = rf"have 7 outputs, and the card of {card.name} has {len(card.labels)} labels\. .*--card"
+        with pytest.raises(StoreError, match=message):
+            load_network(card, weights)
+
+
+def test_an_activation_that_nobody_names_is_assumed() -> None:
+    said = KIDNEY_STONE.model_copy(update={"head_activation": "relu"})
+    assert assumes_activation(KIDNEY_STONE, {"epoch": 3})
+    assert not assumes_activation(KIDNEY_STONE, {"activation": "nn.GELU()"})
+    assert not assumes_activation(said, {}) and not assumes_activation(said, {"head_activation": "ReLU"})
+    assert not assumes_activation(CIFAR10, {}) and not assumes_activation(CHURN, {"activation": "relu"})
+
+
+def test_a_checkpoint_that_names_another_activation_than_the_card_is_refused_with_the_line_to_add() -> None:
+    with pytest.raises(StoreError, match=r'is relu, and by the card of kidney-stone it is gelu.*activation = "relu"'):
+        assumes_activation(KIDNEY_STONE, {"activation": "ReLU"})
 
 
 def test_values_that_are_not_finite_are_refused(weights: dict[str, torch.Tensor]) -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from models.card import ModelCard, parse_card
-from postprocessing.classification import classify, softmax
+from postprocessing.classification import card_probabilities, classify, softmax
 from tests.tiny import CARD
 
 TWO_LABELS = parse_card(CARD.format(name="tiny"), "card")
@@ -74,3 +74,16 @@ def test_more_than_twenty_labels_show_only_the_top_in_index_order() -> None:
     values[[4, 17]] = 5, 9
     assert list(classify(values, card_of(21), top_k=2).probabilities) == ["label4", "label17"]
     assert len(classify(values[:20], card_of(20), top_k=2).probabilities) == 20
+
+
+@pytest.mark.parametrize("count", [2, 21])
+def test_a_temperature_divides_the_logits(count: int) -> None:
+    card = card_of(count).model_copy(update={"temperature": 2.5})
+    row = np.random.default_rng(count).normal(0, 3, count).astype(np.float32)
+    expected = np.exp(row / 2.5) / np.exp(row / 2.5).sum()
+    classification = classify(row, card, top_k=count)
+    assert [label.probability for label in classification.top] == pytest.approx(
+        sorted(expected, reverse=True), rel=1e-5
+    )
+    assert card_probabilities(row[None], card)[0] == pytest.approx(expected, rel=1e-5)
+    assert classification.class_id == row.argmax()

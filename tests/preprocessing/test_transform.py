@@ -86,6 +86,21 @@ def test_clahe_changes_the_lightness_and_leaves_the_colour() -> None:
     assert np.abs(after[..., 1:] - before[..., 1:]).max() <= 3
 
 
+@pytest.mark.parametrize("limit", [0, 0.01, 2.0, 40.0, 1000.0])
+def test_clahe_on_the_y_of_yuv_is_opencvs_at_any_limit(image: npt.NDArray[np.uint8], limit: float) -> None:
+    y, u, v = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2YUV))
+    y = cv2.createCLAHE(limit, (4, 6)).apply(y)
+    expected = cv2.cvtColor(cv2.merge([y, u, v]), cv2.COLOR_YUV2RGB)
+    assert np.array_equal(equalise(image, Clahe(clip_limit=limit, tiles=(4, 6), colour_space="yuv")), expected)
+
+
+def test_a_grey_picture_is_equalised_itself_on_the_y_of_yuv() -> None:
+    level = np.random.default_rng(4).integers(60, 130, (24, 32)).astype(np.uint8)
+    card = spec(channels="grey", mean=[0], std=[1], scale="0-255", clahe={"colour_space": "yuv", "tiles": (2, 2)})
+    tensor = transform(np.dstack([level] * 3), card).tensor
+    assert np.abs(tensor[0] - cv2.createCLAHE(2.0, (2, 2)).apply(level)).max() <= 1
+
+
 def test_the_whole_transform_equals_a_plain_one(image: npt.NDArray[np.uint8]) -> None:
     card = read_image_card(SHIPPED / "card.toml")
     small = cv2.resize(image, (224, 224))
@@ -97,6 +112,13 @@ def test_the_whole_transform_equals_a_plain_one(image: npt.NDArray[np.uint8]) ->
     assert np.abs(tensor - expected).max() < 1e-5
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     assert variance == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).var())
+
+
+def test_sharpness_is_measured_on_the_upload_where_the_card_says_so(image: npt.NDArray[np.uint8]) -> None:
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    expected = cv2.Laplacian(grey, cv2.CV_64F).var()
+    assert transform(image, spec(blur_below=1.0, blur_at="upload")).sharpness == pytest.approx(expected)
+    assert transform(image, spec(blur_below=1.0)).sharpness != pytest.approx(expected, rel=0.1)
 
 
 def test_sharpness_is_not_measured_unless_the_card_asks(image: npt.NDArray[np.uint8]) -> None:

@@ -15,8 +15,8 @@ from explain.overlay import heatmap
 from export import explanation_quality as quality
 from export.explanation_quality import Case
 from export.explanation_report import TOLERANCE_PX, pointing_figures
-from models.card import Explain
-from postprocessing.classification import softmax
+from models.card import Explain, ImageCard
+from postprocessing.classification import card_probabilities
 from preprocessing.spec import ImageInput
 from preprocessing.transform import resize, transform
 from training import metrics
@@ -77,7 +77,7 @@ def boxed_case(item: BoxedSlice, spec: ImageInput) -> Case:
 
 
 def boxed_figures(
-    explainer: OnnxExplainer, explain: Explain, slices: list[BoxedSlice], spec: ImageInput, threshold: float
+    explainer: OnnxExplainer, explain: Explain, slices: list[BoxedSlice], card: ImageCard, threshold: float
 ) -> dict[str, Any]:
     """Return how many boxed stones are called, and how often the heatmap of a stone peaks on one.
 
@@ -88,16 +88,16 @@ def boxed_figures(
         explainer: runs the explain graph.
         explain: the card's section, with the method.
         slices: slices of which all show stones.
-        spec: the card's input section.
+        card: the model's card.
         threshold: the card's.
     """
-    cases = [boxed_case(item, spec) for item in slices]
+    cases = [boxed_case(item, card.input) for item in slices]
     scores, heats = list[float](), []
     for first in range(0, len(cases), BATCH):
         tensors = np.stack([case.tensor for case in cases[first : first + BATCH]])
         outputs = explainer.run(tensors, np.ones(len(tensors), np.int64), frozenset([explain.method]))
-        scores += softmax(outputs.logits)[:, 1].tolist()
-        heats += [heatmap(cam, spec.size) for cam in outputs.maps[explain.method]]
+        scores += card_probabilities(outputs.logits, card)[:, 1].tolist()
+        heats += [heatmap(cam, card.input.size) for cam in outputs.maps[explain.method]]
     is_called = np.array(scores) >= threshold
     labels = np.ones(len(cases), np.int64)
     hits = [

@@ -25,7 +25,7 @@ from models.architectures.early_exit import ExitHead
 from models.card import EarlyExit, ImageCard, read_image_card
 from models.checkpoint import read_checkpoint, round_weights
 from models.package import EXIT
-from postprocessing.classification import softmax
+from postprocessing.classification import card_probabilities
 from training import metrics
 from training.kidney_stone.data import CALIBRATE, TEST, TRAIN
 from training.kidney_stone.dataset import PhantomDataset, SliceDataset
@@ -79,11 +79,11 @@ def train(head: ExitHead, data: Features, epochs: int, rate: float, batch: int =
 
 
 @torch.inference_mode()
-def probabilities(head: ExitHead, data: Features) -> tuple[metrics.Scores, metrics.Scores]:
-    """Return P(stone), shape (n,), by the head and by the whole network."""
+def probabilities(card: ImageCard, head: ExitHead, data: Features) -> tuple[metrics.Scores, metrics.Scores]:
+    """Return P(stone), shape (n,), by the head and by the whole network, at the card's temperature."""
     chunks = torch.chunk(data.features, max(1, len(data.labels) // 256))
     early = torch.cat([head(features.float()) for features in chunks])
-    return softmax(early.numpy())[:, 1], softmax(data.logits.numpy())[:, 1]
+    return card_probabilities(early.numpy(), card)[:, 1], card_probabilities(data.logits.numpy(), card)[:, 1]
 
 
 class Limits(NamedTuple):
@@ -180,7 +180,7 @@ def fit(data: Path, count: int, batches: int, choose_on: int, epochs: int, rate:
 
 def _judge(card: ImageCard, head: ExitHead, samples: Samples, name: str, folder: Path) -> Judged:
     features = compute_features(card, _exit_of(card).layer, samples, name, folder)
-    return Judged(features.labels.numpy(), *probabilities(head, features))
+    return Judged(features.labels.numpy(), *probabilities(card, head, features))
 
 
 @main.command()

@@ -109,7 +109,7 @@ def compute_features(card: ImageCard, layer: str, samples: Samples, name: str, f
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as package:
             graph, network = Path(package) / GRAPH, load_network(card, read_checkpoint(PACKAGE / WEIGHTS).weights)
-            module, image = _FeaturesAndLogits(network, layer), torch.zeros(2, 3, *card.input.size)
+            module, image = _FeaturesAndLogits(network, layer), torch.zeros(2, *card.input.shape)
             model = trace_to_onnx(module, {"image": image}, ["features", "logits"])
             use_external_weights(model, Path(shutil.copy(PACKAGE / WEIGHTS, package)))
             graph.write_bytes(model.SerializeToString())

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from backends.onnx import OnnxBackend
 from models.card import read_image_card
 from models.package import GRAPH
-from postprocessing.classification import softmax
+from postprocessing.classification import card_probabilities
 from preprocessing.spec import ImageInput
 from preprocessing.transform import transform
 from runners.cores import available_cores
@@ -41,16 +41,16 @@ def score(package: Path, count: int, batch: int = 16) -> tuple[metrics.Labels, m
     Returns:
         Labels (count,), P(stone) (count,), and the stratum of each phantom.
     """
-    spec = read_image_card(package / "card.toml").input
+    card = read_image_card(package / "card.toml")
     backend = OnnxBackend(package / GRAPH, threads=available_cores())
     labels: list[int] = []
     scores: list[float] = []
     strata: list[Stratum] = []
     with ProcessPoolExecutor(available_cores()) as pool, tqdm(total=count, desc="score", unit="phantom") as bar:
-        phantoms = pool.map(_draw, ((TEST + index, spec) for index in range(count)), chunksize=batch)
+        phantoms = pool.map(_draw, ((TEST + index, card.input) for index in range(count)), chunksize=batch)
         while items := list(itertools.islice(phantoms, batch)):
             logits = backend.run(np.stack([tensor for tensor, _, _ in items])).logits
-            scores += softmax(logits)[:, 1].tolist()
+            scores += card_probabilities(logits, card)[:, 1].tolist()
             labels += [label for _, label, _ in items]
             strata += [stratum for _, _, stratum in items]
             bar.update(len(items))

@@ -18,8 +18,7 @@ from explain.onnx import OnnxExplainer
 from models.card import ImageCard, read_image_card
 from models.package import EXPLAIN, GRAPH
 from models.registry import package_folder
-from postprocessing.classification import softmax
-from preprocessing.spec import ImageInput
+from postprocessing.classification import card_probabilities
 from preprocessing.transform import transform
 from runners.cores import available_cores
 from training import metrics
@@ -39,14 +38,14 @@ DATA = "CT KIDNEY DATASET (Islam et al. 2022), scans that no training and no cho
 BATCH = 16
 
 
-def score_slices(graph: Path, slices: list[Slice], spec: ImageInput) -> ScoredSlices:
+def score_slices(graph: Path, slices: list[Slice], card: ImageCard) -> ScoredSlices:
     """Score real slices with the graph that is served, transformed as serving does."""
     backend = OnnxBackend(graph, threads=available_cores())
     scores = list[float]()
     for first in tqdm(range(0, len(slices), BATCH), desc="slices", unit="batch"):
         pictures = [np.dstack([read_picture(item.path)] * 3) for item in slices[first : first + BATCH]]
-        logits = backend.run(np.stack([transform(picture, spec).tensor for picture in pictures])).logits
-        scores += softmax(logits)[:, 1].tolist()
+        logits = backend.run(np.stack([transform(picture, card.input).tensor for picture in pictures])).logits
+        scores += card_probabilities(logits, card)[:, 1].tolist()
     backend.close()
     return ScoredSlices(slices, np.array(scores))
 
@@ -76,10 +75,10 @@ def real_figures(
 ) -> tuple[ScoredSlices, dict[str, Any]]:
     """Return the scored test slices and their figures, with strata and short cuts."""
     split = split_slices(slices)
-    scored = score_slices(package / GRAPH, split.held_out, card.input)
+    scored = score_slices(package / GRAPH, split.held_out, card)
     figures = rates(threshold) | {"ece": metrics.expected_calibration_error}
     measured = measure(figures, scored) | {"threshold": threshold, "data": DATA}
-    trained_on = score_slices(package / GRAPH, split.train, card.input)
+    trained_on = score_slices(package / GRAPH, split.train, card)
     short_cuts = shortcut_figures(slices, split.train, split.held_out)
     return scored, {
         **measured,
@@ -115,7 +114,7 @@ def report(data: Path | None, boxed: Path | None, package: Path, count: int, out
         sections["phantom_strata"] = auc_by_stratum(labels, scores, phantoms)
         if boxed_slices:
             explainer = OnnxExplainer(package / EXPLAIN, available_cores())
-            real["other_hospital"] = boxed_figures(explainer, card.explain, boxed_slices, card.input, threshold)
+            real["other_hospital"] = boxed_figures(explainer, card.explain, boxed_slices, card, threshold)
         measured = real | {"phantoms": measured}
         labels, scores = scored.labels, scored.scores
         command += " --data DIR" + (" --boxed DIR" if boxed else "")

@@ -1,5 +1,7 @@
 """The network of `efficientnet-b4-head` has the layers and the parameter names that its checkpoints have."""
 
+import numpy as np
+import torch
 from torch import nn
 
 from models.architectures.efficientnet import EfficientNetB4Head
@@ -17,3 +19,14 @@ def test_the_network_is_the_one_on_the_card() -> None:
     layers = ("AdaptiveAvgPool2d", "Flatten", "BatchNorm1d", "Dropout", "Linear", "GELU", "Dropout", "Linear")
     assert tuple(type(layer).__name__ for layer in network.head) == layers
     assert [layer.p for layer in network.head if isinstance(layer, nn.Dropout)] == [0.4, 0.3]
+
+
+def test_the_head_has_the_activation_of_the_card() -> None:
+    torch.manual_seed(2)
+    network = EfficientNetB4Head(3, "relu").eval().requires_grad_(False)
+    pooled = torch.randn(4, 1792)
+    norm, first, last = network.head[2], network.head[4], network.head[7]
+    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+    hidden = np.maximum(norm(pooled).numpy() @ first.weight.numpy().T + first.bias.numpy(), 0)
+    expected = hidden @ last.weight.numpy().T + last.bias.numpy()
+    assert np.allclose(network.head(pooled[..., None, None]).numpy(), expected, atol=1e-4)

@@ -23,6 +23,9 @@ LIMITS = ImageLimits()
 SPEC = ImageInput(
     size=(24, 32), library="opencv", kernel="area", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), blur_below=9.0
 )
+GREY = SPEC.model_copy(
+    update={"resize": "letterbox", "channels": "grey", "mean": (0.5,), "std": (0.2,), "layout": "nhwc"}
+)
 PICTURE = encode(np.random.default_rng(2).integers(0, 256, (60, 80, 3)).astype(np.uint8))
 ENDLESS = hostile.bmp_of_runs(7000, 7000, 10_000_000)
 """Takes seconds of processor time on any machine: Pillow decodes runs in Python."""
@@ -37,10 +40,17 @@ def decoding() -> Iterator[DecodingProcess]:
         process.close()
 
 
+@pytest.mark.parametrize("spec", [SPEC, GREY])
 @pytest.mark.parametrize("keep", ["nothing", "resized", "original"])
-def test_a_picture_prepared_in_the_sandbox_is_the_same_to_the_last_bit(decoding: DecodingProcess, keep: Keep) -> None:
-    there, here = decoding.prepare(PICTURE, LIMITS, SPEC, keep), prepare(PICTURE, LIMITS, SPEC, keep)
-    assert np.array_equal(there.tensor, here.tensor) and there.sharpness == here.sharpness
+def test_a_picture_prepared_in_the_sandbox_is_the_same_to_the_last_bit(
+    decoding: DecodingProcess, keep: Keep, spec: ImageInput
+) -> None:
+    there, here = decoding.prepare(PICTURE, LIMITS, spec, keep), prepare(PICTURE, LIMITS, spec, keep)
+    assert (
+        there.tensor.shape == spec.shape
+        and np.array_equal(there.tensor, here.tensor)
+        and there.sharpness == here.sharpness
+    )
     assert (there.pixels is None) == (keep == "nothing")
     assert keep == "nothing" or np.array_equal(there.pixels, here.pixels)  # type: ignore[arg-type]
 

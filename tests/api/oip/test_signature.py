@@ -1,0 +1,25 @@
+"""The tensors that a model of pictures takes over the Open Inference Protocol, for any channels and layout."""
+
+import pytest
+
+from api.oip.signature import TensorSpec, input_specs
+from models.card import parse_card
+from tests.tiny import CARD
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ("", (-1, 3, 16, 24)),
+        ('layout = "nhwc"', (-1, 16, 24, 3)),
+        ('channels = "grey"', (-1, 1, 16, 24)),
+        ('channels = "grey"\nlayout = "nhwc"', (-1, 16, 24, 1)),
+        ('resize = "short_side"\nresize_to = 256', (-1, 3, 16, 24)),
+    ],
+)
+def test_a_transformed_picture_has_the_shape_that_the_graph_takes(changes: str, shape: tuple[int, ...]) -> None:
+    text = CARD.format(name="tiny").replace("efficientnet-b4-head", "onnx")
+    text = text.replace("size = [16, 16]", f"size = [16, 24]\n{changes}")
+    if "grey" in changes:
+        text = text.replace("[0.5, 0.5, 0.5]", "[0.5]")
+    assert input_specs(parse_card(text, "card"))[-1] == TensorSpec("tensor", "FP32", shape)
