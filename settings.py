@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 import os
+import re
 import ssl
 from functools import cache
 from pathlib import Path
@@ -25,12 +26,21 @@ def _ip_address(text: str) -> str:
     return "127.0.0.1" if text == "localhost" else str(ipaddress.ip_address(text))
 
 
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
+"""As browsers send them: in small letters, and without a path."""
 Exempt = Literal["health", "metrics", "docs"]
 
 
 def _known_exemptions(text: str) -> str:
     if text != "none" and (unknown := [word for word in _words(text) if word not in get_args(Exempt)]):
         raise ValueError(f"{unknown[0]!r} is none of {', '.join(get_args(Exempt))}, by commas, or none")
+    return text
+
+
+def _known_origins(text: str) -> str:
+    for word in _words(text):
+        if not _ORIGIN.fullmatch(word):
+            raise ValueError(f"{word!r} is no origin: name it by scheme, host and port, such as https://a.example:8443")
     return text
 
 
@@ -80,6 +90,9 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = Field(
         1, description="Processes that answer, each with all models; more than one pays only for cheap models."
     )
+    top_k: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="How many labels a classifier lists in `top` by default; empty: 1 of two labels, else 3."
+    )
     timeout_ms: Annotated[int, Field(ge=1)] = Field(30_000, description="The longest that a request may take.")
     explain: bool = Field(True, description="Whether to start the Grad-CAM runner, which is a process of its own.")
     explain_timeout_ms: Annotated[int, Field(ge=1)] = Field(
@@ -93,6 +106,9 @@ class Settings(BaseSettings):
     )
     cache_mb: Annotated[int, Field(ge=0)] = Field(
         0, description="Memory for answers to pictures that may come again; 0 keeps none."
+    )
+    cors_origins: Annotated[str, NoDecode, AfterValidator(_known_origins)] = Field(
+        "", description="The origins whose pages may call the API, such as https://a.example, by commas; empty: none."
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 2**20
     body_seconds: Annotated[float, Field(gt=0)] = Field(
@@ -146,6 +162,11 @@ class Settings(BaseSettings):
     def exempt(self) -> tuple[str, ...]:
         """The groups of routes that need no key."""
         return () if self.api_keys_exempt == "none" else tuple(_words(self.api_keys_exempt))
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins whose pages may call the API."""
+        return tuple(_words(self.cors_origins))
 
     @property
     def chosen_models(self) -> tuple[tuple[str, str], ...]:

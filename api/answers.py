@@ -1,9 +1,14 @@
-"""The fields that the predictions of pictures and of rows have in common."""
+"""What the answers for pictures and for rows have in common."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from api.schemas import TopLabel
+from pydantic import RootModel
+
+from api.aliases import with_aliases
+from api.schemas import BatchAnswer, RowBatchAnswer, TopLabel
+from models.answer import Answer as AnswerForm
+from models.answer import LabelForm
 from postprocessing.classification import Classification
 from runners.runner import Answer
 from serving.loaded_model import LoadedModel
@@ -21,13 +26,28 @@ def origin_fields(model: LoadedModel, answer: Answer[Any], warnings: Sequence[st
     }
 
 
-def classification_fields(classification: Classification) -> dict[str, Any]:
-    """Return the fields that say which label a classifier gives, and how sure it is."""
+def classification_fields(classification: Classification, form: LabelForm) -> dict[str, Any]:
+    """Return the fields that say which label a classifier gives, by its name or its index, and how sure it is."""
     return {
-        "prediction": classification.label,
+        "prediction": classification.label if form == "name" else classification.class_id,
         "predicted_class_id": classification.class_id,
         "confidence": classification.confidence,
         "probabilities": classification.probabilities,
         "top": [TopLabel(label=ranked.label, probability=ranked.probability) for ranked in classification.top],
         "threshold": classification.threshold,
     }
+
+
+def batch_json(batch: BatchAnswer | RowBatchAnswer, form: AnswerForm, left_out: set[str] | None = None) -> str:
+    """Return the JSON of a batch as the card says: an object with further names, or the list of its entries.
+
+    Args:
+        batch: the answer.
+        form: the card's section about answers.
+        left_out: the fields that no entry shows.
+    """
+    entries = {"__all__": left_out} if left_out else None
+    if form.batch == "list":
+        return RootModel[list[Any]](batch.predictions).model_dump_json(exclude=entries)
+    named = with_aliases(batch, form.batch_also)
+    return named.model_dump_json(exclude={"predictions": entries} if entries else None)

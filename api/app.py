@@ -1,16 +1,18 @@
 """The application: our routes, and behind them BentoML's."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.aliases import answer_schemas
 from api.auth import Authenticator
 from api.bodies import Bodies
 from api.docs import docs_routes
@@ -29,6 +31,8 @@ from settings import Settings
 
 STATIC = Path(__file__).parent / "static"
 DOCUMENTATION = STATIC.with_name("documentation")
+SHARED_HEADERS = ("X-Request-ID", "X-Process-Time", "Server-Timing", "Retry-After", "Cache-Status")
+"""What pages of other origins may read of an answer's headers."""
 PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 
 
@@ -54,9 +58,10 @@ def build_app(
         authenticator: checks keys, for BentoML's paths too; None where none is asked for.
         bodies: the bodies of all requests of the process; by default only those over HTTP, as the settings limit them.
     """
+    schemas = {name: answer_schemas(model.card) for name, model in repository.models.items()}
     operations = [
-        *PredictionRoutes(repository, predictor).operations(),
-        *MetadataRoutes(repository, predictor.explainer).operations(),
+        *PredictionRoutes(repository, predictor, schemas).operations(),
+        *MetadataRoutes(repository, predictor.explainer, schemas, version).operations(),
         *OpenInference(repository, predictor, version, settings.max_body_bytes).operations(),
         *KServeV1(repository, predictor).operations(),
         *TorchServe(repository, predictor).operations(),
@@ -90,15 +95,26 @@ def build_app(
         authenticator=authenticator,
     )
 
+    answer_http = _shared_with(settings.origins, middleware)
+
     async def entry(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await middleware(scope, receive, send)
+            await answer_http(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close"})  # there are none here, nor a way past the keys
         elif behind is not None:
             await behind(scope, receive, send)
 
     return entry
+
+
+def _shared_with(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
+    """Return the application that pages of these origins may call: a browser asks for that before it sends a key."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=SHARED_HEADERS
+    )
 
 
 def _document(document: dict[str, Any]) -> Endpoint:

@@ -10,6 +10,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from api.json_values import check_value_count
+from api.middleware import SANE_ID
 from errors import CallerGone, InvalidInput, TooLarge
 
 LARGE_JSON_BYTES = 32 * 1024
@@ -99,6 +100,7 @@ async def _raw_picture(request: Request, field: str) -> bytes:
 
 
 async def _files(request: Request, fields: tuple[str, ...], limit: int) -> list[Upload]:
+    """Return the files of a form; a sane id in its field `request_id` becomes that of the request."""
     accepted = " or ".join(f"`{field}`" for field in fields)
     try:
         # One more than is allowed is read, so that the message can tell the two mistakes apart.
@@ -109,6 +111,9 @@ async def _files(request: Request, fields: tuple[str, ...], limit: int) -> list[
                 for field, value in parts
                 if isinstance(value, UploadFile) and field in fields
             ]
+            own_id = form.get("request_id")
+            if isinstance(own_id, str) and SANE_ID.fullmatch(own_id):
+                request.state.request_id = own_id
             others = sorted({field for field, value in parts if field not in fields})
             texts = sorted({field for field, value in parts if field in fields and not isinstance(value, UploadFile)})
     except ClientDisconnect as error:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import classification_fields, origin_fields
+from api.aliases import with_aliases
+from api.answers import batch_json, classification_fields, origin_fields
 from api.body import read_many, read_one
 from api.caller import HttpCaller, timing_headers
 from api.parameters import ExplanationQuery, PredictionQuery
@@ -23,6 +24,7 @@ from api.schemas import (
     timestamp,
 )
 from errors import DeadlineExceeded, QueueFull, Unavailable
+from models.answer import LabelForm
 from models.card import ImageCard, as_image_card
 from preprocessing.geometry import place
 from runners.runner import Answer
@@ -41,10 +43,10 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
     query = PredictionQuery.read(request.scope["query_string"], card)
     deadline = predictor.deadline(query.timeout_ms)
     upload = await read_one(request)
-    parameters, caller = query.parameters(card), HttpCaller(request)
+    parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
-    body: Prediction = prediction_answer(model, prediction, request.state.request_id)
-    exclude = None if query.include_gradcam else {"explanation_error"}
+    body: Prediction = prediction_answer(model, prediction, request.state.request_id, query.label_form(card))
+    exclude = None if parameters.with_heatmap else {"explanation_error"}
     return _json(body.model_dump_json(exclude=exclude), [prediction.answer])
 
 
@@ -56,12 +58,13 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     """
     model.check_ready()  # before the body is read
     started, card = time.monotonic(), as_image_card(model.card)
-    query, request_id = PredictionQuery.read(request.scope["query_string"], card), request.state.request_id
+    query = PredictionQuery.read(request.scope["query_string"], card)
     deadline = predictor.deadline(query.timeout_ms)
     uploads = await read_many(request, card.limits.max_items)
-    results = await predictor.predict_images(
-        model, [upload.data for upload in uploads], query.parameters(card), deadline, HttpCaller(request)
-    )
+    request_id, form = request.state.request_id, query.label_form(card)
+    parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
+    payloads = [upload.data for upload in uploads]
+    results = await predictor.predict_images(model, payloads, parameters, deadline, caller)
     refusals = [result for result in results if isinstance(result, DeadlineExceeded | QueueFull | Unavailable)]
     if len(refusals) == len(results):
         raise refusals[0]
@@ -70,7 +73,7 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
         if isinstance(result, BaseException):
             rows.append(BatchError(filename=upload.filename, error=problem_of(result, request_id)))
         else:
-            rows.append(prediction_answer(model, result, request_id, BatchPrediction, filename=upload.filename))
+            rows.append(prediction_answer(model, result, request_id, form, BatchPrediction, filename=upload.filename))
             answers.append(result.answer)
     body = BatchAnswer(
         model=model.name,
@@ -80,8 +83,8 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
         inference_time_ms=round((time.monotonic() - started) * 1e3, 3),
         predictions=rows,
     )
-    exclude = None if query.include_gradcam else {"predictions": {"__all__": {"explanation_error"}}}
-    return _json(body.model_dump_json(exclude=exclude), answers)
+    left_out = None if parameters.with_heatmap else {"explanation_error"}
+    return _json(batch_json(body, card.answer, left_out), answers)
 
 
 async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -98,13 +101,14 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
     deadline = predictor.deadline(query.timeout_ms)
     upload = await read_one(request)
     explanation_request = query.request(upload.data, card, card.explain.method if card.explain else "")
-    parameters, caller = query.parameters(card), HttpCaller(request)
+    parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     prediction = await predictor.explain_image(model, explanation_request, parameters, deadline, caller)
     answer: Answer[Explanation] = prediction.answer
     if query.format == "png":
         return Response(answer.value.picture, 200, timing_headers([answer]), "image/png")
     details = explanation_details(card, answer, explanation_request)
-    body = prediction_answer(model, prediction, request.state.request_id, ExplainedPrediction, explanation=details)
+    request_id, form = request.state.request_id, query.label_form(card)
+    body = prediction_answer(model, prediction, request_id, form, ExplainedPrediction, explanation=details)
     unused = {"input_box"} if details.input_box is None else set[str]()
     return _json(body.model_dump_json(exclude={"explanation_error": True, "explanation": unused}), [answer])
 
@@ -113,14 +117,15 @@ def prediction_answer(
     model: LoadedModel,
     prediction: ImagePrediction,
     request_id: str,
+    form: LabelForm,
     schema: type[Schema] = Prediction,  # type: ignore[assignment]
     **more: object,
 ) -> Schema:
     """Return a prediction as the answer of its route; `more` are the fields that only this schema has."""
     explanation = prediction.explanation
     heatmap = explanation.picture if explanation is not None else None
-    return schema(
-        **classification_fields(prediction.classification),
+    answer = schema(
+        **classification_fields(prediction.classification, form),
         **origin_fields(model, prediction.answer, prediction.warnings, request_id),
         timestamp=timestamp(),
         answered_by=prediction.answered_by,
@@ -128,6 +133,7 @@ def prediction_answer(
         explanation_error=prediction.explanation_error,
         **more,
     )
+    return with_aliases(answer, model.card.answer.also)
 
 
 def explanation_details(card: ImageCard, answer: Answer[Explanation], request: ExplanationRequest) -> ExplanationFacts:

@@ -2,14 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from inspect import cleandoc
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from api.aliases import AnswerSchemas, with_aliases
 from api.operation import Endpoint, Operation, at_paths
-from api.schemas import Health, ModelFacts, ModelHealth, Stats, timestamp
+from api.schemas import Health, Liveness, ModelFacts, ModelHealth, Stats, timestamp
 from api.target import VersionQuery, requested_model
 from errors import StoreError
 from explain.base import METHOD_NAMES
@@ -26,29 +29,57 @@ class MetadataRoutes:
     Args:
         repository: the models.
         explainer: calls the Grad-CAM process; None where explanations are switched off.
+        schemas: the schemas of each model's answers, by its name.
+        version: Vitrine's own.
     """
 
-    def __init__(self, repository: ModelRepository, explainer: ExplainerClient | None) -> None:
+    def __init__(
+        self,
+        repository: ModelRepository,
+        explainer: ExplainerClient | None,
+        schemas: Mapping[str, AnswerSchemas],
+        version: str,
+    ) -> None:
         self._repository, self._explainer = repository, explainer
+        self._schemas, self._version = schemas, version
 
     def operations(self) -> list[Operation]:
         """Return every operation, with the other names that it answers to."""
+        default = self._schemas.get(self._repository.default)
+        default_model, default_stats = (default.model, default.stats) if default else (ModelFacts, Stats)
         table: tuple[tuple[Endpoint, type[BaseModel] | None, str, tuple[str, ...]], ...] = (
             (self.health, Health, "health", ("/health",)),
-            (self.live, None, "health", ("/health/live", "/livez", "/healthz")),
+            (self.live, Liveness, "health", ("/health/live", "/livez", "/healthz")),
             (self.ready, Health, "health", ("/health/ready", "/readyz")),
-            (self.stats_of_default, Stats, "health", ("/health/stats",)),
+            (self.stats_of_default, default_stats, "health", ("/health/stats",)),
             (self.models, None, "models", ("/models",)),
             (self.model, ModelFacts, "models", ("/models/{name}",)),
             (self.model, ModelFacts, "models", ("/models/{name}/versions/{version}",)),
-            (self.default_model, ModelFacts, "models", ("/model-info", "/model/info", "/predict/info")),
+            (self.default_model, default_model, "models", ("/model-info", "/model/info", "/predict/info")),
             (self.stats, Stats, "models", ("/models/{name}/stats", "/models/{name}/versions/{version}/stats")),
         )
         return [
             operation
             for endpoint, answer, tag, paths in table
-            for operation in at_paths("GET", paths, endpoint, tag=tag, answer=answer, query=_query(paths[0]))
+            for operation in at_paths(
+                "GET",
+                paths,
+                endpoint,
+                tag=tag,
+                answer=answer,
+                query=_query(paths[0]),
+                description=self._description(endpoint),
+            )
         ]
+
+    def _description(self, endpoint: Endpoint) -> str:
+        """Return what an operation does and, where the path names the model, the further names of each one's answer."""
+        sections: dict[Endpoint, str] = {self.model: "model_also", self.stats: "stats_also"}
+        lines = [cleandoc(endpoint.__doc__ or "")]
+        for name, model in sorted(self._repository.models.items()):
+            if aliases := getattr(model.card.answer, sections.get(endpoint, ""), None):
+                lines.append(f"That of {name} has also: {', '.join(f'`{alias}`' for alias in aliases)}.")
+        return "\n\n".join(lines)
 
     async def health(self, request: Request) -> Response:
         """The state of the service and of every model; always 200 while the process answers."""
@@ -57,12 +88,13 @@ class MetadataRoutes:
 
     async def live(self, request: Request) -> Response:
         """Liveness: the process answers."""
-        return JSONResponse({"status": "ok"})
+        return _json(Liveness())
 
     async def ready(self, request: Request) -> Response:
         """Readiness: 200 once the default model predicts and no other is still loading, else 503 and the reason."""
         await self._repository.refresh(max_age_s=0.5)
-        return _json(self._health(), 200 if self._repository.ready else 503)
+        health, is_ready = self._health(), self._repository.ready
+        return _json(health.model_copy(update={"status": "ready"}) if is_ready else health, 200 if is_ready else 503)
 
     async def models(self, request: Request) -> Response:
         """The card, version and state of every model."""
@@ -88,15 +120,16 @@ class MetadataRoutes:
         return _json(self._stats(self._repository.get()))
 
     async def _details(self, model: LoadedModel) -> ModelFacts:
-        details = await asyncio.to_thread(model_details, model)  # it reads files, which may take as long as they like
+        # It reads files, which may take as long as they like.
+        details = await asyncio.to_thread(model_details, model, self._version)
         details.versions = list(self._repository.versions.get(model.name, ()))
-        return details
+        return with_aliases(details, model.card.answer.model_also)
 
     def _stats(self, model: LoadedModel) -> Stats:
         stats = model_stats(model)
         if self._explainer is not None and not self._explainer.unavailable_reason:
             stats.explain = self._explainer.status.get(model.tag, {}).get("stats")
-        return stats
+        return with_aliases(stats, model.card.answer.stats_also)
 
     def _explanation_state(self, model: LoadedModel) -> str:
         """Return `ready`, or why there are no explanations just now."""
@@ -125,7 +158,7 @@ class MetadataRoutes:
             detail = "; ".join(f"{model.tag}: {model.detail}" for model in busy) or "another worker is not ready"
             status = "starting"
         else:
-            status, detail = ("degraded", "a model failed") if "failed" in states else ("ok", "")
+            status, detail = ("degraded", "a model failed") if "failed" in states else ("healthy", "")
         other_versions = {model.tag: model for model in repository.every if model is not repository.models[model.name]}
         listed = dict(sorted((repository.models | other_versions).items()))
         return Health(
@@ -152,17 +185,21 @@ def _query(path: str) -> type[BaseModel] | None:
 def model_stats(model: LoadedModel) -> Stats:
     """Return a model's counters; zeros before it runs."""
     stats = model.stats()
+    answered_s = stats.decode_seconds + stats.waited_seconds if stats else 0.0
     return Stats(
         model=model.name,
         version=model.version,
         state=model.state,
+        model_loaded=model.state == "ready",
         device=model.device,
+        parameters=model.card.parameters,
         load_seconds=model.load_seconds,
+        mean_inference_time_ms=round(answered_s * 1e3 / stats.succeeded, 3) if stats and stats.succeeded else 0.0,
         **(asdict(stats) if stats else {}),
     )
 
 
-def model_details(model: LoadedModel) -> ModelFacts:
+def model_details(model: LoadedModel, service_version: str) -> ModelFacts:
     """Return a model's card with what is installed and measured of it."""
     stored = model.stored
     card, report = model.card, stored.report() if stored else {}
@@ -172,7 +209,7 @@ def model_details(model: LoadedModel) -> ModelFacts:
         else None
     )
     return ModelFacts(
-        **card.model_dump(exclude={"explain"}),
+        **card.model_dump(include=set(ModelFacts.model_fields) - {"explain"}),
         state=model.state,
         detail=model.detail,
         version=model.version,
@@ -181,6 +218,7 @@ def model_details(model: LoadedModel) -> ModelFacts:
         metrics=report.get("metrics", {}),
         parity=stored.parity() if stored else {},
         explain=explain,
+        service_version=service_version,
     )
 
 

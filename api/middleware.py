@@ -28,7 +28,7 @@ _MODEL_PATH = re.compile(
     r"(?:(?:/v[12])?/models|/predictions|/explanations)/([a-z0-9-]{1,60})(?:\.[a-z]{1,20}|:[a-z]{1,20})?(/|$)"
 )
 _DEFAULT_MODEL_PATHS = ("/predict", "/predict/batch", "/infer", "/explain")
-_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_HARDENING = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
 
 
 @dataclass
@@ -42,6 +42,10 @@ class _Exchange:
     status: int = 0
     sent_bytes: int = 0
     key_name: str = ""
+
+    def seconds(self) -> float:
+        """Return the time since the request came."""
+        return time.perf_counter() - self.started
 
 
 class Middleware:
@@ -89,9 +93,13 @@ class Middleware:
             scope["method"] = "GET"
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":  # nothing behind this sets either header
-                exchange.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), _NO_SNIFFING]
+            if message["type"] == "http.response.start":  # nothing behind this sets any of these headers
+                exchange.status, exchange.request_id = message["status"], state["request_id"]
+                own = [
+                    (b"x-request-id", exchange.request_id.encode()),
+                    (b"x-process-time", b"%.6f" % exchange.seconds()),
+                ]
+                message["headers"] = [*message.get("headers", ()), *own, *_HARDENING]
             else:
                 exchange.sent_bytes += len(message.get("body", b""))
             await send(message)
@@ -106,15 +114,15 @@ class Middleware:
             await self._app(scope, partial(body.receive, receive), send_with_id)
         except Exception as error:
             if exchange.status == 0:
-                await problem_response(error, request_id)(scope, receive, send_with_id)
+                await problem_response(error, state["request_id"])(scope, receive, send_with_id)
             elif not isinstance(error, VitrineError):
-                logger.error("request %s failed after its answer began", request_id, exc_info=error)
+                logger.error("request %s failed after its answer began", exchange.request_id, exc_info=error)
         finally:
             body.release()
             self._record(exchange, scope.get("client"))
 
     def _record(self, exchange: _Exchange, client: tuple[str, int] | None) -> None:
-        seconds, status = time.perf_counter() - exchange.started, exchange.status or CALLER_GONE
+        seconds, status = exchange.seconds(), exchange.status or CALLER_GONE
         match = _MODEL_PATH.match(exchange.path)
         model = match[1] if match else self._default_model if exchange.path in _DEFAULT_MODEL_PATHS else ""
         requests, duration = self._meters_of(model if model in self._known_models or not model else "unknown", status)

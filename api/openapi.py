@@ -31,6 +31,7 @@ KEY_SCHEMES = {
 """The two ways to send a key; Swagger UI makes its Authorize button of them."""
 
 _FILE = {"type": "string", "format": "binary"}
+_REQUEST_ID = {"request_id": {"type": "string", "description": "Given back, as X-Request-ID is."}}
 
 
 def openapi_document(operations: Sequence[Operation], version: str, *, asks_for_keys: bool) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _query_parameters(query: type[BaseModel] | None) -> list[dict[str, Any]]:
 
 def image_body() -> dict[str, Any]:
     """Return the description of a body with one picture: a form with a file, or the encoded picture itself."""
-    form = {"type": "object", "properties": {"file": _FILE}, "required": ["file"]}
+    form = {"type": "object", "properties": {"file": _FILE} | _REQUEST_ID, "required": ["file"]}
     content = {"multipart/form-data": {"schema": form}, "image/png": {"schema": _FILE}, "image/jpeg": {"schema": _FILE}}
     return {"required": True, "content": content}
 
@@ -106,7 +107,7 @@ def image_body() -> dict[str, Any]:
 def images_body() -> dict[str, Any]:
     """Return the description of a form with several pictures."""
     files = {"files": {"type": "array", "items": _FILE}}
-    form = {"type": "object", "properties": files, "required": ["files"]}
+    form = {"type": "object", "properties": files | _REQUEST_ID, "required": ["files"]}
     return {"required": True, "content": {"multipart/form-data": {"schema": form}}}
 
 
@@ -140,7 +141,8 @@ def rows_body(card: RowCard) -> dict[str, Any]:
 
 def row_schema(card: RowCard) -> dict[str, Any]:
     """Return the JSON schema of one row."""
-    return _object({entry.name: _entry_schema(entry) for entry in card.input.entries})
+    schema = _object({entry.name: _entry_schema(entry) for entry in card.input.entries})
+    return schema | {"additionalProperties": card.input.unknown_fields == "ignore"}
 
 
 def row_example(card: RowCard) -> dict[str, Any]:

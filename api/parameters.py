@@ -1,6 +1,5 @@
 """The query parameters of predictions and explanations: one pydantic model a route, which checks and documents them."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
@@ -13,13 +12,14 @@ from starlette.datastructures import QueryParams
 from errors import InvalidInput
 from explain.base import PREDICTED, MethodName
 from explain.overlay import Output
+from models.answer import LabelForm
 from models.card import Card, ImageCard, ModelCard, is_detector
+from preprocessing.rows import NUMBER
 from serving.gradcam.requests import DEFAULT_ALPHA
 from serving.gradcam.wire import ExplanationRequest
 from serving.predictions import PredictionParameters
 
 LONGEST_TIMEOUT_MS = 3_600_000
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -36,13 +36,13 @@ def _with_plus(text: str) -> str:
 
 def _number(text: str) -> str:
     """Return a number as it is written, in ASCII; pydantic takes other digits, spaces and underscores, too."""
-    if not _NUMBER.fullmatch(text):
+    if not NUMBER.fullmatch(text):
         raise PydanticCustomError("number", "not a number")
     return text
 
 
 Number = BeforeValidator(_number)
-Switch = Annotated[bool, BeforeValidator(_switch)]
+Switch = Annotated[bool | None, BeforeValidator(_switch)]
 Threshold = Annotated[float | None, Field(description="Instead of the card's.", allow_inf_nan=False), Number]
 
 
@@ -53,6 +53,7 @@ class Query(BaseModel):
 
     threshold: Threshold = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=1, description="How many of the most probable labels to list in `top`.")
+    label: LabelForm | None = Field(None, description="Whether `prediction` is the label's name or its index.")
     timeout_ms: Annotated[float | None, Number] = Field(
         None, ge=1, le=LONGEST_TIMEOUT_MS, allow_inf_nan=False, description="Answer 504 rather than later than this."
     )
@@ -80,33 +81,41 @@ class Query(BaseModel):
             raise ValueError(f"must be a whole number from 1 to {labels}")
         return top_k
 
-    def parameters(self, card: ModelCard) -> PredictionParameters:
-        """Return what the core is asked for."""
+    def parameters(self, card: Card, top_k: int | None = None) -> PredictionParameters:
+        """Return what the core is asked for; `top_k` is what the operator set for requests that name none."""
         labels = len(card.labels)
-        return PredictionParameters(self.threshold, self.top_k or min(1 if labels <= 2 else 3, labels))
+        default = min(top_k or (1 if labels <= 2 else 3), labels)
+        return PredictionParameters(self.threshold, self.top_k or default)
+
+    def label_form(self, card: Card) -> LabelForm:
+        """Return whether the answer names a label or its index."""
+        return self.label or card.answer.label
 
 
 class PredictionQuery(Query):
     """What the prediction of a classifier can be asked."""
 
-    include_gradcam: Switch = Field(False, description="Ask for a heatmap; `explanation_error` says why there is none.")
+    include_gradcam: Switch = Field(None, description="Ask for a heatmap; `explanation_error` says why there is none.")
 
-    def parameters(self, card: ModelCard) -> PredictionParameters:
-        """Return what the core is asked for."""
-        parameters = super().parameters(card)
-        return replace(parameters, with_heatmap=True) if self.include_gradcam else parameters
+    def parameters(self, card: Card, top_k: int | None = None) -> PredictionParameters:
+        """Return what the core is asked for, with a heatmap where the request or else the card asks for one."""
+        parameters = super().parameters(card, top_k)
+        by_default = isinstance(card, ImageCard) and card.answer.heatmap
+        with_heatmap = by_default if self.include_gradcam is None else self.include_gradcam
+        return replace(parameters, with_heatmap=True) if with_heatmap else parameters
 
 
 class RowQuery(PredictionQuery):
     """What the prediction of rows can be asked; a heatmap is answered with the reason why there is none."""
 
-    include_gradcam: SkipJsonSchema[Switch] = False
+    include_gradcam: SkipJsonSchema[Switch] = None
 
 
 class DetectorQuery(RowQuery):
     """What the prediction of a detector can be asked; its threshold is a score above 0."""
 
     top_k: SkipJsonSchema[int | None] = Field(None, ge=1)
+    label: SkipJsonSchema[LabelForm | None] = None
 
     threshold: Threshold = Field(None, ge=1e-9, le=1e9)
 
@@ -143,7 +152,7 @@ class Drawing(BaseModel):
 class ExplanationQuery(Query, Drawing):
     """What an explanation can be asked: how it is drawn, and what its prediction can be asked."""
 
-    include_gradcam: SkipJsonSchema[Switch] = False
+    include_gradcam: SkipJsonSchema[Switch] = None
 
     @field_validator("target")
     @classmethod

@@ -1,6 +1,6 @@
 """The operations that predict: those of every model under its name, those of each version, and the default model's."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import images, rows
+from api.aliases import AnswerSchemas
 from api.openapi import image_body, images_body, row_body, rows_body
 from api.operation import Operation
 from api.parameters import ExplanationQuery, prediction_query
-from api.schemas import AnomalyPrediction, BatchAnswer, ExplainedPrediction, Prediction, RowBatchAnswer, RowPrediction
-from models.card import Card, ImageCard, is_detector
+from models.card import Card, ImageCard
 from serving.loaded_model import LoadedModel
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
@@ -21,10 +21,16 @@ Answerer = Callable[[Predictor, LoadedModel, Request], Awaitable[Response]]
 
 
 class PredictionRoutes:
-    """The operations that predict with the models of one process."""
+    """The operations that predict with the models of one process.
 
-    def __init__(self, repository: ModelRepository, predictor: Predictor) -> None:
-        self._repository, self._predictor = repository, predictor
+    Args:
+        repository: the models.
+        predictor: predicts with them.
+        schemas: the schemas of each model's answers, by its name.
+    """
+
+    def __init__(self, repository: ModelRepository, predictor: Predictor, schemas: Mapping[str, AnswerSchemas]) -> None:
+        self._repository, self._predictor, self._schemas = repository, predictor, schemas
 
     def operations(self) -> list[Operation]:
         """Return every operation; OpenAPI shows each model's own, with the bodies that its card asks for."""
@@ -76,26 +82,27 @@ class PredictionRoutes:
                 operation_id=f"{path.replace('/', '_')}_{(name or 'default').replace('-', '_')}",
             )
 
-        query = prediction_query(card)
+        query, schemas = prediction_query(card), self._schemas[card.name]
         if isinstance(card, ImageCard):
             single, batch = image_body(), images_body()
             return [
-                operation("predict", images.predict, "Predict one picture", Prediction, query, single),
-                operation("predict/batch", images.predict_batch, "Predict several pictures", BatchAnswer, query, batch),
+                operation("predict", images.predict, "Predict one picture", schemas.prediction, query, single),
+                operation(
+                    "predict/batch", images.predict_batch, "Predict several pictures", schemas.batch, query, batch
+                ),
                 operation(
                     "explain",
                     images.explain,
                     "Predict one picture and show where the model looked",
-                    ExplainedPrediction,
+                    schemas.explained or schemas.prediction,
                     ExplanationQuery,
                     single,
                 ),
             ]
-        answer = AnomalyPrediction if is_detector(card) else RowPrediction
         single, batch = row_body(card), rows_body(card)
         return [
-            operation("predict", rows.predict, "Predict one row", answer, query, single),
-            operation("predict/batch", rows.predict_batch, "Predict several rows", RowBatchAnswer, query, batch),
+            operation("predict", rows.predict, "Predict one row", schemas.prediction, query, single),
+            operation("predict/batch", rows.predict_batch, "Predict several rows", schemas.batch, query, batch),
         ]
 
 

@@ -7,13 +7,15 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import classification_fields, origin_fields
+from api.aliases import with_aliases
+from api.answers import batch_json, classification_fields, origin_fields
 from api.body import read_json
 from api.caller import HttpCaller, timing_headers
 from api.parameters import prediction_query
 from api.problems import problem_of
 from api.schemas import AnomalyPrediction, RowBatchAnswer, RowError, RowPrediction, timestamp
 from errors import InvalidInput
+from models.answer import LabelForm
 from models.card import RowCard, as_row_card
 from postprocessing.anomaly import Anomaly
 from preprocessing.rows import Row
@@ -41,12 +43,14 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
     deadline = predictor.deadline(query.timeout_ms)
     body = await read_json(request, card.limits.max_bytes)
     rows, are_many = _rows(body, card, batch=batch)
-    predictions = await predictor.predict_rows(model, rows, query.parameters(card), deadline, HttpCaller(request))
+    parameters, form = query.parameters(card, predictor.top_k), query.label_form(card)
+    predictions = await predictor.predict_rows(model, rows, parameters, deadline, HttpCaller(request))
     if not are_many and predictions.problems:
         raise predictions.problems[0]
 
     def write() -> str:
-        answers = _answers(model, card, rows, predictions, request.state.request_id, heatmap=query.include_gradcam)
+        request_id, heatmap = request.state.request_id, parameters.with_heatmap
+        answers = _answers(model, card, rows, predictions, request_id, form, heatmap=heatmap)
         return _batch_json(model, predictions, answers) if are_many else answers[0].model_dump_json()
 
     text = write() if len(rows) <= FEW_ROWS else await asyncio.to_thread(write)
@@ -67,7 +71,7 @@ def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool
         if batch:
             raise InvalidInput(f"The body has no rows. {_advice(batch)}")
         return [flat_row(body)], False
-    if len(body) > 1:
+    if len(body) > 1 and card.input.unknown_fields == "refuse":
         raise InvalidInput(f"Beside `{names[0]}` nothing else is expected, but there is {', '.join(map(repr, body))}.")
     rows = body[names[0]]
     if not isinstance(rows, list) or not rows:
@@ -98,6 +102,7 @@ def _answers(
     rows: Sequence[Row],
     predictions: RowPredictions,
     request_id: str,
+    form: LabelForm,
     *,
     heatmap: bool,
 ) -> list[RowAnswer]:
@@ -114,15 +119,17 @@ def _answers(
             continue
         result, identifiers = next(results), {entry.name: row[entry.name] for entry in card.input.identifiers}
         if isinstance(result, Anomaly):
-            answers.append(AnomalyPrediction(**result._asdict(), **common, **identifiers))
+            anomaly = AnomalyPrediction(**result._asdict(), **common, **identifiers)
+            answers.append(with_aliases(anomaly, card.answer.also))
         else:
             fields = common | {"timestamp": now} | identifiers
-            answers.append(RowPrediction(**classification_fields(result), **fields))
+            prediction = RowPrediction(**classification_fields(result, form), **fields)
+            answers.append(with_aliases(prediction, card.answer.also))
     return answers
 
 
 def _batch_json(model: LoadedModel, predictions: RowPredictions, answers: list[RowAnswer]) -> str:
-    return RowBatchAnswer(
+    batch = RowBatchAnswer(
         model=model.name,
         version=model.version or "",
         batch_size=len(answers),
@@ -130,4 +137,5 @@ def _batch_json(model: LoadedModel, predictions: RowPredictions, answers: list[R
         errors=len(predictions.problems),
         inference_time_ms=round(predictions.answer.decode_ms + predictions.answer.infer_ms, 3),
         predictions=answers,
-    ).model_dump_json()
+    )
+    return batch_json(batch, model.card.answer)

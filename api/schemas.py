@@ -1,7 +1,7 @@
 """The JSON that clients read."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,7 +30,7 @@ class RowPrediction(BaseModel):
 
     model: str
     version: str
-    prediction: str
+    prediction: str | int = Field(description="The label given; its index with label=index, or where the card says so.")
     predicted_class_id: int
     confidence: float
     probabilities: dict[str, float] = Field(description="By label, in label-index order.")
@@ -107,6 +107,8 @@ class BatchPrediction(Prediction):
 class BatchAnswer(BaseModel):
     """An answer an item, in the order sent; `errors` counts those that failed."""
 
+    model_config = ConfigDict(extra="allow")
+
     model: str
     version: str
     batch_size: int
@@ -142,6 +144,8 @@ class RowError(BaseModel):
 class RowBatchAnswer(BaseModel):
     """An answer a row, in the order sent; `errors` counts those that were wrong."""
 
+    model_config = ConfigDict(extra="allow")
+
     model: str
     version: str
     batch_size: int
@@ -160,8 +164,14 @@ class ModelHealth(BaseModel):
     detail: str
 
 
+class Liveness(BaseModel):
+    """What a process answers as long as it runs."""
+
+    status: Literal["alive"] = "alive"
+
+
 class Health(BaseModel):
-    """The service as a whole; `status` is `ok`, `starting`, `draining` or `degraded`."""
+    """The service as a whole; `status` is `healthy`, `starting`, `draining` or `degraded`, of readiness `ready`."""
 
     status: str
     detail: str
@@ -181,10 +191,14 @@ class Health(BaseModel):
 class Stats(BaseModel):
     """What a model has done since the start; times are sums, in seconds."""
 
+    model_config = ConfigDict(extra="allow")
+
     model: str
     version: str | None
     state: str
+    model_loaded: bool
     device: str | None
+    parameters: int | None
     load_seconds: float | None
     succeeded: int = 0
     failed: dict[str, int] = {}
@@ -198,6 +212,7 @@ class Stats(BaseModel):
         0.0,
         description="The inference time of all items, each with the time of its whole batch.",
     )
+    mean_inference_time_ms: float = Field(0.0, description="The mean of what answers call `inference_time_ms`.")
     batches: dict[int, tuple[int, float]] = Field({}, description="By batch size: how many, and their seconds in all.")
     last_inference: float = Field(0.0, description="Unix time of the latest batch; 0 before the first.")
     waiting: int = 0
@@ -209,6 +224,8 @@ class Stats(BaseModel):
 
 class ModelFacts(BaseModel):
     """A card, its measured quality, and what is installed of it."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
     title: str
@@ -232,6 +249,7 @@ class ModelFacts(BaseModel):
     version: str | None
     variant: str | None = Field(description="Of the CPU's graph: fp32, the plain one; or fp16, int8, early-exit.")
     versions: list[str] = Field([], description="Those served, the one that the name alone means first.")
+    service_version: str = Field(description="Vitrine's own.")
     sha256: dict[str, str]
     parity: dict[str, Any] = Field(description="What import measured of the served graph against its reference.")
     explain: dict[str, Any] | None = Field(description="Layer, methods and measured quality of explanations.")

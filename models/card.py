@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationE
 
 from errors import CardError, InvalidInput
 from explain.base import MethodName
+from models.answer import Answer, ImageAnswer, check_answer
 from preprocessing.spec import Frozen, ImageInput, ImageLimits, RowInput, RowLimits
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=60)]
@@ -109,6 +110,7 @@ class ImageCard(ModelCard):
     architecture: Literal["efficientnet-b4-head", "pyramidnet-110", "onnx"]
     head_activation: HeadActivation | None = None
     input: ImageInput
+    answer: ImageAnswer = ImageAnswer()
     limits: ImageLimits = ImageLimits()
     explain: Explain | None = None
     early_exit: EarlyExit | None = None
@@ -121,6 +123,13 @@ class ImageCard(ModelCard):
             raise ValueError(
                 f'input: {self.architecture} takes three channels in the layout "nchw"; a graph may take others'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _answer_fits(self) -> Self:
+        if self.answer.heatmap and self.explain is None:
+            raise ValueError("answer.heatmap: it goes with a section `explain`, which names the layer of the heatmaps")
+        check_answer(self.answer, self.task, self.labels, self.input, self.limits)
         return self
 
     @model_validator(mode="after")
@@ -148,6 +157,7 @@ class RowCard(ModelCard):
     architecture: Literal["mlp", "sensor-autoencoder"]
     hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     input: RowInput
+    answer: Answer = Answer()
     limits: RowLimits = RowLimits()
 
     @model_validator(mode="after")
@@ -161,6 +171,7 @@ class RowCard(ModelCard):
             raise ValueError("a detector has two labels, the second of them its positive_label")
         if not detector:
             _check_threshold_is_probability(self)
+        check_answer(self.answer, self.task, self.labels, self.input, self.limits)
         return self
 
 
@@ -256,7 +267,8 @@ def _problems(error: ValidationError) -> list[str]:
             known = {*ImageCard.model_fields, *RowCard.model_fields}
             problems += [_unknown_key(key, known) for key in detail["input"] if key not in known]
         else:
-            problems.append(f"  {key}: {detail['msg']} (got {detail['input']!r})")
+            value = f" (got {detail['input']!r})" if location else ""  # else it is the whole card
+            problems.append(f"  {key}: {detail['msg']}{value}")
     return problems
 
 

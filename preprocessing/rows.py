@@ -15,6 +15,11 @@ from preprocessing.spec import Clip, Feature, Identifier, Log1p, RowInput
 Row = Mapping[str, Any]
 
 _ISO_8601 = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
+_SINCE_1970 = re.compile(r"\d{9,13}(\.\d{1,9})?", re.ASCII)
+_LEAST_MILLISECONDS = 2e10
+"""A larger number is a time in milliseconds, not seconds, which pydantic takes for the border too."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""A number as a text; Python itself takes other digits, spaces and underscores, too."""
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How far a client's clock may be ahead of the server's."""
 
@@ -69,14 +74,15 @@ def check_row(row: Row, spec: RowInput, now: datetime) -> list[float]:
         now: the present; no `past-time` may be later by more than `MAX_CLOCK_SKEW`.
 
     Raises:
-        InvalidInput: the row is no object, or a value is missing, unknown, of the wrong type or out of its range; the
-            message lists everything that is wrong.
+        InvalidInput: the row is no object, or a value is missing, of the wrong type, out of its range, or unknown where
+            the card does not ignore that; the message lists everything that is wrong.
     """
     if not isinstance(row, Mapping):
         raise InvalidInput(f"A row is an object of named values, not {_abbreviated(row)}. {_expected(spec)}")
     known = {entry.name for entry in spec.entries}
     problems = [f"{entry.name} is missing" for entry in spec.entries if entry.name not in row]
-    problems += [f"{_abbreviated(name)} is unknown" for name in row if name not in known]
+    if spec.unknown_fields == "refuse":
+        problems += [f"{_abbreviated(name)} is unknown" for name in row if name not in known]
     numbers = [_number_problem(row[feature.name], feature) for feature in spec.features if feature.name in row]
     texts = [_identifier_problem(row[entry.name], entry, now) for entry in spec.identifiers if entry.name in row]
     problems += filter(None, numbers + texts)
@@ -111,7 +117,8 @@ def _transform_column(column: npt.NDArray[np.float64], feature: Feature) -> npt.
 
 
 def _number_problem(value: Any, feature: Feature) -> str:
-    if type(value) in (int, float) and feature.low <= value <= feature.high:  # a bool is no number, NaN is in no range
+    number = float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+    if type(number) in (int, float) and feature.low <= number <= feature.high:  # a bool is no number, NaN in no range
         return ""
     unit = f" {feature.unit}" if feature.unit else ""
     return f"{feature.name} must be a number from {feature.low:g} to {feature.high:g}{unit}, not {_abbreviated(value)}"
@@ -123,14 +130,22 @@ def _identifier_problem(value: Any, identifier: Identifier, now: datetime) -> st
             return ""
         return f"{identifier.name} must be a text of 1 to {identifier.max_length} characters, not {_abbreviated(value)}"
     try:
-        if not _ISO_8601.fullmatch(value):
-            raise ValueError
-        time = datetime.fromisoformat(value)
-        time = time if time.tzinfo else time.replace(tzinfo=UTC)
-        in_future = time > now + MAX_CLOCK_SKEW
+        in_future = _time(value) > now + MAX_CLOCK_SKEW
     except (TypeError, ValueError, OverflowError):
-        return f"{identifier.name} must be a time such as {identifier.example!r}, not {_abbreviated(value)}"
+        example = f"{identifier.example!r}, or seconds since 1970"
+        return f"{identifier.name} must be a time such as {example}, not {_abbreviated(value)}"
     return f"{identifier.name} is in the future ({_abbreviated(value)})" if in_future else ""
+
+
+def _time(value: Any) -> datetime:
+    """Return a time that is written in ISO 8601, or as seconds or milliseconds since 1970."""
+    if type(value) in (int, float) or _SINCE_1970.fullmatch(value):
+        seconds = float(value)
+        return datetime.fromtimestamp(seconds / 1e3 if seconds > _LEAST_MILLISECONDS else seconds, UTC)
+    if not _ISO_8601.fullmatch(value):
+        raise ValueError
+    time = datetime.fromisoformat(value)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def is_unicode(text: str) -> bool:

@@ -221,8 +221,8 @@ class Identifier(Frozen):
 
     Attributes:
         name: its key in the row.
-        kind: `text` has 1 to `max_length` characters; `past-time` is an ISO 8601 time that is not in the future, UTC
-            if it names no zone.
+        kind: `text` has 1 to `max_length` characters; `past-time` is a time that is not in the future: ISO 8601, UTC if
+            it names no zone, or seconds or milliseconds since 1970.
         description: for documentation.
         max_length: of a text, in characters.
         example: a value for documentation.
@@ -252,11 +252,13 @@ class RowInput(Frozen):
         kind: distinguishes this section from that of images.
         features: the numbers that the network gets, in this order.
         identifiers: the values that only identify a row.
+        unknown_fields: whether a row may hold other values too, which are ignored.
     """
 
     kind: Literal["row"]
     features: Annotated[tuple[Feature, ...], Field(min_length=1)]
     identifiers: tuple[Identifier, ...] = ()
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
 
     @property
     def entries(self) -> tuple[Feature | Identifier, ...]:

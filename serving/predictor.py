@@ -33,10 +33,11 @@ class Predictor:
     Args:
         timeout_ms: the longest time that a request may take.
         explainer: calls the Grad-CAM process; None where explanations are switched off.
+        top_k: how many labels are listed where a request does not say; None leaves it to the number of labels.
     """
 
-    def __init__(self, timeout_ms: float, explainer: ExplainerClient | None = None) -> None:
-        self._timeout_ms, self.explainer = timeout_ms, explainer
+    def __init__(self, timeout_ms: float, explainer: ExplainerClient | None = None, top_k: int | None = None) -> None:
+        self._timeout_ms, self.explainer, self.top_k = timeout_ms, explainer, top_k
 
     def deadline(self, timeout_ms: float | None = None, since: float | None = None) -> float:
         """Return when a request has to be answered, as a value of `time.monotonic()`.

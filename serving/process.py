@@ -41,7 +41,7 @@ class PredictionProcess:
             role=preparing_slow(PREDICTION, self._decoding.prepare),
         )
         self._explainer = ExplainerClient(settings.explain_timeout_ms, cache) if settings.explain else None
-        self.predictor = Predictor(settings.timeout_ms, self._explainer)
+        self.predictor = Predictor(settings.timeout_ms, self._explainer, settings.top_k)
         self._settings = settings
         self._watching: asyncio.Task[None] | None = None
 

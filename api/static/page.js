@@ -104,7 +104,7 @@ async function predict(file) {
   for (const id of ["overlay", "looked", "unexplained"]) at(id).hidden = true;
   at("answer").hidden = true;
   try {
-    const query = card.explain ? "?include_gradcam=true" : "";
+    const query = `?label=name${card.explain ? "&include_gradcam=true" : ""}`;
     const response = await ask(`/models/${card.name}/predict${query}`, { method: "POST", body: file });
     const answer = await response.json();
     if (turn !== shown) return;

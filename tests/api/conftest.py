@@ -66,7 +66,7 @@ def client_maker() -> Iterator[MakeClient]:
         chosen = Settings(_env_file=None, **settings)
         application = build_app(
             repository,
-            Predictor(chosen.timeout_ms, explainer),
+            Predictor(chosen.timeout_ms, explainer, chosen.top_k),
             chosen,
             "0.1.0",
             behind=behind,

@@ -93,7 +93,7 @@ def test_an_idle_connection_is_closed_also_if_it_sends_empty_lines(hasty: Served
     before = reached("header_seconds")
     with hasty.connect(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") as wire:
         answer = b""
-        while not answer.endswith(b'{"status":"ok"}'):
+        while not answer.endswith(b'{"status":"alive"}'):
             answer += wire.recv(4096)
         wait_until(lambda: is_closed_after(wire, b"\r\n"))
         assert read_to_end(wire) == b""

@@ -217,3 +217,21 @@ def test_a_model_without_a_layer_says_so_in_whatever_state_it_is(
 ) -> None:
     response = explain(make_client(seal(tiny_package(tmp_path / "tiny")), loaded=loaded))
     assert response.status_code == 400 and "names no layer" in response.json()["detail"]
+
+
+def test_a_card_may_ask_for_a_heatmap_by_default(tmp_path: Path) -> None:
+    package = tiny_package(tmp_path / "tiny", explained=True)
+    card = package / "card.toml"
+    card.write_text(f"{card.read_text('utf-8')}\n[answer]\nheatmap = true\n")
+    stored = seal(package)
+    with local_gradcam(stored) as (explainer, process), client_maker() as make:
+        client = make(stored, explainer=explainer)
+        answer = client.post("/predict", content=PNG).json()
+        assert decoded(base64.b64decode(answer["gradcam_heatmap"])).shape == SQUARE.shape
+        batch = client.post("/predict/batch", files=[("files", ("a.png", PNG))]).json()
+        assert batch["predictions"][0]["gradcam_heatmap"] and batch["predictions"][0]["explanation_error"] is None
+        without = client.post("/predict?include_gradcam=false", content=PNG).json()
+        assert without["gradcam_heatmap"] is None and "explanation_error" not in without
+        process.failure = ConnectionResetError()
+        broken = client.post("/predict", content=PNG).json()
+        assert broken["gradcam_heatmap"] is None and broken["explanation_error"]

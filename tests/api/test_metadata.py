@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from api.schemas import ModelFacts
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, file_digests
 from tests.api.conftest import MakeClient
@@ -49,7 +50,12 @@ def test_health_answers_under_every_name(client: TestClient, path: str) -> None:
 
 def test_health_says_what_is_loaded(client: TestClient) -> None:
     health = client.get("/health").json()
-    assert (health["status"], health["detail"], health["device"], health["model_loaded"]) == ("ok", "", "cpu", True)
+    assert (health["status"], health["detail"], health["device"], health["model_loaded"]) == (
+        "healthy",
+        "",
+        "cpu",
+        True,
+    )
     assert health["models"]["tiny"]["state"] == "ready"
     assert health["model_version"] == health["models"]["tiny"]["version"]
     assert health["uptime_seconds"] >= 0 and "names no layer" in health["explanations"]["tiny"]
@@ -66,7 +72,7 @@ def test_health_and_readiness_tell_how_a_server_starts_and_drains(make_client: M
     repository = client.app_state["repository"]
     repository.start()
     repository.wait_loaded(60)
-    assert states() == (200, "ok", 200, "")
+    assert states() == (200, "ready", 200, "")
     repository.drain()
     assert states() == (503, "draining", 200, "finishing what is in flight; send nothing new")
     assert client.post("/predict", content=plain(200)).status_code == 200  # it is still in time
@@ -87,7 +93,8 @@ def test_a_damaged_model_stops_with_a_message_and_the_others_answer(make_client:
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
     assert "predict.onnx is damaged" in response.json()["detail"]
     health = client.get("/readyz")
-    assert (health.status_code, health.json()["status"], health.json()["detail"]) == (200, "degraded", "a model failed")
+    assert (health.status_code, health.json()["status"], health.json()["detail"]) == (200, "ready", "a model failed")
+    assert client.get("/health").json()["status"] == "degraded"
 
 
 def test_a_model_that_is_not_installed_is_listed_and_says_how_to_get_it(
@@ -115,6 +122,7 @@ def test_the_card_is_there_with_its_measured_quality(rows_client: TestClient, pa
     assert details["metrics"]["data"] == "synthetic customers"
     assert set(details["sha256"]) >= {"card.toml", "predict.onnx", "weights.safetensors"}
     assert details["limits"]["max_items"] == 1000 and details["explain"] is None
+    assert set(details) == set(ModelFacts.model_fields) | {"model_version", "feature_names", "num_features"}
 
 
 def test_statistics_add_up(client: TestClient) -> None:

@@ -49,11 +49,15 @@ def test_an_answer_without_a_sane_id_gets_one_of_its_own() -> None:
     for own_id in (b"", b"two words", b"\xff", b"a" * 129):
         answered, seen = ask([(b"x-request-id", own_id)])
         assert len(seen) == 32 and set(seen) <= set("0123456789abcdef")
+        seconds = dict(answered)[b"x-process-time"]
         assert answered == [
             (b"content-type", b"text/plain"),
             (b"x-request-id", seen.encode()),
+            (b"x-process-time", seconds),
             (b"x-content-type-options", b"nosniff"),
+            (b"x-frame-options", b"DENY"),
         ]
+        assert 0 <= float(seconds) < 60
     assert len({ask([])[1] for _ in range(20)}) == 20
 
 

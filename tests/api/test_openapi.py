@@ -106,7 +106,7 @@ def test_the_limits_that_a_query_is_checked_by_stand_in_the_document(
     assert parameters["method"]["schema"]["enum"] == ["gradcam", "gradcam++", "layercam", "hirescam"]
     assert parameters["output"]["schema"]["enum"] == ["overlay", "heatmap", "map"]
     assert set(parameters_of(operations, "/models/tiny/predict")) == {
-        *("threshold", "top_k", "timeout_ms", "include_gradcam")
+        *("threshold", "top_k", "label", "timeout_ms", "include_gradcam")
     }
     for path in ("/models/tiny/predict", "/models/machine-anomaly/predict"):
         for name, row in parameters_of(operations, path).items():
@@ -146,7 +146,9 @@ def test_the_limits_of_a_card_stand_in_the_schema_of_its_rows(operations: Operat
     }
     assert row["properties"]["machine_id"] == {"type": "string", "minLength": 1, "maxLength": 50}
     assert row["properties"]["timestamp"]["format"] == "date-time"
-    assert row["additionalProperties"] is False and set(row["required"]) == set(row["properties"])
+    assert row["additionalProperties"] is True and set(row["required"]) == set(row["properties"])
+    features = schema_of(operations, "/models/churn/predict")["properties"]["features"]
+    assert features["additionalProperties"] is False
     rows = schema_of(operations, "/models/machine-anomaly/predict/batch")["properties"]["readings"]
     assert rows["items"] == row and (rows["minItems"], rows["maxItems"]) == (1, 1000)
     assert set(schema_of(operations, "/models/churn/predict")["properties"]) == {"features"}

@@ -30,7 +30,7 @@ READING = {
     "timestamp": "2026-01-15T08:30:00Z",
     "machine_id": "press-07",
 }
-COMMON_FIELDS = {"model", "version", "warnings", "device", "inference_time_ms", "request_id"}
+COMMON_FIELDS = {"model", "version", "model_version", "warnings", "device", "inference_time_ms", "request_id"}
 
 
 def post(client: TestClient, path: str, body: Any) -> dict[str, Any]:

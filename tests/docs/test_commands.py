@@ -24,7 +24,7 @@ from tests.docs.known import check_command, check_setting, commands_of
 from tests.docs.pages import BLOCKS, COMMANDS, PAGES, Block, outside_blocks
 from tests.live.server import Server, environment
 
-VOLATILE = re.compile(r"(?:.*_ms|.*_seconds|request_id|timestamp|version|versions|last_inference|uptime.*)$")
+VOLATILE = re.compile(r"(?:.*_ms|.*_seconds|request_id|timestamp|(?:model_)?version|versions|last_inference|uptime.*)$")
 """Fields whose values differ from run to run, or with the weights; their types do not."""
 CLOSE = 0.02
 """How far a number may be from the document's: probabilities differ a little between machines."""

@@ -59,7 +59,11 @@ def test_an_invalid_row_is_a_problem_of_its_own_index() -> None:
     ("change", "message"),
     [
         ({"income": None}, "income must be a number from 0 to 1e\\+06, not None"),
-        ({"income": "5"}, "income must be .*not '5'"),
+        ({"income": "5 "}, "income must be .*not '5 '"),
+        ({"income": "1_0"}, "income must be .*not '1_0'"),
+        ({"income": "nan"}, "income must be .*not 'nan'"),
+        ({"income": "1e999"}, "income must be .*not '1e999'"),
+        ({"income": "-1"}, "income must be .*not '-1'"),
         ({"income": True}, "income must be .*not True"),
         ({"income": math.nan}, "income must be .*not nan"),
         ({"income": math.inf}, "income must be .*not inf"),
@@ -73,7 +77,12 @@ def test_an_invalid_row_is_a_problem_of_its_own_index() -> None:
         ({"at": "2026-01-15\ud80008:30:00Z"}, "at must be a time"),
         ({"at": "2026-W03"}, "at must be a time"),
         ({"at": "yesterday"}, "at must be a time such as '2026-01-15T08:30:00Z'"),
-        ({"at": 1700000000}, "at must be a time"),
+        ({"at": True}, "at must be a time such as .*, or seconds since 1970, not True"),
+        ({"at": 10**400}, "at must be a time"),
+        ({"at": math.nan}, "at must be a time"),
+        ({"at": "2026"}, "at must be a time"),
+        ({"at": NOW.timestamp() + 400}, "at is in the future"),
+        ({"at": (NOW.timestamp() + 400) * 1000}, "at is in the future"),
         ({"at": "2026-06-01T12:06:00Z"}, "at is in the future"),
         ({"at": "9999-12-31T23:59:59-12:00"}, "at "),
         ({"incme": 5}, "'incme' is unknown.*Expected: income, angle, name, at"),
@@ -89,6 +98,23 @@ def test_all_problems_of_a_row_are_listed_at_once() -> None:
         check_row({"angle": 999, "name": 3, "other": 1}, SPEC, NOW)
     for part in ("income is missing", "at is missing", "'other' is unknown", "angle must be", "name must be"):
         assert part in str(raised.value)
+
+
+def test_a_number_may_come_as_text() -> None:
+    assert check_row({**VALID, "income": "99", "angle": "-3e1"}, SPEC, NOW) == [99.0, -30.0]
+
+
+@pytest.mark.parametrize("at", [1_780_315_200, 1_780_315_200.5, "1780315200", 1_780_315_200_000, "1780315200000", 0])
+def test_a_time_may_be_seconds_or_milliseconds_since_1970(at: object) -> None:
+    assert NOW.timestamp() == 1_780_315_200
+    assert check_row({**VALID, "at": at}, SPEC, NOW) == [99.0, -30.0]
+
+
+def test_a_card_may_have_unknown_fields_ignored() -> None:
+    row = {**VALID, "firmware": {"major": 3}}
+    assert check_row(row, SPEC.model_copy(update={"unknown_fields": "ignore"}), NOW) == [99.0, -30.0]
+    with pytest.raises(InvalidInput, match="'firmware' is unknown"):
+        check_row(row, SPEC, NOW)
 
 
 @pytest.mark.parametrize(

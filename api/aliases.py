@@ -1,0 +1,108 @@
+"""The further names that a card gives to fields of answers: written into them, and described for OpenAPI."""
+
+from collections.abc import Mapping
+from types import GenericAlias
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, Field, RootModel, create_model
+
+from api.schemas import (
+    AnomalyPrediction,
+    BatchAnswer,
+    BatchError,
+    BatchPrediction,
+    ExplainedPrediction,
+    ModelFacts,
+    Prediction,
+    RowBatchAnswer,
+    RowError,
+    RowPrediction,
+    Stats,
+)
+from models.answer import Aliases, value_at
+from models.card import Card, ImageCard, is_detector
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class AnswerSchemas(NamedTuple):
+    """The schemas of the answers of one model.
+
+    Attributes:
+        prediction: of one picture or row.
+        batch: of several.
+        explained: of an explanation; None for a model of rows, which has none.
+        model: of the answer about the model.
+        stats: of its statistics.
+    """
+
+    prediction: type[BaseModel]
+    batch: type[BaseModel]
+    explained: type[BaseModel] | None
+    model: type[BaseModel]
+    stats: type[BaseModel]
+
+
+def with_aliases(answer: Schema, aliases: Aliases) -> Schema:
+    """Return an answer, whose schema allows more fields, with its further names."""
+    if aliases and (extra := answer.model_extra) is not None:
+        for name, source in aliases.items():
+            if isinstance(source, str):
+                extra[name] = value_at(answer, source)
+            else:
+                extra[name] = {part: value_at(answer, path) for part, path in source.items()}
+    return answer
+
+
+def answer_schemas(card: Card) -> AnswerSchemas:
+    """Return the schemas of a model's answers, with the further names that its card gives them."""
+    form = card.answer
+    explained: type[BaseModel] | None = None
+    if isinstance(card, ImageCard):
+        prediction = schema_with_aliases(card, Prediction, form.also)
+        explained = schema_with_aliases(card, ExplainedPrediction, form.also)
+        batch = _batch_schema(card, schema_with_aliases(card, BatchPrediction, form.also), BatchError, BatchAnswer)
+    else:
+        prediction = schema_with_aliases(card, AnomalyPrediction if is_detector(card) else RowPrediction, form.also)
+        batch = _batch_schema(card, prediction, RowError, RowBatchAnswer)
+    model = schema_with_aliases(card, ModelFacts, form.model_also)
+    return AnswerSchemas(prediction, batch, explained, model, schema_with_aliases(card, Stats, form.stats_also))
+
+
+def _batch_schema(
+    card: Card, entry: type[BaseModel], failed: type[BaseModel], batch: type[BaseModel]
+) -> type[BaseModel]:
+    """Return the schema of a batch, each of whose entries is a prediction or what failed."""
+    form = card.answer
+    entries: Any = GenericAlias(list, (entry | failed,))
+    if form.batch == "list":
+        base: Any = RootModel[entries]
+        return create_model(_name(card, batch), __base__=base, __doc__="An answer an item, in the order sent.")
+    if form.also or form.batch_also:
+        return schema_with_aliases(card, batch, form.batch_also, predictions=(entries, ...))
+    return batch
+
+
+def schema_with_aliases(card: Card, schema: type[BaseModel], aliases: Aliases, **fields: Any) -> type[BaseModel]:
+    """Return the schema of one of a model's answers with its further names, and with `fields` in place of its own."""
+    if not aliases and not fields:
+        return schema
+    for place, (name, source) in enumerate(aliases.items()):
+        repeated = [source] if isinstance(source, str) else source.values()
+        text = f"The same as {', '.join(f'`{path}`' for path in repeated)}."
+        # The field's own name is none that pydantic's models have already, such as `copy`.
+        described = Field(serialization_alias=name, description=text)
+        fields[f"alias_{place}"] = (_type_of(schema, source), described)
+    return create_model(_name(card, schema), __base__=schema, __doc__=schema.__doc__, **fields)
+
+
+def _type_of(schema: type[BaseModel], source: str | Mapping[str, str]) -> Any:
+    """Return the type of what an alias repeats, as far as the schema knows it."""
+    if not isinstance(source, str):
+        return dict[str, Any]
+    field = schema.model_fields.get(source)
+    return field.annotation if field else Any
+
+
+def _name(card: Card, schema: type[BaseModel]) -> str:
+    return f"{card.name.title().replace('-', '')}{schema.__name__}"
