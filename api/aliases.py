@@ -29,11 +29,11 @@ class AnswerSchemas(NamedTuple):
     """The schemas of the answers of one model.
 
     Attributes:
-        prediction: of one picture or row.
-        batch: of several.
-        explained: of an explanation; None for a model of rows, which has none.
-        model: of the answer about the model.
-        stats: of its statistics.
+        prediction: the answer to one picture or row.
+        batch: the answer to several.
+        explained: an explanation; None for a model of rows, which has none.
+        model: the answer about the model.
+        stats: its statistics.
     """
 
     prediction: type[BaseModel]
@@ -105,4 +105,4 @@ def _type_of(schema: type[BaseModel], source: str | Mapping[str, str]) -> Any:
 
 
 def _name(card: Card, schema: type[BaseModel]) -> str:
-    return f"{card.name.title().replace('-', '')}{schema.__name__}"
+    return f"{card.name.replace('-', '_')}_{schema.__name__}"

@@ -13,9 +13,9 @@ from api.operation import Operation, at_paths
 from api.parameters import InstancesQuery, prediction_query
 from api.target import requested_model
 from errors import InvalidInput
-from models.card import RowCard
+from models.card import Card, RowCard
 from postprocessing.anomaly import Anomaly
-from postprocessing.classification import softmax
+from postprocessing.classification import card_probabilities
 from serving.loaded_model import LoadedModel, State
 from serving.predictions import PredictionParameters
 from serving.predictor import Predictor
@@ -77,7 +77,7 @@ class KServeV1:
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
         predicted = await predict_instances(self._predictor, model, instances, parameters, deadline, caller)
-        answer = {"predictions": prediction_values(predicted)}
+        answer = {"predictions": prediction_values(predicted, model.card)}
         return JSONResponse(answer, headers=timing_headers(predicted.answers))
 
     async def explain(self, request: Request) -> Response:
@@ -87,7 +87,7 @@ class KServeV1:
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
         predicted = await explain_instances(self._predictor, model, instances, parameters, deadline, caller)
-        answer = {"predictions": prediction_values(predicted), "explanations": list(predicted.maps)}
+        answer = {"predictions": prediction_values(predicted, model.card), "explanations": list(predicted.maps)}
         return JSONResponse(answer, headers=timing_headers(predicted.answers))
 
     async def _read(self, request: Request, model: LoadedModel) -> tuple[Instances, PredictionParameters, float]:
@@ -112,9 +112,9 @@ def read_instances(body: Any) -> Instances:
     return Instances(instances)
 
 
-def prediction_values(predicted: Predicted) -> list[Any]:
+def prediction_values(predicted: Predicted, card: Card) -> list[Any]:
     """Return for each picture or row its probabilities in the order of the labels, or what a detector says of it."""
     return [
-        result._asdict() if isinstance(result, Anomaly) else softmax(outputs).tolist()
+        result._asdict() if isinstance(result, Anomaly) else card_probabilities(outputs, card).tolist()
         for result, outputs in zip(predicted.results, predicted.outputs, strict=True)
     ]
