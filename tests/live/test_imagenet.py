@@ -31,7 +31,7 @@ def test_the_example_of_a_graph_of_timms_ends_in_five_labels(tmp_path: Path) -> 
     for words in ([sys.executable, "-c", seeded], ["bash", "-ec", command]):
         ran = subprocess.run(words, cwd=clone, env=environment(home), capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stdout + ran.stderr
-    with serving(home, tmp_path / "server.log", VITRINE_MODELS="imagenet") as server:
+    with serving(home, tmp_path / "server.log", VITRINE_MODELS="imagenet", VITRINE_DEFAULT_MODEL="imagenet") as server:
         server.wait_ready()
         words = ["bash", "-ec", request.replace("http://127.0.0.1:3000", server.url)]
         answer = json.loads(subprocess.run(words, cwd=clone, check=True, capture_output=True, timeout=60).stdout)
