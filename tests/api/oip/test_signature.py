@@ -22,4 +22,5 @@ def test_a_transformed_picture_has_the_shape_that_the_graph_takes(changes: str, 
     text = text.replace("size = [16, 16]", f"size = [16, 24]\n{changes}")
     if "grey" in changes:
         text = text.replace("[0.5, 0.5, 0.5]", "[0.5]")
-    assert input_specs(parse_card(text, "card"))[-1] == TensorSpec("tensor", "FP32", shape)
+    layout = "FORMAT_NHWC" if "nhwc" in changes else "FORMAT_NCHW"
+    assert input_specs(parse_card(text, "card"))[-1] == TensorSpec("tensor", "FP32", shape, layout)
