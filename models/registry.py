@@ -35,5 +35,9 @@ def has_weights(name: str) -> bool:
 
 
 def import_command(name: str) -> str:
-    """Return the command that installs a bundled model; what ships without weights is a card for your own graph."""
-    return f"vitrine models import {name}{'' if has_weights(name) else ' --onnx GRAPH --labels LABELS'}"
+    """Return the command that installs a bundled model."""
+    command = f"vitrine models import {name}"
+    if has_weights(name):
+        return command
+    comes_as_graph = read_card(package_folder(name) / "card.toml").architecture == "onnx"
+    return f"{command} {'--onnx GRAPH --labels LABELS' if comes_as_graph else '--weights CHECKPOINT'}"
