@@ -5,7 +5,7 @@ from pathlib import Path
 
 import requests
 
-from tests.live.server import free_ports, install, serving
+from tests.live.server import free_ports, install, serving, wait_until
 from tests.tiny import plain, tiny_package
 
 
@@ -22,7 +22,8 @@ def test_torchserves_port_is_shared_by_workers_and_ends_with_them(tmp_path: Path
         VITRINE_WORKERS="2",
         VITRINE_TORCHSERVE_PORT=str(port),
     ) as server:
-        server.wait_ready()
+        server.wait_ready()  # which one worker of the two may answer
+        wait_until(lambda: log.read_text().count(f"HTTP listens on 127.0.0.1:{port}, too") == 2)
         assert requests.get(f"{url}/ping", timeout=30).json() == {"status": "Healthy"}
 
         def predict(_: int) -> set[str]:
@@ -30,7 +31,6 @@ def test_torchserves_port_is_shared_by_workers_and_ends_with_them(tmp_path: Path
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(predict, range(32))) == [{"dark", "bright"}] * 32
-        assert log.read_text().count(f"HTTP listens on 127.0.0.1:{port}, too") == 2
         server.terminate()
         server.process.wait(60)
         assert "Traceback" not in log.read_text()
