@@ -78,10 +78,10 @@ def test_another_number_of_outputs_than_labels_is_named_and_not_listed_as_shapes
 
 
 def test_an_activation_that_nobody_names_is_assumed() -> None:
-    said = KIDNEY_STONE.model_copy(update={"head_activation": "relu"})
+    relu_card = KIDNEY_STONE.model_copy(update={"head_activation": "relu"})
     assert assumes_activation(KIDNEY_STONE, {"epoch": 3})
     assert not assumes_activation(KIDNEY_STONE, {"activation": "nn.GELU()"})
-    assert not assumes_activation(said, {}) and not assumes_activation(said, {"head_activation": "ReLU"})
+    assert not assumes_activation(relu_card, {}) and not assumes_activation(relu_card, {"head_activation": "ReLU"})
     assert not assumes_activation(CIFAR10, {}) and not assumes_activation(CHURN, {"activation": "relu"})
 
 
