@@ -11,8 +11,16 @@ from api import images, rows
 from api.openapi import image_body, images_body, row_body, rows_body
 from api.operation import Operation
 from api.parameters import ExplanationQuery, prediction_query
-from api.schemas import AnomalyPrediction, BatchAnswer, ExplainedPrediction, Prediction, RowBatchAnswer, RowPrediction
-from models.card import Card, ImageCard, is_detector
+from api.schemas import (
+    AnomalyPrediction,
+    BatchAnswer,
+    ExplainedPrediction,
+    Prediction,
+    Regression,
+    RowBatchAnswer,
+    RowPrediction,
+)
+from models.card import Card, ImageCard, RowCard, is_detector, is_regressor
 from serving.loaded_model import LoadedModel
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
@@ -91,12 +99,18 @@ class PredictionRoutes:
                     single,
                 ),
             ]
-        answer = AnomalyPrediction if is_detector(card) else RowPrediction
         single, batch = row_body(card), rows_body(card)
         return [
-            operation("predict", rows.predict, "Predict one row", answer, query, single),
+            operation("predict", rows.predict, "Predict one row", _row_answer(card), query, single),
             operation("predict/batch", rows.predict_batch, "Predict several rows", RowBatchAnswer, query, batch),
         ]
+
+
+def _row_answer(card: RowCard) -> type[BaseModel]:
+    """Return what a model of rows answers."""
+    if is_detector(card):
+        return AnomalyPrediction
+    return Regression if is_regressor(card) else RowPrediction
 
 
 async def predict(predictor: Predictor, model: LoadedModel, request: Request) -> Response:

@@ -7,15 +7,16 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import classification_fields, origin_fields
+from api.answers import classification_fields, origin_fields, regression_fields
 from api.body import read_json
 from api.caller import HttpCaller, timing_headers
 from api.parameters import prediction_query
 from api.problems import problem_of
-from api.schemas import AnomalyPrediction, RowBatchAnswer, RowError, RowPrediction, timestamp
+from api.schemas import AnomalyPrediction, Regression, RowBatchAnswer, RowError, RowPrediction, timestamp
 from errors import InvalidInput
 from models.card import RowCard, as_row_card
 from postprocessing.anomaly import Anomaly
+from postprocessing.classification import Classification
 from preprocessing.rows import Row
 from serving.loaded_model import LoadedModel
 from serving.predictions import RowPredictions
@@ -23,7 +24,7 @@ from serving.predictor import FEW_ROWS, Predictor
 
 BATCH_FIELDS = ("samples", "readings")
 
-RowAnswer = RowPrediction | AnomalyPrediction | RowError
+RowAnswer = RowPrediction | Regression | AnomalyPrediction | RowError
 
 
 async def predict(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:
@@ -115,9 +116,12 @@ def _answers(
         result, identifiers = next(results), {entry.name: row[entry.name] for entry in card.input.identifiers}
         if isinstance(result, Anomaly):
             answers.append(AnomalyPrediction(**result._asdict(), **common, **identifiers))
-        else:
-            fields = common | {"timestamp": now} | identifiers
+            continue
+        fields = common | {"timestamp": now} | identifiers
+        if isinstance(result, Classification):
             answers.append(RowPrediction(**classification_fields(result), **fields))
+        else:
+            answers.append(Regression(**regression_fields(result, card), **fields))
     return answers
 
 

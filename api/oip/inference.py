@@ -8,11 +8,21 @@ import numpy as np
 
 from api.oip.items import image_payloads, row_values
 from api.oip.messages import InferRequest, InferResponse, RequestedOutput, check_unique
-from api.oip.signature import CONTRIBUTIONS, IS_ANOMALY, LABEL, LOGITS, MAP, PROBABILITIES, SCORE, output_specs
+from api.oip.signature import (
+    CONTRIBUTIONS,
+    IS_ANOMALY,
+    LABEL,
+    LOGITS,
+    MAP,
+    PROBABILITIES,
+    SCORE,
+    VALUES,
+    output_specs,
+)
 from api.oip.tensors import BYTES, Array, Tensor, bytes_array, text_tensor
 from api.parameters import threshold_limits
 from errors import InvalidInput
-from models.card import Card, ImageCard, RowCard, is_detector
+from models.card import Card, ImageCard, RowCard, is_detector, is_regressor
 from postprocessing.anomaly import Anomaly
 from postprocessing.classification import Classification, softmax
 from runners.runner import Answer
@@ -185,6 +195,8 @@ def _row_response(
             IS_ANOMALY: Tensor(IS_ANOMALY, "BOOL", decisions),
             CONTRIBUTIONS: Tensor(CONTRIBUTIONS, "FP32", predicted.outputs),
         }
+    elif is_regressor(card):
+        tensors = {VALUES: Tensor(VALUES, "FP32", predicted.outputs)}
     else:
         labels = [result.label for result in predicted.results if isinstance(result, Classification)]
         tensors = _classification_tensors(card, predicted.outputs, labels, outputs)
