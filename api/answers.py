@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.schemas import TopLabel
-from models.card import RowCard
 from postprocessing.classification import Classification
-from postprocessing.regression import Regression
 from runners.runner import Answer
 from serving.loaded_model import LoadedModel
 
@@ -32,14 +30,4 @@ def classification_fields(classification: Classification) -> dict[str, Any]:
         "probabilities": classification.probabilities,
         "top": [TopLabel(label=ranked.label, probability=ranked.probability) for ranked in classification.top],
         "threshold": classification.threshold,
-    }
-
-
-def regression_fields(regression: Regression, card: RowCard) -> dict[str, Any]:
-    """Return the fields that hold a regressor's values."""
-    values = regression.values
-    return {
-        "prediction": next(iter(values.values())) if len(values) == 1 else None,
-        "values": values,
-        "units": {output.name: output.unit for output in card.outputs if output.unit},
     }

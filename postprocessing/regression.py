@@ -1,21 +1,15 @@
-"""From a row of values to what a regressor answers."""
+"""From rows of values to what a regressor answers."""
 
 from typing import NamedTuple
 
 from backends.base import Logits
-from models.card import RowCard
 
 
-class Regression(NamedTuple):
-    """What one row of a regressor's values means.
+class Regressions(NamedTuple):
+    """What a regressor gives for several rows.
 
     Attributes:
-        values: by name, in the order of the card's outputs, each in its unit.
+        values: shape (N, outputs), float32, in the order of the card's outputs, each in its unit.
     """
 
-    values: dict[str, float]
-
-
-def regress(values: Logits, card: RowCard) -> Regression:
-    """Return one row of values, shape (outputs,) float32, by the names on the card."""
-    return Regression({output.name: float(value) for output, value in zip(card.outputs, values, strict=True)})
+    values: Logits

@@ -212,7 +212,7 @@ def _identifier_problem(value: Any, identifier: Identifier, now: datetime) -> st
 
 def is_unicode(text: str) -> bool:
     """Return whether UTF-8 can encode a text: JSON can spell half of a surrogate pair, which UTF-8 cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _expected(spec: RowInput) -> str:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from backends.base import WHOLE_NETWORK, AnsweredBy, Logits
 from errors import InvalidInput
 from models.card import RowCard, as_image_card, is_detector, is_regressor
-from postprocessing.anomaly import Anomaly, detect
+from postprocessing.anomaly import Anomalies, detect_rows
 from postprocessing.caution import image_warnings
-from postprocessing.classification import Classification, classify
-from postprocessing.regression import Regression, regress
+from postprocessing.classification import Classification, Classifications, classify, classify_rows
+from postprocessing.regression import Regressions
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation
 from serving.loaded_model import LoadedModel
@@ -54,8 +54,8 @@ class ImagePrediction(NamedTuple):
     explanation_error: str | None = None
 
 
-RowResult = Classification | Anomaly | Regression
-"""What a classifier, a detector or a regressor makes of a row."""
+RowResults = Classifications | Anomalies | Regressions
+"""What a classifier, a detector or a regressor makes of rows."""
 
 
 class RowPredictions(NamedTuple):
@@ -69,7 +69,7 @@ class RowPredictions(NamedTuple):
         answer: the Runner's answer, with its times.
     """
 
-    results: Sequence[RowResult]
+    results: RowResults
     outputs: Logits
     problems: dict[int, InvalidInput]
     warnings: Sequence[str]
@@ -95,10 +95,10 @@ def image_prediction(
     )
 
 
-def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters) -> Sequence[RowResult]:
-    """Return what each row of outputs means, as the card and the parameters say."""
+def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters) -> RowResults:
+    """Return what rows of outputs mean, as the card and the parameters say."""
     if is_detector(card):
-        return [detect(row, card, threshold=parameters.threshold) for row in outputs]
+        return detect_rows(outputs, card, threshold=parameters.threshold)
     if is_regressor(card):
-        return [regress(row, card) for row in outputs]
-    return [classify(row, card, threshold=parameters.threshold, top_k=parameters.top_k) for row in outputs]
+        return Regressions(outputs)
+    return classify_rows(outputs, card, threshold=parameters.threshold, top_k=parameters.top_k)
