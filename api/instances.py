@@ -13,13 +13,12 @@ from api.rows import flat_row
 from backends.base import Logits
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard, as_image_card
-from postprocessing.anomaly import Anomaly
 from postprocessing.classification import Classification
 from preprocessing.rows import Row
 from runners.runner import Answer
 from serving.loaded_model import LoadedModel
 from serving.pipeline import DecodedImage, ImagePayload, RowPayload, RowValues, TransformedImage
-from serving.predictions import ImagePrediction, PredictionParameters
+from serving.predictions import ImagePrediction, PredictionParameters, RowResults
 from serving.predictor import Predictor
 from serving.waiting import Caller
 
@@ -51,13 +50,13 @@ class Predicted(NamedTuple):
     """What the instances of one request were answered with, each in its place.
 
     Attributes:
-        results: what a classifier or a detector makes of each.
-        outputs: of each the network's outputs, shape (K,), float32: logits, or squared errors.
+        results: what a classifier makes of each picture, or the model of all rows.
+        outputs: of each the network's outputs, shape (K,), float32: logits, squared errors, or a regressor's values.
         answers: the Runner's answers that the results come from, for their times.
         maps: where the network looked in each picture, row by row at the size of its layer; empty if nobody asked.
     """
 
-    results: Sequence[Classification | Anomaly]
+    results: Sequence[Classification] | RowResults
     outputs: Sequence[Logits]
     answers: Sequence[Answer[Any]]
     maps: Sequence[list[list[float]]] = ()
@@ -124,6 +123,8 @@ def image_payloads(instances: Instances, card: ImageCard) -> list[ImagePayload]:
 def row_payload(instances: Instances, card: RowCard) -> RowPayload:
     """Return rows as the core takes them: all of them objects of named values, or all lists in the card's order.
 
+    A list holds numbers: a category by its place, and null where the card lets a value be missing.
+
     Raises:
         InvalidInput: they are of both kinds, or a list does not have a number for each feature.
     """
@@ -132,8 +133,9 @@ def row_payload(instances: Instances, card: RowCard) -> RowPayload:
         rows: list[Row] = [flat_row(value) for value in values]
         return rows
     names = [feature.name for feature in card.input.features]
+    types = {int, float, type(None)} if any(feature.missing for feature in card.input.features) else {int, float}
     for index, value in enumerate(values):
-        are_numbers = isinstance(value, list) and all(type(number) in (int, float) for number in value)
+        are_numbers = isinstance(value, list) and types.issuperset(map(type, value))
         if not are_numbers or len(value) != len(names):
             raise InvalidInput(f"{instances.place(index)} must be a list of {len(names)} numbers: {', '.join(names)}.")
     try:

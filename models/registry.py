@@ -35,5 +35,12 @@ def has_weights(name: str) -> bool:
 
 
 def import_command(name: str) -> str:
-    """Return the command that installs a bundled model; what ships without weights is a card for your own graph."""
-    return f"vitrine models import {name}{'' if has_weights(name) else ' --onnx GRAPH --labels LABELS'}"
+    """Return the command that installs a bundled model, or one of rows that an operator brought.
+
+    What ships without weights is a card for your own graph.
+    """
+    command = f"vitrine models import {name}"
+    if has_weights(name):
+        return command
+    is_bundled = (package_folder(name) / "card.toml").exists()
+    return f"{command} {'--onnx GRAPH --labels LABELS' if is_bundled else '--model FILE'}"
