@@ -15,7 +15,7 @@ CHURN = read_card(ROOT / "models" / "churn" / "card.toml")
 ANOMALY = as_row_card(read_card(ROOT / "models" / "machine_anomaly" / "card.toml"))
 
 
-@pytest.mark.parametrize("card", [CARD, CHURN])
+@pytest.mark.parametrize("card", [CARD, CHURN, CHURN.model_copy(update={"temperature": 2.5})])
 @given(seed=st.integers(0, 1000), top_k=st.integers(1, 2), threshold=st.none() | st.floats(0, 1))
 def test_rows_are_classified_as_each_of_them_is(
     card: ModelCard, seed: int, top_k: int, threshold: float | None
