@@ -28,10 +28,10 @@ lint: $(DEV)  ## Check style and types
 train: $(DEV)  ## Train kidney-stone on phantoms from scratch, or go on where it was interrupted (hours on a CPU)
 	.venv-dev/bin/python -m training.kidney_stone.train $(ARGS)
 
-train-real: $(DEV)  ## Train kidney-stone on with real slices (ARGS="--data DIR"; an hour on a CPU)
+train-real: $(DEV)  ## Train kidney-stone on with real slices, after make folds (ARGS="--data DIR --start-from WEIGHTS")
 	.venv-dev/bin/python -m training.kidney_stone.finetune $(ARGS)
 
-folds: $(DEV)  ## Cross-validate that in three folds by study (ARGS="--data DIR --start-from WEIGHTS")
+folds: $(DEV)  ## Cross-validate that in three folds by study, to calibrate on (the same ARGS)
 	.venv-dev/bin/python -m training.kidney_stone.folds $(ARGS)
 
 train-cifar10: $(DEV)  ## Train cifar10 on the pictures in ARGS="--data DIR" (hours on a CPU; docs/models.md)

@@ -30,11 +30,11 @@ class AnswerSchemas(NamedTuple):
     """The schemas of the answers of one model.
 
     Attributes:
-        prediction: of one picture or row.
-        batch: of several.
-        explained: of an explanation; None for a model of rows, which has none.
-        model: of the answer about the model.
-        stats: of its statistics.
+        prediction: the answer to one picture or row.
+        batch: the answer to several.
+        explained: an explanation; None for a model of rows, which has none.
+        model: the answer about the model.
+        stats: its statistics.
     """
 
     prediction: type[BaseModel]
@@ -64,13 +64,13 @@ def answer_schemas(card: Card) -> AnswerSchemas:
         explained = schema_with_aliases(card, ExplainedPrediction, form.also)
         batch = _batch_schema(card, schema_with_aliases(card, BatchPrediction, form.also), BatchError, BatchAnswer)
     else:
-        prediction = schema_with_aliases(card, row_schema(card), form.also)
+        prediction = schema_with_aliases(card, row_answer_schema(card), form.also)
         batch = _batch_schema(card, prediction, RowError, RowBatchAnswer)
     model = schema_with_aliases(card, ModelFacts, form.model_also)
     return AnswerSchemas(prediction, batch, explained, model, schema_with_aliases(card, Stats, form.stats_also))
 
 
-def row_schema(card: RowCard) -> type[BaseModel]:
+def row_answer_schema(card: RowCard) -> type[BaseModel]:
     """Return the schema of the answer of a model of rows, without further names."""
     if is_detector(card):
         return AnomalyPrediction
@@ -113,4 +113,4 @@ def _type_of(schema: type[BaseModel], source: str | Mapping[str, str]) -> Any:
 
 
 def _name(card: Card, schema: type[BaseModel]) -> str:
-    return f"{card.name.title().replace('-', '')}{schema.__name__}"
+    return f"{card.name.replace('-', '_')}_{schema.__name__}"

@@ -113,7 +113,11 @@ def _shared_with(origins: Sequence[str], app: ASGIApp) -> ASGIApp:
     if not origins:
         return app
     return CORSMiddleware(
-        app, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",), expose_headers=SHARED_HEADERS
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST", "PUT"),
+        allow_headers=("*",),
+        expose_headers=SHARED_HEADERS,
     )
 
 

@@ -1,7 +1,9 @@
 """Pictures and rows as plain JSON values, as the routes of KServe V1, TensorFlow Serving and TorchServe bring them."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,8 @@ from backends.base import Logits
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard, as_image_card
 from postprocessing.classification import Classification
-from preprocessing.rows import Row
+from preprocessing.row_spec import Feature
+from preprocessing.rows import Row, is_number
 from runners.runner import Answer
 from serving.loaded_model import LoadedModel
 from serving.pipeline import DecodedImage, ImagePayload, RowPayload, RowValues, TransformedImage
@@ -132,14 +135,16 @@ def row_payload(instances: Instances, card: RowCard) -> RowPayload:
     if not any(isinstance(value, list) for value in values):
         rows: list[Row] = [flat_row(value) for value in values]
         return rows
-    names = [feature.name for feature in card.input.features]
-    types = {int, float, type(None)} if any(feature.missing for feature in card.input.features) else {int, float}
+    features, names = card.input.features, [feature.name for feature in card.input.features]
+    numbers = list[list[Any]]()
     for index, value in enumerate(values):
-        are_numbers = isinstance(value, list) and types.issuperset(map(type, value))
-        if not are_numbers or len(value) != len(names):
+        fits = isinstance(value, list) and len(value) == len(names)
+        listed = list(map(_number, value, features)) if fits else [None]
+        if None in listed:
             raise InvalidInput(f"{instances.place(index)} must be a list of {len(names)} numbers: {', '.join(names)}.")
+        numbers.append(listed)
     try:
-        return RowValues(np.array(values, np.float64))
+        return RowValues(np.array(numbers, np.float64))
     except OverflowError as error:
         raise InvalidInput("A number is too large for any feature.") from error
 
@@ -186,19 +191,49 @@ def _image_payload(value: Any, card: ImageCard, place: str) -> ImagePayload:
         return value
     if isinstance(value, str):
         return decode_base64(value, place)
-    height, width = card.input.size
-    if isinstance(value, list):
-        try:
-            array = np.array(value)
-        except ValueError:  # lists of different lengths
-            array = np.empty(0)
-        if array.shape == (3, height, width) and array.dtype.kind in "iuf":
+    shape = card.input.shape
+    array = _array(value) if isinstance(value, list) else None
+    if array is not None:
+        are_integers = array.dtype.kind in "iu"
+        are_pixels = are_integers and array.shape[-1] == 3 and array.min() >= 0 and array.max() <= 255
+        if array.shape == shape and not (are_pixels and card.input.layout == "nhwc"):
             with np.errstate(over="ignore"):  # what becomes infinite is refused later
                 return TransformedImage(array.astype(np.float32))
-        are_pixels = array.ndim == 3 and array.shape[-1] == 3 and array.dtype.kind in "iu"
-        if are_pixels and array.size and array.min() >= 0 and array.max() <= 255:
+        if are_pixels:
             return DecodedImage(array.astype(np.uint8))
     raise InvalidInput(
         f'{place} must be {{"b64": "…"}} with an encoded picture; or its pixels, whole numbers from 0 to 255 nested as '
-        f"height, width, 3; or what the network gets, numbers nested as 3, {height}, {width}."
+        f"height, width, 3; or what the network gets, numbers nested as {', '.join(map(str, shape))}."
     )
+
+
+def _array(value: list[Any]) -> npt.NDArray[Any] | None:
+    """Return three levels of lists of numbers as an array; None if they are anything else, or nothing.
+
+    NumPy alone would pad a list of texts to the longest of them, which may be more than the memory has.
+    """
+    level, shape = value, list[int]()
+    for depth in range(3):
+        if depth and not all(type(entry) is list for entry in level):
+            return None
+        lengths = {len(entry) for entry in level} if depth else {len(level)}
+        if len(lengths) != 1 or 0 in lengths:
+            return None
+        shape += lengths
+        level = list(chain.from_iterable(level)) if depth else level
+    if not set(map(type, level)) <= {int, float}:
+        return None
+    try:
+        array = np.array(level)
+    except OverflowError:  # an integer that no float holds, beside floats
+        return None
+    return array.reshape(shape) if array.dtype.kind in "iuf" else None
+
+
+def _number(value: Any, feature: Feature) -> float | int | None:
+    """Return a number, which may be written as a text, NaN for null where it may be missing, or None for all else."""
+    if isinstance(value, str):
+        return float(value) if is_number(value) else None
+    if value is None and feature.missing:
+        return math.nan
+    return value if type(value) in (int, float) else None

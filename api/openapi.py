@@ -113,15 +113,18 @@ def images_body() -> dict[str, Any]:
 
 def instances_body() -> dict[str, Any]:
     """Return the description of a body with `instances`: pictures in base64 or numbers, or rows."""
-    instances = {"type": "array", "minItems": 1, "items": {"oneOf": [{"type": "object"}, {"type": "array"}]}}
-    return _json_body(_object({"instances": instances}), {"instances": [{"b64": "…"}]})
+    instances = {"type": "array", "minItems": 1, "items": {"type": ["object", "array", "string"]}}
+    return _json_body(_object({"instances": instances}) | {"additionalProperties": True}, {"instances": [{"b64": "…"}]})
 
 
 def torchserve_body() -> dict[str, Any]:
     """Return the description of what TorchServe's clients send: a form, the encoded picture itself, or JSON."""
     form = {"type": "object", "properties": {"data": _FILE}, "required": ["data"]}
     content = {"multipart/form-data": {"schema": form}, "image/png": {"schema": _FILE}, "image/jpeg": {"schema": _FILE}}
-    return {"required": True, "content": {**content, "application/json": {"schema": {"type": "object"}}}}
+    return {
+        "required": True,
+        "content": {**content, "application/json": {"schema": {"type": ["object", "array", "string"]}}},
+    }
 
 
 def row_body(card: RowCard) -> dict[str, Any]:

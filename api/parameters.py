@@ -23,7 +23,7 @@ from explain.base import PREDICTED, MethodName
 from explain.overlay import Output
 from models.answer import LabelForm
 from models.card import Card, ImageCard, ModelCard, is_detector, is_regressor
-from preprocessing.rows import NUMBER
+from preprocessing.rows import is_number
 from serving.gradcam.requests import DEFAULT_ALPHA
 from serving.gradcam.wire import ExplanationRequest
 from serving.predictions import PredictionParameters
@@ -45,7 +45,7 @@ def _with_plus(text: str) -> str:
 
 def _number(text: str) -> str:
     """Return a number as it is written, in ASCII; pydantic takes other digits, spaces and underscores, too."""
-    if not NUMBER.fullmatch(text):
+    if not is_number(text):
         raise PydanticCustomError("number", "not a number")
     return text
 
@@ -142,7 +142,13 @@ class RegressorQuery(RowQuery):
         return {name: value for name, value in query.items() if name not in ("top_k", "threshold", "label")}
 
 
-class InstancesQuery(Query):
+class RankedQuery(Query):
+    """What a request of TorchServe's clients can be asked; labels are named, never by their index."""
+
+    label: SkipJsonSchema[LabelForm | None] = None
+
+
+class InstancesQuery(RankedQuery):
     """What a request of KServe V1 can be asked; probabilities come for every label, so that there is no `top_k`."""
 
     top_k: SkipJsonSchema[int | None] = Field(None, ge=1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from api.aliases import row_schema, with_aliases
+from api.aliases import row_answer_schema, with_aliases
 from api.schemas import RowBatchAnswer
 from models.answer import Aliases, Answer, LabelForm, value_at
 from models.card import RowCard
@@ -89,7 +89,7 @@ def row_batch_json(empty: RowBatchAnswer, answers: Sequence[str], form: Answer) 
 def _template(card: RowCard, fields: Mapping[str, Any], columns: Columns) -> str:
     """Return the JSON of an answer with a slot for each column, and add the columns of the parts that it repeats."""
     slots = {name: _slot(name) for name in columns}
-    answer = row_schema(card).model_construct(**{**fields, **slots})
+    answer = row_answer_schema(card).model_construct(**{**fields, **slots})
     for path in _sources(card.answer.also):
         name, _, part = path.partition(".")
         if part and name in columns and path not in slots:

@@ -67,7 +67,8 @@ def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool
     if not isinstance(body, Mapping):
         raise InvalidInput(f"The body must be a JSON object, not {type(body).__name__}. {_advice(batch)}")
     names = [name for name in BATCH_FIELDS if name in body]
-    if not names:
+    is_row = not batch and card.input.unknown_fields == "ignore" and all(e.name in body for e in card.input.entries)
+    if not names or is_row:  # of a whole row, further fields with these names are ignored as others are
         if batch:
             raise InvalidInput(f"The body has no rows. {_advice(batch)}")
         return [flat_row(body)], False

@@ -12,7 +12,7 @@ from api.instances import Instances, Predicted, explain_instances, predict_insta
 from api.kserve_v1 import read_instances
 from api.openapi import torchserve_body
 from api.operation import Operation, at_paths
-from api.parameters import Query, prediction_query
+from api.parameters import RankedQuery, prediction_query
 from api.target import requested_model
 from models.card import Card, ImageCard, as_row_card
 from postprocessing.anomaly import Anomalies
@@ -25,7 +25,7 @@ from serving.repository import ModelRepository
 
 TAG = "torchserve"
 FIELDS = ("data", "body")
-"""The fields of a form that its handlers look for."""
+"""The fields of a form that TorchServe's handlers look for."""
 TOP_K = 5
 """How many labels its `image_classifier` answers with."""
 NEWS_MAX_AGE_S = 0.5
@@ -48,7 +48,7 @@ class TorchServe:
         operations = at_paths("GET", ["/ping"], self.ping, tag=TAG)
         for action, endpoint in (("predictions", self.predictions), ("explanations", self.explanations)):
             paths = [f"/{action}/{{name}}", f"/{action}/{{name}}/{{version}}"]
-            details: dict[str, Any] = {"tag": TAG, "query": Query, "body": torchserve_body(), "problems": True}
+            details: dict[str, Any] = {"tag": TAG, "query": RankedQuery, "body": torchserve_body(), "problems": True}
             operations += at_paths("POST", paths, endpoint, **details)
             operations += [Operation("PUT", path, endpoint, documented=False) for path in paths]
         return operations
@@ -86,7 +86,9 @@ class TorchServe:
         card = model.card
         query = prediction_query(card).read(request.scope["query_string"], card)
         deadline = self._predictor.deadline(query.timeout_ms)
-        parameters = PredictionParameters(query.threshold, query.top_k or min(TOP_K, len(card.labels)))
+        parameters = PredictionParameters(
+            query.threshold, query.top_k or min(self._predictor.top_k or TOP_K, len(card.labels))
+        )
         if not isinstance(card, ImageCard):
             return _json_instances(await read_json(request, card.limits.max_bytes)), parameters, deadline
         if is_json(request):

@@ -82,10 +82,10 @@ def _resized_size(size: tuple[int, int], spec: ImageInput) -> tuple[int, int]:
     ratios = [side / limit for side, limit in zip(size, box, strict=True)]
     if spec.resize == "letterbox":
         return _divided(size, max(ratios))
-    if max(size) > MOST_ELONGATED * min(size):
+    if max(ratios) > MOST_ELONGATED * min(ratios):
         raise InvalidImage(
-            f"The picture is {size[1]:,} x {size[0]:,} pixels; one side may be at most {MOST_ELONGATED} times as long "
-            "as the other, since the middle is cut out."
+            f"The picture is {size[1]:,} x {size[0]:,} pixels; beside the shape that is cut out of its middle, one "
+            f"side may be at most {MOST_ELONGATED} times as long as the other."
         )
     if box[0] != box[1]:
         return _divided(size, min(ratios))  # as timm does

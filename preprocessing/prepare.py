@@ -10,7 +10,7 @@ from preprocessing.transform import resize, transform
 QUICK_S = 0.5
 """A picture that may take longer than this to decode, in seconds of one core, is slow."""
 
-SHARPNESS_A_PIXEL_S = 4e-9
+_SHARPNESS_A_PIXEL_S = 1e-8
 """How long one core takes to measure the sharpness of a pixel."""
 
 Keep = Literal["nothing", "resized", "original"]
@@ -56,6 +56,11 @@ def prepare(data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "no
     if keep == "nothing":
         return PreparedPicture(tensor, sharpness)
     return PreparedPicture(tensor, sharpness, image if keep == "original" else resize(image, spec))
+
+
+def sharpness_s(spec: ImageInput) -> float:
+    """Return how many seconds measuring the sharpness takes for a pixel of an upload; 0.0 where it is not measured."""
+    return _SHARPNESS_A_PIXEL_S if spec.blur_below is not None and spec.blur_at == "upload" else 0.0
 
 
 def is_slow(data: bytes, limits: ImageLimits, pixel_s: float = 0.0) -> bool:

@@ -19,8 +19,9 @@ _ISO_8601 = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d{1,9})?)?(Z|[
 _SINCE_1970 = re.compile(r"\d{9,13}(\.\d{1,9})?", re.ASCII)
 _LEAST_MILLISECONDS = 2e10
 """A larger number is a time in milliseconds, not seconds, which pydantic takes for the border too."""
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-"""A number as a text; Python itself takes other digits, spaces and underscores, too."""
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_MOST_DIGITS = 64
+"""The longest text that is read as a number, in characters."""
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How far a client's clock may be ahead of the server's."""
 MOST_NAMED = 20
@@ -164,10 +165,10 @@ def _code(value: Any, feature: Feature) -> float | None:
     """Return the number that stands for a value before its steps, None for a value that is not accepted."""
     if value is None and feature.missing:
         return np.nan if feature.categories is None else MISSING_CATEGORY
-    number = float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+    number = float(value) if isinstance(value, str) and is_number(value) else value
     if feature.categories is None:
-        is_number = type(number) in (int, float)  # a bool is none
-        return float(number) if is_number and feature.low <= number <= feature.high else None  # NaN is in no range
+        fits = type(number) in (int, float) and feature.low <= number <= feature.high  # no bool; NaN is in no range
+        return float(number) if fits else None
     if type(value) not in (str, int, float):
         return None
     place = feature.places.get(value, feature.places.get(number))
@@ -212,7 +213,7 @@ def _identifier_problem(value: Any, identifier: Identifier, now: datetime) -> st
         return f"{identifier.name} must be a text of 1 to {identifier.max_length} characters, not {_abbreviated(value)}"
     try:
         in_future = _time(value) > now + MAX_CLOCK_SKEW
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, OSError):  # the last is the C library's
         example = f"{identifier.example!r}, or seconds since 1970"
         return f"{identifier.name} must be a time such as {example}, not {_abbreviated(value)}"
     return f"{identifier.name} is in the future ({_abbreviated(value)})" if in_future else ""
@@ -227,6 +228,11 @@ def _time(value: Any) -> datetime:
         raise ValueError
     time = datetime.fromisoformat(value)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is a number in ASCII; Python itself takes other digits, spaces and underscores, too."""
+    return len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text) is not None
 
 
 def is_unicode(text: str) -> bool:

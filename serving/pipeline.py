@@ -10,7 +10,7 @@ from backends.base import WHOLE_NETWORK, AnsweredBy, Backend, Logits, Outputs
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
 from preprocessing.decode import check_size
-from preprocessing.prepare import SHARPNESS_A_PIXEL_S, Prepare, is_slow, prepare
+from preprocessing.prepare import Prepare, is_slow, prepare, sharpness_s
 from preprocessing.rows import CheckedRows, Row, check_rows, check_values
 from preprocessing.spec import Float32Tensor, UInt8Image
 from preprocessing.transform import Transformed, transform
@@ -104,9 +104,7 @@ class ImagePipeline:
         """Return whether an encoded picture may take long to decode."""
         if self._prepare_slow is None or not isinstance(payload, bytes):
             return False
-        spec = self._card.input
-        measures_upload = spec.blur_below is not None and spec.blur_at == "upload"
-        return is_slow(payload, self._card.limits, SHARPNESS_A_PIXEL_S if measures_upload else 0.0)
+        return is_slow(payload, self._card.limits, sharpness_s(self._card.input))
 
     def preprocess_slow(self, payload: ImagePayload) -> Transformed:
         """Decode and transform one picture that may take long; errors as of `preprocess`, or that it took too long."""

@@ -18,7 +18,7 @@ from models.goldens import TOLERANCE
 from models.package import WEIGHTS, StoredModel
 from postprocessing.classification import classify
 from preprocessing.decode import check_structure
-from preprocessing.prepare import Keep, Prepare, is_slow, prepare
+from preprocessing.prepare import Keep, Prepare, is_slow, prepare, sharpness_s
 from preprocessing.spec import UInt8Image
 from runners.cores import CoreShare
 from runners.plan import make_plan
@@ -77,7 +77,8 @@ class ExplanationPipeline:
 
     def is_slow(self, payload: ExplanationRequest) -> bool:
         """Return whether a picture may take long to decode and to draw on."""
-        pixel_s = 0.0 if payload.at_input_size or payload.output == "map" else _DRAWING_A_PIXEL_S
+        drawing_s = 0.0 if payload.at_input_size or payload.output == "map" else _DRAWING_A_PIXEL_S
+        pixel_s = drawing_s + sharpness_s(self._card.input)
         return self._prepare_slow is not None and is_slow(payload.data, self._card.limits, pixel_s)
 
     def preprocess_slow(self, payload: ExplanationRequest) -> PreparedPicture:

@@ -48,6 +48,9 @@ def test_rows_are_named_values_or_lists_in_the_cards_order(client: TestClient) -
     expected = churn_probabilities(CUSTOMER)[0]
     assert predicted(client, "churn", CUSTOMER, {"features": CUSTOMER})[1] == pytest.approx(expected, abs=1e-5)
     assert predicted(client, "churn", list(CUSTOMER.values()))[0] == pytest.approx(expected, abs=1e-5)
+    assert predicted(client, "churn", [str(value) for value in CUSTOMER.values()])[0] == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_a_detector_says_what_it_says_elsewhere(client: TestClient) -> None:
@@ -114,6 +117,11 @@ def test_a_model_that_is_not_loaded_is_a_503_everywhere(make_client: MakeClient,
         ("tiny:predict", {"instances": [[[[256, 0, 0]] * 8] * 8]}, 400, "whole numbers from 0 to 255"),
         ("tiny:predict", {"instances": [np.full((3, 16, 16), 1e39).tolist()]}, 400, "instances[0]: The tensor has"),
         ("tiny:predict", {"instances": [7, None]}, 400, "instances[0] must be"),
+        ("tiny:predict", {"instances": [["x" * 100_000, *[""] * 10_000]]}, 400, "instances[0] must be"),
+        ("tiny:predict", {"instances": [[["a", "b"]]]}, 400, "instances[0] must be"),
+        ("tiny:predict", {"instances": [[[[True, False, True]] * 8] * 8]}, 400, "instances[0] must be"),
+        ("tiny:predict", {"instances": [[[10**400, 1.5]]]}, 400, "instances[0] must be"),
+        ("tiny:predict", {"instances": [[[]]]}, 400, "instances[0] must be"),
         ("churn:predict", {"instances": [{**CUSTOMER, "age": 7}]}, 400, "instances[0]: age must be a number from 16"),
         ("churn:predict", {"instances": [[1, 2]]}, 400, "instances[0] must be a list of 6 numbers: age, income"),
         ("churn:predict", {"instances": [CUSTOMER, [1, 2, 3, 4, 5, 6]]}, 400, "instances[0] must be a list of 6"),

@@ -241,6 +241,10 @@ def test_machine_anomaly_ignores_fields_that_its_card_does_not_know(client: Test
     expected = post(client, "/models/machine-anomaly/predict", READING)["anomaly_score"]
     answer = post(client, "/models/machine-anomaly/predict", more)
     assert answer["anomaly_score"] == expected and "humidity" not in answer
+    for name in ("samples", "readings"):  # which are where several rows come, if they come alone
+        for value in (17, [READING]):
+            answer = post(client, "/models/machine-anomaly/predict", READING | {name: value})
+            assert answer["anomaly_score"] == expected
     batch = post(client, "/models/machine-anomaly/predict/batch", {"readings": [more, READING], "site": "north"})
     assert batch["errors"] == 0 and {entry["anomaly_score"] for entry in batch["predictions"]} == {expected}
     refused = client.post("/models/churn/predict", json=CUSTOMER | {"humidity": 40})

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.api.conftest import MakeClient
+from tests.api.instances import b64
 from tests.tiny import logits_of_plain, plain, seal, tiny_package
 
 
@@ -19,6 +20,12 @@ def test_every_door_gives_the_probabilities_at_the_cards_temperature(make_client
     expected = np.exp(logits / 4) / np.exp(logits / 4).sum()
     answer = client.post("/predict", content=data).json()
     assert list(answer["probabilities"].values()) == pytest.approx(expected, abs=1e-5)
+    assert list(client.post("/predictions/tiny", content=data).json().values()) == pytest.approx(
+        sorted(expected, reverse=True), abs=1e-5
+    )
+    instances = {"instances": [{"b64": b64(data)}]}
+    (predicted,) = client.post("/v1/models/tiny:predict", json=instances).json()["predictions"]
+    assert predicted == pytest.approx(expected, abs=1e-5)
     inputs = [{"name": "pixels", "datatype": "UINT8", "shape": [1, 16, 16, 3], "data": [150] * (16 * 16 * 3)}]
     request = {"inputs": inputs, "outputs": [{"name": "probabilities"}, {"name": "logits"}]}
     outputs = {

@@ -35,10 +35,12 @@ def graph_file(path: Path, channels: int) -> np.ndarray:
 
 
 def card_file(path: Path, **changes: str) -> Path:
-    """Write the card of imagenet with other lines at its end, in the section [input]."""
+    """Write the card of imagenet with other lines in its section [input]."""
     text = (IMAGENET / "card.toml").read_text()
     lines = [line for line in text.splitlines() if line.partition(" ")[0] not in changes]
-    path.write_text("\n".join([*lines, *(f"{key} = {value}" for key, value in changes.items())]))
+    place = lines.index("[input]") + 1
+    lines[place:place] = [f"{key} = {value}" for key, value in changes.items()]
+    path.write_text("\n".join(lines))
     return path
 
 

@@ -31,14 +31,14 @@ def test_the_example_of_a_graph_of_timms_ends_in_five_labels(tmp_path: Path) -> 
     for words in ([sys.executable, "-c", seeded], ["bash", "-ec", command]):
         ran = subprocess.run(words, cwd=clone, env=environment(home), capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stdout + ran.stderr
-    with serving(home, tmp_path / "server.log", VITRINE_MODELS="imagenet") as server:
+    with serving(home, tmp_path / "server.log", VITRINE_MODELS="imagenet", VITRINE_DEFAULT_MODEL="imagenet") as server:
         server.wait_ready()
         words = ["bash", "-ec", request.replace("http://127.0.0.1:3000", server.url)]
         answer = json.loads(subprocess.run(words, cwd=clone, check=True, capture_output=True, timeout=60).stdout)
 
     torch.manual_seed(6)
     network = timm.create_model("mobilenetv3_small_050", pretrained=False).eval()
-    image = Image.open(DEER).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+    image = Image.open(DEER).convert("RGB").resize((256, 256), Image.Resampling.BICUBIC).crop((16, 16, 240, 240))
     pixels = (np.asarray(image, np.float64) / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     with torch.inference_mode():
         probabilities = network(torch.from_numpy(pixels.transpose(2, 0, 1)[None]).float()).softmax(1)[0]

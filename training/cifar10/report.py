@@ -19,7 +19,7 @@ from backends.onnx import OnnxBackend
 from models.card import read_image_card
 from models.package import GRAPH
 from models.registry import package_folder
-from postprocessing.classification import softmax
+from postprocessing.classification import card_probabilities
 from preprocessing.transform import transform
 from runners.cores import available_cores
 from training import metrics
@@ -32,14 +32,15 @@ BATCH = 100
 
 def score(package: Path, pictures: Pictures) -> npt.NDArray[np.float64]:
     """Run pictures through the graph that is served, and return their probabilities (N, 10)."""
-    spec = read_image_card(package / "card.toml").input
+    card = read_image_card(package / "card.toml")
     backend = OnnxBackend(package / GRAPH, threads=available_cores())
     chunks = tqdm(torch.split(pictures.images, BATCH), desc="score", unit="batch")
-    rows = [
-        softmax(backend.run(np.stack([transform(i.numpy(), spec).tensor for i in chunk])).logits) for chunk in chunks
+    logits = [
+        backend.run(np.stack([transform(image.numpy(), card.input).tensor for image in chunk])).logits
+        for chunk in chunks
     ]
     backend.close()
-    return np.concatenate(rows)
+    return card_probabilities(np.concatenate(logits), card)
 
 
 def share(correct: npt.NDArray[np.bool_]) -> tuple[float, list[float]]:

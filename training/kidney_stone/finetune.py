@@ -68,8 +68,9 @@ def finetune(
     chosen_device, spec = torch.device(device or best_device()), read_image_card(PACKAGE / "card.toml").input
     plan = Plan(start_from, steps, rate, seed, workers, save_every)
     labels, scores = read_scores(folds)
-    network = fit(split_slices(slices).train, spec, plan, chosen_device, out).network
-    prevalence, log_odds = float(np.mean([item.label for item in slices])), logit(scores)
+    train = split_slices(slices).train
+    network = fit(train, spec, plan, chosen_device, out).network
+    prevalence, log_odds = float(np.mean([item.label for item in train])), logit(scores)
     scale, shift = fit_platt(labels, log_odds, prevalence)
     rescale(network, scale, shift)
     calibrated = expit(scale * log_odds + shift)

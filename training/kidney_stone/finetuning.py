@@ -81,7 +81,7 @@ def fit(slices: Sequence[Slice], spec: ImageInput, plan: Plan, device: torch.dev
         trainee.load_state_dict(state["trainee"])
         optimiser.load_state_dict(state["optimiser"])
         completed = int(state["step"])
-    # The schedule follows from the step alone, so that a resumed run may be given fewer or more steps than before.
+    # The schedule follows from the step alone, so that a resumed run may be given more steps than before.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, plan.rate, total_steps=plan.steps, pct_start=0.1, last_epoch=completed - 1
     )

@@ -114,7 +114,7 @@ def train(
         trainee.load_state_dict(state["trainee"])
         optimiser.load_state_dict(state["optimiser"])
         completed = int(state["step"])
-    # The schedule follows from the step alone, so that a resumed run may be given fewer or more steps than before.
+    # The schedule follows from the step alone, so that a resumed run may be given more steps than before.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, rate, total_steps=steps, pct_start=0.1, last_epoch=completed - 1
     )
