@@ -46,7 +46,8 @@ function quality(metrics) { // the figures that a model's report leads with, and
     return `${name} ${metrics[name].toFixed(3)}${limits ? ` (${limits.map((limit) => limit.toFixed(3)).join(" to ")})` : ""}`;
   });
   const scans = metrics.scans === undefined ? "" : ` in ${metrics.scans} scans`;
-  return figures.length ? `Measured on ${metrics.n}${scans}, ${metrics.data}: ${figures.join(", ")}.` : "";
+  const of = `${metrics.n?.toLocaleString("en")}${scans} (${metrics.data})`;
+  return figures.length ? `Measured on ${of}: ${figures.join(", ")}.` : "";
 }
 
 function list(texts) {

@@ -35,7 +35,7 @@ def graph_file(path: Path, channels: int) -> np.ndarray:
 
 
 def card_file(path: Path, **changes: str) -> Path:
-    """Write the card of imagenet with other lines in its section [input]."""
+    """Write the card of imagenet with other lines in the section [input]."""
     text = (IMAGENET / "card.toml").read_text()
     lines = [line for line in text.splitlines() if line.partition(" ")[0] not in changes]
     place = lines.index("[input]") + 1

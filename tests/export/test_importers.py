@@ -105,6 +105,7 @@ def test_a_file_that_is_no_graph_and_options_that_do_not_fit_are_refused(home: P
         (("imagenet", "--weights", tmp_path / "g.onnx"), "bring --onnx FILE --labels FILE"),
         (("churn", "--onnx", tmp_path / "g.onnx"), "bring --weights CHECKPOINT"),
         (("churn", "--labels", labels), "go with your own"),
+        (("cifar10",), "vitrine models import cifar10 --weights CHECKPOINT"),
         (("imagenet", "--onnx", tmp_path / "g.onnx", "--timm", "x"), "give one"),
     ):
         result = run_import(*arguments)
