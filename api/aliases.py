@@ -1,6 +1,6 @@
 """The further names that a card gives to fields of answers: written into them, and described for OpenAPI."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import GenericAlias
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,13 +14,14 @@ from api.schemas import (
     ExplainedPrediction,
     ModelFacts,
     Prediction,
+    Regression,
     RowBatchAnswer,
     RowError,
     RowPrediction,
     Stats,
 )
 from models.answer import Aliases, value_at
-from models.card import Card, ImageCard, is_detector
+from models.card import Card, ImageCard, RowCard, is_detector, is_regressor
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -43,14 +44,14 @@ class AnswerSchemas(NamedTuple):
     stats: type[BaseModel]
 
 
-def with_aliases(answer: Schema, aliases: Aliases) -> Schema:
-    """Return an answer, whose schema allows more fields, with its further names."""
+def with_aliases(answer: Schema, aliases: Aliases, read: Callable[[Any, str], Any] = value_at) -> Schema:
+    """Return an answer, whose schema allows more fields, with its further names; `read` gives what they repeat."""
     if aliases and (extra := answer.model_extra) is not None:
         for name, source in aliases.items():
             if isinstance(source, str):
-                extra[name] = value_at(answer, source)
+                extra[name] = read(answer, source)
             else:
-                extra[name] = {part: value_at(answer, path) for part, path in source.items()}
+                extra[name] = {part: read(answer, path) for part, path in source.items()}
     return answer
 
 
@@ -63,10 +64,17 @@ def answer_schemas(card: Card) -> AnswerSchemas:
         explained = schema_with_aliases(card, ExplainedPrediction, form.also)
         batch = _batch_schema(card, schema_with_aliases(card, BatchPrediction, form.also), BatchError, BatchAnswer)
     else:
-        prediction = schema_with_aliases(card, AnomalyPrediction if is_detector(card) else RowPrediction, form.also)
+        prediction = schema_with_aliases(card, row_answer_schema(card), form.also)
         batch = _batch_schema(card, prediction, RowError, RowBatchAnswer)
     model = schema_with_aliases(card, ModelFacts, form.model_also)
     return AnswerSchemas(prediction, batch, explained, model, schema_with_aliases(card, Stats, form.stats_also))
+
+
+def row_answer_schema(card: RowCard) -> type[BaseModel]:
+    """Return the schema of the answer of a model of rows, without further names."""
+    if is_detector(card):
+        return AnomalyPrediction
+    return Regression if is_regressor(card) else RowPrediction
 
 
 def _batch_schema(

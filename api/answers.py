@@ -1,4 +1,4 @@
-"""What the answers for pictures and for rows have in common."""
+"""Where predictions come from, and what the answers about pictures hold."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import RootModel
 
 from api.aliases import with_aliases
-from api.schemas import BatchAnswer, RowBatchAnswer, TopLabel
+from api.schemas import BatchAnswer, TopLabel
 from models.answer import Answer as AnswerForm
 from models.answer import LabelForm
 from postprocessing.classification import Classification
@@ -38,8 +38,8 @@ def classification_fields(classification: Classification, form: LabelForm) -> di
     }
 
 
-def batch_json(batch: BatchAnswer | RowBatchAnswer, form: AnswerForm, left_out: set[str] | None = None) -> str:
-    """Return the JSON of a batch as the card says: an object with further names, or the list of its entries.
+def batch_json(batch: BatchAnswer, form: AnswerForm, left_out: set[str] | None = None) -> str:
+    """Return the JSON of several pictures as the card says: an object with further names, or the list of its entries.
 
     Args:
         batch: the answer.

@@ -1,6 +1,7 @@
 """Pictures and rows as plain JSON values, as the routes of KServe V1, TensorFlow Serving and TorchServe bring them."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -14,13 +15,13 @@ from api.rows import flat_row
 from backends.base import Logits
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard, as_image_card
-from postprocessing.anomaly import Anomaly
 from postprocessing.classification import Classification
+from preprocessing.row_spec import Feature
 from preprocessing.rows import Row, is_number
 from runners.runner import Answer
 from serving.loaded_model import LoadedModel
 from serving.pipeline import DecodedImage, ImagePayload, RowPayload, RowValues, TransformedImage
-from serving.predictions import ImagePrediction, PredictionParameters
+from serving.predictions import ImagePrediction, PredictionParameters, RowResults
 from serving.predictor import Predictor
 from serving.waiting import Caller
 
@@ -52,13 +53,13 @@ class Predicted(NamedTuple):
     """What the instances of one request were answered with, each in its place.
 
     Attributes:
-        results: what a classifier or a detector makes of each.
-        outputs: of each the network's outputs, shape (K,), float32: logits, or squared errors.
+        results: what a classifier makes of each picture, or the model of all rows.
+        outputs: of each the network's outputs, shape (K,), float32: logits, squared errors, or a regressor's values.
         answers: the Runner's answers that the results come from, for their times.
         maps: where the network looked in each picture, row by row at the size of its layer; empty if nobody asked.
     """
 
-    results: Sequence[Classification | Anomaly]
+    results: Sequence[Classification] | RowResults
     outputs: Sequence[Logits]
     answers: Sequence[Answer[Any]]
     maps: Sequence[list[list[float]]] = ()
@@ -125,6 +126,8 @@ def image_payloads(instances: Instances, card: ImageCard) -> list[ImagePayload]:
 def row_payload(instances: Instances, card: RowCard) -> RowPayload:
     """Return rows as the core takes them: all of them objects of named values, or all lists in the card's order.
 
+    A list holds numbers: a category by its place, and null where the card lets a value be missing.
+
     Raises:
         InvalidInput: they are of both kinds, or a list does not have a number for each feature.
     """
@@ -132,11 +135,12 @@ def row_payload(instances: Instances, card: RowCard) -> RowPayload:
     if not any(isinstance(value, list) for value in values):
         rows: list[Row] = [flat_row(value) for value in values]
         return rows
-    names = [feature.name for feature in card.input.features]
+    features, names = card.input.features, [feature.name for feature in card.input.features]
     numbers = list[list[Any]]()
     for index, value in enumerate(values):
-        listed = [_number(entry) for entry in value] if isinstance(value, list) else []
-        if len(listed) != len(names) or None in listed:
+        fits = isinstance(value, list) and len(value) == len(names)
+        listed = list(map(_number, value, features)) if fits else [None]
+        if None in listed:
             raise InvalidInput(f"{instances.place(index)} must be a list of {len(names)} numbers: {', '.join(names)}.")
         numbers.append(listed)
     try:
@@ -226,8 +230,10 @@ def _array(value: list[Any]) -> npt.NDArray[Any] | None:
     return array.reshape(shape) if array.dtype.kind in "iuf" else None
 
 
-def _number(value: Any) -> float | int | None:
-    """Return a number, which may be written as a text, or None for anything else."""
+def _number(value: Any, feature: Feature) -> float | int | None:
+    """Return a number, which may be written as a text, NaN for null where it may be missing, or None for all else."""
     if isinstance(value, str):
         return float(value) if is_number(value) else None
+    if value is None and feature.missing:
+        return math.nan
     return value if type(value) in (int, float) else None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -13,9 +14,10 @@ from api.operation import Operation, at_paths
 from api.parameters import InstancesQuery, prediction_query
 from api.target import requested_model
 from errors import InvalidInput
-from models.card import Card, RowCard
-from postprocessing.anomaly import Anomaly
+from models.card import Card, RowCard, as_row_card
+from postprocessing.anomaly import Anomalies
 from postprocessing.classification import card_probabilities
+from postprocessing.regression import Regressions
 from serving.loaded_model import LoadedModel, State
 from serving.predictions import PredictionParameters
 from serving.predictor import Predictor
@@ -113,8 +115,14 @@ def read_instances(body: Any) -> Instances:
 
 
 def prediction_values(predicted: Predicted, card: Card) -> list[Any]:
-    """Return for each picture or row its probabilities in the order of the labels, or what a detector says of it."""
-    return [
-        result._asdict() if isinstance(result, Anomaly) else card_probabilities(outputs, card).tolist()
-        for result, outputs in zip(predicted.results, predicted.outputs, strict=True)
-    ]
+    """Return what each picture or row is answered with.
+
+    These are its probabilities in the order of the labels, what a detector says of it, or a regressor's values in the
+    order of the card's outputs.
+    """
+    results = predicted.results
+    if isinstance(results, Anomalies):
+        return [anomaly._asdict() for anomaly in results.one_by_one(as_row_card(card))]
+    if isinstance(results, Regressions):
+        return list(results.values.tolist())
+    return list(card_probabilities(np.stack(predicted.outputs), card).tolist())

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from api.operation import Operation
 from api.schemas import Problem
 from models.card import RowCard, is_detector
-from preprocessing.spec import Feature, Identifier
+from preprocessing.row_spec import Feature, Identifier
 
 REFERENCE = "#/components/schemas/{model}"
 PROBLEMS = {
@@ -156,12 +156,19 @@ def row_example(card: RowCard) -> dict[str, Any]:
 def _entry_schema(entry: Feature | Identifier) -> dict[str, Any]:
     if isinstance(entry, Feature):
         text = f"{entry.description} ({entry.unit})".strip() if entry.unit else entry.description
-        limits: dict[str, Any] = {"type": "number", "minimum": entry.low, "maximum": entry.high}
+        limits = _value_schema(entry)
     elif entry.kind == "text":
         text, limits = entry.description, {"type": "string", "minLength": 1, "maxLength": entry.max_length}
     else:
         text, limits = entry.description, {"type": "string", "format": "date-time"}
     return limits | ({"description": text} if text else {})
+
+
+def _value_schema(feature: Feature) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "number", "minimum": feature.low, "maximum": feature.high}
+    if feature.categories is not None:
+        schema = {"type": ["string", "number"]} if feature.other_categories else {"enum": list(feature.categories)}
+    return {"anyOf": [schema, {"type": "null"}]} if feature.missing else schema
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

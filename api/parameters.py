@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 from starlette.datastructures import QueryParams
@@ -13,7 +22,7 @@ from errors import InvalidInput
 from explain.base import PREDICTED, MethodName
 from explain.overlay import Output
 from models.answer import LabelForm
-from models.card import Card, ImageCard, ModelCard, is_detector
+from models.card import Card, ImageCard, ModelCard, is_detector, is_regressor
 from preprocessing.rows import is_number
 from serving.gradcam.requests import DEFAULT_ALPHA
 from serving.gradcam.wire import ExplanationRequest
@@ -120,6 +129,19 @@ class DetectorQuery(RowQuery):
     threshold: Threshold = Field(None, ge=1e-9, le=1e9)
 
 
+class RegressorQuery(RowQuery):
+    """What the prediction of a regressor can be asked, which has no labels: no parameter about these counts."""
+
+    top_k: SkipJsonSchema[int | None] = None
+    threshold: SkipJsonSchema[float | None] = None
+    label: SkipJsonSchema[LabelForm | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_labels(cls, query: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in query.items() if name not in ("top_k", "threshold", "label")}
+
+
 class RankedQuery(Query):
     """What a request of TorchServe's clients can be asked; labels are named, never by their index."""
 
@@ -198,6 +220,8 @@ def prediction_query(card: Card) -> type[PredictionQuery]:
     """Return the model of the query of a card's predictions."""
     if is_detector(card):
         return DetectorQuery
+    if is_regressor(card):
+        return RegressorQuery
     return PredictionQuery if isinstance(card, ImageCard) else RowQuery
 
 

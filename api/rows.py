@@ -7,25 +7,25 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.aliases import with_aliases
-from api.answers import batch_json, classification_fields, origin_fields
+from api.answers import origin_fields
 from api.body import read_json
 from api.caller import HttpCaller, timing_headers
 from api.parameters import prediction_query
 from api.problems import problem_of
-from api.schemas import AnomalyPrediction, RowBatchAnswer, RowError, RowPrediction, timestamp
+from api.row_answers import row_answers, row_batch_json
+from api.schemas import RowBatchAnswer, RowError, timestamp
 from errors import InvalidInput
 from models.answer import LabelForm
-from models.card import RowCard, as_row_card
-from postprocessing.anomaly import Anomaly
+from models.card import RowCard, as_row_card, is_detector
 from preprocessing.rows import Row
 from serving.loaded_model import LoadedModel
 from serving.predictions import RowPredictions
-from serving.predictor import FEW_ROWS, Predictor
+from serving.predictor import Predictor
 
 BATCH_FIELDS = ("samples", "readings")
 
-RowAnswer = RowPrediction | AnomalyPrediction | RowError
+FEW_ROWS = 100
+"""The answers of more rows are written by a thread: a thousand are some 5 ms of Python."""
 
 
 async def predict(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:
@@ -51,7 +51,7 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
     def write() -> str:
         request_id, heatmap = request.state.request_id, parameters.with_heatmap
         answers = _answers(model, card, rows, predictions, request_id, form, heatmap=heatmap)
-        return _batch_json(model, predictions, answers) if are_many else answers[0].model_dump_json()
+        return _batch_json(model, predictions, answers) if are_many else answers[0]
 
     text = write() if len(rows) <= FEW_ROWS else await asyncio.to_thread(write)
     return Response(text, 200, timing_headers([predictions.answer]), "application/json")
@@ -87,7 +87,7 @@ def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool
 
 def flat_row(row: Any) -> Any:
     """Return a row whose values may stand in `features`, beside whatever else it has, as one flat object."""
-    if isinstance(row, Mapping) and isinstance(row.get("features"), Mapping):
+    if isinstance(row, dict) and isinstance(row.get("features"), dict):
         return {**{name: value for name, value in row.items() if name != "features"}, **row["features"]}
     return row
 
@@ -107,37 +107,35 @@ def _answers(
     form: LabelForm,
     *,
     heatmap: bool,
-) -> list[RowAnswer]:
-    """Return the answer of every row, in the order in which they were sent."""
-    results, answers = iter(predictions.results), list[RowAnswer]()
+) -> list[str]:
+    """Return the JSON of every row's answer, in the order in which they were sent."""
     common = origin_fields(model, predictions.answer, predictions.warnings, request_id)
     if heatmap:
         reason = f"There is no explanation: {model.not_explainable_reason}."
         common |= {"gradcam_heatmap": None, "explanation_error": reason}
-    now = timestamp()
-    for place, row in enumerate(rows):
-        if problem := predictions.problems.get(place):
-            answers.append(RowError(error=problem_of(problem, request_id)))
-            continue
-        result, identifiers = next(results), {entry.name: row[entry.name] for entry in card.input.identifiers}
-        if isinstance(result, Anomaly):
-            anomaly = AnomalyPrediction(**result._asdict(), **common, **identifiers)
-            answers.append(with_aliases(anomaly, card.answer.also))
-        else:
-            fields = common | {"timestamp": now} | identifiers
-            prediction = RowPrediction(**classification_fields(result, form), **fields)
-            answers.append(with_aliases(prediction, card.answer.also))
-    return answers
+    if not is_detector(card):
+        common["timestamp"] = timestamp()
+    problems = predictions.problems
+    if not problems:
+        return row_answers(predictions.results, rows, card, common, form)
+    right = [row for place, row in enumerate(rows) if place not in problems]
+    answers = iter(row_answers(predictions.results, right, card, common, form))
+    return [
+        RowError(error=problem_of(problems[place], request_id)).model_dump_json()
+        if place in problems
+        else next(answers)
+        for place in range(len(rows))
+    ]
 
 
-def _batch_json(model: LoadedModel, predictions: RowPredictions, answers: list[RowAnswer]) -> str:
-    batch = RowBatchAnswer(
+def _batch_json(model: LoadedModel, predictions: RowPredictions, answers: Sequence[str]) -> str:
+    empty = RowBatchAnswer(
         model=model.name,
         version=model.version or "",
         batch_size=len(answers),
         total_samples=len(answers),
         errors=len(predictions.problems),
         inference_time_ms=round(predictions.answer.decode_ms + predictions.answer.infer_ms, 3),
-        predictions=answers,
+        predictions=[],
     )
-    return batch_json(batch, model.card.answer)
+    return row_batch_json(empty, answers, model.card.answer)

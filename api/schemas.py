@@ -135,6 +135,28 @@ class AnomalyPrediction(BaseModel):
     request_id: str
 
 
+class Regression(BaseModel):
+    """What a regressor answers; `prediction` is the value of a model that gives only one.
+
+    Fields of a row that identify it are repeated as they were sent.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    version: str
+    prediction: float | None = Field(None, exclude_if=lambda value: value is None)
+    values: dict[str, float] = Field(description="By name, in the order of the card's outputs.")
+    units: dict[str, str] = Field(
+        {}, description="The unit of each value whose card names one.", exclude_if=lambda units: not units
+    )
+    warnings: list[str]
+    device: str
+    inference_time_ms: float
+    request_id: str
+    timestamp: str
+
+
 class RowError(BaseModel):
     """One row of a batch that got no prediction."""
 
@@ -152,7 +174,7 @@ class RowBatchAnswer(BaseModel):
     total_samples: int
     errors: int
     inference_time_ms: float
-    predictions: list[RowPrediction | AnomalyPrediction | RowError]
+    predictions: list[RowPrediction | Regression | AnomalyPrediction | RowError]
 
 
 class ModelHealth(BaseModel):
@@ -239,6 +261,9 @@ class ModelFacts(BaseModel):
     threshold: float | None
     temperature: float | None = Field(None, description="What logits are divided by before softmax.")
     head_activation: str | None = Field(None, description="The activation of the head, where the card says it.")
+    outputs: list[dict[str, Any]] = Field(
+        [], description="What a regressor answers: names and units.", exclude_if=lambda outputs: not outputs
+    )
     input: dict[str, Any]
     limits: dict[str, Any]
     licence: str

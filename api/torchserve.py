@@ -2,20 +2,22 @@
 
 from typing import Any
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.body import is_json, read_json, read_one
 from api.caller import HttpCaller, timing_headers
-from api.instances import Instances, explain_instances, predict_instances
+from api.instances import Instances, Predicted, explain_instances, predict_instances
 from api.kserve_v1 import read_instances
 from api.openapi import torchserve_body
 from api.operation import Operation, at_paths
 from api.parameters import RankedQuery, prediction_query
 from api.target import requested_model
-from models.card import ImageCard
-from postprocessing.anomaly import Anomaly
-from postprocessing.classification import Classification
+from models.card import Card, ImageCard, as_row_card
+from postprocessing.anomaly import Anomalies
+from postprocessing.classification import Classifications
+from postprocessing.regression import Regressions
 from serving.loaded_model import LoadedModel
 from serving.predictions import PredictionParameters
 from serving.predictor import Predictor
@@ -58,12 +60,12 @@ class TorchServe:
         return JSONResponse({"status": "Healthy" if ready else "Unhealthy"}, 200 if ready else 503)
 
     async def predictions(self, request: Request) -> Response:
-        """The five most probable labels of a picture or row, each with its probability."""
+        """The five most probable labels of a picture or row, each with its probability; a regressor's values."""
         model = requested_model(self._repository, request)
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
         predicted = await predict_instances(self._predictor, model, instances, parameters, deadline, caller)
-        answers = [prediction_fields(result) for result in predicted.results]
+        answers = prediction_fields(predicted, model.card)
         body = {"predictions": answers} if instances.are_listed else answers[0]
         return JSONResponse(body, headers=timing_headers(predicted.answers))
 
@@ -95,11 +97,22 @@ class TorchServe:
         return Instances([upload.data], are_listed=False), parameters, deadline
 
 
-def prediction_fields(result: Classification | Anomaly) -> dict[str, Any]:
-    """Return the most probable labels with their probabilities, or what a detector says."""
-    if isinstance(result, Anomaly):
-        return result._asdict()
-    return {ranked.label: ranked.probability for ranked in result.top}
+def prediction_fields(predicted: Predicted, card: Card) -> list[dict[str, Any]]:
+    """Return of each picture or row its most probable labels with their probabilities.
+
+    Of a detector, this is what it says of the row; of a regressor, the values by their names.
+    """
+    results = predicted.results
+    if isinstance(results, Anomalies):
+        return [anomaly._asdict() for anomaly in results.one_by_one(as_row_card(card))]
+    if isinstance(results, Regressions):
+        names = [output.name for output in as_row_card(card).outputs]
+        return [dict(zip(names, values, strict=True)) for values in results.values.tolist()]
+    if isinstance(results, Classifications):
+        probabilities = np.take_along_axis(results.probabilities, results.most_probable, axis=1)
+        rows = zip(results.most_probable.tolist(), probabilities.tolist(), strict=True)
+        return [{card.labels[place]: number for place, number in zip(*row, strict=True)} for row in rows]
+    return [{ranked.label: ranked.probability for ranked in classification.top} for classification in results]
 
 
 def _json_instances(body: Any) -> Instances:

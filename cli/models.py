@@ -13,6 +13,7 @@ from errors import CardError, StoreError
 from export import importers
 from export.card_text import card_for_own_weights
 from export.parity import ParityReport
+from export.rows.importing import package_from_model
 from models import registry
 from models.card import read_card
 from models.package import EARLY_EXIT_VARIANT, StoredModel, VariantName
@@ -84,25 +85,37 @@ def show(name: str) -> None:
 
 @dataclass(frozen=True)
 class OwnModel:
-    """An operator's own model that takes the place of a bundled one's weights; at most one of the first three is given.
+    """An operator's own model; at most one of the first four is given.
 
     Attributes:
+        model: a model of rows, as scikit-learn, XGBoost or LightGBM wrote it. It needs no bundled card.
         weights: a checkpoint of the card's architecture.
         graph: an ONNX graph.
         timm_name: what timm calls a model in its hub.
         card_file: the operator's own card; None for the bundled one.
-        labels: the file of a graph's labels.
+        labels: the file of the labels of a graph, or of a model of rows.
+        examples: rows that become the goldens of a model of rows.
+        outputs: what the values of a regressor are called, each as `name` or `name=unit`.
+        trust_pickle: whether the file of a model of rows may be a pickle.
     """
 
+    model: Path | None
     weights: Path | None
     graph: Path | None
     timm_name: str | None
     card_file: Path | None
     labels: Path | None
+    examples: Path | None
+    outputs: tuple[str, ...]
+    trust_pickle: bool
 
     def is_given(self) -> bool:
         """Return whether there is a model of the operator's own."""
-        return any(source is not None for source in (self.weights, self.graph, self.timm_name))
+        return self.count() > 0
+
+    def count(self) -> int:
+        """Return how many models are given."""
+        return sum(source is not None for source in (self.model, self.weights, self.graph, self.timm_name))
 
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -110,6 +123,10 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @models.command(name="import")
 @click.argument("name")
+@click.option("--model", type=FILE, help="Your model of rows, of scikit-learn, XGBoost or LightGBM.")
+@click.option("--examples", type=FILE, help="Its examples, which become goldens: CSV with a header, or JSON.")
+@click.option("--output", "outputs", multiple=True, help="Of a regressor: what its value is called, NAME or NAME=UNIT.")
+@click.option("--trust-pickle", is_flag=True, help="Read a pickle, which runs any code in it.")
 @click.option("--weights", type=FILE, help="Your checkpoint of the card's architecture, .pth or .safetensors.")
 @click.option("--card", "card_file", type=FILE, help="Your own card of that name, such as one without CLAHE.")
 @click.option("--onnx", "graph", type=FILE, help="Your graph as it is, for a card whose architecture is `onnx`.")
@@ -123,7 +140,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="Make it of lower precision, or let it stop early, unless AUC or a golden suffers.",
 )
 def import_(name: str, variant: Literal["fp32"] | VariantName, **options: Any) -> None:
-    """Install a bundled model: as it ships, or with your own weights or graph.
+    """Install a model: a bundled one as it ships, or with your own weights or graph, or your own model of rows.
 
     Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised; a variant
     with the plain graph.
@@ -135,7 +152,9 @@ def import_(name: str, variant: Literal["fp32"] | VariantName, **options: Any) -
     with tempfile.TemporaryDirectory() as folder:
         package = registry.package_folder(name)
         try:
-            if own.is_given():
+            if own.model is not None:
+                package = _make_rows_package(name, own, own.model, Path(folder) / "own")
+            elif own.is_given():
                 package = _make_own_package(package, own, Path(folder) / "own")
             if variant != "fp32":
                 package = _make_variant(package, variant, Path(folder) / variant)
@@ -149,15 +168,21 @@ def import_(name: str, variant: Literal["fp32"] | VariantName, **options: Any) -
 
 
 def _check_options(name: str, own: OwnModel, variant: str) -> None:
-    """Raise unless the bundled model is there and the options fit one another."""
+    """Raise unless the bundled model is there, where one is needed, and the options fit one another."""
+    if own.count() > 1:
+        raise click.ClickException("--model, --weights, --onnx and --timm are four ways in: give one.")
+    if own.model is not None:
+        if own.card_file is not None or variant != "fp32":
+            raise click.ClickException("--card and --variant do not go with --model, which brings its own card.")
+        return
+    if own.examples is not None or own.outputs or own.trust_pickle:
+        raise click.ClickException("--examples, --output and --trust-pickle go with --model.")
     cards = registry.bundled_cards()
     card = cards.get(name)
     if card is None:
         raise click.ClickException(f"There is no bundled model {name!r}. Known: {', '.join(cards)}.")
     if isinstance(card, CardError):
         raise card
-    if sum(source is not None for source in (own.weights, own.graph, own.timm_name)) > 1:
-        raise click.ClickException("--weights, --onnx and --timm are three ways in: give one.")
     if own.is_given():
         if variant == EARLY_EXIT_VARIANT:
             raise click.ClickException(
@@ -186,12 +211,35 @@ def _make_own_package(bundled: Path, own: OwnModel, folder: Path) -> Path:
         card_file.write_text(card_text, "utf-8")
         if card.task == "anomaly-detection":
             click.echo(f"The threshold {card.threshold:g} is that of the bundled weights: --card brings yours.")
-    report = _import_into(folder, own, card_file, bundled)
+    _print_parity(_import_into(folder, own, card_file, bundled))
+    return folder
+
+
+def _make_rows_package(name: str, own: OwnModel, model: Path, folder: Path) -> Path:
+    """Write the package of an operator's own model of rows, print how it compares, and return its folder."""
+    labels = importers.read_labels(own.labels) if own.labels else ()
+    outputs = [(output, unit) for output, _, unit in (text.partition("=") for text in own.outputs)]
+    report = package_from_model(
+        name,
+        model,
+        folder,
+        click.echo,
+        examples=own.examples,
+        labels=labels,
+        outputs=outputs,
+        trust_pickle=own.trust_pickle,
+    )
+    _print_parity(report)
+    if report.near_threshold:
+        click.echo(f"{report.near_threshold} rows beside that lie within float32's rounding of a tree's threshold")
+    return folder
+
+
+def _print_parity(report: ParityReport) -> None:
     click.echo(
         f"Largest difference from {report.reference}: {report.largest_difference:.1e}, "
         f"{report.label_flips} of {report.inputs} labels differ"
     )
-    return folder
 
 
 def _import_into(folder: Path, own: OwnModel, card_file: Path, inputs: Path) -> ParityReport:

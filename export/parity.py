@@ -35,6 +35,8 @@ class ParityReport:
         label_flips: number of inputs for which backend and reference give different labels.
         limit: the largest difference that passes.
         checkpoint: metadata of the checkpoint that the weights came from.
+        near_threshold: number of rows left out of the difference, since float32 rounds a value of theirs across the
+            threshold of a tree.
     """
 
     reference: str
@@ -45,6 +47,7 @@ class ParityReport:
     label_flips: int
     limit: float = LIMIT
     checkpoint: dict[str, Any] | None = None
+    near_threshold: int = 0
 
     def write(self, package: Path) -> None:
         """Write the report into a package."""

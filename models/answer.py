@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from preprocessing.spec import Frozen, ImageInput, ImageLimits, RowInput, RowLimits
+from preprocessing.row_spec import FeatureName, RowInput, RowLimits
+from preprocessing.spec import Frozen, ImageInput, ImageLimits
 
 LabelForm = Literal["name", "index"]
 Source = Annotated[str, Field(pattern=r"^[^.]+(\.[^.]+)*$", max_length=200)]
@@ -21,6 +22,7 @@ COUNT = "count"
 _ORIGIN = ("model", "version", "warnings", "device", "inference_time_ms", "request_id")
 _DETECTION = (*_ORIGIN, "is_anomaly", "anomaly_score", "threshold", "confidence")
 _CLASSIFICATION = (*_ORIGIN, "prediction", "predicted_class_id", "confidence", "threshold", "timestamp")
+_REGRESSION = (*_ORIGIN, "timestamp")
 _PICTURE = (*_CLASSIFICATION, "gradcam_heatmap", "answered_by")
 _SOMETIMES = ("gradcam_heatmap", "explanation", "explanation_error", "filename", "error")
 """Fields of some predictions, which nothing can repeat."""
@@ -35,6 +37,20 @@ _STATS = (
     *("inferences", "mean_batch", "queue_seconds", "decode_seconds", "infer_seconds", "waited_seconds"),
     *("mean_inference_time_ms", "last_inference", "waiting", "running"),
 )
+
+
+class OutputValue(Frozen):
+    """One number that a regressor answers.
+
+    Attributes:
+        name: its key in the answer.
+        unit: its unit, repeated in the answer.
+        description: for documentation.
+    """
+
+    name: FeatureName
+    unit: str = ""
+    description: str = ""
 
 
 class Answer(Frozen):
@@ -82,19 +98,28 @@ def value_at(value: Any, source: str) -> Any:
 
 
 def answer_fields(
-    task: str, labels: Sequence[str], entry: ImageInput | RowInput, limits: ImageLimits | RowLimits
+    task: str,
+    labels: Sequence[str],
+    entry: ImageInput | RowInput,
+    limits: ImageLimits | RowLimits,
+    outputs: Sequence[OutputValue] = (),
 ) -> dict[str, Tree]:
     """Return the fields of each of a model's answers that may get further names, by the key of the card for these."""
     prediction: dict[str, Any]
     if isinstance(entry, RowInput) and task == "anomaly-detection":
         prediction = dict.fromkeys(_DETECTION)
         prediction["contributions"] = dict.fromkeys(feature.name for feature in entry.features)
+    elif task == "tabular-regression":
+        prediction = dict.fromkeys((*_REGRESSION, "prediction") if len(outputs) == 1 else _REGRESSION)
+        prediction["values"] = dict.fromkeys(output.name for output in outputs)
+        prediction["units"] = dict.fromkeys(output.name for output in outputs if output.unit)
     else:
         prediction = dict.fromkeys(_CLASSIFICATION if isinstance(entry, RowInput) else _PICTURE)
         prediction["probabilities"] = dict.fromkeys(labels) if labels else ...  # a graph brings its own labels
         prediction["top"] = [{"label": None, "probability": None}]
     batch: dict[str, Any] = dict.fromkeys((*_BATCH, "total_samples") if isinstance(entry, RowInput) else _BATCH)
     model: dict[str, Any] = dict.fromkeys(_MODEL) | dict.fromkeys(("sha256", "metrics", "parity", "explain"), ...)
+    model["outputs"] = [output.model_dump() for output in outputs]
     stats: dict[str, Any] = dict.fromkeys(_STATS) | dict.fromkeys(("failed", "batches", "explain"), ...)
     return {
         "also": prediction,
@@ -105,7 +130,12 @@ def answer_fields(
 
 
 def check_answer(
-    answer: Answer, task: str, labels: Sequence[str], entry: ImageInput | RowInput, limits: ImageLimits | RowLimits
+    answer: Answer,
+    task: str,
+    labels: Sequence[str],
+    entry: ImageInput | RowInput,
+    limits: ImageLimits | RowLimits,
+    outputs: Sequence[OutputValue] = (),
 ) -> None:
     """Check that the further names of a model's answers are free, and that they repeat what these answers have.
 
@@ -114,11 +144,13 @@ def check_answer(
     """
     if answer.batch == "list" and answer.batch_also:
         raise ValueError("answer.batch_also: with batch = 'list' there is no object for further names")
-    if answer.label == "index" and task == "anomaly-detection":
-        raise ValueError("answer.label: a detector answers with no label; leave it out")
+    if answer.label == "index" and task in ("anomaly-detection", "tabular-regression"):
+        answerer = "a detector" if task == "anomaly-detection" else "a regressor"
+        raise ValueError(f"answer.label: {answerer} answers with no label; leave it out")
     identifiers = [identifier.name for identifier in entry.identifiers] if isinstance(entry, RowInput) else []
-    for section, fields in answer_fields(task, labels, entry, limits).items():
-        taken = {*fields, *((*_SOMETIMES, *identifiers) if section == "also" else ())}
+    sometimes = (*_SOMETIMES, "prediction") if outputs else _SOMETIMES  # which only a regressor of one value gives
+    for section, fields in answer_fields(task, labels, entry, limits, outputs).items():
+        taken = {*fields, *((*sometimes, *identifiers) if section == "also" else ())}
         for name, source in getattr(answer, section).items():
             if name in taken:
                 names = ", ".join(sorted(taken))

@@ -1,23 +1,23 @@
 """The model card: what a model expects and returns, as data from closed sets."""
 
 import tomllib
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeGuard, get_args
+from typing import Annotated, Final, Literal, Self, TypeGuard
 
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from errors import CardError, InvalidInput
 from explain.base import MethodName
-from models.answer import Answer, ImageAnswer, check_answer
-from preprocessing.spec import Frozen, ImageInput, ImageLimits, RowInput, RowLimits
+from models.answer import Answer, ImageAnswer, OutputValue, check_answer
+from models.card_problems import card_problems
+from preprocessing.row_spec import RowInput, RowLimits
+from preprocessing.spec import Frozen, ImageInput, ImageLimits
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=60)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 HeadActivation = Literal["gelu", "relu", "silu"]
 ASSUMED_HEAD_ACTIVATION: Final = "gelu"
 """The activation of a head where the card names none."""
-TASKS = ("image-classification", "tabular-classification", "anomaly-detection")
 
 
 class Explain(Frozen):
@@ -57,7 +57,7 @@ class ModelCard(Frozen):
         title: a line for people.
         description: what the model answers.
         parameters: number of the network's trainable values, where it is known.
-        labels: in the order of the model's outputs.
+        labels: in the order of the model's outputs; a regressor has none.
         positive_label: the answer wherever its probability is at least `threshold`; elsewhere the answer is the most
             probable of the other labels. Without it the answer is the most probable label.
         threshold: goes with `positive_label`.
@@ -71,7 +71,7 @@ class ModelCard(Frozen):
     title: str
     description: str
     parameters: PositiveInt | None = None
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = ()
     positive_label: str | None = None
     threshold: PositiveFloat | None = None
     temperature: PositiveFloat | None = None
@@ -81,7 +81,8 @@ class ModelCard(Frozen):
 
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
-        if len(self.labels) < 2 and (self.labels or getattr(self, "architecture", "") != "onnx"):
+        needs_labels = getattr(self, "task", "") != "tabular-regression"
+        if needs_labels and len(self.labels) < 2 and (self.labels or getattr(self, "architecture", "") != "onnx"):
             raise ValueError("labels: there must be two or more; a model that comes as a graph brings its own, so []")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: each label may stand only once")
@@ -144,39 +145,77 @@ class ImageCard(ModelCard):
 
 
 class RowCard(ModelCard):
-    """The card of a model that takes rows of numbers.
+    """The card of a model that takes rows of numbers and categories.
 
-    A detector answers `positive_label` if the mean of its squared errors is above `threshold`.
+    A detector answers `positive_label` if the mean of its squared errors is above `threshold`. A regressor answers the
+    numbers in `outputs`. A model of the architecture `onnx` comes as a graph that takes rows (N, features) float32 and
+    gives logits (N, labels), or values (N, outputs).
 
     Attributes:
         hidden: widths of the layers between input and output; an autoencoder's end at its code, and the layers behind
-            the code mirror those before it.
+            the code mirror those before it. A graph has none.
+        outputs: what a regressor answers, in the order of the graph's values.
     """
 
-    task: Literal["tabular-classification", "anomaly-detection"]
-    architecture: Literal["mlp", "sensor-autoencoder"]
-    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    task: Literal["tabular-classification", "tabular-regression", "anomaly-detection"]
+    architecture: Literal["mlp", "sensor-autoencoder", "onnx"]
+    hidden: tuple[PositiveInt, ...] = ()
+    outputs: tuple[OutputValue, ...] = ()
     input: RowInput
     answer: Answer = Answer()
     limits: RowLimits = RowLimits()
 
+    @property
+    def columns(self) -> int:
+        """The number of values that the network gives for a row."""
+        if is_detector(self):
+            return len(self.input.features)
+        return len(self.outputs) if is_regressor(self) else len(self.labels)
+
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:
         detector = is_detector(self)
-        if detector and self.temperature is not None:
-            raise ValueError("temperature: a detector has no softmax that it could go with")
-        if detector != (self.architecture == "sensor-autoencoder"):
+        if self.task != "tabular-classification" and self.temperature is not None:
+            raise ValueError(f"temperature: {self.task} has no softmax that it could go with")
+        architectures = {"tabular-classification": ("mlp", "onnx"), "tabular-regression": ("onnx",)}
+        if self.architecture not in architectures.get(self.task, ("sensor-autoencoder",)):
             raise ValueError(f"architecture {self.architecture!r} does not do {self.task}")
         if detector and (len(self.labels) != 2 or self.positive_label != self.labels[1]):
             raise ValueError("a detector has two labels, the second of them its positive_label")
         if not detector:
             _check_threshold_is_probability(self)
-        check_answer(self.answer, self.task, self.labels, self.input, self.limits)
+        check_answer(self.answer, self.task, self.labels, self.input, self.limits, self.outputs)
+        return self
+
+    @model_validator(mode="after")
+    def _outputs_fit(self) -> Self:
+        if is_regressor(self) != bool(self.outputs):
+            raise ValueError("outputs: a tabular-regression has one or more, no other task has any")
+        if is_regressor(self) and self.labels:
+            raise ValueError("labels: a regressor has none")
+        if len({output.name for output in self.outputs}) != len(self.outputs):
+            raise ValueError("outputs: each name may stand only once")
+        return self
+
+    @model_validator(mode="after")
+    def _input_fits_the_network(self) -> Self:
+        if (self.architecture == "onnx") == bool(self.hidden):
+            raise ValueError("hidden: a network has one width or more, a graph none")
+        if self.architecture != "onnx" and any(
+            feature.categories or feature.missing for feature in self.input.features
+        ):
+            raise ValueError(f"features: {self.architecture} takes numbers alone, no categories and no missing values")
         return self
 
 
 Card = ImageCard | RowCard
 _CARD: TypeAdapter[Card] = TypeAdapter(Annotated[Card, Field(discriminator="task")])
+_CARDS: dict[str, type[ModelCard]] = {
+    "image-classification": ImageCard,
+    "tabular-classification": RowCard,
+    "tabular-regression": RowCard,
+    "anomaly-detection": RowCard,
+}
 
 
 def _check_threshold_is_probability(card: ModelCard) -> None:
@@ -209,6 +248,11 @@ def as_row_card(card: Card) -> RowCard:
 def is_detector(card: ModelCard) -> TypeGuard[RowCard]:
     """Return whether the model detects anomalies, so that its outputs are squared errors and not logits."""
     return isinstance(card, RowCard) and card.task == "anomaly-detection"
+
+
+def is_regressor(card: ModelCard) -> TypeGuard[RowCard]:
+    """Return whether the model answers numbers, so that its outputs are values and not logits."""
+    return isinstance(card, RowCard) and card.task == "tabular-regression"
 
 
 def read_card(path: Path) -> Card:
@@ -251,41 +295,4 @@ def parse_card(text: str, origin: str) -> Card:
     except tomllib.TOMLDecodeError as error:
         raise CardError(f"{origin}: not valid TOML: {error}") from error
     except ValidationError as error:
-        raise CardError("\n".join([f"{origin}: the card is not valid", *_problems(error)])) from error
-
-
-def _problems(error: ValidationError) -> list[str]:
-    """Return a line for each problem that pydantic found, with the keys or values that are allowed in its place."""
-    problems = []
-    for detail in error.errors():
-        task, *location = detail["loc"] or ("card",)
-        key = ".".join(str(part) for part in location) or "card"
-        if detail["type"] == "extra_forbidden":
-            problems.append(_unknown_key(key, _section_keys(task, location[:-1])))
-        elif detail["type"].startswith("union_tag"):
-            problems.append(f"  task: must be one of {', '.join(TASKS)}")
-            known = {*ImageCard.model_fields, *RowCard.model_fields}
-            problems += [_unknown_key(key, known) for key in detail["input"] if key not in known]
-        else:
-            value = f" (got {detail['input']!r})" if location else ""  # else it is the whole card
-            problems.append(f"  {key}: {detail['msg']}{value}")
-    return problems
-
-
-def _unknown_key(key: str, allowed: Iterable[str]) -> str:
-    return f"  {key}: unknown key; allowed here: {', '.join(sorted(allowed))}"
-
-
-def _section_keys(task: int | str, location: Sequence[int | str]) -> list[str]:
-    """Return the keys of a section of a card, found by following the card's own types; list positions do not count."""
-    section: Any = ImageCard if task == TASKS[0] else RowCard
-    for part in location:
-        if isinstance(part, str) and part in getattr(section, "model_fields", ()):
-            section = _section_type(section.model_fields[part].annotation)
-    return list(getattr(section, "model_fields", ()))
-
-
-def _section_type(annotation: Any) -> Any:
-    """Return the section behind an annotation such as `Section | None` or `tuple[Section, ...]`."""
-    arguments = [part for part in get_args(annotation) if part not in (type(None), Ellipsis)]
-    return _section_type(arguments[0]) if arguments else annotation
+        raise CardError("\n".join([f"{origin}: the card is not valid", *card_problems(error, _CARDS)])) from error

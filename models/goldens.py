@@ -30,7 +30,11 @@ class Golden(NamedTuple):
 
 
 def write_goldens(
-    package: Path, inputs: Sequence[tuple[str, bytes]], logits: npt.NDArray[np.float32], reference: str
+    package: Path,
+    inputs: Sequence[tuple[str, bytes]],
+    logits: npt.NDArray[np.float32],
+    reference: str,
+    tolerance: float = TOLERANCE,
 ) -> None:
     """Replace the goldens of a package.
 
@@ -39,6 +43,7 @@ def write_goldens(
         inputs: file name and encoded bytes of each golden, at least one.
         logits: what the reference gave for them, shape (N, K), float32.
         reference: what computed the logits, for whoever reads the index.
+        tolerance: the largest difference at a start, as of `TOLERANCE`.
     """
     folder = package / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +53,7 @@ def write_goldens(
     for (name, data), row in zip(inputs, logits, strict=True):
         (folder / name).write_bytes(data)
         rows.append({"file": name, "logits": row.astype(np.float32).tolist()})
-    _write_index(package, {"reference": reference, "tolerance": TOLERANCE, "goldens": rows})
+    _write_index(package, {"reference": reference, "tolerance": tolerance, "goldens": rows})
 
 
 def mark_as_variant(package: Path, variant: str, tolerance: float) -> None:

@@ -35,9 +35,11 @@ def has_weights(name: str) -> bool:
 
 
 def import_command(name: str) -> str:
-    """Return the command that installs a bundled model."""
+    """Return the command that installs a bundled model, or one of rows that an operator brought."""
     command = f"vitrine models import {name}"
     if has_weights(name):
         return command
+    if not (package_folder(name) / "card.toml").exists():
+        return f"{command} --model FILE"
     comes_as_graph = read_card(package_folder(name) / "card.toml").architecture == "onnx"
     return f"{command} {'--onnx GRAPH --labels LABELS' if comes_as_graph else '--weights CHECKPOINT'}"

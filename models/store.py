@@ -22,7 +22,7 @@ from bentoml.models import BentoModel
 
 from atomic_write import atomic_write
 from errors import StoreError
-from models.card import read_card
+from models.card import is_regressor, read_card
 from models.goldens import read_goldens
 from models.package import (
     EXPLANATIONS,
@@ -62,7 +62,7 @@ def import_package(package: Path, *, own_weights: bool = False) -> tuple[StoredM
         StoreError: a file of the package is missing, or the store cannot be written to.
     """
     card = read_card(package / "card.toml")
-    if not card.labels:
+    if not card.labels and not is_regressor(card):
         raise StoreError(f"{card.name}: the card has no labels yet; import the model with a file of them.")
     read_goldens(package)
     digests = file_digests(package)

@@ -31,6 +31,22 @@ class Classification(NamedTuple):
     threshold: float | None
 
 
+class Classifications(NamedTuple):
+    """What several rows of logits mean, as `Classification` of each of them.
+
+    Attributes:
+        class_ids: shape (N,), int64.
+        probabilities: shape (N, K), float64, in [0, 1], in the order of the card's labels.
+        most_probable: shape (N, top_k), int64, the most probable label first.
+        threshold: what decided, None without a `positive_label`.
+    """
+
+    class_ids: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64]
+    most_probable: npt.NDArray[np.int64]
+    threshold: float | None
+
+
 def classify(logits: Logits, card: ModelCard, *, threshold: float | None = None, top_k: int = 1) -> Classification:
     """Classify by one row of logits, as the card says.
 
@@ -70,6 +86,23 @@ def card_probabilities(logits: Logits, card: ModelCard) -> npt.NDArray[np.float6
 def tempered(logits: Logits, card: ModelCard) -> Logits:
     """Return logits divided by the card's temperature (Guo et al. 2017), or as they are where it has none."""
     return logits if card.temperature is None else np.asarray(logits / np.float32(card.temperature), np.float32)
+
+
+def classify_rows(
+    logits: Logits, card: ModelCard, *, threshold: float | None = None, top_k: int = 1
+) -> Classifications:
+    """Classify by rows of logits, shape (N, K) float32, each as `classify` does."""
+    probabilities = card_probabilities(logits, card)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    class_ids = order[:, 0]
+    if card.positive_label is None:
+        threshold = None
+    else:
+        positive = card.labels.index(card.positive_label)
+        threshold = card.threshold if threshold is None else threshold
+        others = np.where(class_ids == positive, order[:, 1], class_ids)
+        class_ids = np.where(probabilities[:, positive] >= (threshold or 0.0), positive, others)
+    return Classifications(class_ids, probabilities, order[:, : max(1, top_k)], threshold)
 
 
 def softmax(logits: Logits) -> npt.NDArray[np.float64]:

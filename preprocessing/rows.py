@@ -1,5 +1,6 @@
 """Check rows of named values and transform them into a model's input. Training and serving call `transform_rows`."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from errors import InvalidInput
-from preprocessing.spec import Clip, Feature, Identifier, Log1p, RowInput
+from preprocessing.row_spec import MISSING_CATEGORY, OTHER_CATEGORY, Clip, Feature, Identifier, Log1p, RowInput
 
 Row = Mapping[str, Any]
 
@@ -23,6 +24,8 @@ _MOST_DIGITS = 64
 """The longest text that is read as a number, in characters."""
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How far a client's clock may be ahead of the server's."""
+MOST_NAMED = 20
+"""The most problems of a row, or categories of a feature, that a message names."""
 
 
 class CheckedRows(NamedTuple):
@@ -38,36 +41,67 @@ class CheckedRows(NamedTuple):
 
 
 def check_rows(rows: Sequence[Row], spec: RowInput) -> CheckedRows:
-    """Check every row and transform the valid ones; an invalid row does not affect the others."""
-    now, problems, valid = datetime.now(UTC), dict[int, InvalidInput](), list[list[float]]()
-    for index, row in enumerate(rows):
+    """Check every row and transform the valid ones; an invalid row does not affect the others.
+
+    Rows are checked column by column, which takes a fifth of the time; a row that does not pass is then checked by
+    itself, for the message.
+    """
+    now, names = datetime.now(UTC), [entry.name for entry in spec.entries]
+    keys = frozenset(names)
+    complete = [
+        index
+        for index, row in enumerate(rows)
+        if isinstance(row, Mapping) and (row.keys() >= keys if spec.unknown_fields == "ignore" else row.keys() == keys)
+    ]
+    values = np.empty((len(complete), len(spec.features)))
+    valid = np.ones(len(complete), bool)
+    for place, feature in enumerate(spec.features):
+        values[:, place], fits = _checked_column([rows[index][feature.name] for index in complete], feature)
+        valid &= fits
+    for entry in spec.identifiers:
+        fits = np.array([not _identifier_problem(rows[index][entry.name], entry, now) for index in complete], bool)
+        valid &= fits
+    problems = dict[int, InvalidInput]()
+    for index in sorted(set(range(len(rows))).difference(np.array(complete, int)[valid].tolist())):
         try:
-            valid.append(check_row(row, spec, now))
+            check_row(rows[index], spec, now)
         except InvalidInput as error:
             problems[index] = error
-    values = np.array(valid, np.float64).reshape(len(valid), len(spec.features))
-    return CheckedRows(transform_rows(values, spec), problems)
+    return CheckedRows(transform_rows(values[valid], spec), problems)
 
 
 def check_values(values: npt.NDArray[np.float64], spec: RowInput) -> CheckedRows:
     """Check rows that consist of numbers alone, and transform the valid ones.
 
     Args:
-        values: shape (N, features), float64, in the order of the card's features, each in its unit.
+        values: shape (N, features), float64, in the order of the card's features, each in its unit; a category by its
+            place, and where the card allows them NaN for a missing value and `OTHER_CATEGORY` for any other category.
         spec: the card's input section; its identifiers are not required here.
     """
-    low = np.array([feature.low for feature in spec.features])
-    high = np.array([feature.high for feature in spec.features])
-    valid = ((values >= low) & (values <= high)).all(axis=1)  # NaN is in no range
+    values = values.copy()
+    valid = np.ones(len(values), bool)
+    for place, feature in enumerate(spec.features):
+        column = values[:, place]
+        if feature.categories is None:
+            fits = (column >= feature.low) & (column <= feature.high)  # NaN is in no range
+        else:
+            lowest = OTHER_CATEGORY if feature.other_categories else 0.0
+            fits = (column >= lowest) & (column < len(feature.categories)) & (column == np.floor(column))
+        if feature.missing and feature.categories is None:
+            fits |= np.isnan(column)
+        elif feature.missing:
+            column[np.isnan(column)] = MISSING_CATEGORY
+            fits |= column == MISSING_CATEGORY
+        valid &= fits
     problems = dict[int, InvalidInput]()
     for index in np.flatnonzero(~valid):
         pairs = zip(values[index].tolist(), spec.features, strict=True)
-        problems[int(index)] = InvalidInput("; ".join(filter(None, (_number_problem(*pair) for pair in pairs))) + ".")
+        problems[int(index)] = InvalidInput("; ".join(filter(None, (_code_problem(*pair) for pair in pairs))) + ".")
     return CheckedRows(transform_rows(values[valid], spec), problems)
 
 
 def check_row(row: Row, spec: RowInput, now: datetime) -> list[float]:
-    """Check one row and return its values in the order of the card's features.
+    """Check one row and return what `transform_rows` takes of it, in the order of the card's features.
 
     Args:
         row: name → value, as parsed from JSON.
@@ -84,12 +118,12 @@ def check_row(row: Row, spec: RowInput, now: datetime) -> list[float]:
     problems = [f"{entry.name} is missing" for entry in spec.entries if entry.name not in row]
     if spec.unknown_fields == "refuse":
         problems += [f"{_abbreviated(name)} is unknown" for name in row if name not in known]
-    numbers = [_number_problem(row[feature.name], feature) for feature in spec.features if feature.name in row]
+    numbers = [_value_problem(row[feature.name], feature) for feature in spec.features if feature.name in row]
     texts = [_identifier_problem(row[entry.name], entry, now) for entry in spec.identifiers if entry.name in row]
     problems += filter(None, numbers + texts)
     if problems:
-        raise InvalidInput(f"{'; '.join(problems[:20])}. {_expected(spec)}")
-    return [float(row[feature.name]) for feature in spec.features]
+        raise InvalidInput(f"{'; '.join(problems[:MOST_NAMED])}. {_expected(spec)}")
+    return [_code(row[feature.name], feature) or 0.0 for feature in spec.features]
 
 
 def transform_rows(values: npt.NDArray[np.float64], spec: RowInput) -> npt.NDArray[np.float32]:
@@ -117,12 +151,59 @@ def _transform_column(column: npt.NDArray[np.float64], feature: Feature) -> npt.
     return column
 
 
-def _number_problem(value: Any, feature: Feature) -> str:
+def _checked_column(values: Sequence[Any], feature: Feature) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return what the network gets for one feature of several rows, shape (N,), and which of them are accepted."""
+    if feature.categories is None and {int, float}.issuperset(map(type, values)):
+        with contextlib.suppress(OverflowError):  # a whole number beyond float64, which no range holds
+            column = np.array(values, np.float64)
+            return column, (column >= feature.low) & (column <= feature.high)
+    codes = [_code(value, feature) for value in values]
+    return np.array(codes, np.float64), np.array([code is not None for code in codes], bool)
+
+
+def _code(value: Any, feature: Feature) -> float | None:
+    """Return the number that stands for a value before its steps, None for a value that is not accepted."""
+    if value is None and feature.missing:
+        return np.nan if feature.categories is None else MISSING_CATEGORY
     number = float(value) if isinstance(value, str) and is_number(value) else value
-    if type(number) in (int, float) and feature.low <= number <= feature.high:  # a bool is no number, NaN in no range
+    if feature.categories is None:
+        fits = type(number) in (int, float) and feature.low <= number <= feature.high  # no bool; NaN is in no range
+        return float(number) if fits else None
+    if type(value) not in (str, int, float):
+        return None
+    place = feature.places.get(value, feature.places.get(number))
+    return OTHER_CATEGORY if place is None and feature.other_categories else place
+
+
+def _value_problem(value: Any, feature: Feature) -> str:
+    if _code(value, feature) is not None:
         return ""
-    unit = f" {feature.unit}" if feature.unit else ""
-    return f"{feature.name} must be a number from {feature.low:g} to {feature.high:g}{unit}, not {_abbreviated(value)}"
+    or_null = " or null" if feature.missing else ""
+    if feature.categories is None:
+        unit = f" {feature.unit}" if feature.unit else ""
+        allowed = f"a number from {feature.low:g} to {feature.high:g}{unit}"
+    elif feature.other_categories:
+        allowed = "a text or a number"
+    else:
+        allowed = f"one of {_listed(feature.categories)}"
+    return f"{feature.name} must be {allowed}{or_null}, not {_abbreviated(value)}"
+
+
+def _code_problem(value: float, feature: Feature) -> str:
+    """Return what is wrong with a number that stands for a value of a feature, as `check_values` takes it."""
+    if feature.categories is None:
+        return "" if np.isnan(value) and feature.missing else _value_problem(value, feature)
+    lowest = OTHER_CATEGORY if feature.other_categories else 0.0
+    if (value == MISSING_CATEGORY and feature.missing) or (
+        lowest <= value < len(feature.categories) and value == np.floor(value)
+    ):
+        return ""
+    last = len(feature.categories) - 1
+    return f"{feature.name} must be a place from 0 to {last} in {_listed(feature.categories)}, not {value:g}"
+
+
+def _listed(categories: Sequence[str | float]) -> str:
+    return ", ".join(map(_abbreviated, categories[:MOST_NAMED])) + (", …" if len(categories) > MOST_NAMED else "")
 
 
 def _identifier_problem(value: Any, identifier: Identifier, now: datetime) -> str:
@@ -156,7 +237,7 @@ def is_number(text: str) -> bool:
 
 def is_unicode(text: str) -> bool:
     """Return whether UTF-8 can encode a text: JSON can spell half of a surrogate pair, which UTF-8 cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _expected(spec: RowInput) -> str:

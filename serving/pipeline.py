@@ -184,7 +184,6 @@ class RowPipeline:
 
     def __init__(self, card: RowCard, backend: Backend) -> None:
         self._card, self._backend = card, backend
-        self._columns = len(card.labels) if card.task == "tabular-classification" else len(card.input.features)
 
     def preprocess(self, payload: RowPayload) -> CheckedRows:
         """Check and transform every row; what is wrong with a row is noted in the result."""
@@ -206,7 +205,7 @@ class RowPipeline:
         outputs = rows
         if len(rows):
             outputs = self._backend.run(rows).logits
-            check_outputs(outputs, len(rows), self._columns)
+            check_outputs(outputs, len(rows), self._card.columns)
         ends = np.cumsum([len(item.tensor) for item in batch])
         parts = np.split(outputs, ends[:-1])
         return [RowOutputs(part, item.problems) for part, item in zip(parts, batch, strict=True)]

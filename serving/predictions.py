@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from backends.base import WHOLE_NETWORK, AnsweredBy, Logits
 from errors import InvalidInput
-from models.card import RowCard, as_image_card, is_detector
-from postprocessing.anomaly import Anomaly, detect
+from models.card import RowCard, as_image_card, is_detector, is_regressor
+from postprocessing.anomaly import Anomalies, detect_rows
 from postprocessing.caution import image_warnings
-from postprocessing.classification import Classification, classify
+from postprocessing.classification import Classification, Classifications, classify, classify_rows
+from postprocessing.regression import Regressions
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation
 from serving.loaded_model import LoadedModel
@@ -53,18 +54,22 @@ class ImagePrediction(NamedTuple):
     explanation_error: str | None = None
 
 
+RowResults = Classifications | Anomalies | Regressions
+"""What a classifier, a detector or a regressor makes of rows."""
+
+
 class RowPredictions(NamedTuple):
     """The predictions of the rows of one request.
 
     Attributes:
-        results: for each row that is right, in order, what a classifier or a detector makes of it.
-        outputs: shape (n, K), float32, of the same rows: logits, or squared errors.
+        results: for each row that is right, in order, what the model makes of it.
+        outputs: shape (n, K), float32, of the same rows: logits, squared errors, or values.
         problems: what is wrong with each of the other rows, by its place in the request.
         warnings: what to bear in mind about these answers.
         answer: the Runner's answer, with its times.
     """
 
-    results: Sequence[Classification | Anomaly]
+    results: RowResults
     outputs: Logits
     problems: dict[int, InvalidInput]
     warnings: Sequence[str]
@@ -90,8 +95,10 @@ def image_prediction(
     )
 
 
-def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters) -> Sequence[Classification | Anomaly]:
-    """Return what each row of outputs means, as the card and the parameters say."""
+def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters) -> RowResults:
+    """Return what rows of outputs mean, as the card and the parameters say."""
     if is_detector(card):
-        return [detect(row, card, threshold=parameters.threshold) for row in outputs]
-    return [classify(row, card, threshold=parameters.threshold, top_k=parameters.top_k) for row in outputs]
+        return detect_rows(outputs, card, threshold=parameters.threshold)
+    if is_regressor(card):
+        return Regressions(outputs)
+    return classify_rows(outputs, card, threshold=parameters.threshold, top_k=parameters.top_k)

@@ -23,8 +23,6 @@ from serving.waiting import Caller, wait_for
 
 EXPLANATIONS_AT_ONCE = 8
 """The explanations of one request that are under way together; more would run out of time waiting for each other."""
-FEW_ROWS = 20
-"""The results of more rows are worked out by a thread: a thousand rows are some 50 ms of Python."""
 
 
 class Predictor:
@@ -160,10 +158,7 @@ class Predictor:
         card = as_row_card(model.card)
         answer: Answer[RowOutputs] = await wait_for(awaitable(model.submit(rows, deadline)), deadline, caller)
         outputs, problems = answer.value
-        if len(outputs) <= FEW_ROWS:
-            results = row_results(card, outputs, parameters)
-        else:
-            results = await asyncio.to_thread(row_results, card, outputs, parameters)
+        results = row_results(card, outputs, parameters)
         return RowPredictions(results, outputs, problems, card.warnings, answer)
 
     async def _predict_with_heatmap(

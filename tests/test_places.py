@@ -14,7 +14,9 @@ from tests.live.server import environment
 from tests.source import copy_of_the_source
 
 IN_THE_CLONE = {"deploy/container/image.py", "loadtests/server.py"}
-IN_THE_CLONE_AND_THE_PACKAGE = {"cli/serve.py"}
+IN_THE_CLONE_AND_THE_PACKAGE = {"cli/serve.py", "export/rows/importing.py"}
+IN_THE_PACKAGE = (("cli.serve", "HOME"), ("export.rows.importing", "CODE_FOLDER"))
+"""The module and the name of each of these paths."""
 EVERYWHERE = {"api/app.py", "models/registry.py", "models/served_versions.py", "preprocessing/sandbox/process.py"}
 IN_THE_IMAGE = {"deploy/container/entrypoint.py"}
 """Run by the tests of the image."""
@@ -91,7 +93,7 @@ def test_every_path_that_is_computed_from_a_files_place_is_tried_here() -> None:
 
 
 def test_a_clone_finds_its_files(home: Path, tmp_path: Path) -> None:
-    others = (("cli.serve", "HOME"), ("loadtests.server", "ROOT"), ("deploy.container.image", "ROOT"))
+    others = (*IN_THE_PACKAGE, ("loadtests.server", "ROOT"), ("deploy.container.image", "ROOT"))
     places = probe(ROOT, home, tmp_path, *others, ("deploy.container.image", "HERE"))
     assert places["shipped"] == SHIPPED and places["served"] == ["kidney-stone"]
     assert {places[f"{module}.{attribute}"] for module, attribute in others} == {str(ROOT)}
@@ -101,8 +103,9 @@ def test_a_clone_finds_its_files(home: Path, tmp_path: Path) -> None:
 def test_an_installed_package_finds_its_files_and_imports_a_model_that_it_ships(
     installed: Path, home: Path, tmp_path: Path
 ) -> None:
-    places = probe(installed, home, tmp_path, ("cli.serve", "HOME"))
+    places = probe(installed, home, tmp_path, *IN_THE_PACKAGE)
     assert places["shipped"] == SHIPPED and places["served"] == ["kidney-stone"]
+    assert places["export.rows.importing.CODE_FOLDER"] == str(installed)
     assert (Path(places["cli.serve.HOME"]) / "service.py").exists()  # what `vitrine serve` starts
 
 

@@ -57,6 +57,35 @@ EXPLAINED = """
 layer = "none of this graph's"
 method = "layercam"
 """
+REGRESSOR = """
+name = "prices"
+title = "Prices"
+description = "What a flat may cost, and how sure that is."
+task = "tabular-regression"
+architecture = "onnx"
+licence = "Apache-2.0"
+data = "none"
+
+[[outputs]]
+name = "price"
+unit = "CHF"
+
+[input]
+kind = "row"
+
+[[input.features]]
+name = "area"
+unit = "m²"
+low = 0
+high = 1000
+example = 60
+
+[[input.features]]
+name = "heating"
+categories = ["gas", "heat pump"]
+example = "gas"
+"""
+"""The card of a model of rows, which answers with one value."""
 GAINS = {"gradcam": 1.0, "gradcam++": 2.0, "layercam": 3.0, "hirescam": 4.0}
 """What tells the maps of the methods apart: each is the same map times this."""
 

@@ -9,13 +9,24 @@ import numpy as np
 from api.oip.items import image_payloads, row_values
 from api.oip.messages import InferRequest, InferResponse, RequestedOutput, check_unique
 from api.oip.names import NamedModel
-from api.oip.signature import CONTRIBUTIONS, IS_ANOMALY, LABEL, LOGITS, MAP, PROBABILITIES, SCORE, output_specs
+from api.oip.signature import (
+    CONTRIBUTIONS,
+    IS_ANOMALY,
+    LABEL,
+    LOGITS,
+    MAP,
+    PROBABILITIES,
+    SCORE,
+    VALUES,
+    output_specs,
+)
 from api.oip.tensors import BYTES, Array, Tensor, bytes_array, text_tensor
 from api.parameters import threshold_limits
 from errors import InvalidInput
-from models.card import Card, ImageCard, RowCard, is_detector
-from postprocessing.anomaly import Anomaly
-from postprocessing.classification import Classification, card_probabilities
+from models.card import Card, ImageCard, RowCard
+from postprocessing.anomaly import Anomalies
+from postprocessing.classification import card_probabilities
+from postprocessing.regression import Regressions
 from runners.runner import Answer
 from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions
 from serving.predictor import Predictor
@@ -181,17 +192,17 @@ def _image_response(
 def _row_response(
     named: NamedModel, card: RowCard, outputs: Sequence[RequestedOutput], predicted: RowPredictions
 ) -> InferResponse:
-    if is_detector(card):
-        anomalies = [result for result in predicted.results if isinstance(result, Anomaly)]
-        scores = np.array([anomaly.anomaly_score for anomaly in anomalies], np.float32)
-        decisions = np.array([anomaly.is_anomaly for anomaly in anomalies], bool)
+    results, tensors = predicted.results, dict[str, Tensor]()
+    if isinstance(results, Anomalies):
         tensors = {
-            SCORE: Tensor(SCORE, "FP32", scores),
-            IS_ANOMALY: Tensor(IS_ANOMALY, "BOOL", decisions),
+            SCORE: Tensor(SCORE, "FP32", results.scores.astype(np.float32)),
+            IS_ANOMALY: Tensor(IS_ANOMALY, "BOOL", results.are_anomalies),
             CONTRIBUTIONS: Tensor(CONTRIBUTIONS, "FP32", predicted.outputs),
         }
+    elif isinstance(results, Regressions):
+        tensors = {VALUES: Tensor(VALUES, "FP32", predicted.outputs)}
     else:
-        labels = [result.label for result in predicted.results if isinstance(result, Classification)]
+        labels = [card.labels[class_id] for class_id in results.class_ids]
         tensors = _classification_tensors(card, predicted.outputs, labels, outputs)
     failed = {place: str(error) for place, error in predicted.problems.items()}
     return _response(named, outputs, tensors, [predicted.answer], predicted.warnings, failed)

@@ -7,9 +7,10 @@ import numpy as np
 from api.oip.messages import HeaderCheck, check_unique
 from api.oip.names import NamedModel
 from api.oip.signature import ANY, IMAGE, PIXELS, ROWS, TensorSpec, input_specs, signatures
-from api.oip.tensors import Tensor, TensorHeader
+from api.oip.tensors import Array, Tensor, TensorHeader
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
+from preprocessing.row_spec import OTHER_CATEGORY, Feature
 from serving.pipeline import DecodedImage, ImagePayload, RowValues, TransformedImage
 
 MAX_NAMED = 20
@@ -33,7 +34,8 @@ def header_check(named: NamedModel) -> HeaderCheck:
         specs = {spec.name: spec for spec in input_specs(card)}
         _check_names([header.name for header in headers], alternatives)
         for header in headers:
-            _check_form(header, specs[header.name], ("FP32", "FP64") if isinstance(card, RowCard) else ())
+            spec = specs[header.name]
+            _check_form(header, spec, ("FP32", "FP64") if spec.datatype == "FP32" and isinstance(card, RowCard) else ())
             most = max_items(card, named.model.queue_size)
             if not 1 <= header.shape[0] <= most:
                 raise InvalidInput(f"{card.name} takes 1 to {most:,} items in one request, not {header.shape[0]:,}.")
@@ -63,8 +65,16 @@ def row_values(tensors: Sequence[Tensor], card: RowCard) -> RowValues:
     arrays = {tensor.name: tensor.data for tensor in tensors}
     if ROWS in arrays:
         return RowValues(arrays[ROWS].astype(np.float64))
-    columns = [arrays[feature.name].ravel() for feature in card.input.features]
+    columns = [_numbers(arrays[feature.name].ravel(), feature) for feature in card.input.features]
     return RowValues(np.stack(columns, axis=1).astype(np.float64))
+
+
+def _numbers(column: Array, feature: Feature) -> Array:
+    """Return one feature's column as the core takes it: the categories of a column of texts as their places."""
+    if column.dtype != object:
+        return column
+    other = OTHER_CATEGORY if feature.other_categories else np.inf  # which is no place, and so refused by name
+    return np.array([feature.places.get(text.decode("utf-8", "replace"), other) for text in column], np.float64)
 
 
 def _check_names(names: Sequence[str], alternatives: Sequence[Sequence[str]]) -> None:

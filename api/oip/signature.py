@@ -7,11 +7,12 @@ every input that they find listed; so each way has a signature, and a name of it
 from typing import NamedTuple
 
 from api.oip.tensors import BYTES
-from models.card import Card, ImageCard, is_detector
+from models.card import Card, ImageCard, is_detector, is_regressor
+from preprocessing.row_spec import Feature
 
 IMAGE, PIXELS, TENSOR, ROWS, COLUMNS = "image", "pixels", "tensor", "rows", "columns"
 PROBABILITIES, LOGITS, LABEL, MAP = "probabilities", "logits", "label", "map"
-SCORE, IS_ANOMALY, CONTRIBUTIONS = "score", "is_anomaly", "contributions"
+SCORE, IS_ANOMALY, CONTRIBUTIONS, VALUES = "score", "is_anomaly", "contributions", "values"
 ANY = -1
 """A size that may vary, as the protocol writes it."""
 
@@ -50,7 +51,7 @@ def input_specs(card: Card) -> list[TensorSpec]:
     """Return the tensors that a request for the model's own name may bring.
 
     For a model of pictures these are three alternatives: encoded pictures, their pixels, or transformed pictures. For
-    a model of rows they are two: all rows in one tensor, or one tensor for each feature.
+    a model of rows they are two: all rows in one tensor, categories by their places, or one tensor for each feature.
     """
     if isinstance(card, ImageCard):
         return [
@@ -59,7 +60,7 @@ def input_specs(card: Card) -> list[TensorSpec]:
             TensorSpec(TENSOR, "FP32", (ANY, *card.input.shape), f"FORMAT_{card.input.layout.upper()}"),
         ]
     features = card.input.features
-    columns = [TensorSpec(feature.name, "FP32", (ANY,)) for feature in features]
+    columns = [TensorSpec(feature.name, BYTES if _is_text(feature) else "FP32", (ANY,)) for feature in features]
     return [TensorSpec(ROWS, "FP32", (ANY, len(features))), *columns]
 
 
@@ -71,6 +72,8 @@ def output_specs(card: Card, *, has_map: bool) -> list[TensorSpec]:
             TensorSpec(IS_ANOMALY, "BOOL", (ANY,)),
             TensorSpec(CONTRIBUTIONS, "FP32", (ANY, len(card.input.features))),
         ]
+    if is_regressor(card):
+        return [TensorSpec(VALUES, "FP32", (ANY, len(card.outputs)))]
     specs = [
         TensorSpec(PROBABILITIES, "FP32", (ANY, len(card.labels))),
         TensorSpec(LOGITS, "FP32", (ANY, len(card.labels))),
@@ -96,3 +99,8 @@ def signatures(card: Card) -> tuple[Signature, ...]:
         )
     rows, *columns = input_specs(card)
     return Signature("", (rows,), output), Signature(COLUMNS, tuple(columns), output)
+
+
+def _is_text(feature: Feature) -> bool:
+    """Return whether the values of a feature are texts."""
+    return feature.categories is not None and all(isinstance(category, str) for category in feature.categories)

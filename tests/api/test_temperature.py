@@ -1,5 +1,6 @@
 """A card's temperature reaches every answer: routes, the Open Inference Protocol, and the comparison with goldens."""
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -33,4 +34,9 @@ def test_every_door_gives_the_probabilities_at_the_cards_temperature(make_client
     }
     assert outputs["probabilities"] == pytest.approx(expected, abs=1e-5)
     assert outputs["logits"] == pytest.approx(logits, abs=1e-4)
+    instances = {"instances": [{"b64": base64.b64encode(data).decode()}]}
+    (row,) = client.post("/v1/models/tiny:predict", json=instances).json()["predictions"]
+    assert row == pytest.approx(expected, abs=1e-5)
+    by_label = client.post("/predictions/tiny", content=data).json()
+    assert [by_label["dark"], by_label["bright"]] == pytest.approx(expected, abs=1e-5)
     assert client.get("/models/tiny").json()["temperature"] == 4.0

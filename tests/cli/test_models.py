@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import lightgbm
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -102,3 +104,19 @@ def test_without_pytorch_a_checkpoint_names_the_environment_that_can_import_it(
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert "needs the `torch` extra (torch is missing here)" in result.output
     assert ".venv-dev/bin/vitrine models import kidney-stone" in result.output
+
+
+def test_a_model_of_rows_is_installed_under_a_name_of_its_own_and_shown(home: Path, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).uniform(0, 100, (200, 2))
+    data = lightgbm.Dataset(rows, rows[:, 0] * 2, feature_name=["area", "rooms"])
+    model = lightgbm.train({"objective": "regression", "verbose": -1, "num_threads": 1}, data, 5)
+    model.save_model(tmp_path / "model.txt")
+    imported = run("import", "house-price", "--model", str(tmp_path / "model.txt"), "--output", "price=CHF")
+    assert imported.exit_code == 0, imported.output
+    assert "Largest difference from LightGBM" in imported.output and "Imported house-price:" in imported.output
+    page = run("show", "house-price").output
+    for part in ("tabular-regression", "area", "price", "CHF", "near_threshold"):
+        assert part in page
+    assert "house-price" in run("list").output
+    refused = run("import", "house-price", "--model", str(tmp_path / "model.txt"), "--variant", "int8")
+    assert refused.exit_code == 1 and "--variant" in refused.output

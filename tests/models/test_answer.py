@@ -8,6 +8,7 @@ from api.schemas import (
     BatchAnswer,
     ModelFacts,
     Prediction,
+    Regression,
     RowBatchAnswer,
     RowPrediction,
     Stats,
@@ -17,10 +18,11 @@ from errors import CardError
 from models.answer import answer_fields, value_at
 from models.card import Card, ImageCard, RowCard, parse_card, read_card
 from tests.conftest import ROOT
-from tests.tiny import CARD, EXPLAINED
+from tests.tiny import CARD, EXPLAINED, REGRESSOR
 
 TEXT = CARD.format(name="tiny")
 CARDS = {name: read_card(ROOT / "models" / name / "card.toml") for name in ("churn", "machine_anomaly", "cifar10")}
+CARDS["prices"] = parse_card(REGRESSOR, "card.toml")
 
 
 def answers_of(card: Card) -> dict[str, type[BaseModel]]:
@@ -29,6 +31,7 @@ def answers_of(card: Card) -> dict[str, type[BaseModel]]:
     prediction: dict[str, type[BaseModel]] = {
         "image-classification": Prediction,
         "anomaly-detection": AnomalyPrediction,
+        "tabular-regression": Regression,
     }
     return {
         "also": prediction.get(card.task, RowPrediction),
@@ -41,7 +44,8 @@ def answers_of(card: Card) -> dict[str, type[BaseModel]]:
 @pytest.mark.parametrize("name", CARDS)
 def test_what_can_be_repeated_is_what_the_answers_have(name: str) -> None:
     card = CARDS[name]
-    fields = answer_fields(card.task, card.labels, card.input, card.limits)
+    outputs = card.outputs if isinstance(card, RowCard) else ()
+    fields = answer_fields(card.task, card.labels, card.input, card.limits, outputs)
     for section, schema in answers_of(card).items():
         assert set(fields[section]) == set(schema.model_fields) - {"explanation_error"}, section
 
@@ -121,6 +125,32 @@ def test_a_detector_has_names_of_its_own(section: str, message: str) -> None:
     assert isinstance(parse_card(card, "card"), RowCard)
     with pytest.raises(CardError, match=message):
         parse_card(f"{card}\n{section}\n", "card")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ('[answer.also]\na = "confidence"', r"there is no 'confidence'; allowed in its place: .*prediction, .*units"),
+        ('[answer.also]\na = "values.rent"', r"allowed in its place: price$"),
+        ('[answer.also]\na = "units.rent"', r"allowed in its place: price$"),
+        ('[answer.also]\nvalues = "prediction"', r"'values' is taken"),
+        ('[answer]\nlabel = "index"', r"answer\.label: a regressor answers with no label"),
+    ],
+)
+def test_a_regressor_has_names_of_its_own(section: str, message: str) -> None:
+    with pytest.raises(CardError, match=message):
+        parse_card(f"{REGRESSOR}\n{section}\n", "card")
+
+
+def test_a_regressor_of_several_values_has_no_prediction_that_could_be_repeated_or_replaced() -> None:
+    text = REGRESSOR.replace("[input]", '[[outputs]]\nname = "rent"\n\n[input]')
+    parse_card(f'{text}\n[answer.also]\nmonthly = "values.rent"\n', "card")
+    with pytest.raises(CardError, match="no 'prediction'"):
+        parse_card(f'{text}\n[answer.also]\nmonthly = "prediction"\n', "card")
+    with pytest.raises(CardError, match="'prediction' is taken"):
+        parse_card(f'{text}\n[answer.also]\nprediction = "values.rent"\n', "card")
+    with pytest.raises(CardError, match="no 'rent'; allowed in its place: price"):
+        parse_card(f'{text}\n[answer.also]\nunit = "units.rent"\n', "card")
 
 
 def test_labels_that_come_with_a_graph_are_not_known_before() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import InvalidInput
+from preprocessing.row_spec import RowInput
 from preprocessing.rows import MAX_CLOCK_SKEW, check_row, check_rows, transform_rows
-from preprocessing.spec import RowInput
 
 SPEC = RowInput.model_validate(
     {
@@ -105,7 +105,17 @@ def test_all_problems_of_a_row_are_listed_at_once() -> None:
 
 
 def test_a_number_may_come_as_text() -> None:
-    assert check_row({**VALID, "income": "99", "angle": "-3e1"}, SPEC, NOW) == [99.0, -30.0]
+    texts = {**VALID, "income": "99", "angle": "-3e1"}
+    assert check_row(texts, SPEC, NOW) == [99.0, -30.0]
+    checked = check_rows([texts, VALID, {**texts, "income": "1e999"}], SPEC)
+    assert set(checked.problems) == {2} and (checked.tensor[0] == checked.tensor[1]).all()
+
+
+def test_a_category_that_is_a_number_may_come_as_text_too() -> None:
+    feature = {"name": "rooms", "categories": [1, 2.5, "many"], "example": 1, "other_categories": True}
+    spec = RowInput.model_validate({"kind": "row", "features": [feature]})
+    rows = [{"rooms": value} for value in ("2.5", 2.5, "many", "1", 1, "7")]
+    assert check_rows(rows, spec).tensor.ravel().tolist() == [1, 1, 2, 0, 0, -1]
 
 
 @pytest.mark.parametrize("at", [1_780_315_200, 1_780_315_200.5, "1780315200", 1_780_315_200_000, "1780315200000", 0])
@@ -117,6 +127,8 @@ def test_a_time_may_be_seconds_or_milliseconds_since_1970(at: object) -> None:
 def test_a_card_may_have_unknown_fields_ignored() -> None:
     row = {**VALID, "firmware": {"major": 3}}
     assert check_row(row, SPEC.model_copy(update={"unknown_fields": "ignore"}), NOW) == [99.0, -30.0]
+    checked = check_rows([row, VALID, {"firmware": 3}], SPEC.model_copy(update={"unknown_fields": "ignore"}))
+    assert set(checked.problems) == {2} and len(checked.tensor) == 2
     with pytest.raises(InvalidInput, match="'firmware' is unknown"):
         check_row(row, SPEC, NOW)
 

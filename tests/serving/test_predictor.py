@@ -19,8 +19,8 @@ from errors import (
     Unavailable,
 )
 from explain.base import PREDICTED
-from postprocessing.anomaly import Anomaly
-from postprocessing.classification import Classification
+from postprocessing.anomaly import Anomalies
+from postprocessing.classification import Classifications
 from preprocessing.transform import Transformed
 from serving.cache import ResponseCache
 from serving.gradcam.client import ExplainerClient
@@ -30,7 +30,7 @@ from serving.loading import PREDICTION
 from serving.options import RunnerOptions
 from serving.pipeline import DecodedImage, ImageOutputs, ImagePipeline, RowValues, TransformedImage
 from serving.predictions import ImagePrediction, PredictionParameters
-from serving.predictor import FEW_ROWS, Predictor
+from serving.predictor import Predictor
 from tests.api.conftest import bundled
 from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
 from tests.tiny import logits_of_plain, plain, seal, tiny_package
@@ -180,22 +180,22 @@ def test_rows_are_predicted_and_a_wrong_one_fails_alone(tmp_path: Path) -> None:
         predictor = Predictor(10_000)
         predictions = run(predictor.predict_rows(churn, [row, {"age": 3}, row], PLAIN, soon()))
         assert set(predictions.problems) == {1} and predictions.outputs.shape == (2, 2)
-        first, second = predictions.results
-        assert isinstance(first, Classification) and first == second
+        assert isinstance(predictions.results, Classifications)
+        first, second = predictions.results.probabilities
+        assert (first == second).all()
         assert predictions.warnings == churn.card.warnings
-        many = run(predictor.predict_rows(churn, [row] * (FEW_ROWS + 1), PLAIN, soon()))
-        assert list(many.results) == [first] * (FEW_ROWS + 1)
         values = RowValues(np.array([list(row.values())], np.float64))
-        assert list(run(predictor.predict_rows(churn, values, PLAIN, soon())).results) == [first]
+        from_values = run(predictor.predict_rows(churn, values, PLAIN, soon())).results
+        assert isinstance(from_values, Classifications) and (from_values.probabilities == [first]).all()
 
 
 def test_a_detectors_rows_are_judged_by_the_callers_threshold(tmp_path: Path) -> None:
     with loaded(bundled(tmp_path, "machine_anomaly")) as detector:
         row = {entry.name: entry.example for entry in detector.card.input.entries}  # type: ignore[union-attr]
         results = [
-            run(Predictor(10_000).predict_rows(detector, [row], PredictionParameters(threshold), soon())).results[0]
+            run(Predictor(10_000).predict_rows(detector, [row], PredictionParameters(threshold), soon())).results
             for threshold in (None, 1e-9, 1e9)
         ]
-        assert all(isinstance(result, Anomaly) for result in results)
-        assert [result.threshold for result in results] == [0.011, 1e-9, 1e9]
-        assert [result.is_anomaly for result in results[1:]] == [True, False]  # type: ignore[union-attr]
+        anomalies = [result for result in results if isinstance(result, Anomalies)]
+        assert [result.threshold for result in anomalies] == [0.011, 1e-9, 1e9]
+        assert [result.are_anomalies.tolist() for result in anomalies[1:]] == [[True], [False]]

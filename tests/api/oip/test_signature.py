@@ -1,10 +1,10 @@
-"""The tensors that a model of pictures takes over the Open Inference Protocol, for any channels and layout."""
+"""The tensors of a model over the Open Inference Protocol: of pictures of any channels and layout, and of values."""
 
 import pytest
 
-from api.oip.signature import TensorSpec, input_specs
+from api.oip.signature import TensorSpec, input_specs, signatures
 from models.card import parse_card
-from tests.tiny import CARD
+from tests.tiny import CARD, REGRESSOR
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,10 @@ def test_a_transformed_picture_has_the_shape_that_the_graph_takes(changes: str, 
         text = text.replace("[0.5, 0.5, 0.5]", "[0.5]")
     layout = "FORMAT_NHWC" if "nhwc" in changes else "FORMAT_NCHW"
     assert input_specs(parse_card(text, "card"))[-1] == TensorSpec("tensor", "FP32", shape, layout)
+
+
+def test_a_regressor_takes_categories_as_texts_and_gives_its_values() -> None:
+    rows, columns = signatures(parse_card(REGRESSOR, "card"))
+    assert rows.inputs == (TensorSpec("rows", "FP32", (-1, 2)),)
+    assert columns.inputs == (TensorSpec("area", "FP32", (-1,)), TensorSpec("heating", "BYTES", (-1,)))
+    assert rows.output == columns.output == TensorSpec("values", "FP32", (-1, 1))
