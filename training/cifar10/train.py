@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from models.architectures.pyramidnet import Block, PyramidNet
 from models.card import read_image_card
+from models.checkpoint import read_checkpoint
 from models.registry import package_folder
 from training.checkpoints import load, save
 from training.cifar10.data import SIDE, Pictures, augment, hold_out, normalise, read
@@ -30,13 +31,21 @@ from training.loop import take_step, use_threads
 from training.temperature import divide_logits, fit_temperature
 
 CARD_FILE = package_folder("cifar10") / "card.toml"
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 SAVE_EVERY_SECONDS = 240
 STATISTICS = 5000
 """Training pictures that the statistics of batch norms are computed from."""
 
 
-def side_at(progress: float) -> int:
-    """Return the side in pixels of training pictures, after a share `progress` in [0, 1] of all steps."""
+def side_at(progress: float, *, goes_on: bool = False) -> int:
+    """Return the side in pixels of training pictures.
+
+    Args:
+        progress: share of all steps that are done, in [0, 1].
+        goes_on: whether the cycle goes on from trained weights, which need no pictures of 16 pixels.
+    """
+    if goes_on:
+        return 24 if progress < 0.5 else SIDE
     return 16 if progress < 0.45 else 24 if progress < 0.8 else SIDE
 
 
@@ -82,6 +91,7 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
 @click.option("--epochs", default=12, show_default=True, type=click.IntRange(1))
 @click.option("--batch", default=128, show_default=True)
 @click.option("--rate", default=0.2, show_default=True, help="Peak learning rate.")
+@click.option("--start-from", default=None, type=FILE, help="Weights that another cycle ended with, to go on from.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--held-out", default=5000, show_default=True, help="Training pictures kept for validation.")
 @click.option("--device", default=None, help="cpu or cuda; the best there is by default.")
@@ -92,12 +102,13 @@ def train(
     epochs: int,
     batch: int,
     rate: float,
+    start_from: Path | None,
     seed: int,
     held_out: int,
     device: str | None,
     threads: int | None,
 ) -> None:
-    """Train from scratch; run it again after an interruption and it goes on from the last checkpoint.
+    """Train for one cycle; run it again after an interruption and it goes on from the last checkpoint.
 
     Size and learning rate depend on the step and the number of epochs alone, so that a training that goes on may be
     given fewer or more epochs than before.
@@ -111,7 +122,10 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     checkpoint, best = out / "checkpoint.pt", out / "best_model.pth"
 
-    network = initial_network().to(chosen_device).to(memory_format=torch.channels_last)
+    network = initial_network()
+    if start_from is not None:
+        network.load_state_dict(read_checkpoint(start_from).weights)
+    network = network.to(chosen_device).to(memory_format=torch.channels_last)
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.995))  # type: ignore[no-untyped-call]
     optimiser = optimiser_of(network)
     completed = 0
@@ -140,7 +154,7 @@ def train(
             network.train()
             for group in optimiser.param_groups:
                 group["lr"] = rate_at(step / steps, rate)
-            images, labels = batch_at(step, per_epoch, side_at(step / steps))
+            images, labels = batch_at(step, per_epoch, side_at(step / steps, goes_on=start_from is not None))
             with torch.autocast(chosen_device.type, torch.bfloat16):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=0.1)

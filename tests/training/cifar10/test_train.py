@@ -11,11 +11,11 @@ from training.cifar10 import train as cifar10
 from training.loop import take_step
 
 
-def run(data: Path, out: Path, epochs: int) -> Result:
+def run(data: Path, out: Path, epochs: int, *more: str) -> Result:
     threads = torch.get_num_threads()
     options = f"--batch 4 --held-out 32 --threads 1 --device cpu --rate 0.01 --epochs {epochs}".split()
     try:
-        return CliRunner().invoke(cifar10.train, ["--data", str(data), "--out", str(out), *options])
+        return CliRunner().invoke(cifar10.train, ["--data", str(data), "--out", str(out), *options, *more])
     finally:
         torch.set_num_threads(threads)
 
@@ -51,8 +51,19 @@ def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_n
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_another_cycle_goes_on_from_the_weights_of_the_first(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = PyramidNet(10)
+    torch.save(trained.state_dict(), tmp_path / "trained.pth")
+    result = run(data, tmp_path / "next", 1, "--rate", "0", "--start-from", str(tmp_path / "trained.pth"))
+    assert result.exit_code == 0, result.output
+    state = torch.load(tmp_path / "next" / "best_model.pth", weights_only=True)["model_state_dict"]
+    assert torch.equal(state["layer3.0.conv2.weight"], trained.state_dict()["layer3.0.conv2.weight"])
+
+
 def test_pictures_grow_and_the_rate_rises_and_falls() -> None:
     assert [cifar10.side_at(progress) for progress in (0.0, 0.44, 0.45, 0.79, 0.8, 0.99)] == [16, 16, 24, 24, 32, 32]
+    assert [cifar10.side_at(progress, goes_on=True) for progress in (0.0, 0.49, 0.5, 0.99)] == [24, 24, 32, 32]
     rates = [cifar10.rate_at(progress, 0.2) for progress in (0.0, 0.06, 0.12, 0.56, 1.0)]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.1, 0.0])
 
