@@ -21,10 +21,9 @@ from models.registry import package_folder
 from postprocessing.classification import card_probabilities
 from preprocessing.transform import transform
 from runners.cores import available_cores
-from training import metrics
 from training.kidney_stone.boxed import boxed_figures, read_boxed
 from training.kidney_stone.judging import ScoredSlices, auc_without_each_scan, measure, rates, strata
-from training.kidney_stone.phantom_figures import auc_by_stratum, phantom_figures
+from training.kidney_stone.phantom_figures import auc_by_stratum, metrics_at, phantom_figures
 from training.kidney_stone.phantom_figures import score as score_phantoms
 from training.kidney_stone.quality_plot import plot
 from training.kidney_stone.scans import shrink
@@ -76,8 +75,7 @@ def real_figures(
     """Return the scored test slices and their figures, with strata and short cuts."""
     split = split_slices(slices)
     scored = score_slices(package / GRAPH, split.held_out, card)
-    figures = rates(threshold) | {"ece": metrics.expected_calibration_error}
-    measured = measure(figures, scored) | {"threshold": threshold, "data": DATA}
+    measured = measure(metrics_at(threshold), scored) | {"threshold": threshold, "data": DATA}
     trained_on = score_slices(package / GRAPH, split.train, card)
     short_cuts = shortcut_figures(slices, split.train, split.held_out)
     return scored, {
