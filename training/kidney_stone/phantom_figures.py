@@ -2,6 +2,7 @@
 
 import itertools
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def score(package: Path, count: int, batch: int = 16) -> tuple[metrics.Labels, m
     labels: list[int] = []
     scores: list[float] = []
     strata: list[Stratum] = []
-    with ProcessPoolExecutor(available_cores()) as pool, tqdm(total=count, desc="score", unit="phantom") as bar:
+    processes = ProcessPoolExecutor(available_cores(), get_context("spawn"))  # a fork of OpenCV's threads can hang
+    with processes as pool, tqdm(total=count, desc="score", unit="phantom") as bar:
         phantoms = pool.map(_draw, ((TEST + index, card.input) for index in range(count)), chunksize=batch)
         while items := list(itertools.islice(phantoms, batch)):
             logits = backend.run(np.stack([tensor for tensor, _, _ in items])).logits
