@@ -36,6 +36,8 @@ MIN_SENSITIVITY = 0.9
 @click.option("--seed", default=0, show_default=True, help="Of the random choices; the split is always the same.")
 @click.option("--device", default=None, help="cpu, cuda or mps; the best there is by default.")
 @click.option("--threads", default=None, type=int, help="PyTorch's threads on a CPU; all cores by default.")
+@click.option("--bfloat16", is_flag=True, help="Compute pointwise convolutions in bfloat16: faster on a CPU with AMX.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network first: 3 minutes, then a fifth faster.")
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
 @click.option("--save-every", default=20, show_default=True, help="Steps between checkpoints.")
 @click.option(
@@ -56,6 +58,8 @@ def finetune(
     seed: int,
     device: str | None,
     threads: int | None,
+    bfloat16: bool,
+    compiled: bool,
     workers: int,
     save_every: int,
     start_from: Path,
@@ -66,7 +70,7 @@ def finetune(
     use_threads(threads)
     slices = read_slices(data)
     chosen_device, spec = torch.device(device or best_device()), read_image_card(PACKAGE / "card.toml").input
-    plan = Plan(start_from, steps, rate, seed, workers, save_every)
+    plan = Plan(start_from, steps, rate, seed, workers, save_every, bfloat16, compiled)
     labels, scores = read_scores(folds)
     train = split_slices(slices).train
     network = fit(train, spec, plan, chosen_device, out).network

@@ -48,9 +48,11 @@ def read_scores(out: Path) -> tuple[metrics.Labels, metrics.Scores]:
     "--start-from", required=True, type=click.Path(path_type=Path, exists=True), help="Phantom-trained weights."
 )
 @click.option("--fold", type=click.IntRange(0, FOLDS - 1), multiple=True, help="Only this; others may run beside it.")
-@click.option("--steps", default=500, show_default=True)
+@click.option("--steps", default=400, show_default=True)
 @click.option("--device", default=None, help="cpu, cuda or mps; the best there is by default.")
 @click.option("--threads", default=None, type=int, help="PyTorch's threads on a CPU; all cores by default.")
+@click.option("--bfloat16", is_flag=True, help="Compute pointwise convolutions in bfloat16: faster on a CPU with AMX.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the network first: 3 minutes, then a fifth faster.")
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
 @click.option("--out", default=Path("runs/kidney-stone-folds"), type=click.Path(path_type=Path), show_default=True)
 def cross_validate(
@@ -60,6 +62,8 @@ def cross_validate(
     steps: int,
     device: str | None,
     threads: int | None,
+    bfloat16: bool,
+    compiled: bool,
     workers: int,
     out: Path,
 ) -> None:
@@ -73,7 +77,7 @@ def cross_validate(
     spec = read_image_card(package_folder("kidney-stone") / "card.toml").input
     for number in fold or range(FOLDS):
         split = fold_slices(slices, number, FOLDS)
-        plan = Plan(start_from, steps, rate=3e-4, seed=number, workers=workers, save_every=20)
+        plan = Plan(start_from, steps, 3e-4, number, workers, save_every=20, bfloat16=bfloat16, compiled=compiled)
         network = fit(split.train, spec, plan, chosen_device, out / f"fold-{number}").network
         labels, scores = score(network, slice_loader(split.held_out, spec), chosen_device)
         np.savez(_scores_file(out, number), labels=labels, scores=scores)

@@ -6,16 +6,22 @@ from torch import Tensor, nn
 
 from models.architectures.efficientnet import EfficientNetB4Head
 from training.kidney_stone.dataset import Sample
+from training.kidney_stone.folded import run_stage
 
 TAPS = {2: 56, 4: 160, 6: 448}
 """Blocks with an auxiliary mask predictor, and how many channels each block has."""
 
 
 class Trainee(nn.Module):
-    """The network that is shipped and, beside it, the auxiliary mask predictors that are not."""
+    """The network that is shipped and, beside it, the auxiliary mask predictors that are not.
+
+    Attributes:
+        pointwise: what pointwise convolutions are computed in while the norms are frozen.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.pointwise, self._folds_norms = torch.float32, False
         self.network = EfficientNetB4Head(2)
         for module in self.network.head:
             if isinstance(module, nn.Dropout):
@@ -39,8 +45,8 @@ class Trainee(nn.Module):
         """
         backbone, maps = self.network.backbone, list[Tensor]()
         features = backbone.bn1(backbone.conv_stem(image))
-        for number, block in enumerate(backbone.blocks):
-            features = block(features)
+        for number, stage in enumerate(backbone.blocks):
+            features = run_stage(stage, features, self.pointwise) if self._folds_norms else stage(features)
             if number in TAPS:
                 maps.append(self.aux[str(number)](features))
         return self.network.head(backbone.bn2(backbone.conv_head(features))), maps
@@ -51,6 +57,7 @@ class Trainee(nn.Module):
         for module in self.modules():
             if freeze_norms and isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.eval()
+        self._folds_norms = freeze_norms
 
 
 def loss_of(logits: Tensor, maps: list[Tensor], sample: Sample, *, label_smoothing: float = 0.0) -> Tensor:
