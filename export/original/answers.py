@@ -73,10 +73,9 @@ def read_answers(fields: Mapping[str, Fields], card: Card, kind: Kind | None, or
     """
     rows = {}
     for name, answer in fields.items():
-        try:
-            rows[name] = _row(answer, card, kind)
-        except ValueError as error:
-            raise StoreError(f"{origin}: the answer for {name} cannot be used ({error}).") from error
+        if reason := unusable_reason(answer, card, kind):
+            raise StoreError(f"{origin}: the answer for {name} cannot be used ({reason}).")
+        rows[name] = _row(answer, card, kind)
     columns = 1 if is_detector(card) else len(card.outputs) if is_regressor(card) else len(card.labels)
     numbers = np.full((len(rows), columns), np.nan)
     for place, row in enumerate(rows.values()):
@@ -94,6 +93,15 @@ def read_answers(fields: Mapping[str, Fields], card: Card, kind: Kind | None, or
     if kind == "logits" and np.isnan(numbers).any():
         raise StoreError(f"{origin}: logits must be given for every label, or there is no softmax of them.")
     return Answers(kind, tuple(rows), numbers, labels, _rounding(numbers) if kind == "probabilities" else 0.0)
+
+
+def unusable_reason(answer: Fields, card: Card, kind: Kind | None) -> str:
+    """Return why one answer is none that the card's model can give; empty if it is one."""
+    try:
+        _row(answer, card, kind)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _row(answer: Fields, card: Card, kind: Kind | None) -> _Row:

@@ -161,7 +161,7 @@ class Search:
 
     def _run_pairs(self, ranked: Sequence[Change], probes: Sequence[int]) -> None:
         until = time.monotonic() + PAIRS_S
-        pairs = sorted(combinations(range(len(ranked)), 2), key=sum)  # type: ignore[arg-type]
+        pairs = sorted(combinations(range(len(ranked)), 2), key=lambda pair: pair[0] + pair[1])
         for first, second in pairs:
             changes = ranked[first], ranked[second]
             if changes[0].group == changes[1].group:
@@ -170,7 +170,7 @@ class Search:
                 self.found.complete = False
                 return
             trial = self._try(changes, probes[:1])
-            if trial is not None and not trial.difference.apart:
+            if trial is not None and not trial.difference.apart and len(probes) > 1:
                 self._try(changes, probes)
             if self.found.agreeing:
                 return
