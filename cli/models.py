@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import click
 
+from cli.compare import compare
 from cli.expected import Expected, expected_options
 from cli.labelled_data import labelled_data_source
 from cli.model_list import list_
@@ -29,7 +30,8 @@ def models() -> None:
     """List, import, compare, verify and remove models."""
 
 
-models.add_command(list_)
+for command in (list_, compare):
+    models.add_command(command)
 
 
 @models.command()
