@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import click
 
 from cli.compare import compare
+from cli.diff import diff
 from cli.expected import Expected, expected_options
 from cli.labelled_data import labelled_data_source
 from cli.model_list import list_
@@ -30,7 +31,7 @@ def models() -> None:
     """List, import, compare, verify and remove models."""
 
 
-for command in (list_, compare):
+for command in (list_, compare, diff):
     models.add_command(command)
 
 
