@@ -189,10 +189,10 @@ def _colours(spec: ImageInput) -> Iterator[Change]:
 
 
 def _row_changes(card: Card) -> Iterator[Change]:
-    """Yield changes of the steps of features: without any, and without those of one kind."""
+    """Yield changes of the steps of features: without those of one kind, and without any."""
     features = card.model_dump()["input"]["features"]
     kinds = sorted({step["kind"] for feature in features for step in feature["steps"]})
-    for left_out in ([kinds] if len(kinds) > 1 else []) + [[kind] for kind in kinds]:
+    for left_out in [[kind] for kind in kinds] + [kinds] * (len(kinds) > 1):
         changed = [
             feature | {"steps": tuple(step for step in feature["steps"] if step["kind"] not in left_out)}
             for feature in features

@@ -143,7 +143,7 @@ def _csv_entries(text: str, keys: Collection[str]) -> list[Entry]:
 def _is_header(lines: Sequence[Sequence[str]], keys: Collection[str]) -> bool:
     """Return whether the first line names columns: by a word that is known, or it alone has no numbers."""
     first, *others = lines
-    if first[0].lower() in keys or any(cell in _KNOWN_WORDS for cell in first):
+    if first[0].lower() in (*keys, "") or any(cell in _KNOWN_WORDS for cell in first):
         return True
     numeric = [any(_is_number(cell) for cell in line[1:] or line) for line in lines]
     return bool(others) and not numeric[0] and all(numeric[1:])
