@@ -7,53 +7,32 @@ from typing import Any, Literal, get_args
 
 import click
 
+from cli.compare import compare
+from cli.diff import diff
+from cli.expected import Expected, expected_options
 from cli.labelled_data import labelled_data_source
+from cli.model_list import list_
 from cli.tables import new_table, print_quality, print_table, print_values
 from errors import CardError, StoreError
 from export import importers
 from export.card_text import card_for_own_weights
+from export.input_text import input_text
 from export.parity import ParityReport
 from export.rows.importing import package_from_model
 from models import registry
 from models.card import read_card
-from models.package import EARLY_EXIT_VARIANT, StoredModel, VariantName
+from models.package import EARLY_EXIT_VARIANT, VariantName
 from models.package import verify as verify_files
 from runners.tuned import read_tuned
 
 
 @click.group(name="models")
 def models() -> None:
-    """List, import, verify and remove models."""
+    """List, import, compare, verify and remove models."""
 
 
-@models.command(name="list")
-def list_() -> None:
-    """List the bundled models and every installed version."""
-    from models import store
-
-    lock, installed = store.read_lock(), store.installed()
-    installed_names = {stored.card.name for stored in installed}
-    installed_tags = {(stored.card.name, stored.version) for stored in installed}
-    table = new_table("Models", "model", "version", "state", "architecture", "variant", "AUC")
-    for stored in installed:
-        state = "served" if lock.get(stored.card.name) == stored.version else "installed"
-        card = stored.card
-        table.add_row(card.name, stored.version, state, card.architecture, stored.variant, _auc(stored))
-    notes = []
-    for name, version in lock.items():
-        if (name, version) not in installed_tags:
-            table.add_row(name, version, "damaged", "", "", "")
-            notes.append(f"Repair {name} with: {registry.import_command(name)}")
-    for name, bundled in registry.bundled_cards().items():
-        if isinstance(bundled, CardError):
-            table.add_row(name, "", "card not valid", "", "", "")
-            notes.append(str(bundled))
-        elif name not in lock and name not in installed_names:
-            table.add_row(name, "", "not installed", bundled.architecture, "", "")
-            notes.append(f"Install {name} with: {registry.import_command(name)}")
-    print_table(table)
-    for note in notes:
-        click.echo(note, err=True)
+for command in (list_, compare, diff):
+    models.add_command(command)
 
 
 @models.command()
@@ -94,7 +73,7 @@ class OwnModel:
         timm_name: what timm calls a model in its hub.
         card_file: the operator's own card; None for the bundled one.
         labels: the file of the labels of a graph, or of a model of rows.
-        examples: rows that become the goldens of a model of rows.
+        examples: rows that become the goldens of a model of rows; or what it is compared with the original on.
         outputs: what the values of a regressor are called, each as `name` or `name=unit`.
         trust_pickle: whether the file of a model of rows may be a pickle.
     """
@@ -119,12 +98,13 @@ class OwnModel:
 
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+PATH = click.Path(path_type=Path, exists=True)
 
 
 @models.command(name="import")
 @click.argument("name")
 @click.option("--model", type=FILE, help="Your model of rows, of scikit-learn, XGBoost or LightGBM.")
-@click.option("--examples", type=FILE, help="Its examples, which become goldens: CSV with a header, or JSON.")
+@click.option("--examples", type=PATH, help="Rows, which become goldens, as CSV with a header or JSON; or pictures.")
 @click.option("--output", "outputs", multiple=True, help="Of a regressor: what its value is called, NAME or NAME=UNIT.")
 @click.option("--trust-pickle", is_flag=True, help="Read a pickle, which runs any code in it.")
 @click.option("--weights", type=FILE, help="Your checkpoint of the card's architecture, .pth or .safetensors.")
@@ -139,16 +119,17 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     show_default=True,
     help="Make it of lower precision, or let it stop early, unless AUC or a golden suffers.",
 )
-def import_(name: str, variant: Literal["fp32"] | VariantName, **options: Any) -> None:
+@expected_options
+def import_(name: str, variant: Literal["fp32"] | VariantName, expected: Expected, **options: Any) -> None:
     """Install a model: a bundled one as it ships, or with your own weights or graph, or your own model of rows.
 
     Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised; a variant
-    with the plain graph.
+    with the plain graph. With --expected they are compared with what the original gave for --examples, too.
     """
     from models import store
 
     own = OwnModel(**options)
-    _check_options(name, own, variant)
+    _check_options(name, own, variant, expected)
     with tempfile.TemporaryDirectory() as folder:
         package = registry.package_folder(name)
         try:
@@ -156,6 +137,8 @@ def import_(name: str, variant: Literal["fp32"] | VariantName, **options: Any) -
                 package = _make_rows_package(name, own, own.model, Path(folder) / "own")
             elif own.is_given():
                 package = _make_own_package(package, own, Path(folder) / "own")
+            if own.is_given():
+                expected.check(package, own.examples)
             if variant != "fp32":
                 package = _make_variant(package, variant, Path(folder) / variant)
         except ImportError as error:
@@ -167,7 +150,7 @@ def import_(name: str, variant: Literal["fp32"] | VariantName, **options: Any) -
     click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}")
 
 
-def _check_options(name: str, own: OwnModel, variant: str) -> None:
+def _check_options(name: str, own: OwnModel, variant: str, expected: Expected) -> None:
     """Raise unless the bundled model is there, where one is needed, and the options fit one another."""
     if own.count() > 1:
         raise click.ClickException("--model, --weights, --onnx and --timm are four ways in: give one.")
@@ -175,8 +158,12 @@ def _check_options(name: str, own: OwnModel, variant: str) -> None:
         if own.card_file is not None or variant != "fp32":
             raise click.ClickException("--card and --variant do not go with --model, which brings its own card.")
         return
-    if own.examples is not None or own.outputs or own.trust_pickle:
-        raise click.ClickException("--examples, --output and --trust-pickle go with --model.")
+    if own.outputs or own.trust_pickle:
+        raise click.ClickException("--output and --trust-pickle go with --model.")
+    if own.examples is not None and expected.file is None:
+        raise click.ClickException("--examples goes with --model, or with --expected FILE.")
+    if expected.file is not None and not own.is_given():
+        raise click.ClickException("--expected goes with your own weights, graph or model.")
     cards = registry.bundled_cards()
     card = cards.get(name)
     if card is None:
@@ -209,6 +196,7 @@ def _make_own_package(bundled: Path, own: OwnModel, folder: Path) -> Path:
         card_text = card_for_own_weights(card_file.read_text("utf-8"), own.weights)
         card_file = folder / "card.toml"
         card_file.write_text(card_text, "utf-8")
+        click.echo(f"ASSUMED, since there is no --card: {input_text(card)}")
         if card.task == "anomaly-detection":
             click.echo(f"The threshold {card.threshold:g} is that of the bundled weights: --card brings yours.")
     _print_parity(_import_into(folder, own, card_file, bundled))
@@ -282,14 +270,3 @@ def remove(name: str) -> None:
     from models import store
 
     click.echo(f"Removed {', '.join(store.remove(name))}")
-
-
-def _auc(stored: StoredModel) -> str:
-    """Return a model's AUC as text.
-
-    A variant's stands beside fp32's on the same data, which are other data than the model's own report is about.
-    """
-    if auc := stored.report().get("metrics", {}).get("auc"):
-        return f"{auc:.4f}"
-    variant = stored.parity().get("variant", {})
-    return f"{variant['auc']:.4f} (fp32 {variant['auc_fp32']:.4f})" if variant.get("auc") else ""

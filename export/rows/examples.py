@@ -5,12 +5,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from errors import StoreError
-from export.rows.model import FeatureFacts, Values
+
+if TYPE_CHECKING:  # reading a file takes no converter
+    from export.rows.model import FeatureFacts, Values
 
 NO_VALUE = frozenset(("", "NA", "NaN", "nan", "null", "None"))
 """What stands in a cell of a CSV file that has no value."""
@@ -38,7 +40,7 @@ def read_examples(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def example_values(rows: Sequence[dict[str, Any]], features: Sequence[FeatureFacts], file: Path) -> Values:
+def example_values(rows: Sequence[dict[str, Any]], features: "Sequence[FeatureFacts]", file: Path) -> "Values":
     """Return rows in the order of the features, shape (N, features), without the columns beside them.
 
     Raises:
@@ -57,7 +59,7 @@ def example_values(rows: Sequence[dict[str, Any]], features: Sequence[FeatureFac
     return values
 
 
-def _value(cell: Any, feature: FeatureFacts, where: str) -> Any:
+def _value(cell: Any, feature: "FeatureFacts", where: str) -> Any:
     if feature.is_text or not isinstance(cell, str):
         is_value = not isinstance(cell, str) or cell in (feature.categories or ()) or cell not in NO_VALUE
         return cell if is_value else None

@@ -24,6 +24,8 @@ def test_a_checkpoint_trained_elsewhere_is_exported_imported_and_served(home: Pa
     result = CliRunner().invoke(main, ["models", "import", "kidney-stone", "--weights", str(tmp_path / "mine.pth")])
     assert result.exit_code == 0, result.output
     assert "ASSUMED: the head's activation is gelu" in result.output
+    assumed = "ASSUMED, since there is no --card: pictures are turned upright by EXIF, stretched to 224 x 224 pixels"
+    assert f"{assumed} by opencv's linear; CLAHE of clip limit 2 on lab; channels rgb, pixels 0-1" in result.output
     stored = store.find("kidney-stone")
     verify(stored)
     assert dict(served_tags()) == {"kidney-stone": stored.version}

@@ -188,6 +188,7 @@ def test_the_cards_labels_decide_how_many_outputs_a_known_architecture_has(home:
     assert len(store.find("churn").card.labels) == 3
     result = run_import("churn", "--weights", tmp_path / "w.pth")
     assert result.exit_code == 1 and "have 3 outputs, and the card of churn has 2 labels" in result.output
+    assert "ASSUMED, since there is no --card: age less 45, divided by 15; income ln(1 + x), less 10.8" in result.output
 
 
 def test_a_graph_may_have_a_positive_label_and_a_threshold(home: Path, tmp_path: Path) -> None:
