@@ -62,7 +62,7 @@ def add(
 
 
 def _check_before_installing(package: Path, replace: bool) -> None:
-    """Raise unless a package that is complete may be installed; whatever else has to hold of it is checked here."""
+    """Raise unless a package that is complete may be installed: the one place for whatever has to hold of it."""
     from models import store
 
     card = read_card(package / "card.toml")
