@@ -261,6 +261,11 @@ class ModelFacts(BaseModel):
     threshold: float | None
     temperature: float | None = Field(None, description="What logits are divided by before softmax.")
     head_activation: str | None = Field(None, description="The activation of the head, where the card says it.")
+    assumed: list[str] = Field(
+        [],
+        description="Keys of the card whose values are usual ones, which nobody has confirmed for this model.",
+        exclude_if=lambda assumed: not assumed,
+    )
     outputs: list[dict[str, Any]] = Field(
         [], description="What a regressor answers: names and units.", exclude_if=lambda outputs: not outputs
     )

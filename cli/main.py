@@ -14,7 +14,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it whe
 COMMANDS = {
     "explain": "Draw an explained prediction; measure explanations against a truth.",
     "keys": "Add, list and remove the keys that the API asks for.",
-    "models": "List, import, compare, verify and remove models.",
+    "models": "List, add, import, compare, verify and remove models.",
     "serve": "Import the shipped models, then start the server; Ctrl-C stops it.",
     "tune": "Find by measuring how a model runs best on this machine.",
 }
@@ -58,6 +58,7 @@ def main() -> None:
       vitrine serve                         start the server on http://127.0.0.1:3000
       vitrine models list                   what is installed, and what could be
       vitrine models show kidney-stone      what a model expects, and how good it is
+      vitrine models add model.onnx         serve a model of your own
 
     Settings are environment variables VITRINE_*, or lines in a .env file; .env.example lists them.
     """

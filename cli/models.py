@@ -1,26 +1,26 @@
 """`vitrine models …`: what is in the store, and what goes in and out of it."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import click
 
+from cli.add import add
 from cli.compare import compare
 from cli.diff import diff
 from cli.expected import Expected, expected_options
-from cli.labelled_data import labelled_data_source
 from cli.model_list import list_
 from cli.tables import new_table, print_quality, print_table, print_values
+from cli.variants import make_variant_package
 from errors import CardError, StoreError
 from export import importers
+from export.adding import print_parity
 from export.card_text import card_for_own_weights
 from export.input_text import input_text
-from export.parity import ParityReport
-from export.rows.importing import package_from_model
 from models import registry
 from models.card import read_card
+from models.goldens import golden_inputs
 from models.package import EARLY_EXIT_VARIANT, VariantName
 from models.package import verify as verify_files
 from runners.tuned import read_tuned
@@ -28,10 +28,10 @@ from runners.tuned import read_tuned
 
 @click.group(name="models")
 def models() -> None:
-    """List, import, compare, verify and remove models."""
+    """List, add, import, compare, verify and remove models."""
 
 
-for command in (list_, compare, diff):
+for command in (list_, add, compare, diff):
     models.add_command(command)
 
 
@@ -62,56 +62,15 @@ def show(name: str) -> None:
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
 
 
-@dataclass(frozen=True)
-class OwnModel:
-    """An operator's own model; at most one of the first four is given.
-
-    Attributes:
-        model: a model of rows, as scikit-learn, XGBoost or LightGBM wrote it. It needs no bundled card.
-        weights: a checkpoint of the card's architecture.
-        graph: an ONNX graph.
-        timm_name: what timm calls a model in its hub.
-        card_file: the operator's own card; None for the bundled one.
-        labels: the file of the labels of a graph, or of a model of rows.
-        examples: rows that become the goldens of a model of rows; or what it is compared with the original on.
-        outputs: what the values of a regressor are called, each as `name` or `name=unit`.
-        trust_pickle: whether the file of a model of rows may be a pickle.
-    """
-
-    model: Path | None
-    weights: Path | None
-    graph: Path | None
-    timm_name: str | None
-    card_file: Path | None
-    labels: Path | None
-    examples: Path | None
-    outputs: tuple[str, ...]
-    trust_pickle: bool
-
-    def is_given(self) -> bool:
-        """Return whether there is a model of the operator's own."""
-        return self.count() > 0
-
-    def count(self) -> int:
-        """Return how many models are given."""
-        return sum(source is not None for source in (self.model, self.weights, self.graph, self.timm_name))
-
-
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 PATH = click.Path(path_type=Path, exists=True)
 
 
 @models.command(name="import")
 @click.argument("name")
-@click.option("--model", type=FILE, help="Your model of rows, of scikit-learn, XGBoost or LightGBM.")
-@click.option("--examples", type=PATH, help="Rows, which become goldens, as CSV with a header or JSON; or pictures.")
-@click.option("--output", "outputs", multiple=True, help="Of a regressor: what its value is called, NAME or NAME=UNIT.")
-@click.option("--trust-pickle", is_flag=True, help="Read a pickle, which runs any code in it.")
+@click.option("--examples", type=PATH, help="Pictures or rows to compare on with --expected; by default the goldens.")
 @click.option("--weights", type=FILE, help="Your checkpoint of the card's architecture, .pth or .safetensors.")
 @click.option("--card", "card_file", type=FILE, help="Your own card of that name, such as one without CLAHE.")
-@click.option("--onnx", "graph", type=FILE, help="Your graph as it is, for a card whose architecture is `onnx`.")
-@click.option("--timm", "timm_name", help="A model that timm fetches from its hub, likewise.")
-@click.option("--labels", type=FILE, help="Its labels in the order of the outputs, one a line or a JSON list.")
 @click.option(
     "--variant",
     type=click.Choice(["fp32", *get_args(VariantName)]),
@@ -120,136 +79,112 @@ PATH = click.Path(path_type=Path, exists=True)
     help="Make it of lower precision, or let it stop early, unless AUC or a golden suffers.",
 )
 @expected_options
-def import_(name: str, variant: Literal["fp32"] | VariantName, expected: Expected, **options: Any) -> None:
-    """Install a model: a bundled one as it ships, or with your own weights or graph, or your own model of rows.
+def import_(
+    name: str,
+    weights: Path | None,
+    card_file: Path | None,
+    examples: Path | None,
+    variant: Literal["fp32"] | VariantName,
+    expected: Expected,
+) -> None:
+    """Install a bundled model as it ships, or with your own weights. `vitrine models add` brings any other model.
 
-    Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised; a variant
-    with the plain graph. With --expected they are compared with what the original gave for --examples, too.
+    Your own weights are compared with PyTorch before anything is installed, a variant with the plain graph. With
+    --expected they are compared with what the original gave for --examples, too.
     """
     from models import store
 
-    own = OwnModel(**options)
-    _check_options(name, own, variant, expected)
+    _check_options(name, weights, card_file, variant)
+    if expected.file is not None and weights is None:
+        raise click.ClickException("--expected goes with your own weights.")
+    if examples is not None and expected.file is None:
+        raise click.ClickException("--examples goes with --expected FILE.")
     with tempfile.TemporaryDirectory() as folder:
         package = registry.package_folder(name)
         try:
-            if own.model is not None:
-                package = _make_rows_package(name, own, own.model, Path(folder) / "own")
-            elif own.is_given():
-                package = _make_own_package(package, own, Path(folder) / "own")
-            if own.is_given():
-                expected.check(package, own.examples)
+            if weights is not None:
+                package = _make_own_package(package, weights, card_file, Path(folder) / "own")
+                expected.check(package, examples)
             if variant != "fp32":
-                package = _make_variant(package, variant, Path(folder) / variant)
+                package = make_variant_package(package, variant, Path(folder) / variant)
         except ImportError as error:
             raise StoreError(
                 f"This needs the `torch` extra ({error.name} is missing here). Use the environment of `make test`: "
                 f".venv-dev/bin/vitrine models import {name} …"
             ) from error
-        stored, is_new = store.import_package(package, own_weights=own.is_given() or variant != "fp32")
+        stored, is_new = store.import_package(package, own_weights=weights is not None or variant != "fp32")
     click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}")
 
 
-def _check_options(name: str, own: OwnModel, variant: str, expected: Expected) -> None:
-    """Raise unless the bundled model is there, where one is needed, and the options fit one another."""
-    if own.count() > 1:
-        raise click.ClickException("--model, --weights, --onnx and --timm are four ways in: give one.")
-    if own.model is not None:
-        if own.card_file is not None or variant != "fp32":
-            raise click.ClickException("--card and --variant do not go with --model, which brings its own card.")
-        return
-    if own.outputs or own.trust_pickle:
-        raise click.ClickException("--output and --trust-pickle go with --model.")
-    if own.examples is not None and expected.file is None:
-        raise click.ClickException("--examples goes with --model, or with --expected FILE.")
-    if expected.file is not None and not own.is_given():
-        raise click.ClickException("--expected goes with your own weights, graph or model.")
+def _check_options(name: str, weights: Path | None, card_file: Path | None, variant: str) -> None:
+    """Raise unless there is such a bundled model, and the options fit it and one another."""
     cards = registry.bundled_cards()
     card = cards.get(name)
     if card is None:
-        raise click.ClickException(f"There is no bundled model {name!r}. Known: {', '.join(cards)}.")
+        raise click.ClickException(
+            f"There is no bundled model {name!r}. Known: {', '.join(cards)}. A model of your own comes with "
+            "`vitrine models add`."
+        )
     if isinstance(card, CardError):
         raise card
-    if own.is_given():
+    if card.architecture == "onnx" and not registry.has_weights(name):
+        raise click.ClickException(f"{name} ships as a card that any graph fills in: {registry.import_command(name)}")
+    if weights is not None:
         if variant == EARLY_EXIT_VARIANT:
             raise click.ClickException(
                 "early-exit goes with the weights that ship: its head was trained on what they see."
             )
     elif not registry.has_weights(name):
         raise click.ClickException(f"{name} ships without weights. Bring yours: {registry.import_command(name)}")
-    elif own.card_file or own.labels:
-        raise click.ClickException("--card and --labels go with your own weights or graph.")
+    elif card_file:
+        raise click.ClickException("--card goes with your own weights.")
 
 
-def _make_own_package(bundled: Path, own: OwnModel, folder: Path) -> Path:
-    """Write the package of an operator's own model, print how it compares, and return its folder."""
-    name, card_file = bundled.name.replace("_", "-"), own.card_file or bundled / "card.toml"
-    card = read_card(card_file)
+def _make_own_package(bundled: Path, weights: Path, card_file: Path | None, folder: Path) -> Path:
+    """Write the package of a bundled model with other weights, print how it compares, and return its folder."""
+    name, card_text = bundled.name.replace("_", "-"), card_file or bundled / "card.toml"
+    card = read_card(card_text)
     if card.name != name:
         raise CardError(f"{card_file}: the card's name is {card.name!r}, but {name!r} is to be imported")
-    if (own.weights is not None) == (card.architecture == "onnx"):
-        options = "--onnx FILE --labels FILE, or --timm NAME" if card.architecture == "onnx" else "--weights CHECKPOINT"
-        raise StoreError(f"{name} is {card.architecture}: bring {options}.")
+    if card.architecture == "onnx":
+        raise StoreError(f"{card_file}: a graph is no checkpoint. Bring it with `vitrine models add GRAPH --card …`.")
     click.echo("Comparing what would be served with its reference …")
     folder.mkdir()
-    if own.weights is not None and own.card_file is None:
-        card_text = card_for_own_weights(card_file.read_text("utf-8"), own.weights)
+    if card_file is None:
         card_file = folder / "card.toml"
-        card_file.write_text(card_text, "utf-8")
+        card_file.write_text(card_for_own_weights(card_text.read_text("utf-8"), weights), "utf-8")
         click.echo(f"ASSUMED, since there is no --card: {input_text(card)}")
         if card.task == "anomaly-detection":
             click.echo(f"The threshold {card.threshold:g} is that of the bundled weights: --card brings yours.")
-    _print_parity(_import_into(folder, own, card_file, bundled))
+    goldens = golden_inputs(bundled)
+    print_parity(importers.from_checkpoint(card_file, weights, goldens, folder, click.echo), click.echo)
     return folder
 
 
-def _make_rows_package(name: str, own: OwnModel, model: Path, folder: Path) -> Path:
-    """Write the package of an operator's own model of rows, print how it compares, and return its folder."""
-    labels = importers.read_labels(own.labels) if own.labels else ()
-    outputs = [(output, unit) for output, _, unit in (text.partition("=") for text in own.outputs)]
-    report = package_from_model(
-        name,
-        model,
-        folder,
-        click.echo,
-        examples=own.examples,
-        labels=labels,
-        outputs=outputs,
-        trust_pickle=own.trust_pickle,
+@models.command(name="export-card")
+@click.argument("name")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; else it is printed."
+)
+def export_card(name: str, output: Path | None) -> None:
+    """Print or write the card of an installed or bundled model, to be edited and brought back with --card.
+
+    NAME may be name:version.
+    """
+    from models import store
+
+    bundled = registry.package_folder(name) / "card.toml"
+    is_installed = any(name.partition(":")[0] == stored.card.name for stored in store.installed())
+    text = (bundled if bundled.exists() and not is_installed else store.find(name).path / "card.toml").read_text(
+        "utf-8"
     )
-    _print_parity(report)
-    if report.near_threshold:
-        click.echo(f"{report.near_threshold} rows beside that lie within float32's rounding of a tree's threshold")
-    return folder
-
-
-def _print_parity(report: ParityReport) -> None:
-    click.echo(
-        f"Largest difference from {report.reference}: {report.largest_difference:.1e}, "
-        f"{report.label_flips} of {report.inputs} labels differ"
-    )
-
-
-def _import_into(folder: Path, own: OwnModel, card_file: Path, inputs: Path) -> ParityReport:
-    if own.weights is not None:
-        return importers.from_checkpoint(card_file, own.weights, inputs, folder, click.echo)
-    card_text = card_file.read_text("utf-8")
-    labels = importers.read_labels(own.labels) if own.labels else None
-    if own.graph is None:
-        return importers.from_timm(card_text, own.timm_name or "", labels, inputs, folder, click.echo)
-    if labels is None:
-        raise StoreError("A graph does not know its labels: bring --labels FILE.")
-    return importers.from_onnx(card_text, own.graph, labels, inputs, folder, click.echo)
-
-
-def _make_variant(package: Path, variant: VariantName, folder: Path) -> Path:
-    """Write the package of a variant, print how it compares with fp32, and return its folder."""
-    click.echo(f"Comparing {variant} with fp32 …")
-    from export.variants import make_variant
-
-    source = labelled_data_source(read_card(package / "card.toml"))
-    click.echo(str(make_variant(package, variant, folder, source)))
-    return folder
+    if output is None:
+        click.echo(text, nl=False)
+    elif output.exists():
+        raise click.ClickException(f"{output} is there already: name another file, or remove it first.")
+    else:
+        output.write_text(text, "utf-8")
+        click.echo(f"Wrote {output}")
 
 
 @models.command()

@@ -89,11 +89,8 @@ def check_signature(session: ort.InferenceSession, card: ImageCard, graph: Path,
     Raises:
         StoreError: they differ; the message says how.
     """
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
-        listed = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
-        raise StoreError(f"{graph}: must have one input of rank 4, N×3×h×w float32; it has {listed}.")
-    batch, *shape = inputs[0].shape
+    outputs = session.get_outputs()
+    batch, *shape = input_shape(session, graph)
     if not _has_shape(shape, card.input):
         hint = _shape_hint(shape, card.input)
         raise StoreError(f"{graph}: its input is {shape}, but the card's is {list(card.input.shape)}.{hint}")
@@ -109,6 +106,19 @@ def check_signature(session: ort.InferenceSession, card: ImageCard, graph: Path,
         raise StoreError(f"{graph}: its output {output.name} must be of rank 2, N×K; it is {output.shape}.")
     if isinstance(output.shape[1], int) and output.shape[1] != len(card.labels):
         raise wrong_number_of_logits(graph, len(card.labels), (output.shape[1],))
+
+
+def input_shape(session: ort.InferenceSession, graph: Path) -> list[int | str | None]:
+    """Return the shape of a graph's one input, of rank 4; an axis that may be any has a name or None.
+
+    Raises:
+        StoreError: it has other inputs; the message lists them.
+    """
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
+        listed = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
+        raise StoreError(f"{graph}: must have one input of rank 4, N×3×h×w float32; it has {listed}.")
+    return list(inputs[0].shape)
 
 
 def output_name(session: ort.InferenceSession) -> str:

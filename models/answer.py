@@ -29,7 +29,7 @@ _SOMETIMES = ("gradcam_heatmap", "explanation", "explanation_error", "filename",
 _BATCH = ("model", "version", "batch_size", "errors", "inference_time_ms")
 _MODEL = (
     *("name", "title", "description", "task", "architecture", "parameters", "labels", "positive_label", "threshold"),
-    *("temperature", "head_activation"),
+    *("temperature", "head_activation", "assumed"),
     *("licence", "data", "warnings", "state", "detail", "version", "variant", "versions", "service_version"),
 )
 _STATS = (

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationE
 from errors import CardError, InvalidInput
 from explain.base import MethodName
 from models.answer import Answer, ImageAnswer, OutputValue, check_answer
+from models.assumed import Assumable
 from models.card_problems import card_problems
 from preprocessing.row_spec import RowInput, RowLimits
 from preprocessing.spec import Frozen, ImageInput, ImageLimits
@@ -103,8 +104,8 @@ class ImageCard(ModelCard):
     no explanations.
 
     Attributes:
-        head_activation: between the two layers of the head of `efficientnet-b4-head`; None for
-            `ASSUMED_HEAD_ACTIVATION`.
+        head_activation: in the head of `efficientnet-b4-head`; None for `ASSUMED_HEAD_ACTIVATION`.
+        assumed: keys whose values are usual ones, which nobody has confirmed for this model.
     """
 
     task: Literal["image-classification"]
@@ -115,6 +116,7 @@ class ImageCard(ModelCard):
     limits: ImageLimits = ImageLimits()
     explain: Explain | None = None
     early_exit: EarlyExit | None = None
+    assumed: tuple[Assumable, ...] = ()
 
     @model_validator(mode="after")
     def _network_fits(self) -> Self:

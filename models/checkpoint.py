@@ -85,7 +85,26 @@ def load_network(card: Card, weights: Weights) -> nn.Module:
     """
     network = build(card)
     expected = network.state_dict()
-    _check_names_and_shapes(card, weights, expected)
+    if set(weights) == set(expected):
+        differing = [name for name in expected if weights[name].shape != expected[name].shape]
+        _check_number_of_labels(card, weights, differing, last=next(reversed(expected)))
+    check_fit(weights, expected, card.architecture)
+    network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
+    return network.eval().requires_grad_(False)
+
+
+def check_fit(weights: Weights, expected: Weights, network: str) -> None:
+    """Return if weights have the names and shapes of a network's, and are plain finite numbers.
+
+    Args:
+        weights: of a checkpoint.
+        expected: the network's own.
+        network: what messages call it.
+
+    Raises:
+        StoreError: as for `load_network`.
+    """
+    _check_names_and_shapes(weights, expected, network)
     for name, tensor in weights.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise StoreError(f"{name}: is a {tensor.layout} tensor on {tensor.device}; save plain ones from the CPU.")
@@ -93,24 +112,20 @@ def load_network(card: Card, weights: Weights) -> nn.Module:
             raise StoreError(f"{name}: holds {tensor.dtype}; weights must be one of {', '.join(map(str, FLOATS))}.")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise StoreError(f"{name}: holds values that are not finite.")
-    network.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
-    return network.eval().requires_grad_(False)
 
 
-def _check_names_and_shapes(card: Card, weights: Weights, expected: Weights) -> None:
+def _check_names_and_shapes(weights: Weights, expected: Weights, network: str) -> None:
     unknown = [name for name in weights if name not in expected]
     problems = [f"missing: {name}{_nearest(name, unknown)}" for name in expected if name not in weights]
     problems += [f"unknown: {name}{_nearest(name, list(expected))}" for name in unknown]
     differing = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
-    if not problems:
-        _check_number_of_labels(card, weights, differing, last=next(reversed(expected)))
     problems += [
         f"{name}: shape {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}" for name in differing
     ]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems[:LISTED])
         more = f"\n  … and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        raise StoreError(f"The weights do not fit {card.architecture}:\n{listed}{more}")
+        raise StoreError(f"The weights do not fit {network}:\n{listed}{more}")
 
 
 def _check_number_of_labels(card: Card, weights: Weights, differing: Sequence[str], last: str) -> None:

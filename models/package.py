@@ -164,6 +164,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _repair_advice(tag: str) -> str:
     name = tag.partition(":")[0]
     return (
-        f"Run `vitrine models import {name}` again, with the options of the first time, which repairs it; "
-        f"or `vitrine models remove {tag}`."
+        f"Run `vitrine models import {name}` again, or `vitrine models add` for a model of your own, with the options "
+        f"of the first time, which repairs it; or `vitrine models remove {tag}`."
     )

@@ -35,11 +35,13 @@ def has_weights(name: str) -> bool:
 
 
 def import_command(name: str) -> str:
-    """Return the command that installs a bundled model, or one of rows that an operator brought."""
+    """Return the command that installs a bundled model, or one that an operator brought."""
     command = f"vitrine models import {name}"
     if has_weights(name):
         return command
     if not (package_folder(name) / "card.toml").exists():
-        return f"{command} --model FILE"
+        return f"vitrine models add SOURCE --name {name}"
     comes_as_graph = read_card(package_folder(name) / "card.toml").architecture == "onnx"
-    return f"{command} {'--onnx GRAPH --labels LABELS' if comes_as_graph else '--weights CHECKPOINT'}"
+    return (
+        f"vitrine models add GRAPH --name {name} --labels FILE" if comes_as_graph else f"{command} --weights CHECKPOINT"
+    )

@@ -53,14 +53,15 @@ def pictures(count: int = 16) -> list[bytes]:
 
 
 def build(package: Path) -> None:
-    """Write the model's package, as `vitrine models import --onnx` does from a user's graph."""
+    """Write the model's package, as `vitrine models add` does from a user's graph."""
     from export.importers import from_onnx
+    from models.goldens import golden_inputs
 
     package.mkdir(parents=True, exist_ok=True)
     file = package.with_suffix(".onnx")
     file.write_bytes(graph().SerializeToString(deterministic=True))
-    labels = [f"class_{index}" for index in range(LABELS)]
-    from_onnx(CARD.read_text("utf-8"), file, labels, ROOT / "models" / "cifar10", package, print)
+    goldens = golden_inputs(ROOT / "models" / "cifar10")
+    from_onnx(CARD.read_text("utf-8"), file, goldens, package, print)
 
 
 if __name__ == "__main__":

@@ -111,12 +111,12 @@ def test_a_model_of_rows_is_installed_under_a_name_of_its_own_and_shown(home: Pa
     data = lightgbm.Dataset(rows, rows[:, 0] * 2, feature_name=["area", "rooms"])
     model = lightgbm.train({"objective": "regression", "verbose": -1, "num_threads": 1}, data, 5)
     model.save_model(tmp_path / "model.txt")
-    imported = run("import", "house-price", "--model", str(tmp_path / "model.txt"), "--output", "price=CHF")
+    imported = run("add", str(tmp_path / "model.txt"), "--name", "house-price", "--output", "price=CHF")
     assert imported.exit_code == 0, imported.output
-    assert "Largest difference from LightGBM" in imported.output and "Imported house-price:" in imported.output
+    assert "Largest difference from LightGBM" in imported.output and "Added house-price:" in imported.output
     page = run("show", "house-price").output
     for part in ("tabular-regression", "area", "price", "CHF", "near_threshold"):
         assert part in page
     assert "house-price" in run("list").output
-    refused = run("import", "house-price", "--model", str(tmp_path / "model.txt"), "--variant", "int8")
-    assert refused.exit_code == 1 and "--variant" in refused.output
+    refused = run("add", str(tmp_path / "model.txt"), "--variant", "int8")
+    assert refused.exit_code == 1 and "--variant does not go with" in refused.output

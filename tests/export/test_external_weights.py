@@ -10,7 +10,8 @@ from backends.onnx import OnnxBackend
 from models import store
 from models.goldens import golden_inputs
 from serving.self_check import golden_batch
-from tests.export.test_importers import IMAGENET, graph_file, labels_file, run_import
+from tests.export.graphs import graph_file, labels_file, run_add
+from tests.export.test_importers import IMAGENET
 
 
 def write_weights_apart(folder: Path, location: str, before: bytes = b"") -> np.ndarray:
@@ -25,7 +26,7 @@ def write_weights_apart(folder: Path, location: str, before: bytes = b"") -> np.
 
 
 def run(folder: Path) -> tuple[int, str]:
-    result = run_import("imagenet", "--onnx", folder / "g.onnx", "--labels", labels_file(folder / "l.txt"))
+    result = run_add(folder / "g.onnx", "--name", "imagenet", "--labels", labels_file(folder / "l.txt"))
     return result.exit_code, result.output
 
 

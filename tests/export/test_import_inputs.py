@@ -44,10 +44,10 @@ def card_file(path: Path, **changes: str) -> Path:
     return path
 
 
-def run_import(folder: Path, card: Path) -> Result:
+def run_add(folder: Path, card: Path) -> Result:
     (folder / "l.txt").write_text("\n".join(LABELS))
-    arguments = ["imagenet", "--onnx", folder / "g.onnx", "--labels", folder / "l.txt", "--card", card]
-    return CliRunner().invoke(main, ["models", "import", *map(str, arguments)])
+    arguments = [folder / "g.onnx", "--labels", folder / "l.txt", "--card", card]
+    return CliRunner().invoke(main, ["models", "add", *map(str, arguments)])
 
 
 @pytest.mark.parametrize(("channels", "count"), [("grey", 1), ("bgr", 3)])
@@ -57,7 +57,7 @@ def test_a_graph_with_the_channels_last_is_served_as_it_comes(
     weight = graph_file(tmp_path / "g.onnx", count)
     ones = str([1] * count)
     lines = {"layout": '"nhwc"', "channels": f'"{channels}"', "scale": '"0-255"', "mean": ones, "std": ones}
-    result = run_import(tmp_path, card_file(tmp_path / "card.toml", **lines, resize='"letterbox"'))
+    result = run_add(tmp_path, card_file(tmp_path / "card.toml", **lines, resize='"letterbox"'))
     assert result.exit_code == 0, result.output
     stored = store.find("imagenet")
     inputs = golden_batch(stored.card, golden_inputs(IMAGENET))
@@ -71,7 +71,7 @@ def test_a_graph_with_the_channels_last_is_served_as_it_comes(
 def test_a_card_that_lacks_the_layout_or_channels_of_a_graph_is_told_them(home: Path, tmp_path: Path) -> None:
     for count, channels in ((3, "rgb"), (1, "grey")):
         graph_file(tmp_path / "g.onnx", count)
-        result = run_import(tmp_path, card_file(tmp_path / "card.toml"))
+        result = run_add(tmp_path, card_file(tmp_path / "card.toml"))
         assert result.exit_code == 1
         assert f"its input is [224, 224, {count}], but the card's is [3, 224, 224]" in result.output
         assert f'The card would need layout = "nhwc" and channels = "{channels}" under [input].' in result.output

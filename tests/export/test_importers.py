@@ -3,56 +3,28 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from backends.onnx import OnnxBackend
 from cli.main import main
 from errors import CardError, StoreError
 from export.card_text import card_for_own_weights, replace_values
-from export.importers import read_labels
+from export.labels import read_labels
 from models import store
 from models.architectures import build
-from models.card import as_image_card, read_card
+from models.card import read_card
 from models.goldens import golden_inputs
 from postprocessing.classification import classify
 from serving.self_check import golden_batch
 from tests.conftest import ROOT
+from tests.export.graphs import graph_file, labels_file, run_add
 
 IMAGENET = ROOT / "models" / "imagenet"
-CLASSES = 30
-
-
-def graph_file(
-    path: Path, *, batch: int | str = "N", size: int = 224, classes: int = CLASSES, rank: int = 2, kind: int = 1
-) -> np.ndarray:
-    """Write a graph with the names of the model zoo's ResNet; return the matrix that it multiplies channel means by."""
-    weight = np.random.default_rng(5).normal(size=(3, classes)).astype(np.float32)
-    nodes = [
-        helper.make_node("Cast", ["data"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("GlobalAveragePool", ["float"], ["pooled"]),
-    ]
-    if rank == 2:
-        nodes += [helper.make_node("Flatten", ["pooled"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["out"])]
-    else:
-        nodes += [helper.make_node("Identity", ["pooled"], ["out"])]
-    data = helper.make_tensor_value_info("data", kind, [batch, 3, size, size])
-    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, classes] if rank == 2 else [batch, 3, 1, 1])
-    graph = helper.make_graph(nodes, "zoo", [data], [out], [numpy_helper.from_array(weight, "w")] if rank == 2 else [])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.save(model, path)
-    return weight
-
-
-def labels_file(path: Path, count: int = CLASSES) -> Path:
-    path.write_text("\n".join(["crane", "tench, Tinca tinca", "crane", *map(str, range(count - 3))]) + "\n\n")
-    return path
 
 
 def run_import(*arguments: object) -> Result:
@@ -62,7 +34,7 @@ def run_import(*arguments: object) -> Result:
 @pytest.mark.parametrize("batch", ["N", 1])
 def test_a_graph_is_served_as_it_comes(home: Path, tmp_path: Path, batch: int | str) -> None:
     weight = graph_file(tmp_path / "g.onnx", batch=batch)
-    result = run_import("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+    result = run_add(tmp_path / "g.onnx", "--name", "imagenet", "--labels", labels_file(tmp_path / "l.txt"))
     assert result.exit_code == 0, result.output
     assert ("served without batching" in result.output) == (batch == 1)
     stored = store.find("imagenet")
@@ -81,7 +53,6 @@ def test_a_graph_is_served_as_it_comes(home: Path, tmp_path: Path, batch: int | 
         ({"classes": 31}, "gives 31 logits, but there are 30 labels"),
         ({"rank": 4}, r"output out must be of rank 2"),
         ({"batch": 4}, "batch is fixed at 4"),
-        ({"size": 299}, r"its input is \[3, 299, 299\], but the card's is \[3, 224, 224\]"),
         ({"kind": TensorProto.DOUBLE}, r"must have one input of rank 4.*data tensor\(double\)"),
     ],
 )
@@ -89,24 +60,20 @@ def test_a_graph_that_does_not_fit_is_refused_by_name(
     home: Path, tmp_path: Path, changes: dict[str, int], message: str
 ) -> None:
     graph_file(tmp_path / "g.onnx", **changes)
-    result = run_import("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+    result = run_add(tmp_path / "g.onnx", "--name", "imagenet", "--labels", labels_file(tmp_path / "l.txt"))
     assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
     assert re.search(message, result.output), result.output
     assert store.installed() == []
 
 
-def test_a_file_that_is_no_graph_and_options_that_do_not_fit_are_refused(home: Path, tmp_path: Path) -> None:
+def test_options_of_an_import_that_do_not_fit_are_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "g.onnx").write_bytes(b"no graph")
     labels = labels_file(tmp_path / "l.txt")
     for arguments, message in (
-        (("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels), "ONNX Runtime cannot load it"),
-        (("imagenet", "--onnx", tmp_path / "g.onnx"), "bring --labels FILE"),
-        (("imagenet",), "--onnx GRAPH --labels LABELS"),
-        (("imagenet", "--weights", tmp_path / "g.onnx"), "bring --onnx FILE --labels FILE"),
-        (("churn", "--onnx", tmp_path / "g.onnx"), "bring --weights CHECKPOINT"),
-        (("churn", "--labels", labels), "go with your own"),
+        (("imagenet",), "vitrine models add GRAPH --name imagenet --labels FILE"),
+        (("imagenet", "--weights", tmp_path / "g.onnx"), "vitrine models add GRAPH --name imagenet"),
+        (("churn", "--card", labels), "goes with your own weights"),
         (("cifar10",), "vitrine models import cifar10 --weights CHECKPOINT"),
-        (("imagenet", "--onnx", tmp_path / "g.onnx", "--timm", "x"), "give one"),
     ):
         result = run_import(*arguments)
         assert result.exit_code == 1 and message in result.output, (arguments, result.output)
@@ -117,7 +84,7 @@ def test_a_file_that_is_no_graph_and_options_that_do_not_fit_are_refused(home: P
     [
         ("l.txt", "one\n", "two labels or more"),
         ("l.txt", "a\n\nb\n", "no line empty"),
-        ("l.json", "{}", "a list of texts"),
+        ("l.json", "{}", "two labels or more"),
         ("l.json", "[1, 2]", "a list of texts"),
         ("l.json", "[", "cannot be read"),
     ],
@@ -131,37 +98,6 @@ def test_a_file_of_labels_that_cannot_be_used_says_why(tmp_path: Path, name: str
 def test_labels_may_be_json_and_hold_any_character(tmp_path: Path) -> None:
     (tmp_path / "l.json").write_text(json.dumps(['a "quoted" one', "Käse\\", "\U0001f600"]))
     assert read_labels(tmp_path / "l.json") == ['a "quoted" one', "Käse\\", "\U0001f600"]
-
-
-@pytest.mark.slow
-def test_timm_takes_the_weights_from_its_cache_and_says_so_when_they_are_nowhere(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import timm
-    from huggingface_hub import constants
-    from safetensors.torch import save_file
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    result = run_import("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
-    assert result.exit_code == 1 and "has the weights in its cache" in result.output
-    torch.manual_seed(4)
-    network: Any = timm.create_model("mobilenetv3_small_050").eval()
-    snapshot = tmp_path / "hub" / "models--timm--mobilenetv3_small_050.lamb_in1k"
-    (snapshot / "refs").mkdir(parents=True)
-    (snapshot / "refs" / "main").write_text("0" * 40)
-    (snapshot / "snapshots" / ("0" * 40)).mkdir(parents=True)
-    save_file(network.state_dict(), snapshot / "snapshots" / ("0" * 40) / "model.safetensors")
-    result = run_import("imagenet", "--timm", "mobilenetv3_small_050.lamb_in1k")
-    assert result.exit_code == 0, result.output
-    stored = store.find("imagenet")
-    assert len(stored.card.labels) == 1000 and stored.card.labels[0].startswith("tench")
-    assert as_image_card(stored.card).input.resize == "short_side"
-    assert as_image_card(stored.card).input.crop_pct == network.pretrained_cfg["crop_pct"]
-    inputs = golden_batch(stored.card, golden_inputs(IMAGENET))
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(inputs)).numpy()
-    assert np.allclose(OnnxBackend(stored.graph).run(inputs).logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_card_of_ones_own_is_served_and_another_models_is_refused(home: Path, tmp_path: Path) -> None:
@@ -197,8 +133,8 @@ def test_a_graph_may_have_a_positive_label_and_a_threshold(home: Path, tmp_path:
     for label, fits in (("tench, Tinca tinca", True), ("trench", False)):
         lines = f'labels = []\npositive_label = "{label}"\nthreshold = 0.01'
         (tmp_path / "mine.toml").write_text(text.replace("labels = []", lines))
-        arguments = ("--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
-        result = run_import("imagenet", *arguments, "--card", tmp_path / "mine.toml")
+        arguments = (tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
+        result = run_add(*arguments, "--card", tmp_path / "mine.toml")
         assert (result.exit_code == 0) == fits, result.output
         assert fits or "positive_label 'trench' is not one of the labels: crane (0), tench" in result.output
     card = store.find("imagenet").card

@@ -34,7 +34,7 @@ from serving.options import RunnerOptions
 from serving.self_check import golden_batch
 from tests.conftest import ROOT
 from tests.explain.package import coloured, small_net, small_package, tensor_of
-from tests.export.test_importers import graph_file, labels_file
+from tests.export.graphs import graph_file, labels_file, run_add
 from training.churn import data as customers
 
 CHURN = ROOT / "models" / "churn"
@@ -223,8 +223,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("precision", "batch"), [("fp16", "N"), ("fp16", 1)])
 def test_a_graph_as_it_comes_is_lowered_too(home: Path, tmp_path: Path, precision: str, batch: int | str) -> None:
     weight = graph_file(tmp_path / "g.onnx", batch=batch)
-    arguments = ("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
-    result = imported(*arguments, "--variant", precision)
+    arguments = (tmp_path / "g.onnx", "--name", "imagenet", "--labels", labels_file(tmp_path / "l.txt"))
+    result = run_add(*arguments, "--variant", precision)
     assert result.exit_code == 0, result.output
     stored = store.find("imagenet")
     inputs = golden_batch(stored.card, golden_items(read_goldens(stored.path)[0]))
@@ -238,8 +238,8 @@ def test_a_graph_as_it_comes_is_lowered_too(home: Path, tmp_path: Path, precisio
 def test_without_an_auc_other_labels_for_random_inputs_are_refused(home: Path, tmp_path: Path) -> None:
     # It averages noise of mean 0, so its logits are all but equal, and eight bits cannot keep them apart.
     graph_file(tmp_path / "g.onnx")
-    arguments = ("imagenet", "--onnx", tmp_path / "g.onnx", "--labels", labels_file(tmp_path / "l.txt"))
-    result = imported(*arguments, "--variant", "int8")
+    arguments = (tmp_path / "g.onnx", "--name", "imagenet", "--labels", labels_file(tmp_path / "l.txt"))
+    result = run_add(*arguments, "--variant", "int8")
     assert result.exit_code == 1 and "random inputs get another label, and there is no AUC" in result.output
     assert store.installed() == []
 

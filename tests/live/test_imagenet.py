@@ -1,51 +1,40 @@
-"""The example of docs/models.md: a timm architecture with random weights, from export and import to five labels."""
+"""A network of timm's from its file to a running server: the five labels are timm's own."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
 from tests.conftest import ROOT
-from tests.docs.pages import BLOCKS
-from tests.live.server import environment, serving
+from tests.live.server import serving, vitrine
 
 DEER = ROOT / "models" / "cifar10" / "goldens" / "04-deer.png"
+NAME = "mobilenetv3_small_050.lamb_in1k"
 
 
 @pytest.mark.slow
-def test_the_example_of_a_graph_of_timms_ends_in_five_labels(tmp_path: Path) -> None:
-    blocks = [block.text for block in BLOCKS if "tests/live/test_imagenet.py" in (block.reason or "")]
-    export, command, request = blocks
-    assert "pretrained=True" in export
-    home, clone = tmp_path / "bentoml", tmp_path / "clone"
-    (clone / ".venv").mkdir(parents=True)
-    (clone / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    (clone / "models").symlink_to(ROOT / "models")
-    seeded = "import torch\ntorch.manual_seed(6)\n" + export.replace("pretrained=True", "pretrained=False")
-    for words in ([sys.executable, "-c", seeded], ["bash", "-ec", command]):
-        ran = subprocess.run(words, cwd=clone, env=environment(home), capture_output=True, text=True, timeout=300)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+def test_a_network_of_timms_is_added_and_gives_the_five_labels_that_timm_gives(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    network = timm.create_model(NAME).eval()
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    home = tmp_path / "bentoml"
+    vitrine(home, "models", "add", f"timm:{NAME}", "--weights", tmp_path / "model.safetensors", "--name", "imagenet")
     with serving(home, tmp_path / "server.log", VITRINE_MODELS="imagenet", VITRINE_DEFAULT_MODEL="imagenet") as server:
         server.wait_ready()
-        words = ["bash", "-ec", request.replace("http://127.0.0.1:3000", server.url)]
-        answer = json.loads(subprocess.run(words, cwd=clone, check=True, capture_output=True, timeout=60).stdout)
+        url = f"{server.url}/models/imagenet/predict?top_k=5"
+        answer = json.loads(requests.post(url, data=DEER.read_bytes(), timeout=60).text)
 
-    torch.manual_seed(6)
-    network = timm.create_model("mobilenetv3_small_050", pretrained=False).eval()
-    image = Image.open(DEER).convert("RGB").resize((256, 256), Image.Resampling.BICUBIC).crop((16, 16, 240, 240))
-    pixels = (np.asarray(image, np.float64) / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    transform = create_transform(**resolve_model_data_config(network), is_training=False)
     with torch.inference_mode():
-        probabilities = network(torch.from_numpy(pixels.transpose(2, 0, 1)[None]).float()).softmax(1)[0]
+        probabilities = network(transform(Image.open(DEER).convert("RGB"))[None]).softmax(1)[0]
     best = probabilities.topk(5)
-    labels = (clone / "imagenet.txt").read_text().splitlines()
     assert [entry["probability"] for entry in answer["top"]] == pytest.approx(best.values.tolist(), abs=1e-4)
-    expected = [labels[index] for index in best.indices.tolist()]
-    assert [entry["label"].partition(" (")[0] for entry in answer["top"]] == [
-        label.partition(" (")[0] for label in expected
-    ]
+    names = [ImageNetInfo().index_to_description(index) for index in np.asarray(best.indices).tolist()]
+    assert [entry["label"].partition(" (")[0] for entry in answer["top"]] == [name.partition(" (")[0] for name in names]

@@ -15,7 +15,7 @@ from models.architectures.pyramidnet import PyramidNet
 from postprocessing.classification import softmax
 from tests.api.test_rows import CUSTOMER, READING, churn_probabilities, squared_errors
 from tests.conftest import ROOT
-from tests.export.test_importers import graph_file, labels_file
+from tests.export.graphs import graph_file, labels_file
 from tests.live.server import Server, serving, vitrine
 
 BUNDLED = ROOT / "models"
@@ -40,7 +40,8 @@ def five(home: Path, tmp_path_factory: pytest.TempPathFactory, pyramid: PyramidN
     torch.save({"model_state_dict": pyramid.state_dict(), "epoch": 9, "best_val_acc": 0.5}, files / "best.pth")
     vitrine(home, "models", "import", "cifar10", "--weights", files / "best.pth")
     graph_file(files / "g.onnx")
-    vitrine(home, "models", "import", "imagenet", "--onnx", files / "g.onnx", "--labels", labels_file(files / "l.txt"))
+    labels = labels_file(files / "l.txt")
+    vitrine(home, "models", "add", files / "g.onnx", "--name", "imagenet", "--labels", labels)
     return home
 
 
