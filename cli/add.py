@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from cli.expected import Expected, expected_options
 from cli.variants import make_variant_package
 from export.adding import add as add_model
 from export.sources.kinds import Kind, Source, check_requirements, recognise
@@ -76,7 +77,10 @@ class Size(click.ParamType):
 @click.option("--card", type=FILE, help="A card of your own in place of the one that is written for you.")
 @click.option("--variant", type=click.Choice(["fp16", "int8"]), help="Of pictures: make it of lower precision.")
 @click.option("--replace", is_flag=True, help="Take the name of a model that answers something else.")
-def add(source: str, replace: bool, variant: Literal["fp16", "int8"] | None, **options: Any) -> None:
+@expected_options
+def add(
+    source: str, replace: bool, variant: Literal["fp16", "int8"] | None, expected: Expected, **options: Any
+) -> None:
     r"""Bring a model of your own, compare it with what it came from, and install it.
 
     \b
@@ -87,7 +91,8 @@ def add(source: str, replace: bool, variant: Literal["fp16", "int8"] | None, **o
       pipeline.joblib, model.json …   rows: scikit-learn, XGBoost, LightGBM
       model.mar                       an archive of TorchServe
 
-    Its card is written from what the source says. What nobody says is taken as usual, printed, and marked on the card.
+    Its card is written from what the source says. What nobody says is taken as usual, printed, and marked on the card,
+    until --expected has shown that the answers for --examples are the original's.
     """
     recognised = recognise(source)
     _check_options(recognised, options | {"variant": variant})
@@ -107,7 +112,8 @@ def add(source: str, replace: bool, variant: Literal["fp16", "int8"] | None, **o
     if variant is not None:
         check_requirements("checkpoint")
         make_variant = partial(_make_variant, variant)
-    stored, is_new = add_model(request, click.echo, replace=replace, make_variant=make_variant)
+    check = partial(expected.check, examples=options["examples"])
+    stored, is_new = add_model(request, click.echo, replace=replace, check=check, make_variant=make_variant)
     click.echo(f"{'Added' if is_new else 'Already there:'} {stored.tag}")
 
 

@@ -23,6 +23,7 @@ def add(
     notify: Notify,
     *,
     replace: bool = False,
+    check: Callable[[Path], None] | None = None,
     make_variant: Callable[[Path, Path], Path] | None = None,
 ) -> tuple[StoredModel, bool]:
     """Make a package of a model, compare it with what it came from, and install it.
@@ -34,6 +35,7 @@ def add(
         request: the model, and what its operator says of it.
         notify: is told what is found, assumed and measured.
         replace: whether it may take the name of an installed model that takes or answers something else.
+        check: looks at the finished package, and raises if it is not to be installed.
         make_variant: makes of the package in one folder that of a variant in another, and returns the latter.
 
     Returns:
@@ -53,6 +55,8 @@ def add(
             package = Path(folder) / "package"
             package.mkdir()
             print_parity(_make_package(request, name, package, notify), notify)
+            if check is not None:
+                check(package)
             if make_variant is not None:
                 package = make_variant(package, Path(folder) / "variant")
             _check_before_installing(package, replace)

@@ -41,6 +41,13 @@ def replace_values(card_text: str, values: Mapping[str, Any], added: Mapping[str
     return tomlkit.dumps(document)
 
 
+def without_assumptions(card_text: str) -> str:
+    """Return a card's text without the list of what it only assumes."""
+    document = tomlkit.parse(card_text)
+    document.pop("assumed", None)
+    return tomlkit.dumps(document)
+
+
 def card_for_own_weights(card_text: str, weights: Path) -> str:
     """Return a bundled card's text for other weights, without what it says of the bundled ones.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from backends.base import Logits
 from errors import InvalidInput, StoreError
+from export.card_text import without_assumptions
 from export.original.answers import Answers, Kind, read_answers
 from export.original.changes import card_lines
 from export.original.comparison import Difference, compare
@@ -68,6 +69,8 @@ def check_answers(
 ) -> OriginalReport:
     """Compare a package with what the original gave, and write the result into its parity report.
 
+    What the card only assumed is confirmed by it, so its `assumed` goes, unless labels are all that was compared.
+
     Args:
         package: the folder of the package, complete with its parity report.
         examples: a folder of pictures, or a file of rows; None for the package's goldens.
@@ -97,6 +100,9 @@ def check_answers(
     flips = sum(here != there for here, there in zip(difference.here, difference.there, strict=True))
     report = OriginalReport(expected.name, answers.kind, len(inputs), difference.largest, flips, difference.tolerance)
     _note(package, report)
+    if answers.kind != "labels":
+        card_file = package / "card.toml"
+        card_file.write_text(without_assumptions(card_file.read_text("utf-8")), "utf-8")
     return report
 
 

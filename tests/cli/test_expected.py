@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from models import store
+from models.card import as_image_card
 from tests.export.original.pictures import (
     CARD,
     Read,
@@ -28,16 +29,19 @@ def expected_file(path: Path, pictures: Path, read: Read) -> Path:
 
 @pytest.fixture
 def graph(tmp_path: Path) -> list[str]:
-    """The options that bring a graph, its labels and its card."""
+    """A graph with the options that bring its labels and its card."""
     package(tmp_path / "zoo")
     (tmp_path / "labels.txt").write_text("cat\ndog\nfox\n")
-    (tmp_path / "mine.toml").write_text(CARD.replace('"zoo"', '"imagenet"'))
-    options = {"--onnx": "zoo/predict.onnx", "--labels": "labels.txt", "--card": "mine.toml"}
-    return [part for option, name in options.items() for part in (option, str(tmp_path / name))]
+    (tmp_path / "mine.toml").write_text(CARD)
+    options = {"--labels": "labels.txt", "--card": "mine.toml"}
+    return [
+        str(tmp_path / "zoo/predict.onnx"),
+        *(part for option, name in options.items() for part in (option, str(tmp_path / name))),
+    ]
 
 
-def run_import(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["models", "import", "imagenet", *map(str, arguments)])
+def run(command: str, *arguments: object) -> Result:
+    return CliRunner().invoke(main, ["models", command, *map(str, arguments)])
 
 
 def test_it_is_installed_if_it_answers_as_the_original_and_not_if_it_does_not(
@@ -45,17 +49,35 @@ def test_it_is_installed_if_it_answers_as_the_original_and_not_if_it_does_not(
 ) -> None:
     pictures = examples(tmp_path / "pictures")
     other = expected_file(tmp_path / "other.json", pictures, lambda data: normalised(by_pillow(data)))
-    refused = run_import(*graph, "--examples", pictures, "--expected", other)
+    refused = run("add", *graph, "--examples", pictures, "--expected", other)
     assert refused.exit_code == 1 and isinstance(refused.exception, SystemExit)
     assert 'library = "pillow"\nkernel = "bilinear"' in refused.output and "Nothing was installed" in refused.output
     assert store.installed() == []
 
     same = expected_file(tmp_path / "same.json", pictures, lambda data: normalised(by_opencv(data)))
-    passed = run_import(*graph, "--examples", pictures, "--expected", same)
+    passed = run("add", *graph, "--examples", pictures, "--expected", same)
     assert passed.exit_code == 0, passed.output
     assert "As the original (same.json, logits)" in passed.output and "0 labels differ" in passed.output
-    assert store.find("imagenet").parity()["original"]["examples"] == 6
-    assert "same.json" in CliRunner().invoke(main, ["models", "show", "imagenet"]).output
+    assert store.find("zoo").parity()["original"]["examples"] == 6
+    assert "same.json" in CliRunner().invoke(main, ["models", "show", "zoo"]).output
+
+
+def test_what_a_card_assumes_is_confirmed_by_the_original_but_not_by_labels_alone(
+    home: Path, tmp_path: Path, graph: list[str]
+) -> None:
+    pictures = examples(tmp_path / "pictures")
+    logits = original_logits(pictures, lambda data: normalised(by_opencv(data)))
+    card = "assumed = ['input.mean', 'input.std']\n" + CARD
+    (tmp_path / "mine.toml").write_text(card)
+    expected = tmp_path / "expected.json"
+    for answers, assumed in (
+        ({name: ["cat", "dog", "fox"][int(row.argmax())] for name, row in logits.items()}, ("input.mean", "input.std")),
+        ({name: row.tolist() for name, row in logits.items()}, ()),
+    ):
+        expected.write_text(json.dumps(answers))
+        passed = run("add", *graph, "--examples", pictures, "--expected", expected)
+        assert passed.exit_code == 0, passed.output
+        assert as_image_card(store.find("zoo").card).assumed == assumed
 
 
 def test_options_that_do_not_go_together_are_refused_with_what_they_go_with(
@@ -63,12 +85,12 @@ def test_options_that_do_not_go_together_are_refused_with_what_they_go_with(
 ) -> None:
     file = tmp_path / "expected.json"
     file.write_text(json.dumps({"0.png": np.zeros(3).tolist()}))
-    for arguments, message in (
-        ((*graph, "--examples", tmp_path), "--examples goes with --model, or with --expected FILE"),
-        (("--expected", file), "--expected goes with your own"),
-        ((*graph, "--expected-kind", "logits"), "--expected-kind goes with --expected FILE"),
-        ((*graph, "--expected", file, "--tolerance", "0"), "--tolerance"),
+    for command, arguments, message in (
+        ("import", ("churn", "--examples", tmp_path), "--examples goes with --expected FILE"),
+        ("import", ("churn", "--expected", file), "--expected goes with your own weights"),
+        ("add", (*graph, "--expected-kind", "logits"), "--expected-kind goes with --expected FILE"),
+        ("add", (*graph, "--expected", file, "--tolerance", "0"), "--tolerance"),
     ):
-        result = run_import(*arguments)
+        result = run(command, *arguments)
         assert result.exit_code != 0 and message in result.output, (arguments, result.output)
     assert store.installed() == []
