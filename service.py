@@ -13,16 +13,19 @@ from starlette.types import ASGIApp
 
 from api.pickles import NoPickleFromAfar
 from api.server import Server, check_serve_command
-from models.served_versions import served_tags
+from models.package import StoredModel
+from models.served_versions import served_versions
 from models.store import open_packed
+from models.store_folder import StoreFolder
 from serving.gradcam.process import NICENESS, ExplanationProcess
 from serving.options import RunnerOptions
 from settings import load_settings
 
 QUIET = {"access": {"enabled": False}}  # the access log is the middleware's
 SETTINGS = load_settings()
-PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in served_tags(SETTINGS.chosen_models)}
-"""The versions that are served, by name and version; as attributes of the service class they are what a build packs."""
+SERVED = served_versions(SETTINGS.chosen_models, SETTINGS.models_dir and StoreFolder.own(SETTINGS.models_dir))
+PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in SERVED.packed}
+"""The packed versions by name and version; as attributes of the service class they are what a build packs."""
 
 prepare_supervisor(SETTINGS)
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
@@ -30,17 +33,22 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     BentoMLContainer.prometheus_multiproc_dir.set(temporary_folder("vitrine-metrics-"))
 
 
+def served_models() -> list[StoredModel]:
+    """Return every model that is served, packed or an operator's own."""
+    return [*open_packed(PACKED.values()), *SERVED.open_own()]
+
+
 class VitrineService(bentoml.Service[Any]):
     """A BentoML service whose requests reach our application first."""
 
     def inject_config(self) -> None:
-        """Refuse to listen where that would open the service to anyone."""
+        """Refuse to listen where that would open the service to anyone, and to serve two models of one name."""
         super().inject_config()
-        check_serve_command(SETTINGS, BentoMLContainer.http.host.get())
+        check_serve_command(SETTINGS, SERVED, BentoMLContainer.http.host.get())
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Return our application, with BentoML's behind it; called in a worker only."""
-        self.server = Server(SETTINGS, open_packed(PACKED.values()))
+        self.server = Server(SETTINGS, served_models())
         return self.server.application(super().to_asgi(*args, **kwargs), ("/schema.json", "/metrics"))
 
 
@@ -51,7 +59,7 @@ class GradCam:
 
     def __init__(self) -> None:
         options = RunnerOptions.from_settings(SETTINGS.model_dump())
-        self.process = ExplanationProcess(open_packed(PACKED.values()), options)
+        self.process = ExplanationProcess(served_models(), options)
 
     @bentoml.on_startup
     def start(self) -> None:

@@ -17,8 +17,9 @@ from api.keys import file_warnings
 from api.limits import ReachedLimits, tick
 from api.oip.grpc_server import GrpcServer
 from api.second_port import SecondPort
-from errors import KeysError
+from errors import KeysError, StoreError
 from models.package import StoredModel
+from models.served_versions import ServedVersions
 from serving.process import PredictionProcess
 from settings import Settings, warnings_of
 
@@ -119,11 +120,14 @@ class Server:
         return warnings_of(self._settings) + file_warnings(self._settings.api_keys_file)
 
 
-def check_serve_command(settings: Settings, default_host: str) -> None:
-    """Refuse a `bentoml serve` that would open the service to anyone; any other command passes.
+def check_serve_command(settings: Settings, served: ServedVersions, default_host: str) -> None:
+    """Refuse a `bentoml serve` that would open the service to anyone, or serve two models of one name.
+
+    Any other command passes.
 
     Args:
         settings: what the operator set.
+        served: the models.
         default_host: where BentoML listens if the command names no host.
 
     Raises:
@@ -136,5 +140,6 @@ def check_serve_command(settings: Settings, default_host: str) -> None:
     hosts = [context.params["host"] or default_host, *([settings.host] if has_own_ports else [])]
     try:
         check_listening(settings, *hosts)
-    except KeysError as error:
+        served.check()
+    except (KeysError, StoreError) as error:
         raise click.ClickException(str(error)) from error

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import click
 
 from cli.labelled_data import labelled_data_source
+from cli.stores import open_store
 from cli.tables import new_table, print_quality, print_table, print_values
 from errors import CardError, StoreError
 from export import importers
@@ -29,8 +30,7 @@ def models() -> None:
 @models.command(name="list")
 def list_() -> None:
     """List the bundled models and every installed version."""
-    from models import store
-
+    store = open_store()
     lock, installed = store.read_lock(), store.installed()
     installed_names = {stored.card.name for stored in installed}
     installed_tags = {(stored.card.name, stored.version) for stored in installed}
@@ -44,7 +44,7 @@ def list_() -> None:
         if (name, version) not in installed_tags:
             table.add_row(name, version, "damaged", "", "", "")
             notes.append(f"Repair {name} with: {registry.import_command(name)}")
-    for name, bundled in registry.bundled_cards().items():
+    for name, bundled in ({} if store.is_own else registry.bundled_cards()).items():
         if isinstance(bundled, CardError):
             table.add_row(name, "", "card not valid", "", "", "")
             notes.append(str(bundled))
@@ -60,8 +60,7 @@ def list_() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show a model's measured quality, card, version and files. NAME may be name:version."""
-    from models import store
-
+    store = open_store()
     stored = store.find(name)
     if metrics := stored.report().get("metrics"):
         print_quality(metrics, f"Measured quality of {stored.tag}")
@@ -145,8 +144,7 @@ def import_(name: str, variant: Literal["fp32"] | VariantName, **options: Any) -
     Your own are compared with what made them before anything is installed: PyTorch, or the graph unoptimised; a variant
     with the plain graph.
     """
-    from models import store
-
+    store = open_store()
     own = OwnModel(**options)
     _check_options(name, own, variant)
     with tempfile.TemporaryDirectory() as folder:
@@ -268,8 +266,7 @@ def _make_variant(package: Path, variant: VariantName, folder: Path) -> Path:
 @click.argument("name")
 def verify(name: str) -> None:
     """Check the sha256 of every file of an installed model."""
-    from models import store
-
+    store = open_store()
     stored = store.find(name)
     verify_files(stored)
     click.echo(f"{stored.tag}: all {len(stored.manifest())} files as imported")
@@ -279,8 +276,7 @@ def verify(name: str) -> None:
 @click.argument("name")
 def remove(name: str) -> None:
     """Delete an installed model: one version (NAME:VERSION) or all of them (NAME)."""
-    from models import store
-
+    store = open_store()
     click.echo(f"Removed {', '.join(store.remove(name))}")
 
 

@@ -31,6 +31,8 @@ def prepare_supervisor(settings: Settings) -> None:
         os.environ[_SUPERVISED] = "1"
         if settings.api_keys_file is not None:  # the workers start in another folder
             os.environ["VITRINE_API_KEYS_FILE"] = str(settings.api_keys_file)
+        if settings.models_dir is not None:
+            os.environ["VITRINE_MODELS_DIR"] = str(settings.models_dir)
         if settings.grpc_port and sys.argv[1:2] == ["serve"]:
             _turn_grpc_off_if_taken(settings.host, settings.grpc_port)
     if settings.workers > 1 and WORKERS_FOLDER not in os.environ:
