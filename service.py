@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from api.pickles import NoPickleFromAfar
 from api.server import Server, check_serve_command
+from models.followed import followed_folders
 from models.package import StoredModel
 from models.served_versions import served_versions
 from models.store import open_packed
@@ -24,6 +25,7 @@ from settings import load_settings
 QUIET = {"access": {"enabled": False}}  # the access log is the middleware's
 SETTINGS = load_settings()
 SERVED = served_versions(SETTINGS.chosen_models, SETTINGS.models_dir and StoreFolder.own(SETTINGS.models_dir))
+FOLLOWED = followed_folders(SERVED, SETTINGS.chosen_models)
 PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in SERVED.packed}
 """The packed versions by name and version; as attributes of the service class they are what a build packs."""
 
@@ -48,7 +50,7 @@ class VitrineService(bentoml.Service[Any]):
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Return our application, with BentoML's behind it; called in a worker only."""
-        self.server = Server(SETTINGS, served_models())
+        self.server = Server(SETTINGS, served_models(), FOLLOWED)
         return self.server.application(super().to_asgi(*args, **kwargs), ("/schema.json", "/metrics"))
 
 
@@ -59,7 +61,7 @@ class GradCam:
 
     def __init__(self) -> None:
         options = RunnerOptions.from_settings(SETTINGS.model_dump())
-        self.process = ExplanationProcess(served_models(), options)
+        self.process = ExplanationProcess(served_models(), options, FOLLOWED)
 
     @bentoml.on_startup
     def start(self) -> None:
@@ -84,9 +86,9 @@ class GradCam:
         self.process.cancel(call)
 
     @bentoml.api
-    async def status(self) -> dict[str, Any]:
-        """Return the state of every model here."""
-        return self.process.status()
+    async def status(self, tags: list[str] | None) -> dict[str, Any]:
+        """Return the state of every model here, and begin to load what is not here yet of `tags`."""
+        return self.process.status(tags)
 
     async def __is_ready__(self) -> bool:
         """Return whether no model is still loading, which is what BentoML's `/readyz` asks."""

@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         False, description="Whether other machines may use the service where there is no file of keys."
     )
+    model_control: bool = Field(
+        False, description="Whether anybody may load and unload models where there is no file of keys."
+    )
     default_model: str = "kidney-stone"
     models: Annotated[str, NoDecode] = Field(
         "", description="The models to serve, NAME or NAME:VERSION separated by commas; empty: all that are installed."

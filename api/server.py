@@ -13,11 +13,13 @@ from api.app import build_app
 from api.auth import authenticator_for, check_listening
 from api.bodies import Bodies
 from api.connections import Connections, serve_through
+from api.control import ModelControl
 from api.keys import file_warnings
 from api.limits import ReachedLimits, tick
 from api.oip.grpc_server import GrpcServer
 from api.second_port import SecondPort
 from errors import KeysError, StoreError
+from models.followed import FollowedFolders
 from models.package import StoredModel
 from models.served_versions import ServedVersions
 from serving.process import PredictionProcess
@@ -37,12 +39,17 @@ class Server:
     Args:
         settings: what the operator set.
         stored: the versions to serve.
+        followed: where others come from while the server runs; None where nothing changes.
     """
 
-    def __init__(self, settings: Settings, stored: Sequence[StoredModel]) -> None:
+    def __init__(
+        self, settings: Settings, stored: Sequence[StoredModel], followed: FollowedFolders | None = None
+    ) -> None:
         self._settings = settings
-        self._process = PredictionProcess(settings, stored)
+        self._process = PredictionProcess(settings, stored, followed)
         self._authenticator = authenticator_for(settings)
+        keys = self._authenticator.keys if self._authenticator is not None else None
+        self._control = ModelControl(self._process.follower, keys, is_open=settings.model_control)
         self._limits = ReachedLimits()
         self._bodies = Bodies.of_settings(settings, self._limits)
         self._connections = Connections.of_settings(settings, self._limits)
@@ -64,6 +71,7 @@ class Server:
             behind_paths,
             self._authenticator,
             self._bodies,
+            self._control,
         )
         if self._settings.torchserve_port:
             self._second_port = SecondPort(
@@ -99,6 +107,7 @@ class Server:
                 self._bodies,
                 self._limits,
                 self._authenticator,
+                self._control,
             )
             await self._grpc.start()
         if self._second_port is not None:

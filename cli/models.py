@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import click
 
 from cli.labelled_data import labelled_data_source
+from cli.prune import prune
 from cli.stores import open_store
 from cli.tables import new_table, print_quality, print_table, print_values
 from errors import CardError, StoreError
@@ -25,6 +26,9 @@ from runners.tuned import read_tuned
 @click.group(name="models")
 def models() -> None:
     """List, import, verify and remove models."""
+
+
+models.add_command(prune)
 
 
 @models.command(name="list")

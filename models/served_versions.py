@@ -118,6 +118,11 @@ def is_bento(code_folder: Path = CODE_FOLDER) -> bool:
     return code_folder.name == "src" and (code_folder.parent / "bento.yaml").exists()
 
 
+def versions_in_bentos(folder: Path) -> list[NameAndVersion]:
+    """Return name and version of every model that a Bento in BentoML's store of Bentos packs."""
+    return [tag for description in folder.glob("*/*/bento.yaml") for tag in _packed_tags(description)]
+
+
 def _available(code_folder: Path) -> tuple[list[NameAndVersion], dict[str, str]]:
     """Return every name and version that could be served, and the default version of each name."""
     if not is_bento(code_folder):

@@ -10,7 +10,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,17 +109,53 @@ class Store(StoreFolder):
             if version and len(matching) > 1:
                 known = ", ".join(folder.name for folder in matching)
                 raise StoreError(f"{tag} matches several versions: {known}. Give more of it.")
-            for folder in matching:
-                _delete_in_one_step(folder, staging_root)
-            remaining = [stored.version for stored in self.installed() if stored.card.name == name]
-            lock = self.read_lock()
+            self._delete(matching, staging_root)
+        return [f"{name}:{folder.name}" for folder in matching]
+
+    def prune(self, keep: int, also_kept: Collection[tuple[str, str]], *, dry_run: bool) -> list[str]:
+        """Delete the versions that are not in service, damaged ones included.
+
+        Args:
+            keep: how many of the newest versions of each model to keep beside the one in service.
+            also_kept: names and versions to keep, such as those that Bentos pack.
+            dry_run: whether to delete nothing.
+
+        Returns:
+            The tags of the deleted versions.
+
+        Raises:
+            StoreError: the lock file is missing or damaged, so that nobody knows what is in service.
+        """
+        with self._import_lock() as staging_root:
+            lock, folders = self.readable_lock(), self.version_folders()
+            if lock is None and folders:
+                raise StoreError(f"{self.lock_file} is missing or damaged: import the models that you serve again.")
+            served = {*(lock or {}).items(), *also_kept}
+            idle = [folder for folder in folders if (folder.parent.name, folder.name) not in served]
+            newest = sorted(idle, key=lambda folder: folder.stat().st_mtime, reverse=True)
+            kept = Counter[str]()
+            pruned = list[Path]()
+            for folder in newest:
+                kept[folder.parent.name] += 1
+                if kept[folder.parent.name] > keep:
+                    pruned.append(folder)
+            if pruned and not dry_run:
+                self._delete(pruned, staging_root)
+        return sorted(f"{folder.parent.name}:{folder.name}" for folder in pruned)
+
+    def _delete(self, folders: Sequence[Path], staging_root: Path) -> None:
+        """Delete versions; of a model whose served version is deleted, the newest remaining one is served."""
+        for folder in folders:
+            _delete_in_one_step(folder, staging_root)
+        installed, lock = self.installed(), self.read_lock()
+        for name in {folder.parent.name for folder in folders}:
+            remaining = [stored.version for stored in installed if stored.card.name == name]
             if lock.get(name) not in remaining:
                 lock.pop(name, None)
             if remaining:
                 lock.setdefault(name, remaining[0])
-            self._write_lock(lock)
             _update_latest(self.models / name, remaining)
-        return [f"{name}:{folder.name}" for folder in matching]
+        self._write_lock(lock)
 
     def bentoml_can_open(self, tag: str) -> bool:
         """Return whether BentoML can open a model; if not, log the command that repairs it.

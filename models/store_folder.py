@@ -59,7 +59,7 @@ class StoreFolder:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            logger.error("%s cannot be read, so no version is in service: %s.", self.lock_file, error)
+            logger.error("%s cannot be read: %s.", self.lock_file, error)
             return None
 
     def version_folders(self) -> list[Path]:
