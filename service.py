@@ -13,9 +13,8 @@ from starlette.types import ASGIApp
 
 from api.pickles import NoPickleFromAfar
 from api.server import Server, check_serve_command
-from models.followed import followed_folders
 from models.package import StoredModel
-from models.served_versions import served_versions
+from models.served_versions import followed_folders, served_versions
 from models.store import open_packed
 from models.store_folder import StoreFolder
 from serving.gradcam.process import NICENESS, ExplanationProcess

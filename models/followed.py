@@ -8,8 +8,6 @@ from pathlib import Path
 
 from errors import StoreError
 from models.package import StoredModel, open_stored
-from models.served_versions import CODE_FOLDER, NameAndVersion, ServedVersions, is_bento
-from models.store import bentoml_store
 from models.store_folder import VERSION, StoreFolder
 
 logger = logging.getLogger("vitrine.models")
@@ -74,23 +72,6 @@ class FollowedFolders:
             return open_stored(place)
         except StoreError as error:
             return error
-
-
-def followed_folders(
-    served: ServedVersions, requested: Sequence[NameAndVersion] = (), code_folder: Path = CODE_FOLDER
-) -> FollowedFolders:
-    """Return the folders that a service follows: BentoML's store, unless it is a built Bento, and one's own.
-
-    Args:
-        served: what it serves when it starts.
-        requested: as `served_versions`.
-        code_folder: where the service's code lies.
-    """
-    store = [] if is_bento(code_folder) else [bentoml_store()]
-    own = [served.own_folder] if served.own_folder is not None else []
-    packed = {name for name, version in served.packed} if is_bento(code_folder) else set()
-    pinned = {name for name, version in requested if version}
-    return FollowedFolders([*store, *own], frozenset(packed | pinned), frozenset(name for name, version in requested))
 
 
 def files_fingerprint(folder: Path) -> Fingerprint:

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from errors import StoreError
+from models.followed import FollowedFolders
 from models.package import MANIFEST, StoredModel, open_stored
 from models.store import bentoml_store
 from models.store_folder import StoreFolder
@@ -101,6 +102,23 @@ def served_versions(
 def served_tags(requested: Sequence[NameAndVersion] = (), code_folder: Path = CODE_FOLDER) -> list[NameAndVersion]:
     """Return name and version of every packed model that a service serves; see `served_versions`."""
     return served_versions(requested, None, code_folder).packed
+
+
+def followed_folders(
+    served: ServedVersions, requested: Sequence[NameAndVersion] = (), code_folder: Path = CODE_FOLDER
+) -> FollowedFolders:
+    """Return the folders that a service follows: BentoML's store, unless it is a built Bento, and one's own.
+
+    Args:
+        served: what it serves when it starts.
+        requested: as `served_versions`.
+        code_folder: where the service's code lies.
+    """
+    store = [] if is_bento(code_folder) else [bentoml_store()]
+    own = [served.own_folder] if served.own_folder is not None else []
+    packed = {name for name, version in served.packed} if is_bento(code_folder) else set()
+    pinned = {name for name, version in requested if version}
+    return FollowedFolders([*store, *own], frozenset(packed | pinned), frozenset(name for name, version in requested))
 
 
 def serves_own_weights(name: str) -> bool:
