@@ -6,6 +6,7 @@
     │   ├── InvalidImage        400  not an image, corrupt, too small          (preprocessing.decode)
     │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
     ├── KeyRefused              401  no API key, or a wrong one                (api.auth)
+    ├── NotAllowed              403  the key may not do this                   (api.control)
     ├── NotFound                404  no such model or version                  (serving.repository)
     ├── BodyTimeout             408  a request's body is late or too slow      (api.bodies)
     ├── QueueFull               429  a queue, or the memory for bodies, is full (runners, serving.gradcam, api.bodies)
@@ -47,6 +48,10 @@ class NoExplanation(InvalidInput):
 
 class KeyRefused(VitrineError):
     """The request has no API key, or one that is not known."""
+
+
+class NotAllowed(VitrineError):
+    """The caller is known, or needs no key, but may not do this."""
 
 
 class NotFound(VitrineError):

@@ -13,16 +13,20 @@ from starlette.types import ASGIApp
 
 from api.pickles import NoPickleFromAfar
 from api.server import Server, check_serve_command
-from models.served_versions import served_tags
+from models.package import StoredModel
+from models.served_versions import followed_folders, served_versions
 from models.store import open_packed
+from models.store_folder import StoreFolder
 from serving.gradcam.process import NICENESS, ExplanationProcess
 from serving.options import RunnerOptions
 from settings import load_settings
 
 QUIET = {"access": {"enabled": False}}  # the access log is the middleware's
 SETTINGS = load_settings()
-PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in served_tags(SETTINGS.chosen_models)}
-"""The versions that are served, by name and version; as attributes of the service class they are what a build packs."""
+SERVED = served_versions(SETTINGS.chosen_models, SETTINGS.models_dir and StoreFolder.own(SETTINGS.models_dir))
+FOLLOWED = followed_folders(SERVED, SETTINGS.chosen_models)
+PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in SERVED.packed}
+"""The packed versions by name and version; as attributes of the service class they are what a build packs."""
 
 prepare_supervisor(SETTINGS)
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
@@ -30,17 +34,22 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     BentoMLContainer.prometheus_multiproc_dir.set(temporary_folder("vitrine-metrics-"))
 
 
+def served_models() -> list[StoredModel]:
+    """Return every model that is served, packed or an operator's own."""
+    return [*open_packed(PACKED.values()), *SERVED.open_own()]
+
+
 class VitrineService(bentoml.Service[Any]):
     """A BentoML service whose requests reach our application first."""
 
     def inject_config(self) -> None:
-        """Refuse to listen where that would open the service to anyone."""
+        """Refuse to listen where that would open the service to anyone, and to serve two models of one name."""
         super().inject_config()
-        check_serve_command(SETTINGS, BentoMLContainer.http.host.get())
+        check_serve_command(SETTINGS, SERVED, BentoMLContainer.http.host.get())
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Return our application, with BentoML's behind it; called in a worker only."""
-        self.server = Server(SETTINGS, open_packed(PACKED.values()))
+        self.server = Server(SETTINGS, served_models(), FOLLOWED)
         return self.server.application(super().to_asgi(*args, **kwargs), ("/schema.json", "/metrics"))
 
 
@@ -51,7 +60,7 @@ class GradCam:
 
     def __init__(self) -> None:
         options = RunnerOptions.from_settings(SETTINGS.model_dump())
-        self.process = ExplanationProcess(open_packed(PACKED.values()), options)
+        self.process = ExplanationProcess(served_models(), options, FOLLOWED)
 
     @bentoml.on_startup
     def start(self) -> None:
@@ -76,9 +85,9 @@ class GradCam:
         self.process.cancel(call)
 
     @bentoml.api
-    async def status(self) -> dict[str, Any]:
-        """Return the state of every model here."""
-        return self.process.status()
+    async def status(self, tags: list[str] | None) -> dict[str, Any]:
+        """Return the state of every model here, and begin to load what is not here yet of `tags`."""
+        return self.process.status(tags)
 
     async def __is_ready__(self) -> bool:
         """Return whether no model is still loading, which is what BentoML's `/readyz` asks."""

@@ -73,9 +73,15 @@ class Settings(BaseSettings):
     allow_anonymous: bool = Field(
         False, description="Whether other machines may use the service where there is no file of keys."
     )
+    model_control: bool = Field(
+        False, description="Whether anybody may load and unload models where there is no file of keys."
+    )
     default_model: str = "kidney-stone"
     models: Annotated[str, NoDecode] = Field(
         "", description="The models to serve, NAME or NAME:VERSION separated by commas; empty: all that are installed."
+    )
+    models_dir: Annotated[Path, AfterValidator(Path.absolute)] | None = Field(
+        None, description="A folder of models of your own, served beside the others; `vitrine models` works on it."
     )
     device: Annotated[str, AfterValidator(parse)] = Field(
         "auto", description="auto, cpu (on ONNX Runtime), or cuda, cuda:1, …, mps, torch-cpu (on PyTorch)."
@@ -203,6 +209,8 @@ def warnings_of(settings: Settings) -> list[str]:
         )
     if settings.api_keys_file is not None and settings.allow_anonymous:
         warnings.append("VITRINE_ALLOW_ANONYMOUS does nothing beside VITRINE_API_KEYS_FILE: a key is asked for.")
+    if settings.models_dir is not None and not settings.models_dir.is_dir():
+        warnings.append(f"VITRINE_MODELS_DIR={settings.models_dir} is no folder, so no model of it is served.")
     names = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.is_file() else ())}
     known = [f"{PREFIX}{field.upper()}" for field in Settings.model_fields]
     for name in sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known):

@@ -1,8 +1,8 @@
 """The application: our routes, and behind them BentoML's."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.aliases import answer_schemas
 from api.auth import Authenticator
 from api.bodies import Bodies
+from api.control import ModelControl
 from api.docs import docs_routes
 from api.kserve_v1 import KServeV1
 from api.limits import ReachedLimits
@@ -36,6 +37,20 @@ SHARED_HEADERS = ("X-Request-ID", "X-Process-Time", "Server-Timing", "Retry-Afte
 PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 
 
+class _Routing(NamedTuple):
+    """The routes for the cards that are served.
+
+    Attributes:
+        generation: that of the repository.
+        fixed: the operation of each method and path without parameters, which is found at once.
+        router: tries one route after the other.
+    """
+
+    generation: int
+    fixed: Mapping[tuple[str, str], Operation]
+    router: Router
+
+
 def build_app(
     repository: ModelRepository,
     predictor: Predictor,
@@ -45,6 +60,7 @@ def build_app(
     behind_paths: Collection[str] = (),
     authenticator: Authenticator | None = None,
     bodies: Bodies | None = None,
+    control: ModelControl | None = None,
 ) -> ASGIApp:
     """Return the ASGI application of one process.
 
@@ -57,40 +73,49 @@ def build_app(
         behind_paths: what BentoML answers.
         authenticator: checks keys, for BentoML's paths too; None where none is asked for.
         bodies: the bodies of all requests of the process; by default only those over HTTP, as the settings limit them.
+        control: loads and unloads models for clients; None refuses all.
     """
-    schemas = {name: answer_schemas(model.card) for name, model in repository.models.items()}
-    operations = [
-        *PredictionRoutes(repository, predictor, schemas).operations(),
-        *MetadataRoutes(repository, predictor.explainer, schemas, version).operations(),
-        *OpenInference(repository, predictor, version, settings.max_body_bytes).operations(),
-        *KServeV1(repository, predictor).operations(),
-        *TorchServe(repository, predictor).operations(),
-        Operation("GET", "/", _index(repository, settings, version), tag="service"),
-    ]
-    routes: list[BaseRoute] = [operation.route() for operation in operations]
-    if settings.docs_enabled:
-        document = openapi_document(operations, version, asks_for_keys=authenticator is not None)
-        routes += [Route("/openapi.json", _document(document)), *docs_routes(DOCUMENTATION)]
-    routes.append(Mount("/static", StaticFiles(directory=STATIC)))
+    control = control or ModelControl()
 
     async def not_ours(scope: Scope, receive: Receive, send: Send) -> None:
         if behind is None or scope["path"] not in behind_paths:
             raise HTTPException(404, f"There is nothing at {scope['path']}. GET / lists the endpoints.")
         await behind(scope, receive, send)
 
-    router = Router(routes, redirect_slashes=False, default=not_ours)
-    # The router tries one route after the other. Where a path has no parameters, a table finds its operation at once.
-    fixed = {(operation.method, operation.path): operation for operation in reversed(operations)}
+    def route() -> _Routing:
+        """Return the routes for the cards that are served just now."""
+        generation = repository.generation
+        schemas = {name: answer_schemas(model.card) for name, model in repository.models.items()}
+        operations = [
+            *PredictionRoutes(repository, predictor, schemas).operations(),
+            *MetadataRoutes(repository, predictor.explainer, schemas, version).operations(),
+            *OpenInference(repository, predictor, version, settings.max_body_bytes, control).operations(),
+            *KServeV1(repository, predictor).operations(),
+            *TorchServe(repository, predictor).operations(),
+            Operation("GET", "/", _index(repository, settings, version), tag="service"),
+        ]
+        routes: list[BaseRoute] = [operation.route() for operation in operations]
+        if settings.docs_enabled:
+            document = openapi_document(operations, version, asks_for_keys=authenticator is not None)
+            routes += [Route("/openapi.json", _document(document)), *docs_routes(DOCUMENTATION)]
+        routes.append(Mount("/static", StaticFiles(directory=STATIC)))
+        fixed = {(operation.method, operation.path): operation for operation in reversed(operations)}
+        return _Routing(generation, fixed, Router(routes, redirect_slashes=False, default=not_ours))
+
+    routing = route()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["app"] = router  # with it a wrong method is an exception, which becomes problem details
-        await fixed.get((scope["method"], scope["path"]), router)(scope, receive, send)
+        nonlocal routing
+        if routing.generation != repository.generation:
+            routing = route()
+        scope["app"] = routing.router  # with it a wrong method is an exception, which becomes problem details
+        await routing.fixed.get((scope["method"], scope["path"]), routing.router)(scope, receive, send)
 
     middleware = Middleware(
         application,
         bodies or Bodies.of_settings(settings, ReachedLimits()),
         repository.default,
-        frozenset(repository.models),
+        repository.models,
         logs_access=settings.access_log,
         authenticator=authenticator,
     )

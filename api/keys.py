@@ -39,13 +39,14 @@ _HEADER = "# Keys of Vitrine's API, each as its SHA-256; `vitrine keys` writes t
 
 
 class Entry(BaseModel):
-    """One key: its name, the SHA-256 of the key in hexadecimal, and the day it was made."""
+    """One key: its name, its SHA-256 in hexadecimal, the day it was made, and whether it may load and unload models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=f"^{NAME}$")]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     created: date
+    admin: bool = False
 
 
 class _File(BaseModel):
@@ -63,7 +64,7 @@ class Keys:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries = list[tuple[str, str]]()
+        self._entries, self._admins = list[tuple[str, str]](), frozenset[str]()
         self._last_state: tuple[int, ...] | None = None
         self._looking_since: float | None = None
         self._logged_problem, self._logged_at = "", 0.0
@@ -93,6 +94,10 @@ class Keys:
                 key_name = name
         return key_name
 
+    def is_admin(self, name: str) -> bool:
+        """Return whether the key of this name may load and unload models."""
+        return name in self._admins
+
     def _look_regularly(self) -> None:
         while True:
             self._looking_since = time.monotonic()
@@ -115,7 +120,9 @@ class Keys:
         if state == self._last_state:
             return
         try:
-            self._entries = [(entry.name, entry.sha256) for entry in read_keys(self._path, read_regular_file)]
+            entries = read_keys(self._path, read_regular_file)
+            self._entries = [(entry.name, entry.sha256) for entry in entries]
+            self._admins = frozenset(entry.name for entry in entries if entry.admin)
         except KeysError as error:
             self._log_problem(str(error))
             if state and isinstance(error.__cause__, OSError):  # perhaps there are no file descriptors left: try again
@@ -165,8 +172,13 @@ def read_keys(path: Path, read: Callable[[Path], bytes] = read_within) -> list[E
     return entries
 
 
-def add_key(path: Path, name: str) -> str:
+def add_key(path: Path, name: str, *, admin: bool = False) -> str:
     """Make a key, and the file if it is not there; the key is returned this once and kept nowhere.
+
+    Args:
+        path: the file.
+        name: whose key it is.
+        admin: whether it may load and unload models.
 
     Raises:
         KeysError: there is one of that name, or the file cannot be read or written.
@@ -176,7 +188,7 @@ def add_key(path: Path, name: str) -> str:
         if name in [entry.name for entry in entries]:
             raise KeysError(f"{path} has a key {name} already; remove it, or choose another name.")
         today = datetime.now(UTC).date()
-        entries.append(Entry(name=name, sha256=digest_of(key.encode()), created=today))
+        entries.append(Entry(name=name, sha256=digest_of(key.encode()), created=today, admin=admin))
     return key
 
 
@@ -233,6 +245,7 @@ def _changing(path: Path) -> Iterator[list[Entry]]:
 def _write(path: Path, entries: list[Entry]) -> None:
     tables = [
         f'\n[[key]]\nname = "{entry.name}"\nsha256 = "{entry.sha256}"\ncreated = {entry.created.isoformat()}\n'
+        + "admin = true\n" * entry.admin
         for entry in entries
     ]
     with atomic_write(path, private=True) as file:  # a server of another user can read it as before

@@ -145,7 +145,8 @@ class MetadataRoutes:
     def _health(self) -> Health:
         repository = self._repository
         default = repository.models.get(repository.default)
-        states = {model.state for model in repository.every}
+        every = [*repository.every, *repository.candidates.values()]
+        states = {model.state for model in every}
         if repository.closing:
             status, detail = "draining", "finishing what is in flight; send nothing new"
         elif default is None or default.state in ("missing", "failed"):
@@ -158,8 +159,9 @@ class MetadataRoutes:
             detail = "; ".join(f"{model.tag}: {model.detail}" for model in busy) or "another worker is not ready"
             status = "starting"
         else:
-            status, detail = ("degraded", "a model failed") if "failed" in states else ("healthy", "")
-        other_versions = {model.tag: model for model in repository.every if model is not repository.models[model.name]}
+            problems = [*repository.unreadable.values(), *(["a model failed"] if "failed" in states else [])]
+            status, detail = ("degraded" if problems else "healthy"), " ".join(problems)
+        other_versions = {model.tag: model for model in every if model is not repository.models.get(model.name)}
         listed = dict(sorted((repository.models | other_versions).items()))
         return Health(
             status=status,

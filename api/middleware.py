@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,7 +66,7 @@ class Middleware:
         app: ASGIApp,
         bodies: Bodies,
         default_model: str,
-        known_models: frozenset[str],
+        known_models: Container[str],
         *,
         logs_access: bool,
         authenticator: Authenticator | None = None,
@@ -109,6 +110,7 @@ class Middleware:
                 raise Unavailable("There are more connections than this server takes. Send the request again later.")
             if self._authenticator is not None:  # before the body is read
                 exchange.key_name = self._authenticator.authenticate_http(path, wants_page(scope), scope["headers"])
+                state["key_name"] = exchange.key_name
             if announced := announced_bytes(headers.get(b"content-length", b"")):
                 self._bodies.check_size(announced)
             await self._app(scope, partial(body.receive, receive), send_with_id)

@@ -18,6 +18,7 @@ STATUS: tuple[tuple[type[errors.VitrineError], int], ...] = (
     (errors.TooLarge, 413),  # before InvalidInput, which it is one of
     (errors.InvalidInput, 400),
     (errors.KeyRefused, 401),
+    (errors.NotAllowed, 403),
     (errors.NotFound, 404),
     (errors.BodyTimeout, 408),
     (errors.CallerGone, CALLER_GONE),

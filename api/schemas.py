@@ -202,7 +202,7 @@ class Health(BaseModel):
     model_version: str | None
     uptime_seconds: float
     models: dict[str, ModelHealth] = Field(
-        description="The models by name, and by name:version each further version that is served."
+        description="The models by name, and by name:version each further version, also one that failed to replace it."
     )
     explanations: dict[str, str] = Field(
         description="By the same names: `ready`, or the reason why there are no explanations now."

@@ -13,12 +13,15 @@ from api.app import build_app
 from api.auth import authenticator_for, check_listening
 from api.bodies import Bodies
 from api.connections import Connections, serve_through
+from api.control import ModelControl
 from api.keys import file_warnings
 from api.limits import ReachedLimits, tick
 from api.oip.grpc_server import GrpcServer
 from api.second_port import SecondPort
-from errors import KeysError
+from errors import KeysError, StoreError
+from models.followed import FollowedFolders
 from models.package import StoredModel
+from models.served_versions import ServedVersions
 from serving.process import PredictionProcess
 from settings import Settings, warnings_of
 
@@ -36,12 +39,17 @@ class Server:
     Args:
         settings: what the operator set.
         stored: the versions to serve.
+        followed: where others come from while the server runs; None where nothing changes.
     """
 
-    def __init__(self, settings: Settings, stored: Sequence[StoredModel]) -> None:
+    def __init__(
+        self, settings: Settings, stored: Sequence[StoredModel], followed: FollowedFolders | None = None
+    ) -> None:
         self._settings = settings
-        self._process = PredictionProcess(settings, stored)
+        self._process = PredictionProcess(settings, stored, followed)
         self._authenticator = authenticator_for(settings)
+        keys = self._authenticator.keys if self._authenticator is not None else None
+        self._control = ModelControl(self._process.follower, keys, is_open=settings.model_control)
         self._limits = ReachedLimits()
         self._bodies = Bodies.of_settings(settings, self._limits)
         self._connections = Connections.of_settings(settings, self._limits)
@@ -63,6 +71,7 @@ class Server:
             behind_paths,
             self._authenticator,
             self._bodies,
+            self._control,
         )
         if self._settings.torchserve_port:
             self._second_port = SecondPort(
@@ -98,6 +107,7 @@ class Server:
                 self._bodies,
                 self._limits,
                 self._authenticator,
+                self._control,
             )
             await self._grpc.start()
         if self._second_port is not None:
@@ -119,11 +129,14 @@ class Server:
         return warnings_of(self._settings) + file_warnings(self._settings.api_keys_file)
 
 
-def check_serve_command(settings: Settings, default_host: str) -> None:
-    """Refuse a `bentoml serve` that would open the service to anyone; any other command passes.
+def check_serve_command(settings: Settings, served: ServedVersions, default_host: str) -> None:
+    """Refuse a `bentoml serve` that would open the service to anyone, or serve two models of one name.
+
+    Any other command passes.
 
     Args:
         settings: what the operator set.
+        served: the models.
         default_host: where BentoML listens if the command names no host.
 
     Raises:
@@ -136,5 +149,6 @@ def check_serve_command(settings: Settings, default_host: str) -> None:
     hosts = [context.params["host"] or default_host, *([settings.host] if has_own_ports else [])]
     try:
         check_listening(settings, *hosts)
-    except KeysError as error:
+        served.check()
+    except (KeysError, StoreError) as error:
         raise click.ClickException(str(error)) from error

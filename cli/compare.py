@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import click
 
+from cli.stores import open_store
 from cli.tables import new_table, print_table
 from errors import StoreError
 from export.original.answers import Kind
@@ -69,8 +70,7 @@ def compare(
       scores, values          of a detector; of a regressor
     Without it the names that services usually have are looked for.
     """
-    from models import store
-
+    store = open_store()
     stored = store.find(name)
     examples = _examples(stored, images, rows)
     is_picture = isinstance(stored.card, ImageCard)

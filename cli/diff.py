@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import click
 
+from cli.stores import open_store
 from cli.tables import new_table, print_table
 from errors import StoreError
 from export.version_diff import GoldenAnswers, Pair, card_pairs, compare_goldens, file_pairs, quality_pairs
@@ -18,8 +19,7 @@ def diff(first: str, second: str) -> None:
 
     A and B are name:version, where the beginning of a version will do; a name alone is its served version.
     """
-    from models import store
-
+    store = open_store()
     one, other = store.find(first), store.find(second)
     if one.tag == other.tag:
         raise StoreError(f"{first} and {second} are both {one.tag}. `vitrine models list` shows all versions.")

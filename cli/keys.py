@@ -44,10 +44,11 @@ def keys() -> None:
 
 @keys.command()
 @_name_argument
+@click.option("--admin", is_flag=True, help="It may load and unload models, too.")
 @_file_option
-def add(name: str, file: Path) -> None:
+def add(name: str, admin: bool, file: Path) -> None:
     """Make a key and print it, this once; NAME says whose it is in the log."""
-    click.echo(add_key(file, name))
+    click.echo(add_key(file, name, admin=admin))
     advice = "This is the only time that the key is shown. A server that runs takes it within seconds; start one with"
     click.echo(f"{advice} VITRINE_API_KEYS_FILE={file}", err=True)
 
@@ -57,7 +58,7 @@ def add(name: str, file: Path) -> None:
 def list_(file: Path) -> None:
     """List the keys by name, with the day each was made."""
     for key in read_keys(file):
-        click.echo(f"{key.created}  {key.name}")
+        click.echo(f"{key.created}  {key.name}{'  (admin)' if key.admin else ''}")
 
 
 @keys.command()

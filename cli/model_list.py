@@ -2,6 +2,7 @@
 
 import click
 
+from cli.stores import open_store
 from cli.tables import new_table, print_table
 from errors import CardError
 from models import registry
@@ -11,8 +12,7 @@ from models.package import StoredModel
 @click.command(name="list")
 def list_() -> None:
     """List the bundled models and every installed version."""
-    from models import store
-
+    store = open_store()
     lock, installed = store.read_lock(), store.installed()
     installed_names = {stored.card.name for stored in installed}
     installed_tags = {(stored.card.name, stored.version) for stored in installed}
@@ -26,7 +26,7 @@ def list_() -> None:
         if (name, version) not in installed_tags:
             table.add_row(name, version, "damaged", "", "", "")
             notes.append(f"Repair {name} with: {registry.import_command(name)}")
-    for name, bundled in registry.bundled_cards().items():
+    for name, bundled in ({} if store.is_own else registry.bundled_cards()).items():
         if isinstance(bundled, CardError):
             table.add_row(name, "", "card not valid", "", "", "")
             notes.append(str(bundled))

@@ -11,6 +11,8 @@ from cli.compare import compare
 from cli.diff import diff
 from cli.expected import Expected, expected_options
 from cli.model_list import list_
+from cli.prune import prune
+from cli.stores import open_store
 from cli.tables import new_table, print_quality, print_table, print_values
 from cli.variants import make_variant_package
 from errors import CardError, StoreError
@@ -31,7 +33,7 @@ def models() -> None:
     """List, add, import, compare, verify and remove models."""
 
 
-for command in (list_, add, compare, diff):
+for command in (list_, add, compare, diff, prune):
     models.add_command(command)
 
 
@@ -39,8 +41,7 @@ for command in (list_, add, compare, diff):
 @click.argument("name")
 def show(name: str) -> None:
     """Show a model's measured quality, card, version and files. NAME may be name:version."""
-    from models import store
-
+    store = open_store()
     stored = store.find(name)
     if metrics := stored.report().get("metrics"):
         print_quality(metrics, f"Measured quality of {stored.tag}")
@@ -92,8 +93,7 @@ def import_(
     Your own weights are compared with PyTorch before anything is installed, a variant with the plain graph. With
     --expected they are compared with what the original gave for --examples, too.
     """
-    from models import store
-
+    store = open_store()
     _check_options(name, weights, card_file, variant)
     if expected.file is not None and weights is None:
         raise click.ClickException("--expected goes with your own weights.")
@@ -171,8 +171,7 @@ def export_card(name: str, output: Path | None) -> None:
 
     NAME may be name:version.
     """
-    from models import store
-
+    store = open_store()
     bundled = registry.package_folder(name) / "card.toml"
     is_installed = any(name.partition(":")[0] == stored.card.name for stored in store.installed())
     text = (bundled if bundled.exists() and not is_installed else store.find(name).path / "card.toml").read_text(
@@ -191,8 +190,7 @@ def export_card(name: str, output: Path | None) -> None:
 @click.argument("name")
 def verify(name: str) -> None:
     """Check the sha256 of every file of an installed model."""
-    from models import store
-
+    store = open_store()
     stored = store.find(name)
     verify_files(stored)
     click.echo(f"{stored.tag}: all {len(stored.manifest())} files as imported")
@@ -202,6 +200,5 @@ def verify(name: str) -> None:
 @click.argument("name")
 def remove(name: str) -> None:
     """Delete an installed model: one version (NAME:VERSION) or all of them (NAME)."""
-    from models import store
-
+    store = open_store()
     click.echo(f"Removed {', '.join(store.remove(name))}")

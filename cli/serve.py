@@ -27,7 +27,7 @@ def serve() -> None:
     for warning in warnings_of(settings) + file_warnings(settings.api_keys_file):
         click.echo(f"Warning: {warning}", err=True)
     check_ports(settings)
-    import_shipped()
+    import_shipped(settings.models_dir)
     click.echo(f"Starting on http://{settings.host}:{settings.port}/ (Ctrl-C stops it)")
     sys.stdout.flush()
     bentoml = str(Path(sys.executable).with_name("bentoml"))
@@ -61,18 +61,22 @@ def check_ports(settings: Settings) -> None:
             raise click.ClickException(reason) from error
 
 
-def import_shipped() -> list[str]:
+def import_shipped(own_folder: Path | None = None) -> list[str]:
     """Import the models that ship with weights, except where an operator's own weights are in service.
+
+    Args:
+        own_folder: the operator's own models; what is in service there is not imported.
 
     Returns:
         The names of the models that could not be imported; a warning says why.
     """
     # BentoML takes a second to import, which no wrong setting should wait for.
     from models import registry, served_versions, store
+    from models.store_folder import StoreFolder
 
-    failed = []
+    failed, own_names = [], StoreFolder.own(own_folder).read_lock() if own_folder else {}
     for name in registry.bundled_cards():
-        if registry.has_weights(name) and not served_versions.serves_own_weights(name):
+        if name not in own_names and registry.has_weights(name) and not served_versions.serves_own_weights(name):
             before = dict(served_versions.served_tags()).get(name)
             try:
                 stored, _ = store.import_package(registry.package_folder(name))

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cli.stores import open_store
 from errors import LimitMissed, StoreError
 from models.package import StoredModel, verify
 from runners.cores import CoreShare, available_cores
@@ -59,11 +60,10 @@ def tune(name: str, slo_p99_ms: float, seconds: float, plot_to: Path | None, go_
     Lanes, threads, batches and linger are measured with the model's own goldens, arriving at random. What wins is
     written beside the model (NAME, or NAME:VERSION), and serving uses it from its next start on.
     """
-    from models import store
     from settings import load_settings
 
     try:
-        stored = store.find(name)
+        stored = open_store().find(name)
         if go_back:
             was_tuned = forget(stored.path)
             click.echo(f"{stored.tag}: {'back to the defaults' if was_tuned else 'was not tuned'}")

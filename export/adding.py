@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from errors import CardError, StoreError
 from export.labels import read_labels
@@ -17,9 +18,13 @@ from export.sources.request import AddRequest
 from models.card import read_card
 from models.package import StoredModel
 
+if TYPE_CHECKING:
+    from models.store import Store
+
 
 def add(
     request: AddRequest,
+    store: "Store",
     notify: Notify,
     *,
     replace: bool = False,
@@ -33,6 +38,7 @@ def add(
 
     Args:
         request: the model, and what its operator says of it.
+        store: where it is installed.
         notify: is told what is found, assumed and measured.
         replace: whether it may take the name of an installed model that takes or answers something else.
         check: looks at the finished package, and raises if it is not to be installed.
@@ -46,8 +52,6 @@ def add(
         StoreError: something is not installed here, the source cannot be read, the model not be carried over, or there
             is no space; the message says what to do.
     """
-    from models import store
-
     name = _name(request)
     check_requirements(request.source.kind)
     try:
@@ -59,16 +63,14 @@ def add(
                 check(package)
             if make_variant is not None:
                 package = make_variant(package, Path(folder) / "variant")
-            _check_before_installing(package, replace)
+            _check_before_installing(package, store, replace)
             return store.import_package(package, own_weights=True)
     except OSError as error:
         raise StoreError(f"{name} could not be written: {error}. Nothing was added.") from error
 
 
-def _check_before_installing(package: Path, replace: bool) -> None:
+def _check_before_installing(package: Path, store: "Store", replace: bool) -> None:
     """Raise unless a package that is complete may be installed: the one place for whatever has to hold of it."""
-    from models import store
-
     card = read_card(package / "card.toml")
     others = [stored.card for stored in store.installed() if stored.card.name == card.name]
     if others and not replace:

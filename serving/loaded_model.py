@@ -125,7 +125,7 @@ class LoadedModel:
             if loaded.begin_counting is not None:
                 loaded.begin_counting()
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return
         self.load_seconds = round(time.monotonic() - started, 3)
         with self._lifecycle:
@@ -169,7 +169,8 @@ class LoadedModel:
         message = self._role.unavailable_message.format(name=self.name, state=self.state, detail=self.detail)
         return Unavailable(message, self._role.failed_retry_after_s if self.state == "failed" else 1)
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Answer nothing from now on, because of this error."""
         with self._lifecycle:
             if self.state == "draining":
                 return

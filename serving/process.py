@@ -7,17 +7,21 @@ from typing import Any
 from errors import CardError
 from models import registry
 from models.card import Card
+from models.followed import FollowedFolders
 from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
 from runners.memory import map_large_blocks
 from serving.cache import ResponseCache
+from serving.follower import Follower, last_served
 from serving.gradcam.client import BentoMLCalls, ExplainerClient
+from serving.loaded_model import LoadedModel, State
 from serving.loading import PREDICTION, preparing_slow
 from serving.options import RunnerOptions
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
+from serving.run_state import RunState
 from serving.shutdown import end_within
-from serving.startup import workers_folder
+from serving.startup import run_folder
 from settings import Settings
 
 
@@ -27,13 +31,18 @@ class PredictionProcess:
     Args:
         settings: what the operator set.
         stored: the versions to serve.
+        followed: where others come from while the server runs; None where nothing changes.
     """
 
-    def __init__(self, settings: Settings, stored: Sequence[StoredModel]) -> None:
+    def __init__(
+        self, settings: Settings, stored: Sequence[StoredModel], followed: FollowedFolders | None = None
+    ) -> None:
+        followed = followed or FollowedFolders((), frozenset(model.card.name for model in stored))
+        state = self._state = RunState(run_folder())
         self._decoding = DecodingProcess()
         cache = ResponseCache(settings.cache_mb * 2**20 // settings.workers)
         self.repository = ModelRepository(
-            stored,
+            last_served(stored, followed, state),
             RunnerOptions.from_settings(settings.model_dump()),
             missing=missing_models(dict(settings.chosen_models)),
             default=settings.default_model,
@@ -43,7 +52,14 @@ class PredictionProcess:
         self._explainer = ExplainerClient(settings.explain_timeout_ms, cache) if settings.explain else None
         self.predictor = Predictor(settings.timeout_ms, self._explainer, settings.top_k)
         self._settings = settings
-        self._watching: asyncio.Task[None] | None = None
+        self.follower = Follower(
+            self.repository,
+            followed,
+            state,
+            self._state_in_gradcam,
+            retire_after_s=settings.body_seconds + settings.timeout_ms / 1000,
+        )
+        self._tasks = list[asyncio.Task[None]]()
 
     async def start(self, gradcam: Any) -> None:
         """Begin to load in the background, and see to it that a drain ends.
@@ -56,19 +72,34 @@ class PredictionProcess:
         self._decoding.start()
         self.repository.start()
         if self._settings.workers > 1:
-            await self.repository.join(workers_folder())
+            await self.repository.join(self._state.folder)
+        self._tasks.append(asyncio.create_task(self.follower.run()))
         if self._explainer is not None:
             process = BentoMLCalls(gradcam, as_json=bool(self._settings.explain_url))
-            watch = self._explainer.watch(process, lambda: self.repository.closing)
-            self._watching = asyncio.create_task(watch)
+            watch = self._explainer.watch(process, lambda: self.repository.closing, self._explained_tags)
+            self._tasks.append(asyncio.create_task(watch))
 
     async def stop(self) -> None:
         """Drain; requests have been answered by now, so this is quick unless something is stuck."""
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self.repository.leave()
         await asyncio.to_thread(self.repository.close, self._settings.drain_seconds)
         self._decoding.close()
+
+    def _explained_tags(self) -> list[str]:
+        """Return the versions that the Grad-CAM process is to have, those on their way in and out included."""
+        repository = self.repository
+        candidates = [model for model in repository.candidates.values() if model.state != "failed"]
+        models = [*repository.every, *candidates, *repository.retired]
+        return [model.tag for model in models if model.stored and not model.not_explainable_reason]
+
+    def _state_in_gradcam(self, model: LoadedModel) -> State:
+        """Return the state of a version in the Grad-CAM process; `missing` where it will never be there."""
+        if self._explainer is None or self._explainer.unavailable_reason or model.not_explainable_reason:
+            return "missing"
+        state: State = self._explainer.status.get(model.tag, {"state": "loading"})["state"]
+        return state
 
 
 def missing_models(chosen: dict[str, str]) -> dict[str, tuple[Card, str]]:

@@ -5,7 +5,7 @@ import gc
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,15 @@ FIRST_NEWS_TIMEOUT_S = 5.0
 class ModelRepository:
     """Every version of every model that this process serves.
 
+    Attributes:
+        default: the name of the model that is meant where none is named.
+        models: what each name alone means.
+        versions: every version that is served, by name and version.
+        candidates: the versions that are to take the place of others once they are ready, or have failed, by tag.
+        retired: the versions whose place others have taken, while requests may still be on them.
+        unreadable: why the version of a model that is to be served cannot be read, by the model's name.
+        generation: how often the cards of what is served have changed.
+
     Args:
         stored: the versions; the first one of a name is the one that the name alone means.
         options: what the operator set for every Runner.
@@ -52,15 +61,19 @@ class ModelRepository:
         default: str = "",
         cache: ResponseCache = NO_CACHE,
     ) -> None:
-        self.default, self._options = default, options
+        self.default, self._options, self._role, self._cache = default, options, role, cache
+        self._missing = missing or {}
         self.models = dict[str, LoadedModel]()
         self.versions = dict[str, dict[str, LoadedModel]]()
         for version in stored:
-            model = LoadedModel(version.card, version, role, cache=cache)
+            model = self.model_of(version)
             self.models.setdefault(model.name, model)
             self.versions.setdefault(model.name, {})[version.version] = model
-        for name, (card, reason) in (missing or {}).items():
+        for name, (card, reason) in self._missing.items():
             self.models.setdefault(name, LoadedModel(card, None, role, missing_reason=reason))
+        self.candidates, self.retired = dict[str, LoadedModel](), list[LoadedModel]()
+        self.generation, self.unreadable = 0, dict[str, str]()
+        self._share, self._loading = CoreShare(options.cores()), threading.Lock()
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
         self._closing = False
         self._workers: Workers | None = None
@@ -68,9 +81,50 @@ class ModelRepository:
         self._refreshing, self._refreshed_at = asyncio.Lock(), -math.inf
         self.started_at = time.monotonic()
 
+    def model_of(self, stored: StoredModel) -> LoadedModel:
+        """Return a version, not loaded yet, which is not served."""
+        return LoadedModel(stored.card, stored, self._role, cache=self._cache)
+
+    def load(self, model: LoadedModel) -> None:
+        """Load a version that may come into service; as `LoadedModel.load`, one at a time."""
+        with self._loading:
+            model.load(self._options, self._share)
+        trim_memory()
+
+    def put(self, name: str, models: Sequence[LoadedModel], absent_reason: str = "") -> list[LoadedModel]:
+        """Serve these versions of a model from now on, the first one for the name alone, and no others.
+
+        Args:
+            name: the model.
+            models: the versions; none takes the model out of service.
+            absent_reason: why there is none, and what to do about it; empty where the model is gone altogether.
+
+        Returns:
+            The versions that were served before and are no longer; requests may still be on them.
+        """
+        before, former = self.models.get(name), self.versions.pop(name, {})
+        if models:
+            self.models[name] = models[0]
+            self.versions[name] = {model.version or "": model for model in models}
+        elif name in self._missing and not absent_reason:
+            card, reason = self._missing[name]
+            self.models[name] = LoadedModel(card, None, self._role, missing_reason=reason)
+        elif before is not None and absent_reason:
+            self.models[name] = LoadedModel(before.card, None, self._role, missing_reason=absent_reason)
+        else:
+            self.models.pop(name, None)
+        if before is None or name not in self.models or before.card != self.models[name].card:
+            self.generation += 1
+        return [model for model in former.values() if model not in models]
+
     def start(self) -> None:
         """Begin loading, the default model first; returns at once."""
         self._loader.start()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether every model that was served at the start is ready or has failed."""
+        return self._loader.ident is not None and not self._loader.is_alive()
 
     def wait_loaded(self, timeout_s: float) -> None:
         """Return once every model is ready or has failed, or after `timeout_s`."""
@@ -90,6 +144,11 @@ class ModelRepository:
         """Tell the other workers nothing from now on."""
         if self._workers is not None:
             await self._workers.stop()
+
+    async def news_of_others(self) -> list[dict[str, Any]]:
+        """Return what each other worker that takes requests tells: among others its `states` and `served` by tag."""
+        all_news = await self._workers.ask() if self._workers is not None else []
+        return [news for news in all_news if not news["closing"]]
 
     async def refresh(self, max_age_s: float = 0.0) -> None:
         """Ask the other workers, where there are any, for their news, so that `ready` and `stats` speak for all.
@@ -167,14 +226,15 @@ class ModelRepository:
             self._loader.join(timeout_s)
         gc.unfreeze()
         # The list makes sure that every model is closed, also after one that was stuck.
-        return all([model.close(max(0.0, deadline - time.monotonic())) for model in self.every])  # noqa: C419
+        models = [*self.every, *self.candidates.values(), *self.retired]
+        return all([model.close(max(0.0, deadline - time.monotonic())) for model in models])  # noqa: C419
 
     def _load(self) -> None:
         cv2.setNumThreads(1)  # lanes are the parallelism
-        share = CoreShare(self._options.cores())
         for model in self.every:
             if not self._closing:
-                model.load(self._options, share)
+                with self._loading:
+                    model.load(self._options, self._share)
         gc.collect()
         gc.freeze()  # a full collection of what is there now took 60 ms, and no request should wait so long
         trim_memory()  # the self-check of kidney-stone left 85 MiB with the threads of each process
@@ -182,7 +242,10 @@ class ModelRepository:
     def _news(self) -> dict[str, Any]:
         """Return what this worker tells the others, as JSON objects."""
         stats = {model.tag: model.own_stats() for model in self.every}
+        states = {model.tag: model.state for model in [*self.every, *self.candidates.values()]}
         return {
+            "served": [model.tag for model in self.every if model.stored],
+            "states": states,
             "ready": self._ready,
             "closing": self._closing,
             "stats": {tag: asdict(counts) for tag, counts in stats.items() if counts},

@@ -13,8 +13,8 @@ from settings import Settings
 
 logger = logging.getLogger("vitrine")
 
-WORKERS_FOLDER = "_VITRINE_WORKERS"
-"""The variable in which the supervisor tells its workers the folder that they meet in."""
+RUN_FOLDER = "_VITRINE_RUN"
+"""The variable in which the supervisor tells the server's processes the folder that they share while it runs."""
 _SUPERVISED = "_VITRINE_SUPERVISED"
 
 
@@ -26,20 +26,22 @@ def prepare_environment() -> None:
 
 
 def prepare_supervisor(settings: Settings) -> None:
-    """Prepare in the supervisor what its workers inherit: absolute paths, a free gRPC port, the workers' folder."""
+    """Prepare in the supervisor what its workers inherit: absolute paths, a free gRPC port, a shared folder."""
     if _SUPERVISED not in os.environ:
         os.environ[_SUPERVISED] = "1"
         if settings.api_keys_file is not None:  # the workers start in another folder
             os.environ["VITRINE_API_KEYS_FILE"] = str(settings.api_keys_file)
+        if settings.models_dir is not None:
+            os.environ["VITRINE_MODELS_DIR"] = str(settings.models_dir)
         if settings.grpc_port and sys.argv[1:2] == ["serve"]:
             _turn_grpc_off_if_taken(settings.host, settings.grpc_port)
-    if settings.workers > 1 and WORKERS_FOLDER not in os.environ:
-        os.environ[WORKERS_FOLDER] = temporary_folder("vitrine-workers-")
+    if RUN_FOLDER not in os.environ:
+        os.environ[RUN_FOLDER] = temporary_folder("vitrine-run-")
 
 
-def workers_folder() -> Path:
-    """Return the folder that the workers of one service meet in, which `prepare_supervisor` made."""
-    return Path(os.environ[WORKERS_FOLDER])
+def run_folder() -> Path:
+    """Return the folder that a server's processes share, which `prepare_supervisor` made; else a new one."""
+    return Path(os.environ.get(RUN_FOLDER) or temporary_folder("vitrine-run-"))
 
 
 def temporary_folder(prefix: str) -> str:

@@ -41,8 +41,8 @@ class LocalGradCam:
     async def cancel(self, call: str) -> None:
         self.process.cancel(call)
 
-    async def status(self) -> dict[str, Any]:
-        return self.process.status()
+    async def status(self, tags: Sequence[str] | None) -> dict[str, Any]:
+        return self.process.status(tags)
 
 
 def tell_state(explainer: ExplainerClient, process: LocalGradCam) -> None:

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from api.auth import Authenticator
 from api.bodies import Bodies
 from api.connections import most_connections
+from api.control import ModelControl
 from api.limits import ReachedLimits
 from api.oip.auth import Context, KeyInterceptor
 from api.oip.grpc_service import Servicer
@@ -67,6 +68,7 @@ class GrpcServer:
         bodies: the bodies of all requests of the process.
         limits: notes that there are too many connections.
         authenticator: checks keys; None where no keys are asked for.
+        control: loads and unloads models for clients; None refuses all.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class GrpcServer:
         bodies: Bodies,
         limits: ReachedLimits,
         authenticator: Authenticator | None = None,
+        control: ModelControl | None = None,
     ) -> None:
         self._repository, self._settings, self._limits = repository, settings, limits
         self._most_connections = most_connections(settings)
@@ -99,7 +102,15 @@ class GrpcServer:
         )
         self._closing = asyncio.Event()
         self._watching = list[asyncio.Task[None]]()
-        servicer = Servicer(repository, Inference(predictor), version, self._closing, bodies, log=settings.access_log)
+        servicer = Servicer(
+            repository,
+            Inference(predictor),
+            version,
+            self._closing,
+            bodies,
+            control or ModelControl(),
+            log=settings.access_log,
+        )
         timed = TimedServer(self._server, bodies, log=settings.access_log)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, timed)
         timed.add_registered_method_handlers(SERVICE, _unparsed_handlers(servicer))
@@ -146,6 +157,8 @@ class GrpcServer:
             current = {"": ready, SERVICE: ready}
             for model in self._repository.models.values():
                 current |= {named.name: model.state == "ready" for named in names_of(model)}
+            for name in known.keys() - current.keys():
+                await self._health.set(name, status.SERVICE_UNKNOWN)
             for name, is_ready in current.items():
                 if known.get(name) != is_ready:
                     await self._health.set(name, status.SERVING if is_ready else status.NOT_SERVING)

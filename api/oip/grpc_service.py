@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from api.bodies import Bodies, Body
+from api.control import ModelControl
 from api.oip import metadata
 from api.oip.auth import KEY_NAME, Context, log_call, request_id_of
 from api.oip.inference import Inference
@@ -32,6 +33,7 @@ logger = logging.getLogger("vitrine.grpc")
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -63,6 +65,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         version: Vitrine's own.
         closing: is set when the server shuts down, which ends streams.
         bodies: the bodies of all requests of the process.
+        control: loads and unloads models for clients that may.
         log: whether to write a JSON line for each call.
     """
 
@@ -73,11 +76,12 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         version: str,
         closing: asyncio.Event,
         bodies: Bodies,
+        control: ModelControl,
         *,
         log: bool,
     ) -> None:
         self._repository, self._inference, self._version = repository, inference, version
-        self._closing, self._bodies, self._log = closing, bodies, log
+        self._closing, self._bodies, self._control, self._log = closing, bodies, control, log
 
     async def ServerLive(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return that the process answers."""
@@ -142,6 +146,24 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
         return await self._answer(context, "", message)
 
+    async def RepositoryModelLoad(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Serve a model in its newest version, and answer once every process does."""
+
+        async def work(record: _CallRecord) -> Message:
+            await self._control.load(request.model_name, KEY_NAME.get(), request.parameters)
+            return service_pb2.RepositoryModelLoadResponse()
+
+        return await self._answer_recorded(context, request.model_name, work)
+
+    async def RepositoryModelUnload(self, request: Any, context: Context) -> Message:  # noqa: N802
+        """Take a model out of service, and answer once no process serves it."""
+
+        async def work(record: _CallRecord) -> Message:
+            await self._control.unload(request.model_name, KEY_NAME.get())
+            return service_pb2.RepositoryModelUnloadResponse()
+
+        return await self._answer_recorded(context, request.model_name, work)
+
     async def ModelInfer(self, request: bytes, context: Context) -> Message:  # noqa: N802
         """Infer tensors. The message comes unparsed: it may be invalid, and parsing it may take a while."""
         return await self._answer_recorded(context, "", lambda record: self._infer(request, context, record))
@@ -167,17 +189,11 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             arriving.cancel()
             closing.cancel()
 
-    async def _load_or_unload(self, request: Any, context: Context) -> None:
-        """Refuse to load and unload models for clients."""
-        detail = "Clients load no models here; `vitrine models import` does."
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, detail)
-
     async def _unimplemented(self, request: Any, context: Context) -> None:
         """Refuse what only Triton has."""
         detail = "There is no shared memory, tracing or log setting here; send tensors in the request."
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, detail)
 
-    RepositoryModelLoad = RepositoryModelUnload = _load_or_unload
     SystemSharedMemoryStatus = SystemSharedMemoryRegister = SystemSharedMemoryUnregister = _unimplemented
     CudaSharedMemoryStatus = CudaSharedMemoryRegister = CudaSharedMemoryUnregister = _unimplemented
     TraceSetting = LogSettings = _unimplemented

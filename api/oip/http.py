@@ -4,13 +4,14 @@ import asyncio
 import json
 import math
 import time
+from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.body import LARGE_JSON_BYTES, read_body
 from api.caller import HttpCaller, timing_headers
+from api.control import ModelControl, key_name_of
 from api.oip import metadata
 from api.oip.compression import accepted_encoding, compress, decompress
 from api.oip.inference import Inference
@@ -24,8 +25,8 @@ from errors import InvalidInput
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
 
-MAX_INDEX_BODY = 1024
-"""The most bytes that the body of `repository/index` may have."""
+MAX_OPTIONS_BYTES = 1024
+"""The most bytes that the body of a request about the repository may have."""
 
 
 TAG = "open inference protocol"
@@ -39,15 +40,22 @@ class OpenInference:
         predictor: the core.
         version: Vitrine's own.
         max_body_bytes: the limit of a request's body, also once it is decompressed.
+        control: loads and unloads models for clients that may.
     """
 
-    def __init__(self, repository: ModelRepository, predictor: Predictor, version: str, max_body_bytes: int) -> None:
-        self._repository, self._inference = repository, Inference(predictor)
+    def __init__(
+        self,
+        repository: ModelRepository,
+        predictor: Predictor,
+        version: str,
+        max_body_bytes: int,
+        control: ModelControl,
+    ) -> None:
+        self._repository, self._inference, self._control = repository, Inference(predictor), control
         self._version, self._max_body_bytes = version, max_body_bytes
 
     def operations(self) -> list[Operation]:
         """Return every operation; where two paths match a request, the first one answers it."""
-        loading = ["/v2/repository/models/{name}/load", "/v2/repository/models/{name}/unload"]
         return [
             *at_paths("GET", ["/v2"], self.server, tag=TAG),
             *at_paths("GET", ["/v2/health/live"], self.live, tag=TAG),
@@ -55,7 +63,8 @@ class OpenInference:
             *at_paths("GET", ["/v2/models"], self.models, tag=TAG),
             *at_paths("GET", ["/v2/models/stats"], self.all_statistics, tag=TAG),
             *at_paths("POST", ["/v2/repository/index"], self.index, tag=TAG),
-            *at_paths("POST", loading, self.load, tag=TAG),
+            *at_paths("POST", ["/v2/repository/models/{name}/load"], self.load, tag=TAG),
+            *at_paths("POST", ["/v2/repository/models/{name}/unload"], self.unload, tag=TAG),
             *_model_operations("GET", "", self.model),
             *_model_operations("GET", "/ready", self.model_ready),
             *_model_operations("GET", "/config", self.config),
@@ -108,20 +117,22 @@ class OpenInference:
 
     async def index(self, request: Request) -> Response:
         """Every version of every model with its state; `{"ready": true}` lists only those that answer."""
-        body = await read_body(request)
-        try:
-            options = json.loads(body or b"{}") if len(body) <= MAX_INDEX_BODY else None
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput(f"The body is not JSON ({error}).") from error
-        ready_only = options.get("ready", False) if isinstance(options, dict) else None
+        ready_only = (await _read_options(request)).get("ready", False)
         if not isinstance(ready_only, bool):
             raise InvalidInput('Send nothing, or {"ready": true}.')
         return JSONResponse(metadata.repository_index(self._repository, ready_only=ready_only))
 
     async def load(self, request: Request) -> Response:
-        """Clients cannot load or unload models."""
-        name = request.path_params["name"]
-        raise HTTPException(501, f"{name}: clients load no models here; `vitrine models import` does.")
+        """Serve a model in its newest version, and answer once every process does; for keys that may."""
+        parameters = (await _read_options(request)).get("parameters")
+        await self._control.load(request.path_params["name"], key_name_of(request), parameters)
+        return JSONResponse({})
+
+    async def unload(self, request: Request) -> Response:
+        """Take a model out of service until it is loaded again; for keys that may."""
+        await _read_options(request)
+        await self._control.unload(request.path_params["name"], key_name_of(request))
+        return JSONResponse({})
 
     async def infer(self, request: Request) -> Response:
         """Infer tensors: JSON, binary tensors behind JSON, or the one tensor alone as the body."""
@@ -181,6 +192,24 @@ def read_infer_request(body: bytes, json_length: str | None, named: NamedModel) 
     header = TensorHeader(name, datatype, (len(body) // item_bytes, *shape[1:]))
     check([header])
     return InferRequest([Tensor(name, datatype, from_binary(header, body))])
+
+
+async def _read_options(request: Request) -> dict[str, Any]:
+    """Return the JSON object that a request about the repository may have for its body.
+
+    Raises:
+        InvalidInput: it is something else, or too long.
+    """
+    body = await read_body(request)
+    if len(body) > MAX_OPTIONS_BYTES:
+        raise InvalidInput(f"The body has more than {MAX_OPTIONS_BYTES} bytes. Models come from this server's folders.")
+    try:
+        options = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"The body is not JSON ({error}).") from error
+    if not isinstance(options, dict):
+        raise InvalidInput("Send nothing, or a JSON object.")
+    return options
 
 
 def _model_operations(method: str, action: str, endpoint: Endpoint) -> list[Operation]:

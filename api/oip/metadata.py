@@ -12,7 +12,14 @@ from runners.stats import RunnerStats
 from serving.loaded_model import LoadedModel, State
 from serving.repository import ModelRepository
 
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "parameters", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
 INDEX_STATES: dict[State, str] = {"ready": "READY", "loading": "LOADING", "checking": "LOADING"}
 """The protocol's words for our states; every other one is UNAVAILABLE."""
 READINESS_MAX_AGE_S = 0.5
@@ -78,7 +85,10 @@ def model_statistics(repository: ModelRepository, named: NamedModel | None = Non
 
 
 def repository_index(repository: ModelRepository, *, ready_only: bool = False) -> list[dict[str, str]]:
-    """Return every version of every model with its state under each of its names, or only those that are ready."""
+    """Return every version of every model with its state under each of its names, or only those that are ready.
+
+    The versions that are on their way into service, or failed on it, are among them.
+    """
     return [
         {
             "name": named.name,
@@ -86,7 +96,7 @@ def repository_index(repository: ModelRepository, *, ready_only: bool = False) -
             "state": INDEX_STATES.get(model.state, "UNAVAILABLE"),
             "reason": model.detail,
         }
-        for model in repository.every
+        for model in [*repository.every, *repository.candidates.values()]
         if model.state == "ready" or not ready_only
         for named in names_of(model)
     ]

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -37,8 +37,13 @@ class GradCamCalls(Protocol):
     def cancel(self, call: str) -> Awaitable[object]:
         """Give up a call that nobody waits for any more."""
 
-    def status(self) -> Awaitable[dict[str, Any]]:
-        """Return the state of every model by its tag: `state`, `detail` and, once it runs, `stats`."""
+    def status(self, tags: Sequence[str] | None) -> Awaitable[dict[str, Any]]:
+        """Return the state of every model by its tag: `state`, `detail` and, once it runs, `stats`.
+
+        Args:
+            tags: the versions that the caller serves, or will; those that the process lacks it begins to load. None
+                leaves it as it is.
+        """
 
 
 class BentoMLCalls:
@@ -63,9 +68,9 @@ class BentoMLCalls:
         done: Awaitable[object] = self._client.call("cancel", call)
         return done
 
-    def status(self) -> Awaitable[dict[str, Any]]:
+    def status(self, tags: Sequence[str] | None) -> Awaitable[dict[str, Any]]:
         """Return the state of every model by its tag."""
-        states: Awaitable[dict[str, Any]] = self._client.call("status")
+        states: Awaitable[dict[str, Any]] = self._client.call("status", tags)
         return states
 
 
@@ -152,17 +157,23 @@ class ExplainerClient:
                 return answer_from_fields(reply)
         raise AssertionError("unreachable")
 
-    async def watch(self, process: GradCamCalls, closing: Callable[[], bool]) -> None:
+    async def watch(
+        self,
+        process: GradCamCalls,
+        closing: Callable[[], bool],
+        tags: Callable[[], Sequence[str] | None] = lambda: None,
+    ) -> None:
         """Ask for the state until the server drains; what is under way then is left to the process.
 
         Args:
             process: whom to call.
             closing: whether the server drains.
+            tags: the versions that the process is to have.
         """
         self._process = process
         while not closing():
             try:
-                self.status = await asyncio.wait_for(process.status(), SILENCE_S)
+                self.status = await asyncio.wait_for(process.status(tags()), SILENCE_S)
             except Exception:
                 if not closing():
                     self._give_up_process("its process does not answer")

@@ -1,6 +1,7 @@
 """What the Grad-CAM process owns: its models, and the calls that are under way."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -9,6 +10,7 @@ from typing import Any
 
 from errors import DeadlineExceeded, NotFound, VitrineError
 from models.card import ImageCard
+from models.followed import FollowedFolders
 from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
 from runners.awaiting import awaitable
@@ -20,6 +22,8 @@ from serving.loading import preparing_slow
 from serving.options import RunnerOptions
 from serving.repository import ModelRepository
 
+RELEASE_AFTER_S = 10.0
+"""A version that no server has named for so long is released, in seconds."""
 NICENESS = 10
 """How far explanations step back: a prediction that wants the same core gets nine tenths of it."""
 
@@ -30,13 +34,19 @@ class ExplanationProcess:
     Args:
         stored: the versions that are served; those that cannot be explained are left out.
         options: what the operator set for every Runner.
+        followed: where further versions lie that a server may ask for.
     """
 
-    def __init__(self, stored: Sequence[StoredModel], options: RunnerOptions) -> None:
-        explainable = [model for model in stored if isinstance(model.card, ImageCard) and model.card.explain]
+    def __init__(
+        self, stored: Sequence[StoredModel], options: RunnerOptions, followed: FollowedFolders | None = None
+    ) -> None:
+        self._stored = {model.tag: model for model in stored}
+        self._followed = followed or FollowedFolders(())
+        explainable = [model for model in stored if _is_explainable(model)]
         self._decoding = DecodingProcess()
         role = preparing_slow(EXPLANATION, self._decoding.prepare)
         self._repository = ModelRepository(explainable, replace(options, workers=1), role=role)
+        self._asked_for_at = dict[str, float]()
         self._calls = dict[str, Future[Answer[Explanation]]]()
 
     def start(self) -> None:
@@ -85,9 +95,16 @@ class ExplanationProcess:
         if call in self._calls:
             self._calls[call].cancel()
 
-    def status(self) -> dict[str, Any]:
-        """Return by tag the `state` and `detail` of every model and, once it runs, its `stats`."""
-        return {
+    def status(self, tags: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return by tag the `state` and `detail` of every model and, once it runs, its `stats`.
+
+        Versions that are not here yet begin to be loaded; those that no server has named for a while are released.
+
+        Args:
+            tags: the versions that the server that asks serves, or will; None if it does not say.
+        """
+        missing = self._follow(tags) if tags is not None else {}
+        return missing | {
             model.tag: {
                 "state": model.state,
                 "detail": model.detail,
@@ -99,3 +116,30 @@ class ExplanationProcess:
     def settled(self) -> bool:
         """Return whether no model is still loading; `status` says of one that failed why it did."""
         return all(model.state not in ("loading", "checking") for model in self._repository.every)
+
+    def _follow(self, tags: Sequence[str]) -> dict[str, Any]:
+        """Load the versions that are not here yet, and release those that nobody needs; return what cannot be had."""
+        now, here = time.monotonic(), {model.tag: model for model in self._repository.every}
+        self._asked_for_at |= dict.fromkeys(tags, now)
+        missing = dict[str, Any]()
+        for tag in tags:
+            if tag not in here:
+                stored = self._stored.get(tag) or self._followed.open(*tag.split(":"))
+                if isinstance(stored, StoredModel) and _is_explainable(stored):
+                    model = self._repository.model_of(stored)
+                    others = self._repository.versions.get(model.name, {}).values()
+                    self._repository.put(model.name, [model, *others])
+                    threading.Thread(target=self._repository.load, args=(model,), daemon=True).start()
+                else:
+                    missing[tag] = {"state": "missing", "detail": f"{tag} is not installed here", "stats": None}
+        for tag, model in here.items() if self._repository.loaded else ():
+            kept_s = 0.0 if model.state == "failed" else RELEASE_AFTER_S  # one that failed may be asked for anew
+            if now > self._asked_for_at.setdefault(tag, now) + kept_s:
+                others = self._repository.versions[model.name].values()
+                self._repository.put(model.name, [other for other in others if other is not model])
+                threading.Thread(target=model.close, args=(RELEASE_AFTER_S,), daemon=True).start()
+        return missing
+
+
+def _is_explainable(model: StoredModel) -> bool:
+    return isinstance(model.card, ImageCard) and model.card.explain is not None

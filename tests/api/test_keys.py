@@ -199,3 +199,11 @@ def test_what_is_no_file_is_left_as_it_is(path: Path) -> None:
     with pytest.raises(KeysError, match="is no file"):
         add_key(path, "ci")
     assert stat.S_ISFIFO(path.stat().st_mode) and list(path.parent.iterdir()) == [path]
+
+
+def test_a_key_of_an_admin_is_told_from_others(path: Path) -> None:
+    add_key(path, "reader")
+    add_key(path, "boss", admin=True)
+    keys = keys_of(path)
+    assert keys.is_admin("boss") and not keys.is_admin("reader") and not keys.is_admin("")
+    assert path.read_text().count("admin = true") == 1

@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
-COMPONENTS = ("gradcam", "queue-seconds", "servicemonitor")
+COMPONENTS = ("gradcam", "models-dir", "queue-seconds", "servicemonitor")
 SETS = ("cpu", "cuda", "dev", "everything", "kserve")
 """The overlays; `everything` is cpu with every component."""
 

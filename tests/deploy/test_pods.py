@@ -160,3 +160,12 @@ def test_the_gpu_overlay_asks_for_one_gpu_and_never_for_two_at_once() -> None:
     assert deployment["spec"]["replicas"] == 1
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}
     assert not of_kind("cuda", "HorizontalPodAutoscaler")
+
+
+def test_models_of_ones_own_are_read_from_one_volume_in_servers_and_grad_cam_pods() -> None:
+    for pod in pods("everything"):
+        (volume,) = [volume for volume in pod.spec["volumes"] if "persistentVolumeClaim" in volume]
+        (mount,) = [mount for mount in pod.container["volumeMounts"] if mount["name"] == volume["name"]]
+        assert volume["persistentVolumeClaim"] == {"claimName": "vitrine-models", "readOnly": True}
+        assert pod.container["env"] == [{"name": f"{PREFIX}MODELS_DIR", "value": mount["mountPath"]}]
+    assert {pod.owner for pod in pods("everything")} == {"vitrine", "vitrine-gradcam"}

@@ -294,3 +294,24 @@ def test_an_import_reports_nothing_to_anyone(home: Path, package: Path, monkeypa
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert out.split() == ["done"]
+
+
+def test_pruning_deletes_what_nothing_serves_and_keeps_what_was_asked_for(home: Path, package: Path) -> None:
+    versions = []
+    for seconds, content in enumerate((b"one", b"two", b"three", b"four")):
+        (package / "weights.safetensors").write_bytes(content)
+        stored, _ = store.import_package(package)
+        os.utime(stored.path, (1_000_000 + seconds, 1_000_000 + seconds))
+        versions.append(stored.version)
+    one, two, three, four = versions
+    vitrine = store.bentoml_store()
+    assert vitrine.prune(0, [("tiny", one)], dry_run=True) == sorted([f"tiny:{two}", f"tiny:{three}"])
+    assert len(store.installed()) == 4
+    assert vitrine.prune(1, [("tiny", one)], dry_run=False) == [f"tiny:{two}"]
+    assert vitrine.prune(0, [], dry_run=False) == sorted([f"tiny:{one}", f"tiny:{three}"])
+    assert [stored.version for stored in store.installed()] == [four] and store.find("tiny").version == four
+    assert bentoml.models.get("tiny:latest").tag.version == four
+    vitrine.lock_file.write_text("{")
+    with pytest.raises(StoreError, match=r"models\.lock is missing or damaged"):
+        vitrine.prune(0, [], dry_run=False)
+    assert len(store.installed()) == 1

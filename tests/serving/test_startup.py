@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.startup import check_port_free, prepare_environment, prepare_supervisor, temporary_folder, workers_folder
+from serving.startup import check_port_free, prepare_environment, prepare_supervisor, run_folder, temporary_folder
 from settings import Settings
 
-OURS = ("_VITRINE_SUPERVISED", "_VITRINE_WORKERS", "VITRINE_API_KEYS_FILE", "VITRINE_GRPC_PORT")
+OURS = ("_VITRINE_SUPERVISED", "_VITRINE_RUN", "VITRINE_API_KEYS_FILE", "VITRINE_GRPC_PORT", "VITRINE_MODELS_DIR")
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +43,18 @@ def test_a_grpc_port_that_is_taken_turns_grpc_off_for_the_workers(
     assert "gRPC is off" in caplog.text and "VITRINE_GRPC_PORT" in caplog.text
 
 
-def test_workers_get_one_folder_to_meet_in_and_the_absolute_path_of_the_keys(tmp_path: Path) -> None:
-    settings = Settings(_env_file=None, workers=2, api_keys_file=tmp_path / "keys.toml", grpc_port=0)
+def test_the_processes_get_one_folder_to_share_and_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys, models = Path("keys.toml"), Path("models")
+    settings = Settings(_env_file=None, workers=2, api_keys_file=keys, models_dir=models, grpc_port=0)
     prepare_supervisor(settings)
-    folder = workers_folder()
+    folder = run_folder()
     assert folder.is_dir() and os.environ["VITRINE_API_KEYS_FILE"] == str(tmp_path / "keys.toml")
+    assert os.environ["VITRINE_MODELS_DIR"] == str(tmp_path / "models")
     prepare_supervisor(settings)  # as a worker does, which inherits the environment
-    assert workers_folder() == folder
-
-
-def test_a_single_worker_meets_nobody() -> None:
-    prepare_supervisor(Settings(_env_file=None, workers=1, grpc_port=0))
-    assert "_VITRINE_WORKERS" not in os.environ
+    assert run_folder() == folder
 
 
 def test_telemetry_is_off_unless_the_operator_wants_it_and_dead_workers_are_replaced_in_images(

@@ -114,8 +114,8 @@ def test_a_version_stands_in_the_path_or_in_the_query(served: Served) -> None:
         ("GET", "/v2/models/nope/ready", 404),
         ("POST", "/v2/models/nope/infer", 404),
         ("POST", "/v2/models/tiny/infer", 400),
-        ("POST", "/v2/repository/models/churn/load", 501),
-        ("POST", "/v2/repository/models/churn/unload", 501),
+        ("POST", "/v2/repository/models/churn/load", 403),
+        ("POST", "/v2/repository/models/churn/unload", 403),
         ("GET", "/v2/models/tiny/infer", 405),
     ],
 )

@@ -119,11 +119,7 @@ def test_both_protocols_describe_the_server_alike(served: Served, over_http: Any
         assert len(fields(client.get_inference_statistics())["model_stats"]) == len(MODELS)
 
 
-def test_clients_load_no_models_and_find_no_shared_memory(over_http: Any, over_grpc: Any) -> None:
-    for client in (over_http, over_grpc):
-        for call in (client.load_model, client.unload_model):
-            with pytest.raises(InferenceServerException, match="vitrine models import"):
-                call("churn")
+def test_clients_find_no_shared_memory(over_grpc: Any) -> None:
     with pytest.raises(InferenceServerException, match="no shared memory"):
         over_grpc.get_system_shared_memory_status()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +60,7 @@ class Process:
     async def cancel(self, call: str) -> None:
         self.cancelled.append(call)
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self, tags: Sequence[str] | None) -> dict[str, Any]:
         self._check()
         self.states_told += 1
         return {"small": {"state": "ready"}}

@@ -1,0 +1,87 @@
+"""The models that may change while a server runs: those that the locks of folders name, read again and again."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from errors import StoreError
+from models.package import StoredModel, open_stored
+from models.store_folder import VERSION, StoreFolder
+
+logger = logging.getLogger("vitrine.models")
+
+Fingerprint = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class FollowedFolders:
+    """Folders whose models come and go while a server runs.
+
+    Attributes:
+        folders: the folders; of a name that two of them have, the first one's model is served.
+        fixed: the names whose versions stay as they are: those that a Bento packs, and those of which VITRINE_MODELS
+            names a version.
+        chosen: the names that may be served; empty for all.
+    """
+
+    folders: Sequence[StoreFolder]
+    fixed: frozenset[str] = frozenset()
+    chosen: frozenset[str] = frozenset()
+    _locks: dict[StoreFolder, dict[str, str]] = field(default_factory=dict)
+    _told: list[str] = field(default_factory=list)
+
+    def fingerprint(self) -> Fingerprint:
+        """Return what changes as soon as a lock file does."""
+        return tuple(_state(folder.lock_file) for folder in self.folders)
+
+    def read(self) -> dict[str, StoredModel | StoreError]:
+        """Return each model that is to be served and may change, by its name, or why it cannot be read.
+
+        Of a lock file that is missing or damaged, what it said last counts. The log says so, and names the models of
+        one's own whose names are taken, once until that changes.
+        """
+        models, problems = dict[str, StoredModel | StoreError](), list[str]()
+        for folder in self.folders:
+            lock = folder.readable_lock()
+            if lock is None and folder in self._locks:
+                problems.append(f"{folder.lock_file} is missing or damaged; what was served goes on.")
+            self._locks[folder] = lock = lock if lock is not None else self._locks.get(folder, {})
+            for name, version in lock.items():
+                if self.chosen and name not in self.chosen:
+                    continue
+                if name not in self.fixed and name not in models:
+                    models[name] = self.open(name, version)
+                elif folder.is_own and name not in self.chosen:
+                    problems.append(f"{name} of {folder.models} is not served: another model of that name is.")
+        for problem in problems:
+            if problem not in self._told:
+                logger.error("%s", problem)
+        self._told[:] = problems
+        return models
+
+    def open(self, name: str, version: str) -> StoredModel | StoreError:
+        """Return one version from the first folder that has it, or why it cannot be read."""
+        is_tag = Path(name).name == name and VERSION.fullmatch(version)
+        places = [folder.models / name / version for folder in self.folders if is_tag]
+        place = next((place for place in places if place.is_dir()), None)
+        if place is None:
+            return StoreError(f"{name}:{version:.80} is in a lock file, but in none of the folders of models.")
+        try:
+            return open_stored(place)
+        except StoreError as error:
+            return error
+
+
+def files_fingerprint(folder: Path) -> Fingerprint:
+    """Return what changes as soon as any file in a folder does."""
+    return tuple(_state(path) for path in sorted(folder.rglob("*")))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,65 @@
+"""What the processes of one server remember together, for as long as it runs."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from atomic_write import atomic_write
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Two small files in the folder that a server's processes share.
+
+    A process that comes in place of a dead one reads them, so that it serves what the dead one did.
+    """
+
+    folder: Path
+
+    def served(self) -> dict[str, list[str]]:
+        """Return the versions of each model that were last in service."""
+        return dict(self._read("served.json", {}))
+
+    def remember_served(self, served: Mapping[str, list[str]]) -> None:
+        """Note the versions of each model that are in service now."""
+        if self.served() != served:
+            self._write("served.json", served)
+
+    def unloaded(self) -> list[str]:
+        """Return the names of the models that a client took out of service."""
+        return list(self._read("unloaded.json", []))
+
+    def set_unloaded(self, name: str, *, unloaded: bool) -> None:
+        """Note that a client takes a model out of service, or brings it back."""
+        with self._changing():
+            others = [other for other in self.unloaded() if other != name]
+            self._write("unloaded.json", sorted([*others, name] if unloaded else others))
+
+    def fingerprint(self) -> tuple[int, ...]:
+        """Return what changes as soon as a model is taken out of service or brought back."""
+        try:
+            status = os.stat(self.folder / "unloaded.json")
+        except OSError:
+            return ()
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _read(self, name: str, default: object) -> Any:
+        try:
+            return json.loads((self.folder / name).read_text("utf-8"))
+        except (OSError, ValueError):
+            return default
+
+    def _write(self, name: str, content: object) -> None:
+        with atomic_write(self.folder / name) as file:
+            file.write(json.dumps(content).encode())
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        with (self.folder / ".changing").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,50 @@
+"""`vitrine models …` works on the folder of VITRINE_MODELS_DIR where that is set."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from models.store_folder import StoreFolder
+from tests.conftest import ROOT
+from tests.live.server import environment, install
+from tests.tiny import tiny_package
+
+
+def vitrine(home: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "cli.main", "models", *arguments]
+    settings = environment(home, VITRINE_MODELS_DIR=str(folder)) | {"COLUMNS": "200"}
+    return subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True)
+
+
+def test_a_model_goes_into_the_folder_and_out_of_it_and_the_store_stays_empty(tmp_path: Path) -> None:
+    home, folder = tmp_path / "home", tmp_path / "own"
+    folder.mkdir()
+    imported = vitrine(home, folder, "import", "churn")
+    assert imported.stdout.startswith("Imported churn:"), imported.stderr
+    version = StoreFolder.own(folder).read_lock()["churn"]
+    assert (folder / "churn" / version / "predict.onnx").exists() and not list(home.glob("models/*"))
+    listed = vitrine(home, folder, "list").stdout
+    assert version in listed and "served" in listed and "kidney-stone" not in listed
+    assert "files as imported" in vitrine(home, folder, "verify", "churn").stdout
+    assert f"Served version: {version}" in vitrine(home, folder, "show", "churn").stdout
+    assert vitrine(home, folder, "remove", "churn").stdout == f"Removed churn:{version}\n"
+    assert StoreFolder.own(folder).read_lock() == {} and not (folder / "churn").exists()
+
+
+def test_pruning_keeps_what_is_served_and_what_bentos_and_the_settings_name(tmp_path: Path) -> None:
+    home, tags = tmp_path / "home", []
+    for content in (b"one", b"two", b"three", b"four"):
+        package = tiny_package(tmp_path / content.decode())
+        (package / "weights.safetensors").write_bytes(content)
+        tags.append(install(package, home))
+    description = home / "bentos" / "vitrine" / "abc" / "bento.yaml"
+    description.parent.mkdir(parents=True)
+    description.write_text(f"models:\n- tag: {tags[0]}\n")
+    settings = environment(home, VITRINE_MODELS=tags[1][:12])
+    command = [sys.executable, "-m", "cli.main", "models", "prune"]
+    for option, said in ((["--dry-run"], "Would remove"), ([], "Removed")):
+        ran = subprocess.run([*command, *option], cwd=ROOT, env=settings, capture_output=True, text=True)
+        assert ran.stdout == f"{said} {tags[2]}\n", ran.stderr
+    assert sorted(path.name for path in (home / "models" / "tiny").glob("?" * 16)) == sorted(
+        tag.partition(":")[2] for tag in (tags[0], tags[1], tags[3])
+    )
