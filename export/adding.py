@@ -90,20 +90,20 @@ def _name(request: AddRequest) -> str:
 
 
 def _make_package(request: AddRequest, name: str, package: Path, notify: Notify) -> ParityReport:
-    source = request.source
-    if source.kind == "rows" and source.file is not None:
-        return _rows_package(request, name, source.file, package, notify)
-    if source.kind == "onnx" and source.file is not None:
-        facts = read_graph(source.file)
-        model = PictureModel(source.file.name, facts.input, facts.outputs, facts.labels)
-        return package_from_graph(request, name, model, lambda card: source.file or Path(), package, notify)
+    kind, file = request.source.kind, request.source.file
+    if file is not None and kind == "rows":
+        return _rows_package(request, name, file, package, notify)
+    if file is not None and kind == "onnx":
+        facts = read_graph(file)
+        model = PictureModel(file.name, facts.input, facts.outputs, facts.labels)
+        return package_from_graph(request, name, model, lambda card: file, package, notify)
     from export.sources import pytorch  # PyTorch takes seconds to import
 
-    if source.kind == "mar" and source.file is not None:
-        return pytorch.package_from_mar(request, name, source.file, package, notify)
-    if source.file is None:
+    if file is None:
         return pytorch.package_from_hub(request, name, package, notify)
-    return pytorch.package_from_file(request, name, source.file, package, notify)
+    if kind == "mar":
+        return pytorch.package_from_mar(request, name, file, package, notify)
+    return pytorch.package_from_file(request, name, file, package, notify)
 
 
 def _rows_package(request: AddRequest, name: str, file: Path, package: Path, notify: Notify) -> ParityReport:

@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def imagenet_labels(subset: str = "imagenet-1k") -> list[str]:
 
 def _parsed(text: str) -> Any:
     """Return a text as JSON, as a literal of Python, or split at its lines, else at its commas."""
-    for parse in (json.loads, ast.literal_eval):
+    parsers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
+    for parse in parsers:
         try:
             return parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):

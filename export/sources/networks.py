@@ -94,7 +94,7 @@ def timm_network(name: str, checkpoint: Checkpoint | None) -> Network:
     config = resolve_model_data_config(network)
     is_own = checkpoint is not None and (checkpoint.is_own or network.num_classes != published)
     subset = None if is_own else infer_imagenet_subset(network)
-    transform = create_transform(**config, is_training=False)
+    transform: Any = create_transform(**config, is_training=False)
     return Network(
         module=network.eval().requires_grad_(False),
         origin=f"timm's {name}",
@@ -204,7 +204,7 @@ def _load_into_timms(network: Any, name: str, weights: Weights) -> None:
             )
             network.load_state_dict(other.state_dict())
             return
-        except Exception:
+        except Exception:  # the check below says what does not fit
             pass
     check_fit(weights, expected, f"timm's {name}")
     network.load_state_dict(weights)

@@ -192,7 +192,8 @@ def _exported(module: Any, card: ImageCard, notify: Notify) -> bytes:
         else:
             if fixed:
                 notify(f"{card.name}: PyTorch cannot export it for batches, so it is served without batching.")
-            return model.SerializeToString(deterministic=True)
+            content: bytes = model.SerializeToString(deterministic=True)
+            return content
     raise StoreError(
         f"{card.name}: PyTorch cannot export this network for inputs of {list(card.input.shape)} "
         f"({first_line(problem or ValueError())})."

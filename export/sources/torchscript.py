@@ -94,9 +94,10 @@ def _first(value: Any, *more: Any) -> Any:
 
 
 def _weights(module: Any, prefix: str) -> Weights:
-    attributes = module.attributes if isinstance(module, _Module) else None
     weights: Weights = {}
-    for name, value in attributes.items() if isinstance(attributes, dict) else ():
+    if not isinstance(module, _Module) or not isinstance(module.attributes, dict):
+        return weights
+    for name, value in module.attributes.items():
         if isinstance(value, torch.Tensor):
             weights[f"{prefix}{name}"] = value
         elif isinstance(value, _Module):

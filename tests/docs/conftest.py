@@ -5,11 +5,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
+import timm
+import torch
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from tests.conftest import ROOT, encode
-from tests.export.test_importers import graph_file
+from tests.export.graphs import graph_file
 from tests.live.server import Server, serving, vitrine
 
 SHIPPED = ("kidney-stone", "churn", "machine-anomaly")
@@ -59,7 +67,20 @@ def clone(tmp_path_factory: pytest.TempPathFactory, pictures: list[bytes]) -> Pa
     (folder / "labels.txt").write_text("arterial\nvenous\nexcretory\n")
     examples = folder / "examples"
     examples.mkdir()
+    timm_network = timm.create_model("resnet18", num_classes=3)
+    torch.save(timm_network.state_dict(), folder / "best_model.pth")
+    rows_of_their_own(folder)
     for index in range(3):
         noise = np.random.default_rng(index).integers(0, 256, (64, 64, 3)).astype(np.uint8)
         (examples / f"{index}.png").write_bytes(encode(noise))
     return folder
+
+
+def rows_of_their_own(folder: Path) -> None:
+    """Write a fitted pipeline, and rows such as it was fitted on."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"age": rng.uniform(18, 80, 200), "country": rng.choice(["CH", "DE", "FR"], 200)})
+    columns = ColumnTransformer([("numbers", StandardScaler(), ["age"]), ("texts", OneHotEncoder(), ["country"])])
+    pipeline = make_pipeline(columns, LogisticRegression())
+    joblib.dump(pipeline.fit(rows, np.where(rows["age"] > 50, "stays", "leaves")), folder / "pipeline.joblib")
+    rows.head(20).to_csv(folder / "customers.csv", index=False)

@@ -62,7 +62,7 @@ def examples(folder: Path, count: int = 6) -> Path:
     for index in range(count):
         rng = np.random.default_rng(index)
         coarse = rng.integers(0, 256, (7, 9, 3)).astype(np.uint8)
-        pixels = cv2.resize(coarse, (150 + 10 * index, 97), interpolation=cv2.INTER_CUBIC)
+        pixels = np.asarray(cv2.resize(coarse, (150 + 10 * index, 97), interpolation=cv2.INTER_CUBIC), np.uint8)
         pixels[20:60, 30:33] = rng.integers(0, 256, 3)
         (folder / f"{index}.png").write_bytes(encode(pixels))
     return folder
@@ -70,7 +70,9 @@ def examples(folder: Path, count: int = 6) -> Path:
 
 def by_opencv(data: bytes, kernel: int = cv2.INTER_LINEAR) -> npt.NDArray[np.uint8]:
     """Decode as RGB and resize by OpenCV."""
-    image = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=kernel), np.uint8)
 
 
