@@ -209,6 +209,8 @@ def warnings_of(settings: Settings) -> list[str]:
         )
     if settings.api_keys_file is not None and settings.allow_anonymous:
         warnings.append("VITRINE_ALLOW_ANONYMOUS does nothing beside VITRINE_API_KEYS_FILE: a key is asked for.")
+    if settings.api_keys_file is not None and settings.model_control:
+        warnings.append("VITRINE_MODEL_CONTROL does nothing beside VITRINE_API_KEYS_FILE: `keys add --admin` decides.")
     if settings.models_dir is not None and not settings.models_dir.is_dir():
         warnings.append(f"VITRINE_MODELS_DIR={settings.models_dir} is no folder, so no model of it is served.")
     names = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.is_file() else ())}

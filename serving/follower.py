@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from errors import NotFound, StoreError, Unavailable
 from models.followed import Fingerprint, FollowedFolders, files_fingerprint
@@ -158,7 +159,7 @@ class Follower:
         self._repository.unreadable = {
             name: str(model) for name, model in models.items() if isinstance(model, StoreError)
         }
-        for name in sorted({*models, *self._repository.models}):
+        for name in sorted({*models, *self._repository.models, *self._pending}):
             if isinstance(model := models.get(name), StoreError):
                 if before.get(name) != str(model):
                     logger.error("%s What is served goes on.", model)
@@ -185,6 +186,7 @@ class Follower:
             self._give_up(name)
             return
         if [model.version for model in self._pending.get(name, ())] == versions:
+            self._note_attempts(stored)
             return
         candidates = [self._repository.candidates.get(version.tag) for version in stored]
         if any(model is not None and model.state == "failed" for model in candidates) and not retry:
@@ -200,6 +202,18 @@ class Follower:
                 # A thread of its own, which holds up no end of the process.
                 threading.Thread(target=self._repository.load, args=(model,), daemon=True).start()
             self._pending[name].append(model)
+        self._note_attempts(stored)
+
+    def _note_attempts(self, stored: Sequence[StoredModel]) -> None:
+        """Note which locks and files the versions were read by, so that no earlier failure elsewhere counts."""
+        for version in stored:
+            self._repository.attempts[version.tag] = repr((self._locks, self._files.get(version.path)))
+
+    def _state_elsewhere(self, news: Mapping[str, Any], tag: str) -> State:
+        """Return the state of a version in another worker; one that failed there by other files is to be tried yet."""
+        state: State = news["states"].get(tag, "loading")
+        is_earlier = news["attempts"].get(tag) != self._repository.attempts[tag]
+        return "loading" if state == "failed" and is_earlier else state
 
     async def _settle(self, name: str) -> None:
         """Swap in the versions of a model that are ready everywhere; give them up where one has failed."""
@@ -209,7 +223,7 @@ class Follower:
             all_news = await self._repository.news_of_others()
             for model in models:
                 if model.tag in self._repository.candidates:
-                    states |= {news["states"].get(model.tag, "loading") for news in all_news}
+                    states |= {self._state_elsewhere(news, model.tag) for news in all_news}
                     explained = self._explained(model)
                     states.add("ready" if explained == "missing" else explained)
                     if "failed" in states:
@@ -276,20 +290,3 @@ class Follower:
             name: [version for version, model in models.items() if model.state == "ready"]
             for name, models in self._repository.versions.items()
         }
-
-
-def last_served(stored: Sequence[StoredModel], folders: FollowedFolders, state: RunState) -> list[StoredModel]:
-    """Return the versions to start with: those that this server served last, where one of its processes died.
-
-    Args:
-        stored: the versions that the locks name.
-        folders: where others lie.
-        state: what the server's processes remember; nothing when the server starts.
-    """
-    served, models = state.served(), list(stored)
-    for name in {model.card.name for model in stored} - folders.fixed:
-        opened = [folders.open(name, version) for version in served.get(name, ())]
-        earlier = [model for model in opened if isinstance(model, StoredModel)]
-        if earlier:
-            models = [*(model for model in models if model.card.name != name), *earlier]
-    return models

@@ -12,14 +12,14 @@ from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
 from runners.memory import map_large_blocks
 from serving.cache import ResponseCache
-from serving.follower import Follower, last_served
+from serving.follower import Follower
 from serving.gradcam.client import BentoMLCalls, ExplainerClient
 from serving.loaded_model import LoadedModel, State
 from serving.loading import PREDICTION, preparing_slow
 from serving.options import RunnerOptions
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
-from serving.run_state import RunState
+from serving.run_state import RunState, last_served
 from serving.shutdown import end_within
 from serving.startup import run_folder
 from settings import Settings

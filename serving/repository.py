@@ -38,6 +38,7 @@ class ModelRepository:
         models: what each name alone means.
         versions: every version that is served, by name and version.
         candidates: the versions that are to take the place of others once they are ready, or have failed, by tag.
+        attempts: which files each candidate was read from, by tag; any text that is the same in all workers.
         retired: the versions whose place others have taken, while requests may still be on them.
         unreadable: why the version of a model that is to be served cannot be read, by the model's name.
         generation: how often the cards of what is served have changed.
@@ -72,6 +73,7 @@ class ModelRepository:
         for name, (card, reason) in self._missing.items():
             self.models.setdefault(name, LoadedModel(card, None, role, missing_reason=reason))
         self.candidates, self.retired = dict[str, LoadedModel](), list[LoadedModel]()
+        self.attempts = dict[str, str]()
         self.generation, self.unreadable = 0, dict[str, str]()
         self._share, self._loading = CoreShare(options.cores()), threading.Lock()
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
@@ -246,6 +248,7 @@ class ModelRepository:
         return {
             "served": [model.tag for model in self.every if model.stored],
             "states": states,
+            "attempts": {tag: self.attempts.get(tag) for tag in self.candidates},
             "ready": self._ready,
             "closing": self._closing,
             "stats": {tag: asdict(counts) for tag, counts in stats.items() if counts},

@@ -4,12 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from atomic_write import atomic_write
+from models.followed import FollowedFolders
+from models.package import StoredModel
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,20 @@ class RunState:
         with (self.folder / ".changing").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def last_served(stored: Sequence[StoredModel], folders: FollowedFolders, state: RunState) -> list[StoredModel]:
+    """Return the versions to start with: those that this server served last, where one of its processes died.
+
+    Args:
+        stored: the versions that the locks name.
+        folders: where others lie.
+        state: what the server's processes remember; nothing when the server starts.
+    """
+    served, models = state.served(), list(stored)
+    for name in {model.card.name for model in stored} - folders.fixed:
+        opened = [folders.open(name, version) for version in served.get(name, ())]
+        earlier = [model for model in opened if isinstance(model, StoredModel)]
+        if earlier:
+            models = [*(model for model in models if model.card.name != name), *earlier]
+    return models

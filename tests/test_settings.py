@@ -108,3 +108,18 @@ def test_what_grpc_cannot_be_served_with_is_said_before_it_starts(
     with pytest.raises(SettingsError, match=message) as refused:
         load_settings()
     assert not str(refused.value).startswith("Value error")
+
+
+def test_a_folder_of_models_that_is_not_there_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_MODELS_DIR", "mine")
+    assert Settings().models_dir == Path.cwd() / "mine"
+    assert "mine is no folder, so no model of it is served" in warnings_of(Settings())[0]
+    (Path.cwd() / "mine").mkdir()
+    assert warnings_of(Settings()) == []
+
+
+def test_a_file_of_keys_decides_who_loads_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_MODEL_CONTROL", "true")
+    assert warnings_of(Settings()) == []
+    monkeypatch.setenv("VITRINE_API_KEYS_FILE", "keys.toml")
+    assert "VITRINE_MODEL_CONTROL does nothing" in warnings_of(Settings())[0]

@@ -16,13 +16,13 @@ from models.followed import FollowedFolders
 from models.package import open_stored
 from models.store import Store
 from serving import follower
-from serving.follower import Follower, last_served
+from serving.follower import Follower
 from serving.gradcam import process as gradcam
 from serving.gradcam.process import ExplanationProcess
 from serving.loaded_model import LoadedModel, State
 from serving.options import RunnerOptions
 from serving.repository import ModelRepository
-from serving.run_state import RunState
+from serving.run_state import RunState, last_served
 from serving.workers import Workers
 from tests.tiny import logits_of_plain, plain, tiny_package
 
