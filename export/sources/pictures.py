@@ -168,6 +168,6 @@ def _tell(entry: PictureInput, model: PictureModel, labels: int, notify: Notify)
         why = "these weights may have been trained with others" if model.is_doubted else "the source does not say them"
         notify(
             f"ASSUMED: {assumed}. They are usual, but {why}. If training had others, the model answers wrongly: "
-            "state them with --size, --resize, --mean and --std, or on a card of your own (--card). Until then the card "
-            "lists them under `assumed`."
+            "state them with --size, --resize, --mean and --std, or on a card of your own (--card). Until then the "
+            "card lists them under `assumed`."
         )
