@@ -163,10 +163,11 @@ def _tell(entry: PictureInput, model: PictureModel, labels: int, notify: Notify)
     values = {key: value for key, value in entry.values.items() if key != "kind"}
     notify(f"{model.origin}: {labels:,} labels; input " + ", ".join(f"{key} {value}" for key, value in values.items()))
     if entry.assumed:
-        values = ", ".join(f"{key} {entry.values[key.removeprefix('input.')]}" for key in entry.assumed)
+        keys = [key.removeprefix("input.") for key in entry.assumed]
+        assumed = ", ".join(f"{key} {entry.values[key]}" for key in keys)
         why = "these weights may have been trained with others" if model.is_doubted else "the source does not say them"
         notify(
-            f"ASSUMED: {values.replace('input.', '')}. They are usual, but {why}, and then the model answers wrongly. "
-            "State what training had with --size, --resize, --mean and --std, or on a card of your own (--card). Until "
-            "then the card lists them under `assumed`."
+            f"ASSUMED: {assumed}. They are usual, but {why}. If training had others, the model answers wrongly: "
+            "state them with --size, --resize, --mean and --std, or on a card of your own (--card). Until then the "
+            "card lists them under `assumed`."
         )

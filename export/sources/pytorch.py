@@ -91,7 +91,7 @@ def package_from_mar(request: AddRequest, name: str, file: Path, package: Path, 
         notify(f"{file.name}: {archived.name}, pictures as TorchServe's image_classifier transforms them")
         if file_kind(archived.weights) == "onnx":
             facts = read_graph(archived.weights)
-            entry = facts.input | CLASSIFIER_INPUT
+            entry = {**facts.input, **CLASSIFIER_INPUT}
             model = PictureModel(file.name, entry, facts.outputs, archived.labels or facts.labels)
             return package_from_graph(request, name, model, lambda card: archived.weights, package, notify)
         readable = _readable(archived.weights, Path(folder))
@@ -114,7 +114,9 @@ def _package_from_weights(
     request: AddRequest, name: str, weights: WeightsFile, package: Path, notify: Notify
 ) -> ParityReport:
     architecture = request.architecture or _own_architecture(weights)
-    cards = {card.architecture: key for key, card in bundled_cards().items() if isinstance(card, ImageCard | RowCard)}
+    cards: dict[str, str] = {
+        card.architecture: key for key, card in bundled_cards().items() if isinstance(card, ImageCard | RowCard)
+    }
     if architecture == "onnx":
         raise StoreError(f"{weights.name}: a checkpoint is of an architecture; onnx is that of a graph.")
     if (bundled := cards.get(architecture)) is not None:
@@ -222,7 +224,7 @@ def _package_of_ours(
     usual = {key: value for key, value in card_input(card_file.read_text("utf-8")).items() if key in _TAKEN_OVER}
     model = PictureModel(
         origin=weights.name,
-        input=usual | (weights.input or {}),
+        input={**usual, **(weights.input or {})},
         outputs=None,
         labels=weights.labels,
         is_doubted=weights.input is None,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torchvision import models  # type: ignore[import-untyped]
+from torchvision import models, transforms  # type: ignore[import-untyped]
 
 from backends.onnx import OnnxBackend
 from errors import StoreError
@@ -199,8 +199,6 @@ def test_an_archive_of_torchserve_is_served_as_its_own_handler_answers(
     assert "ASSUMED" not in result.output and not (tmp_path / "executed").exists()
     stored = store.find("fish")
     assert stored.card.labels == ("tench", "shark", "ray", "cock") and not as_image_card(stored.card).assumed
-    from torchvision import transforms  # type: ignore[import-untyped]
-
     steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
     handler = transforms.Compose([*steps, transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
     for _, data in DRAWINGS:
