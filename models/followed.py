@@ -45,7 +45,7 @@ class FollowedFolders:
         models, problems = dict[str, StoredModel | StoreError](), list[str]()
         for folder in self.folders:
             lock = folder.readable_lock()
-            if lock is None and folder in self._locks:
+            if lock is None and self._locks.get(folder):
                 problems.append(f"{folder.lock_file} is missing or damaged; what was served goes on.")
             self._locks[folder] = lock = lock if lock is not None else self._locks.get(folder, {})
             for name, version in lock.items():
