@@ -72,7 +72,7 @@ class Network:
             checked = check_rows([json.loads(data)], card.input)
             if checked.problems:
                 raise checked.problems[0]
-            return checked.tensor[0]
+            return np.asarray(checked.tensor[0], np.float32)
         key = place, card.input.orientation == "apply"
         image = self._decoded[key] if key in self._decoded else decode(data, card.limits, upright=key[1])
         if keep:

@@ -64,7 +64,9 @@ def part(kind: str, body: bytes, name: str) -> bytes:
 
 def probabilities(picture: bytes) -> dict[str, float]:
     """What the tiny model should give for a plain picture."""
-    level = int(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)[0, 0, 0])
+    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    level = int(decoded[0, 0, 0])
     return dict(zip(("dark", "bright"), softmax(logits_of_plain(level).astype(np.float64)).tolist(), strict=True))
 
 

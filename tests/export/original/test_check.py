@@ -58,7 +58,9 @@ def test_a_model_that_answers_as_the_original_passes_and_its_report_says_so(tmp_
 
 
 def cut_from_the_middle(data: bytes) -> np.ndarray:
-    image = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     height, width = image.shape[:2]
     image = cv2.resize(image, (int(40 * width / height), 40))
     left = round((image.shape[1] - SIZE) / 2)

@@ -12,6 +12,7 @@ from export.original.examples import Example, read_example_inputs
 from export.original.fields import fields_of, part_at
 from export.original.files import match, read_expected
 from models.card import Card, parse_card
+from preprocessing.spec import RowInput
 from tests.conftest import ROOT
 from tests.export.original.pictures import CARD, LABELS
 
@@ -81,9 +82,8 @@ def test_the_most_probable_labels_alone_leave_the_others_open(tmp_path: Path) ->
     top = '[{"top": [{"label": "fox", "probability": 0.9}]}, {"prediction": "dog", "confidence": 0.6}, {"cat": 0.8}]'
     answers = read(tmp_path, top)
     assert answers.kind == "probabilities"
-    assert np.allclose(
-        answers.numbers, [[np.nan, np.nan, 0.9], [np.nan, 0.6, np.nan], [0.8] + [np.nan] * 2], equal_nan=True
-    )
+    expected = np.array([[np.nan, np.nan, 0.9], [np.nan, 0.6, np.nan], [0.8, np.nan, np.nan]])
+    assert np.allclose(answers.numbers, expected, equal_nan=True)
 
 
 def test_one_number_for_two_labels_is_the_second_ones(tmp_path: Path) -> None:
@@ -115,6 +115,7 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, text: str, messa
 
 def test_rows_are_matched_by_number_or_by_a_column_of_theirs(tmp_path: Path) -> None:
     card = parse_card((ROOT / "models" / "churn" / "card.toml").read_text(), "card.toml")
+    assert isinstance(card.input, RowInput)
     names = [feature.name for feature in card.input.features]
     (tmp_path / "rows.csv").write_text(
         f"{','.join(['customer', *names])}\nK1,42,52000,420,9,63.5,95\nK2,30,40000,100,2,20,300\n"
