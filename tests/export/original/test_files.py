@@ -12,7 +12,7 @@ from export.original.examples import Example, read_example_inputs
 from export.original.fields import fields_of, part_at
 from export.original.files import match, read_expected
 from models.card import Card, parse_card
-from preprocessing.spec import RowInput
+from preprocessing.row_spec import RowInput
 from tests.conftest import ROOT
 from tests.export.original.pictures import CARD, LABELS
 
