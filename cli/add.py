@@ -26,7 +26,7 @@ _GO_WITH: Mapping[str, frozenset[Kind]] = {
 """Option → the kinds of source that it goes with."""
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[list[float]]):
     """Numbers with commas between them, such as `0.485,0.456,0.406`; one stands for a grey picture."""
 
     name = "numbers"
@@ -42,7 +42,7 @@ class Numbers(click.ParamType):
         return numbers
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[list[int]]):
     """A height and a width in pixels, such as `224x320`, or one number for both."""
 
     name = "pixels"

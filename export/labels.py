@@ -66,7 +66,7 @@ def imagenet_labels(subset: str = "imagenet-1k") -> list[str]:
     """Return the names of the classes of ImageNet, or what timm calls a part of it, in their order. Needs timm."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    info = ImageNetInfo(subset)
+    info: Any = ImageNetInfo(subset)
     return _distinct([info.index_to_description(index) for index in range(info.num_classes())])
 
 

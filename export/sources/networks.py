@@ -70,7 +70,9 @@ def timm_network(name: str, checkpoint: Checkpoint | None) -> Network:
         StoreError: timm has no such network, its weights cannot be fetched, or a checkpoint does not fit it.
     """
     import timm
-    from timm.data import create_transform, infer_imagenet_subset, resolve_model_data_config
+    from timm.data import config as timm_config
+    from timm.data.imagenet_info import infer_imagenet_subset
+    from timm.data.transforms_factory import create_transform
 
     architecture = name.partition(".")[0]
     if not timm.is_model(name):
@@ -91,7 +93,8 @@ def timm_network(name: str, checkpoint: Checkpoint | None) -> Network:
         if classes := changed_classes(weights, network.state_dict()):
             network = timm.create_model(name, num_classes=classes)
         _load_into_timms(network, name, weights)
-    config = resolve_model_data_config(network)
+    resolve: Any = timm_config.resolve_model_data_config
+    config: dict[str, Any] = resolve(network)
     is_own = checkpoint is not None and (checkpoint.is_own or network.num_classes != published)
     subset = None if is_own else infer_imagenet_subset(network)
     transform: Any = create_transform(**config, is_training=False)

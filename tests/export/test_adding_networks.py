@@ -78,7 +78,7 @@ def test_a_fine_tuned_network_of_torchvisions_is_served_as_it_answers_behind_tor
     assert stored.parity()["reference"].startswith("PyTorch")
     transform = models.get_model_weights(SMALL).DEFAULT.transforms()
     for _, data in DRAWINGS:
-        image = Image.fromarray(decode(data, stored.card.limits))
+        image = Image.fromarray(decode(data, as_image_card(stored.card).limits))
         with torch.inference_mode():
             theirs = network(transform(image)[None]).softmax(1)[0].numpy()
         assert np.abs(served(stored, data) - theirs).max() <= 1e-3
@@ -202,7 +202,7 @@ def test_an_archive_of_torchserve_is_served_as_its_own_handler_answers(
     steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
     handler = transforms.Compose([*steps, transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
     for _, data in DRAWINGS:
-        image = Image.fromarray(decode(data, stored.card.limits))
+        image = Image.fromarray(decode(data, as_image_card(stored.card).limits))
         with torch.inference_mode():
             theirs = network(handler(image)[None]).softmax(1)[0].numpy()
         assert np.abs(served(stored, data) - theirs).max() <= 1e-3
