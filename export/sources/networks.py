@@ -70,7 +70,7 @@ def timm_network(name: str, checkpoint: Checkpoint | None) -> Network:
         StoreError: timm has no such network, its weights cannot be fetched, or a checkpoint does not fit it.
     """
     import timm
-    from timm.data.config import resolve_model_data_config
+    from timm.data import config as timm_config
     from timm.data.imagenet_info import infer_imagenet_subset
     from timm.data.transforms_factory import create_transform
 
@@ -93,7 +93,8 @@ def timm_network(name: str, checkpoint: Checkpoint | None) -> Network:
         if classes := changed_classes(weights, network.state_dict()):
             network = timm.create_model(name, num_classes=classes)
         _load_into_timms(network, name, weights)
-    config: dict[str, Any] = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    resolve: Any = timm_config.resolve_model_data_config
+    config: dict[str, Any] = resolve(network)
     is_own = checkpoint is not None and (checkpoint.is_own or network.num_classes != published)
     subset = None if is_own else infer_imagenet_subset(network)
     transform: Any = create_transform(**config, is_training=False)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from timm.data.config import resolve_model_data_config
+from timm.data import config as timm_config
 from timm.data.imagenet_info import ImageNetInfo
 from timm.data.transforms_factory import create_transform
 
@@ -33,7 +34,8 @@ def test_a_network_of_timms_is_added_and_gives_the_five_labels_that_timm_gives(t
         url = f"{server.url}/models/imagenet/predict?top_k=5"
         answer = json.loads(requests.post(url, data=DEER.read_bytes(), timeout=60).text)
 
-    transform = create_transform(**resolve_model_data_config(network), is_training=False)  # type: ignore[no-untyped-call]
+    resolve: Any = timm_config.resolve_model_data_config
+    transform: Any = create_transform(**resolve(network), is_training=False)
     with torch.inference_mode():
         probabilities = network(transform(Image.open(DEER).convert("RGB"))[None]).softmax(1)[0]
     best = probabilities.topk(5)
