@@ -14,6 +14,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from models.store import Store
+from tests.conftest import ROOT
 from tests.live.server import Server, install, serving, wait_until
 from tests.tiny import plain, tiny_package
 
@@ -47,7 +48,7 @@ def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     install(tiny_package(folder / "tiny"), folder / "home")
     chosen = {"VITRINE_MODELS_DIR": str(store.models), "VITRINE_DEFAULT_MODEL": "tiny", "VITRINE_WORKERS": "2"}
     chosen |= {"VITRINE_MODEL_CONTROL": "true", "VITRINE_TIMEOUT_MS": "20000", "VITRINE_BODY_SECONDS": "5"}
-    with serving(folder / "home", folder / "server.log", **chosen) as running:
+    with serving(folder / "home", folder / "server.log", cwd=ROOT, **chosen) as running:
         running.wait_ready()
         running.wait_explaining("mine")
         yield running

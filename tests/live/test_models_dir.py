@@ -26,7 +26,7 @@ def test_a_read_only_folder_is_served_beside_the_store(home: Path, tmp_path: Pat
     for folder in [own.models, *own.models.rglob("*")]:
         folder.chmod(0o555 if folder.is_dir() else 0o444)
     chosen = {"VITRINE_MODELS_DIR": str(own.models), "VITRINE_DEFAULT_MODEL": "tiny"}
-    with serving(home, tmp_path / "server.log", **chosen) as server:
+    with serving(home, tmp_path / "server.log", cwd=ROOT, **chosen) as server:
         server.wait_ready()
         for name in ("tiny", "mine"):
             answer = requests.post(f"{server.url}/models/{name}/predict", data=plain(200), timeout=30).json()
