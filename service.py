@@ -23,8 +23,8 @@ from settings import load_settings
 
 QUIET = {"access": {"enabled": False}}  # the access log is the middleware's
 SETTINGS = load_settings()
-OWN_FOLDER = StoreFolder.own(SETTINGS.models_dir) if SETTINGS.models_dir else None
-SERVED = served_versions(SETTINGS.chosen_models, OWN_FOLDER)
+OWN = StoreFolder.own(SETTINGS.models_dir) if SETTINGS.models_dir is not None else None
+SERVED = served_versions(SETTINGS.chosen_models, OWN)
 FOLLOWED = followed_folders(SERVED, SETTINGS.chosen_models)
 PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in SERVED.packed}
 """The packed versions by name and version; as attributes of the service class they are what a build packs."""

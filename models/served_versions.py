@@ -43,12 +43,12 @@ class ServedVersions:
 
     def open_own(self) -> list[StoredModel]:
         """Return the operator's own models; a damaged one is logged and left out."""
-        opened = list[StoredModel]()
-        if self.own_folder is None:
+        opened, folder = list[StoredModel](), self.own_folder
+        if folder is None:
             return opened
         for name, version in self.own:
             try:
-                opened.append(open_stored(self.own_folder.models / name / version))
+                opened.append(open_stored(folder.models / name / version))
             except StoreError as error:
                 logger.error("%s", error)
         return opened

@@ -68,7 +68,7 @@ def test_an_exception_with_a_status_in_the_tree_is_answered_with_that_status(
     kinds: list[type[VitrineError]],
 ) -> None:
     statuses = {name: status for name, (_, status) in drawn_tree().items() if status is not None}
-    assert set(statuses.values()) == {400, 401, 404, 408, 413, 429, 499, 500, 503, 504}
+    assert set(statuses.values()) == {400, 401, 403, 404, 408, 413, 429, 499, 500, 503, 504}
     for kind in kinds:
         assert problem_of(raised(kind), "id").status == statuses.get(kind.__name__, 500), kind
 
