@@ -89,7 +89,7 @@ def test_the_most_probable_labels_alone_leave_the_others_open(tmp_path: Path) ->
 def test_one_number_for_two_labels_is_the_second_ones(tmp_path: Path) -> None:
     assert np.allclose(read(tmp_path, "[0.9, 0.25, 0.5]", BINARY).numbers, [[0.1, 0.9], [0.75, 0.25], [0.5, 0.5]])
     logits = read(tmp_path, "[[2.5], [-1], [0.5]]", BINARY, "logits")
-    assert logits.kind == "logits" and np.allclose(logits.numbers, [[0, 2.5], [0, -1], [0, 0.5]])
+    assert logits.kind == "logits" and np.allclose(logits.numbers, [[0.0, 2.5], [0.0, -1.0], [0.0, 0.5]])
     assert read(tmp_path, "[true, false, true]", BINARY).labels == (1, 0, 1)
 
 
