@@ -1,12 +1,10 @@
 """Train kidney-stone on with real CT slices and phantoms together: `python -m training.kidney_stone.finetune --help`.
 
-It trains on all slices but the test slices, which are not read. What is kept is the mean of these weights and of those
-that the folds of `training.kidney_stone.folds` ended with (a model soup, Wortsman et al. 2022): all began with the same
-weights. No slices are left to calibrate on, so the logits are calibrated on what each fold scored, on scans that it had
-not trained on, and the threshold is chosen there.
+It trains on all slices but the test slices, which are not read. None are left to calibrate on, so the logits are
+calibrated on what the folds of `training.kidney_stone.folds` scored, each on scans that it had not trained on, and the
+threshold is chosen there.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,13 +13,12 @@ import torch
 from scipy.special import expit, logit
 
 from models.card import read_image_card
-from models.checkpoint import Weights
 from models.registry import package_folder
 from training import metrics
 from training.checkpoints import save
 from training.kidney_stone.calibration import fit_platt, rescale
 from training.kidney_stone.finetuning import Plan, fit
-from training.kidney_stone.folds import read_scores, read_weights
+from training.kidney_stone.folds import read_scores
 from training.kidney_stone.slice_folders import read_slices
 from training.kidney_stone.slices import split_slices
 from training.kidney_stone.train import best_device
@@ -77,7 +74,6 @@ def finetune(
     labels, scores = read_scores(folds)
     train = split_slices(slices).train
     network = fit(train, spec, plan, chosen_device, out).network
-    network.load_state_dict(average([network.state_dict(), *read_weights(folds)]))
     prevalence, log_odds = float(np.mean([item.label for item in train])), logit(scores)
     scale, shift = fit_platt(labels, log_odds, prevalence)
     rescale(network, scale, shift)
@@ -88,14 +84,6 @@ def finetune(
     click.echo(f"Threshold for the card: {threshold:.4f}, with a specificity of {specificity:.3f} in the folds")
     save(network.state_dict(), out / "best_model.pth")
     click.echo(f"Weights: {out / 'best_model.pth'}")
-
-
-def average(states: Sequence[Weights]) -> Weights:
-    """Return the mean of each tensor of several networks; what counts, such as batches, is the first one's."""
-    return {
-        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
-        for name, value in states[0].items()
-    }
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 
 from models.card import read_image_card
-from models.checkpoint import Weights
 from models.registry import package_folder
 from training import metrics
-from training.checkpoints import load
 from training.kidney_stone.finetuning import Plan, fit, slice_loader
 from training.kidney_stone.judging import ScoredSlices, measure, strata
 from training.kidney_stone.slice_folders import read_slices
@@ -42,21 +40,6 @@ def read_scores(out: Path) -> tuple[metrics.Labels, metrics.Scores]:
         raise click.ClickException(f"{out} lacks {', '.join(missing)}: run `make folds` first.")
     parts = [np.load(file) for file in files]
     return np.concatenate([part["labels"] for part in parts]), np.concatenate([part["scores"] for part in parts])
-
-
-def read_weights(out: Path) -> list[Weights]:
-    """Return the weights that the networks of the folds ended with.
-
-    Args:
-        out: the folder of the folds.
-    """
-    prefix = "network."
-    states = [load(_folder(out, fold) / "checkpoint.pt", torch.device("cpu")) for fold in range(FOLDS)]
-    return [
-        {name.removeprefix(prefix): value for name, value in state["trainee"].items() if name.startswith(prefix)}
-        for state in states
-        if state is not None
-    ]
 
 
 @click.command()
@@ -95,7 +78,7 @@ def cross_validate(
     for number in fold or range(FOLDS):
         split = fold_slices(slices, number, FOLDS)
         plan = Plan(start_from, steps, 3e-4, number, workers, save_every=20, bfloat16=bfloat16, compiled=compiled)
-        network = fit(split.train, spec, plan, chosen_device, _folder(out, number)).network
+        network = fit(split.train, spec, plan, chosen_device, out / f"fold-{number}").network
         labels, scores = score(network, slice_loader(split.held_out, spec), chosen_device)
         np.savez(_scores_file(out, number), labels=labels, scores=scores)
     if fold and not all(_scores_file(out, number).exists() for number in range(FOLDS)):
@@ -105,10 +88,6 @@ def cross_validate(
     figures = judge(held_out, read_scores(out)[1]) | {"conditions": conditions(command)}
     (out / "folds.json").write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
     click.echo(json.dumps(figures, indent=1))
-
-
-def _folder(out: Path, fold: int) -> Path:
-    return out / f"fold-{fold}"
 
 
 def _scores_file(out: Path, fold: int) -> Path:
