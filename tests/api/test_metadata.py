@@ -123,7 +123,7 @@ def test_the_card_is_there_with_its_measured_quality(rows_client: TestClient, pa
     assert set(details["sha256"]) >= {"card.toml", "predict.onnx", "weights.safetensors"}
     assert details["limits"]["max_items"] == 1000 and details["explain"] is None
     more = {"model_version", "feature_names", "num_features"}
-    assert set(details) == set(ModelFacts.model_fields) - {"outputs"} | more
+    assert set(details) == set(ModelFacts.model_fields) - {"assumed", "outputs"} | more
 
 
 def test_statistics_add_up(client: TestClient) -> None:
