@@ -118,7 +118,7 @@ def test_pods_are_restricted_as_the_pod_security_standard_has_it(name: str) -> N
         assert pod.spec["automountServiceAccountToken"] is False
         assert not pod.spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}
         kinds = {key for volume in pod.spec["volumes"] for key in volume if key != "name"}
-        assert kinds <= {"emptyDir", "secret"}
+        assert kinds <= {"emptyDir", "persistentVolumeClaim", "secret"}
         assert all(volume["emptyDir"]["sizeLimit"] for volume in pod.spec["volumes"] if "emptyDir" in volume)
 
 

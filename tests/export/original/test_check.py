@@ -218,11 +218,13 @@ def test_a_head_that_was_trained_with_another_activation_is_named(tmp_path: Path
 
     card = read_card(SHIPPED / "card.toml")
     assert isinstance(card, ImageCard)
-    files = sorted(SHIPPED.glob("goldens/*.png"))[:2]
+    files = sorted(SHIPPED.glob("goldens/*.png"))
     trained = ImageCard.model_validate(card.model_dump() | {"head_activation": "relu"})
     network = load_network(trained, read_checkpoint(SHIPPED / "weights.safetensors").weights)
     with torch.inference_mode():
         logits = network(torch.from_numpy(golden_batch(card, [(path.name, path.read_bytes()) for path in files])))
+    least_sure = logits.diff(dim=1)[:, 0].abs().argsort()[:2].tolist()  # of the others the activation changes little
+    files, logits = [files[index] for index in least_sure], logits[least_sure]
     folder = tmp_path / "package"
     folder.mkdir()
     for name in ("card.toml", "predict.onnx", "weights.safetensors"):
