@@ -35,6 +35,17 @@ def test_the_same_content_again_is_the_same_tag_and_writes_nothing(home: Path, p
     assert {path: path.stat().st_mtime_ns for path in stored.path.rglob("*")} == before
 
 
+def test_every_user_can_read_what_was_imported(home: Path, package: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        stored, _ = store.import_package(package)
+    finally:
+        os.umask(before)
+    paths = [stored.path.parent, stored.path, *stored.path.rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {0o755}
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o644}
+
+
 @pytest.mark.parametrize(
     "name", ["card.toml", "predict.onnx", "weights.safetensors", "goldens/goldens.json", "goldens/10.png"]
 )
