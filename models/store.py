@@ -73,7 +73,7 @@ class Store(StoreFolder):
                 if is_new := not self._is_intact(stored, digests):
                     self._copy_into_store(package, stored, digests, own_weights, staging_root)
                 update_reports(package, stored)
-                self._write_lock(self.read_lock() | {card.name: version})
+                self._write_lock(self._lock_to_change() | {card.name: version})
         except OSError as error:
             raise StoreError(
                 f"{stored.tag} could not be written to the store: {error}. Nothing was installed."
@@ -145,7 +145,7 @@ class Store(StoreFolder):
         """Delete versions; of a model whose served version is deleted, the newest remaining one is served."""
         for folder in folders:
             delete_in_one_step(folder, staging_root)
-        installed, lock = self.installed(), self.read_lock()
+        installed, lock = self.installed(), self._lock_to_change()
         for name in {folder.parent.name for folder in folders}:
             remaining = [stored.version for stored in installed if stored.card.name == name]
             if lock.get(name) not in remaining:
@@ -222,6 +222,11 @@ class Store(StoreFolder):
             for abandoned in self.state.glob("staging-*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
             yield self.state
+
+    def _lock_to_change(self) -> dict[str, str]:
+        """Return the lock; where it is missing or damaged, the newest version of each model, so that none is lost."""
+        lock = self.readable_lock()
+        return lock if lock is not None else {stored.card.name: stored.version for stored in reversed(self.installed())}
 
     def _write_lock(self, lock: dict[str, str]) -> None:
         with atomic_write(self.lock_file) as file:

@@ -257,6 +257,23 @@ def test_a_lock_that_is_damaged_serves_nothing_until_the_next_import(home: Path,
     assert dict(served_tags()) == {"tiny": stored.version}
 
 
+@pytest.mark.parametrize("text", ["{", None])
+def test_what_is_changed_after_a_lock_is_lost_keeps_the_newest_version_of_every_other_model(
+    home: Path, package: Path, tmp_path: Path, text: str | None
+) -> None:
+    first, _ = store.import_package(package)
+    (package / "weights.safetensors").write_bytes(b"second")
+    second, _ = store.import_package(package)
+    os.utime(first.path / "manifest.json", (1_000_000, 1_000_000))
+    lock, other = home / "vitrine" / "models.lock", tiny_package(tmp_path / "other", "other")
+    lock.unlink() if text is None else lock.write_text(text)
+    added, _ = store.import_package(other)
+    assert store.read_lock() == {"tiny": second.version, "other": added.version}
+    lock.unlink() if text is None else lock.write_text(text)
+    store.remove("other")
+    assert store.read_lock() == {"tiny": second.version}
+
+
 def test_a_model_deleted_by_bentoml_is_no_longer_served(home: Path, package: Path) -> None:
     stored, _ = store.import_package(package)
     bentoml.models.delete(stored.tag)
