@@ -123,7 +123,7 @@ class Follower:
 
         Raises:
             NotFound: there is no such model.
-            Unavailable: another worker did not take note in time.
+            Unavailable: a worker did not take note in time.
         """
         if name not in self._repository.models:
             known = ", ".join(sorted(self._repository.models)) or "none"
@@ -133,10 +133,10 @@ class Follower:
         while time.monotonic() < deadline:
             await self.look()
             served = [tag for news in await self._repository.news_of_others() for tag in news["served"]]
-            if not any(tag.partition(":")[0] == name for tag in served):
+            if name not in self._repository.versions and not any(tag.partition(":")[0] == name for tag in served):
                 return
             await asyncio.sleep(PENDING_INTERVAL_S)
-        raise Unavailable(f"Another worker has not taken {name} out of service within {UNLOAD_S:g} s.", 5)
+        raise Unavailable(f"A worker has not taken {name} out of service within {UNLOAD_S:g} s.", 5)
 
     async def _note_changes(self) -> bool:
         """Return whether a lock, what clients unloaded, or a file of a version that failed has changed since."""
@@ -160,11 +160,11 @@ class Follower:
             name: str(model) for name, model in models.items() if isinstance(model, StoreError)
         }
         for name in sorted({*models, *self._repository.models, *self._pending}):
-            if isinstance(model := models.get(name), StoreError):
+            if name in unloaded:
+                self._take_out(name, UNLOADED.format(name=name), is_new=name not in self._unloaded)
+            elif isinstance(model := models.get(name), StoreError):
                 if before.get(name) != str(model):
                     logger.error("%s What is served goes on.", model)
-            elif name in unloaded:
-                self._take_out(name, UNLOADED.format(name=name), is_new=name not in self._unloaded)
             elif stored := self._fixed.get(name) or ([model] if model else []):
                 self._begin(name, stored, retry=retry)
             else:

@@ -142,7 +142,7 @@ def test_one_that_fails_its_self_check_leaves_the_old_one_serving_until_it_is_go
             await until(lambda: any(model.state == "failed" for model in repository.candidates.values()))
             failed = repository.candidates[f"tiny:{bad}"]
             assert "golden" in failed.detail and served(repository) == {"tiny": first} and repository.ready
-            assert "tiny goes on being served as it was" in caplog.text
+            await until(lambda: "tiny goes on being served as it was" in caplog.text)
             missing = store.models / "tiny" / ("0" * 16)
             store._write_lock({"tiny": missing.name})
             await until(lambda: "tiny" in repository.unreadable)
@@ -235,6 +235,21 @@ def test_a_client_takes_a_model_out_of_service_in_every_worker_and_brings_it_bac
             for ask in (one.follower.load, one.follower.unload):
                 with pytest.raises(NotFound, match="There is no model 'absent' to"):
                     await ask("absent")
+
+    run(scene())
+
+
+def test_a_model_whose_next_version_cannot_be_read_is_taken_out_of_service_all_the_same(
+    store: Store, tmp_path: Path
+) -> None:
+    worker = Worker(store, tmp_path / "run", "a")
+
+    async def scene() -> None:
+        async with following(worker):
+            store._write_lock({"tiny": "0" * 16})
+            await until(lambda: "tiny" in worker.repository.unreadable)
+            await worker.follower.unload("tiny")
+            assert served(worker.repository) == {}
 
     run(scene())
 
