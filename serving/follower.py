@@ -73,6 +73,7 @@ class Follower:
             try:
                 await self.look()
             except Exception:
+                self._locks = None  # what was noted may not have been acted upon
                 logger.exception("the models could not be looked at; what is served goes on")
             await asyncio.sleep(PENDING_INTERVAL_S if self._pending else INTERVAL_S)
 
@@ -80,14 +81,18 @@ class Follower:
         """Take note of what has changed, and bring into service what is ready everywhere."""
         async with self._looking:
             has_changed, is_first = await self._note_changes(), not self._has_planned
-            if has_changed or is_first or self._repository.unreadable:
-                models, unloaded = await asyncio.to_thread(lambda: (self._folders.read(), self._state.unloaded()))
+            is_unread = self._repository.unreadable or self._repository.lock_problems
+            if has_changed or is_first or is_unread:
+                models, unloaded = await asyncio.to_thread(
+                    lambda: (self._folders.read(self._state.served()), self._state.unloaded())
+                )
+                self._repository.lock_problems = self._folders.lock_problems
                 self._plan(models, set(unloaded), retry=has_changed and not is_first)
                 self._has_planned = True
             for name in list(self._pending):
                 await self._settle(name)
             self._close_retired()
-            served = {name: list(models) for name, models in self._ready_versions().items()}
+            served = {name: list(models) for name, models in self._repository.ready_versions.items()}
             if served != self._served:
                 self._served = served
                 await asyncio.to_thread(self._state.remember_served, served)
@@ -185,7 +190,9 @@ class Follower:
         if list(serving) == versions and not (has_failed and retry):
             self._give_up(name)
             return
-        if [model.version for model in self._pending.get(name, ())] == versions:
+        pending = self._pending.get(name, [])
+        gives_up = retry and any(model.state == "failed" for model in pending)
+        if [model.version for model in pending] == versions and not gives_up:
             self._note_attempts(stored)
             return
         candidates = [self._repository.candidates.get(version.tag) for version in stored]
@@ -283,10 +290,3 @@ class Follower:
         """Return the versions that have failed, served or not."""
         models = [*self._repository.every, *self._repository.candidates.values()]
         return [model for model in models if model.state == "failed"]
-
-    def _ready_versions(self) -> dict[str, list[str]]:
-        """Return the versions that are served and answer, by the name of their model."""
-        return {
-            name: [version for version, model in models.items() if model.state == "ready"]
-            for name, models in self._repository.versions.items()
-        }

@@ -71,12 +71,12 @@ def last_served(stored: Sequence[StoredModel], folders: FollowedFolders, state: 
     """Return the versions to start with: those that this server served last, where one of its processes died.
 
     Args:
-        stored: the versions that the locks name.
+        stored: the versions that the locks name; none of a lock that cannot be read just now.
         folders: where others lie.
         state: what the server's processes remember; nothing when the server starts.
     """
     served, models = state.served(), list(stored)
-    for name in {model.card.name for model in stored} - folders.fixed:
+    for name in sorted({*served, *(model.card.name for model in stored)} - folders.fixed):
         opened = [folders.open(name, version) for version in served.get(name, ())]
         earlier = [model for model in opened if isinstance(model, StoredModel)]
         if earlier:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -65,8 +66,9 @@ class Worker:
         folders = FollowedFolders([store])
         stored = [open_stored(store.models / name / version) for name, version in store.read_lock().items()]
         run.mkdir(exist_ok=True)
-        self.repository = ModelRepository(stored, RunnerOptions(), default="tiny")
-        self.follower = Follower(self.repository, folders, RunState(run), **options)
+        state = RunState(run)
+        self.repository = ModelRepository(last_served(stored, folders, state), RunnerOptions(), default="tiny")
+        self.follower = Follower(self.repository, folders, state, **options)
         self.repository._workers = Workers(run, self.repository._news, name)
 
 
@@ -265,6 +267,53 @@ def test_a_process_in_place_of_a_dead_one_serves_what_that_did(store: Store, tmp
             folders, state = FollowedFolders([store]), RunState(tmp_path / "run")
             assert [model.version for model in last_served(locked, folders, state)] == [first]
             assert last_served(locked, folders, RunState(tmp_path)) == locked  # a server that starts anew
+
+    run(scene())
+
+
+@pytest.mark.parametrize("text", ["{", None])
+def test_a_process_in_place_of_a_dead_one_serves_on_though_the_lock_is_lost(
+    store: Store, tmp_path: Path, text: str | None
+) -> None:
+    first = store.read_lock()["tiny"]
+
+    async def scene() -> None:
+        async with following(Worker(store, tmp_path / "run", "a")):
+            await until(lambda: RunState(tmp_path / "run").served() == {"tiny": [first]})
+        store.lock_file.unlink() if text is None else store.lock_file.write_text(text)
+        worker = Worker(store, tmp_path / "run", "b")
+        repository = worker.repository
+        async with following(worker):
+            await until(lambda: repository.lock_problems != [])
+            assert served(repository) == {"tiny": first} and "models.lock cannot be read" in repository.lock_problems[0]
+            second = add(store, tmp_path, threshold=0.9)
+            await until(lambda: served(repository) == {"tiny": second} and repository.lock_problems == [])
+
+    run(scene())
+
+
+def test_a_lock_that_could_not_be_read_once_is_read_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, first = Worker(store, tmp_path / "run", "a"), store.read_lock()["tiny"]
+    load_lock = Store.load_lock
+    failures = list[Exception]([MemoryError(), OSError(24, "Too many open files")])
+
+    def load_lock_late(store: Store) -> dict[str, str]:
+        if failures:
+            raise failures.pop(0)
+        return load_lock(store)
+
+    async def scene() -> None:
+        async with following(worker):
+            await until(lambda: worker.follower._has_planned)
+            elsewhere = Store.own(tmp_path / "elsewhere")
+            version = add(elsewhere, tmp_path, "other")
+            shutil.copytree(elsewhere.models / "other", store.models / "other")
+            monkeypatch.setattr(Store, "load_lock", load_lock_late)
+            store._write_lock({"tiny": first, "other": version})
+            await until(lambda: served(worker.repository) == {"tiny": first, "other": version})
+            assert failures == []
 
     run(scene())
 
