@@ -34,7 +34,7 @@ from models.package import (
     sha256,
     verify,
 )
-from models.store_files import delete_in_one_step, open_to_all, update_latest, update_reports
+from models.store_files import delete_in_one_step, first_reason, open_to_all, update_latest, update_reports
 from models.store_folder import StoreFolder
 
 logger = logging.getLogger("vitrine")
@@ -76,7 +76,7 @@ class Store(StoreFolder):
                 self._write_lock(self._lock_to_change() | {card.name: version})
         except OSError as error:
             raise StoreError(
-                f"{stored.tag} could not be written to the store: {error}. Nothing was installed."
+                f"{stored.tag} could not be written to the store: {first_reason(error)}. Nothing was installed."
             ) from error
         return stored, is_new
 

@@ -43,3 +43,9 @@ def open_to_all(folder: Path) -> None:
     new.mkdir()
     folder.chmod(new.stat().st_mode)
     new.rmdir()
+
+
+def first_reason(error: OSError) -> str:
+    """Return what an error says; of one that holds one for each file, as `shutil.Error` does, what the first says."""
+    causes = error.args[0] if isinstance(error, shutil.Error) and error.args else None
+    return str(causes[0][2]) if isinstance(causes, list) and causes else str(error)

@@ -17,6 +17,7 @@ from errors import StoreError
 from models import store
 from models.package import verify
 from models.served_versions import served_tags, serves_own_weights
+from models.store_files import first_reason
 from tests.conftest import ROOT
 from tests.tiny import tiny_package
 
@@ -255,6 +256,17 @@ def test_a_lock_that_is_damaged_serves_nothing_until_the_next_import(home: Path,
         assert dict(served_tags()) == {}
     store.import_package(package)
     assert dict(served_tags()) == {"tiny": stored.version}
+
+
+def test_of_many_files_that_cannot_be_copied_the_first_reason_is_said(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "from" / name).symlink_to(tmp_path / "absent")
+    with pytest.raises(shutil.Error) as raised:
+        shutil.copytree(tmp_path / "from", tmp_path / "to")
+    reason = first_reason(raised.value)
+    assert reason.startswith("[Errno 2] No such file") and reason.count("Errno") == 1
+    assert first_reason(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
 
 
 @pytest.mark.parametrize("text", ["{", None])
