@@ -256,6 +256,27 @@ def test_a_model_whose_next_version_cannot_be_read_is_taken_out_of_service_all_t
     run(scene())
 
 
+def test_clients_may_load_and_unload_after_the_folder_of_the_server_has_been_deleted(
+    store: Store, tmp_path: Path
+) -> None:
+    worker = Worker(store, tmp_path / "run", "a")
+
+    async def scene() -> None:
+        async with following(worker):
+            shutil.rmtree(tmp_path / "run")
+            await worker.follower.unload("tiny")
+            assert served(worker.repository) == {}
+            await worker.follower.load("tiny")
+            shutil.rmtree(tmp_path / "run")
+            (tmp_path / "run").write_text("a file where the folder should be")
+            with pytest.raises(Unavailable, match=r"run cannot be written to .* restart the server"):
+                await worker.follower.unload("tiny")
+            assert served(worker.repository) != {}
+            (tmp_path / "run").unlink()
+
+    run(scene())
+
+
 def test_a_process_in_place_of_a_dead_one_serves_what_that_did(store: Store, tmp_path: Path) -> None:
     worker, first = Worker(store, tmp_path / "run", "a"), store.read_lock()["tiny"]
 
@@ -335,6 +356,11 @@ def test_the_grad_cam_process_has_the_versions_that_servers_name(
         assert process.status([first.tag])[first.tag]["state"] == "ready"
         await until(lambda: first.tag not in process.status([second.tag]))
         assert process.status([second.tag, "absent:0123456789abcdef"])["absent:0123456789abcdef"]["state"] == "missing"
+        for tag in ("", "tiny", ":", "a:b:c", "../tiny:x"):
+            assert process.status([tag])[tag]["state"] == "missing"
+        await asyncio.sleep(0.3)
+        process.status([second.tag])
+        assert set(process._asked_for_at) <= {first.tag, second.tag}
         await process.stop(20)
 
     run(scene())
