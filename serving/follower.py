@@ -106,6 +106,7 @@ class Follower:
         """
         self._state.set_unloaded(name, unloaded=False)
         deadline = time.monotonic() + LOAD_S
+        noted_at = time.monotonic() + 4 * INTERVAL_S  # by then every worker has begun to try anew what failed there
         while time.monotonic() < deadline:
             await self.look()
             model = self._repository.models.get(name)
@@ -118,8 +119,12 @@ class Follower:
                 problems = [failed for failed in self._failed() if failed.name == name]
                 if problems or model.state == "missing":
                     raise Unavailable(f"{name} was not loaded: {(problems or [model])[0].detail}", 5)
-                if all(model.tag in news["served"] for news in await self._repository.news_of_others()):
+                all_news = await self._repository.news_of_others()
+                states = {model.state, *(self._state_elsewhere(news, model.tag) for news in all_news)}
+                if states == {"ready"}:
                     return
+                if "failed" in states and time.monotonic() > noted_at:
+                    raise Unavailable(f"{name} was not loaded: it failed in another worker; its log says why.", 5)
             await asyncio.sleep(PENDING_INTERVAL_S)
         raise Unavailable(f"{name} was not ready within {LOAD_S:g} s; GET /health says what it is doing.", 5)
 
@@ -219,7 +224,7 @@ class Follower:
     def _state_elsewhere(self, news: Mapping[str, Any], tag: str) -> State:
         """Return the state of a version in another worker; one that failed there by other files is to be tried yet."""
         state: State = news["states"].get(tag, "loading")
-        is_earlier = news["attempts"].get(tag) != self._repository.attempts[tag]
+        is_earlier = news["attempts"].get(tag) != self._repository.attempts.get(tag)
         return "loading" if state == "failed" and is_earlier else state
 
     async def _settle(self, name: str) -> None:

@@ -256,6 +256,32 @@ def test_a_model_whose_next_version_cannot_be_read_is_taken_out_of_service_all_t
     run(scene())
 
 
+def test_a_client_that_loads_a_model_is_kept_waiting_until_it_is_ready_in_every_worker(
+    store: Store, tmp_path: Path
+) -> None:
+    one, two = (Worker(store, tmp_path / "run", name) for name in ("one", "two"))
+    repository = two.repository
+
+    async def scene() -> None:
+        async with following(one):
+            with repository._loading:  # the second worker starts, and its model loads slowly
+                repository.start()
+                assert repository._workers is not None
+                await repository._workers.start()
+                asked = [asyncio.create_task(worker.follower.load("tiny")) for worker in (one, two)]
+                await asyncio.sleep(0.2)
+                assert not any(task.done() for task in asked)
+            await asyncio.gather(*asked)
+            assert served(repository) == served(one.repository) != {}
+            repository.get("tiny").fail(StoreError("no memory"))
+            with pytest.raises(Unavailable, match="tiny was not loaded: it failed in another worker"):
+                await one.follower.load("tiny")
+            await repository.leave()
+            assert await asyncio.to_thread(repository.close, 20)
+
+    run(scene())
+
+
 def test_clients_may_load_and_unload_after_the_folder_of_the_server_has_been_deleted(
     store: Store, tmp_path: Path
 ) -> None:
