@@ -151,15 +151,17 @@ class MetadataRoutes:
             status, detail = "draining", "finishing what is in flight; send nothing new"
         elif default is None or default.state in ("missing", "failed"):
             status = "degraded"
-            detail = (
+            problem = (
                 f"{repository.default}: {default.detail}" if default else f"there is no model {repository.default!r}"
             )
+            detail = " ".join([*repository.lock_problems, problem])
         elif not repository.ready:
             busy = [model for model in repository.every if model.state in ("loading", "checking")]
             detail = "; ".join(f"{model.tag}: {model.detail}" for model in busy) or "another worker is not ready"
             status = "starting"
         else:
-            problems = [*repository.unreadable.values(), *(["a model failed"] if "failed" in states else [])]
+            problems = [*repository.lock_problems, *repository.unreadable.values()]
+            problems += ["a model failed"] if "failed" in states else []
             status, detail = ("degraded" if problems else "healthy"), " ".join(problems)
         other_versions = {model.tag: model for model in every if model is not repository.models.get(model.name)}
         listed = dict(sorted((repository.models | other_versions).items()))

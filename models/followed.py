@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,35 +31,62 @@ class FollowedFolders:
     chosen: frozenset[str] = frozenset()
     _locks: dict[StoreFolder, dict[str, str]] = field(default_factory=dict)
     _told: list[str] = field(default_factory=list)
+    _lock_problems: list[str] = field(default_factory=list)
+
+    @property
+    def lock_problems(self) -> list[str]:
+        """Which lock files could not be read the last time, and what to do about it."""
+        return list(self._lock_problems)
 
     def fingerprint(self) -> Fingerprint:
         """Return what changes as soon as a lock file does."""
         return tuple(_state(folder.lock_file) for folder in self.folders)
 
-    def read(self) -> dict[str, StoredModel | StoreError]:
+    def read(self, last_served: Mapping[str, Sequence[str]]) -> dict[str, StoredModel | StoreError]:
         """Return each model that is to be served and may change, by its name, or why it cannot be read.
 
         Of a lock file that is missing or damaged, what it said last counts. The log says so, and names the models of
         one's own whose names are taken, once until that changes.
+
+        Args:
+            last_served: the versions that the server served last by the name of their model, which count where a lock
+                could never be read.
         """
         models, problems = dict[str, StoredModel | StoreError](), list[str]()
+        self._lock_problems.clear()
         for folder in self.folders:
-            lock = folder.readable_lock()
-            if lock is None and self._locks.get(folder):
-                problems.append(f"{folder.lock_file} is missing or damaged; what was served goes on.")
-            self._locks[folder] = lock = lock if lock is not None else self._locks.get(folder, {})
-            for name, version in lock.items():
+            for name, version in self._read_lock(folder, last_served).items():
                 if self.chosen and name not in self.chosen:
                     continue
                 if name not in self.fixed and name not in models:
                     models[name] = self.open(name, version)
                 elif folder.is_own and name not in self.chosen:
                     problems.append(f"{name} of {folder.models} is not served: another model of that name is.")
-        for problem in problems:
+        for problem in (problems := [*self._lock_problems, *problems]):
             if problem not in self._told:
                 logger.error("%s", problem)
         self._told[:] = problems
         return models
+
+    def _read_lock(self, folder: StoreFolder, last_served: Mapping[str, Sequence[str]]) -> dict[str, str]:
+        """Return what a lock says, or said last; note the problem if it cannot be read."""
+        served = {name: versions[0] for name, versions in last_served.items() if versions}
+        here = {name: version for name, version in served.items() if (folder.models / name / version).is_dir()}
+        before, problem = self._locks.get(folder, here), ""
+        try:
+            self._locks[folder] = folder.load_lock()
+        except FileNotFoundError:
+            self._locks[folder], problem = before, "it is missing" if before else ""
+        except OSError as error:
+            self._locks[folder], problem = before, error.strerror or "an error"
+        except ValueError:
+            self._locks[folder], problem = before, "it is damaged"
+        if problem:
+            self._lock_problems.append(
+                f"{folder.lock_file} cannot be read ({problem}); what was served goes on. "
+                "Import or add a model to have it written anew."
+            )
+        return self._locks[folder]
 
     def open(self, name: str, version: str) -> StoredModel | StoreError:
         """Return one version from the first folder that has it, or why it cannot be read."""
@@ -84,4 +111,4 @@ def _state(path: Path) -> tuple[int, ...]:
         status = os.stat(path)
     except OSError:
         return ()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

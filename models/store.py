@@ -26,10 +26,7 @@ from errors import StoreError
 from models.card import is_regressor, read_card
 from models.goldens import read_goldens
 from models.package import (
-    EXPLANATIONS,
     MANIFEST,
-    PARITY,
-    REPORT,
     StoredModel,
     content_version,
     file_digests,
@@ -37,6 +34,7 @@ from models.package import (
     sha256,
     verify,
 )
+from models.store_files import delete_in_one_step, first_reason, open_to_all, update_latest, update_reports
 from models.store_folder import StoreFolder
 
 logger = logging.getLogger("vitrine")
@@ -74,11 +72,11 @@ class Store(StoreFolder):
             with self._import_lock() as staging_root:
                 if is_new := not self._is_intact(stored, digests):
                     self._copy_into_store(package, stored, digests, own_weights, staging_root)
-                _update_reports(package, stored)
-                self._write_lock(self.read_lock() | {card.name: version})
+                update_reports(package, stored)
+                self._write_lock(self._lock_to_change() | {card.name: version})
         except OSError as error:
             raise StoreError(
-                f"{stored.tag} could not be written to the store: {error}. Nothing was installed."
+                f"{stored.tag} could not be written to the store: {first_reason(error)}. Nothing was installed."
             ) from error
         return stored, is_new
 
@@ -146,15 +144,15 @@ class Store(StoreFolder):
     def _delete(self, folders: Sequence[Path], staging_root: Path) -> None:
         """Delete versions; of a model whose served version is deleted, the newest remaining one is served."""
         for folder in folders:
-            _delete_in_one_step(folder, staging_root)
-        installed, lock = self.installed(), self.read_lock()
+            delete_in_one_step(folder, staging_root)
+        installed, lock = self.installed(), self._lock_to_change()
         for name in {folder.parent.name for folder in folders}:
             remaining = [stored.version for stored in installed if stored.card.name == name]
             if lock.get(name) not in remaining:
                 lock.pop(name, None)
             if remaining:
                 lock.setdefault(name, remaining[0])
-            _update_latest(self.models / name, remaining)
+            update_latest(self.models / name, remaining)
         self._write_lock(lock)
 
     def bentoml_can_open(self, tag: str) -> bool:
@@ -204,9 +202,10 @@ class Store(StoreFolder):
                 (Path(model.path) / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
             stored.path.parent.mkdir(parents=True, exist_ok=True)
             if stored.path.exists():  # a damaged copy
-                _delete_in_one_step(stored.path, staging_root)
+                delete_in_one_step(stored.path, staging_root)
+            open_to_all(staging / card.name / version)
             os.replace(staging / card.name / version, stored.path)
-            _update_latest(stored.path.parent, [version])
+            update_latest(stored.path.parent, [version])
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -223,6 +222,11 @@ class Store(StoreFolder):
             for abandoned in self.state.glob("staging-*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
             yield self.state
+
+    def _lock_to_change(self) -> dict[str, str]:
+        """Return the lock; where it is missing or damaged, the newest version of each model, so that none is lost."""
+        lock = self.readable_lock()
+        return lock if lock is not None else {stored.card.name: stored.version for stored in reversed(self.installed())}
 
     def _write_lock(self, lock: dict[str, str]) -> None:
         with atomic_write(self.lock_file) as file:
@@ -269,28 +273,3 @@ def open_packed(models: Iterable[BentoModel]) -> list[StoredModel]:
         except StoreError as error:
             logger.error("%s", error)
     return opened
-
-
-def _update_reports(package: Path, stored: StoredModel) -> None:
-    """Copy the reports of a package to its stored version where they have changed; they are no part of the version."""
-    for name in (REPORT, EXPLANATIONS, PARITY):
-        source, target = package / name, stored.path / name
-        if source.exists() and not (target.exists() and target.read_bytes() == source.read_bytes()):
-            with atomic_write(target) as file:
-                file.write(source.read_bytes())
-
-
-def _delete_in_one_step(folder: Path, staging_root: Path) -> None:
-    """Move a folder out of the store before it is deleted, so that nobody finds it there half deleted."""
-    trash = Path(tempfile.mkdtemp(dir=staging_root, prefix="staging-"))
-    os.replace(folder, trash / folder.name)
-    shutil.rmtree(trash, ignore_errors=True)
-
-
-def _update_latest(folder: Path, versions: list[str]) -> None:
-    """Write the file by which BentoML finds a model's newest version; delete the model's folder if it is empty."""
-    if versions:
-        with atomic_write(folder / "latest") as file:
-            file.write(versions[0].encode())
-    elif not any(path.is_dir() for path in folder.iterdir()):
-        shutil.rmtree(folder)

@@ -55,12 +55,16 @@ class StoreFolder:
     def readable_lock(self) -> dict[str, str] | None:
         """Return the served version of each model by its name; None if the lock file is missing or damaged."""
         try:
-            return _LOCK.validate_json(read_regular_file(self.lock_file))
+            return self.load_lock()
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             logger.error("%s cannot be read: %s.", self.lock_file, error)
             return None
+
+    def load_lock(self) -> dict[str, str]:
+        """Return the served version of each model by its name; raise OSError or ValueError if it cannot be read."""
+        return _LOCK.validate_json(read_regular_file(self.lock_file))
 
     def version_folders(self) -> list[Path]:
         """Return the folder of every version that Vitrine wrote, damaged ones included."""

@@ -73,6 +73,7 @@ class Follower:
             try:
                 await self.look()
             except Exception:
+                self._locks = None  # what was noted may not have been acted upon
                 logger.exception("the models could not be looked at; what is served goes on")
             await asyncio.sleep(PENDING_INTERVAL_S if self._pending else INTERVAL_S)
 
@@ -80,14 +81,18 @@ class Follower:
         """Take note of what has changed, and bring into service what is ready everywhere."""
         async with self._looking:
             has_changed, is_first = await self._note_changes(), not self._has_planned
-            if has_changed or is_first or self._repository.unreadable:
-                models, unloaded = await asyncio.to_thread(lambda: (self._folders.read(), self._state.unloaded()))
+            is_unread = self._repository.unreadable or self._repository.lock_problems
+            if has_changed or is_first or is_unread:
+                models, unloaded = await asyncio.to_thread(
+                    lambda: (self._folders.read(self._state.served()), self._state.unloaded())
+                )
+                self._repository.lock_problems = self._folders.lock_problems
                 self._plan(models, set(unloaded), retry=has_changed and not is_first)
                 self._has_planned = True
             for name in list(self._pending):
                 await self._settle(name)
             self._close_retired()
-            served = {name: list(models) for name, models in self._ready_versions().items()}
+            served = {name: list(models) for name, models in self._repository.ready_versions.items()}
             if served != self._served:
                 self._served = served
                 await asyncio.to_thread(self._state.remember_served, served)
@@ -101,6 +106,7 @@ class Follower:
         """
         self._state.set_unloaded(name, unloaded=False)
         deadline = time.monotonic() + LOAD_S
+        noted_at = time.monotonic() + 4 * INTERVAL_S  # by then every worker has begun to try anew what failed there
         while time.monotonic() < deadline:
             await self.look()
             model = self._repository.models.get(name)
@@ -113,8 +119,12 @@ class Follower:
                 problems = [failed for failed in self._failed() if failed.name == name]
                 if problems or model.state == "missing":
                     raise Unavailable(f"{name} was not loaded: {(problems or [model])[0].detail}", 5)
-                if all(model.tag in news["served"] for news in await self._repository.news_of_others()):
+                all_news = await self._repository.news_of_others()
+                states = {model.state, *(self._state_elsewhere(news, model.tag) for news in all_news)}
+                if states == {"ready"}:
                     return
+                if "failed" in states and time.monotonic() > noted_at:
+                    raise Unavailable(f"{name} was not loaded: it failed in another worker; its log says why.", 5)
             await asyncio.sleep(PENDING_INTERVAL_S)
         raise Unavailable(f"{name} was not ready within {LOAD_S:g} s; GET /health says what it is doing.", 5)
 
@@ -123,7 +133,7 @@ class Follower:
 
         Raises:
             NotFound: there is no such model.
-            Unavailable: another worker did not take note in time.
+            Unavailable: a worker did not take note in time.
         """
         if name not in self._repository.models:
             known = ", ".join(sorted(self._repository.models)) or "none"
@@ -133,10 +143,10 @@ class Follower:
         while time.monotonic() < deadline:
             await self.look()
             served = [tag for news in await self._repository.news_of_others() for tag in news["served"]]
-            if not any(tag.partition(":")[0] == name for tag in served):
+            if name not in self._repository.versions and not any(tag.partition(":")[0] == name for tag in served):
                 return
             await asyncio.sleep(PENDING_INTERVAL_S)
-        raise Unavailable(f"Another worker has not taken {name} out of service within {UNLOAD_S:g} s.", 5)
+        raise Unavailable(f"A worker has not taken {name} out of service within {UNLOAD_S:g} s.", 5)
 
     async def _note_changes(self) -> bool:
         """Return whether a lock, what clients unloaded, or a file of a version that failed has changed since."""
@@ -160,11 +170,11 @@ class Follower:
             name: str(model) for name, model in models.items() if isinstance(model, StoreError)
         }
         for name in sorted({*models, *self._repository.models, *self._pending}):
-            if isinstance(model := models.get(name), StoreError):
+            if name in unloaded:
+                self._take_out(name, UNLOADED.format(name=name), is_new=name not in self._unloaded)
+            elif isinstance(model := models.get(name), StoreError):
                 if before.get(name) != str(model):
                     logger.error("%s What is served goes on.", model)
-            elif name in unloaded:
-                self._take_out(name, UNLOADED.format(name=name), is_new=name not in self._unloaded)
             elif stored := self._fixed.get(name) or ([model] if model else []):
                 self._begin(name, stored, retry=retry)
             else:
@@ -185,7 +195,9 @@ class Follower:
         if list(serving) == versions and not (has_failed and retry):
             self._give_up(name)
             return
-        if [model.version for model in self._pending.get(name, ())] == versions:
+        pending = self._pending.get(name, [])
+        gives_up = retry and any(model.state == "failed" for model in pending)
+        if [model.version for model in pending] == versions and not gives_up:
             self._note_attempts(stored)
             return
         candidates = [self._repository.candidates.get(version.tag) for version in stored]
@@ -212,7 +224,7 @@ class Follower:
     def _state_elsewhere(self, news: Mapping[str, Any], tag: str) -> State:
         """Return the state of a version in another worker; one that failed there by other files is to be tried yet."""
         state: State = news["states"].get(tag, "loading")
-        is_earlier = news["attempts"].get(tag) != self._repository.attempts[tag]
+        is_earlier = news["attempts"].get(tag) != self._repository.attempts.get(tag)
         return "loading" if state == "failed" and is_earlier else state
 
     async def _settle(self, name: str) -> None:
@@ -283,10 +295,3 @@ class Follower:
         """Return the versions that have failed, served or not."""
         models = [*self._repository.every, *self._repository.candidates.values()]
         return [model for model in models if model.state == "failed"]
-
-    def _ready_versions(self) -> dict[str, list[str]]:
-        """Return the versions that are served and answer, by the name of their model."""
-        return {
-            name: [version for version, model in models.items() if model.state == "ready"]
-            for name, models in self._repository.versions.items()
-        }

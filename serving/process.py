@@ -88,11 +88,16 @@ class PredictionProcess:
         self._decoding.close()
 
     def _explained_tags(self) -> list[str]:
-        """Return the versions that the Grad-CAM process is to have, those on their way in and out included."""
-        repository = self.repository
-        candidates = [model for model in repository.candidates.values() if model.state != "failed"]
-        models = [*repository.every, *candidates, *repository.retired]
-        return [model.tag for model in models if model.stored and not model.not_explainable_reason]
+        """Return the versions that the Grad-CAM process is to have, those on their way in and out included.
+
+        One that failed is not among them: it is released there, so that it is read anew once it is tried again here.
+        """
+        models = [*self.repository.every, *self.repository.candidates.values(), *self.repository.retired]
+        return [
+            model.tag
+            for model in models
+            if model.stored and model.state != "failed" and not model.not_explainable_reason
+        ]
 
     def _state_in_gradcam(self, model: LoadedModel) -> State:
         """Return the state of a version in the Grad-CAM process; `missing` where it will never be there."""

@@ -41,6 +41,7 @@ class ModelRepository:
         attempts: which files each candidate was read from, by tag; any text that is the same in all workers.
         retired: the versions whose place others have taken, while requests may still be on them.
         unreadable: why the version of a model that is to be served cannot be read, by the model's name.
+        lock_problems: which lock files cannot be read just now, and what to do about it.
         generation: how often the cards of what is served have changed.
 
     Args:
@@ -75,6 +76,7 @@ class ModelRepository:
         self.candidates, self.retired = dict[str, LoadedModel](), list[LoadedModel]()
         self.attempts = dict[str, str]()
         self.generation, self.unreadable = 0, dict[str, str]()
+        self.lock_problems = list[str]()
         self._share, self._loading = CoreShare(options.cores()), threading.Lock()
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
         self._closing = False
@@ -199,6 +201,14 @@ class ModelRepository:
         missing = [model for model in self.models.values() if model.stored is None]
         default = self.models.get(self.default)
         return sorted([*loaded, *missing], key=lambda model: model is not default)
+
+    @property
+    def ready_versions(self) -> dict[str, list[str]]:
+        """The versions that are served and answer, by the name of their model."""
+        return {
+            name: [version for version, model in models.items() if model.state == "ready"]
+            for name, models in self.versions.items()
+        }
 
     @property
     def ready(self) -> bool:

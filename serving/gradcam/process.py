@@ -124,7 +124,8 @@ class ExplanationProcess:
         missing = dict[str, Any]()
         for tag in tags:
             if tag not in here:
-                stored = self._stored.get(tag) or self._followed.open(*tag.split(":"))
+                name, _, version = tag.partition(":")
+                stored = self._stored.get(tag) or self._followed.open(name, version)
                 if isinstance(stored, StoredModel) and _is_explainable(stored):
                     model = self._repository.model_of(stored)
                     others = self._repository.versions.get(model.name, {}).values()
@@ -138,6 +139,9 @@ class ExplanationProcess:
                 others = self._repository.versions[model.name].values()
                 self._repository.put(model.name, [other for other in others if other is not model])
                 threading.Thread(target=model.close, args=(RELEASE_AFTER_S,), daemon=True).start()
+        self._asked_for_at = {
+            tag: at for tag, at in self._asked_for_at.items() if tag in here or now <= at + RELEASE_AFTER_S
+        }
         return missing
 
 

@@ -73,6 +73,9 @@ def test_health_and_readiness_tell_how_a_server_starts_and_drains(make_client: M
     repository.start()
     repository.wait_loaded(60)
     assert states() == (200, "ready", 200, "")
+    repository.lock_problems = ["The lock cannot be read."]  # it costs the server no request
+    assert states() == (200, "ready", 200, "The lock cannot be read.")
+    assert client.get("/health").json()["status"] == "degraded"
     repository.drain()
     assert states() == (503, "draining", 200, "finishing what is in flight; send nothing new")
     assert client.post("/predict", content=plain(200)).status_code == 200  # it is still in time

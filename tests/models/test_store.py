@@ -17,6 +17,7 @@ from errors import StoreError
 from models import store
 from models.package import verify
 from models.served_versions import served_tags, serves_own_weights
+from models.store_files import first_reason
 from tests.conftest import ROOT
 from tests.tiny import tiny_package
 
@@ -33,6 +34,17 @@ def test_the_same_content_again_is_the_same_tag_and_writes_nothing(home: Path, p
     again, is_new = store.import_package(tiny_package(tmp_path / "copy"))
     assert not is_new and again.tag == stored.tag
     assert {path: path.stat().st_mtime_ns for path in stored.path.rglob("*")} == before
+
+
+def test_every_user_can_read_what_was_imported(home: Path, package: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        stored, _ = store.import_package(package)
+    finally:
+        os.umask(before)
+    paths = [stored.path.parent, stored.path, *stored.path.rglob("*")]
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_dir()} == {0o755}
+    assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o644}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +256,34 @@ def test_a_lock_that_is_damaged_serves_nothing_until_the_next_import(home: Path,
         assert dict(served_tags()) == {}
     store.import_package(package)
     assert dict(served_tags()) == {"tiny": stored.version}
+
+
+def test_of_many_files_that_cannot_be_copied_the_first_reason_is_said(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "from" / name).symlink_to(tmp_path / "absent")
+    with pytest.raises(shutil.Error) as raised:
+        shutil.copytree(tmp_path / "from", tmp_path / "to")
+    reason = first_reason(raised.value)
+    assert reason.startswith("[Errno 2] No such file") and reason.count("Errno") == 1
+    assert first_reason(OSError(28, "No space left on device")) == "[Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize("text", ["{", None])
+def test_what_is_changed_after_a_lock_is_lost_keeps_the_newest_version_of_every_other_model(
+    home: Path, package: Path, tmp_path: Path, text: str | None
+) -> None:
+    first, _ = store.import_package(package)
+    (package / "weights.safetensors").write_bytes(b"second")
+    second, _ = store.import_package(package)
+    os.utime(first.path / "manifest.json", (1_000_000, 1_000_000))
+    lock, other = home / "vitrine" / "models.lock", tiny_package(tmp_path / "other", "other")
+    lock.unlink() if text is None else lock.write_text(text)
+    added, _ = store.import_package(other)
+    assert store.read_lock() == {"tiny": second.version, "other": added.version}
+    lock.unlink() if text is None else lock.write_text(text)
+    store.remove("other")
+    assert store.read_lock() == {"tiny": second.version}
 
 
 def test_a_model_deleted_by_bentoml_is_no_longer_served(home: Path, package: Path) -> None:

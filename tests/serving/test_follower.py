@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -65,8 +66,9 @@ class Worker:
         folders = FollowedFolders([store])
         stored = [open_stored(store.models / name / version) for name, version in store.read_lock().items()]
         run.mkdir(exist_ok=True)
-        self.repository = ModelRepository(stored, RunnerOptions(), default="tiny")
-        self.follower = Follower(self.repository, folders, RunState(run), **options)
+        state = RunState(run)
+        self.repository = ModelRepository(last_served(stored, folders, state), RunnerOptions(), default="tiny")
+        self.follower = Follower(self.repository, folders, state, **options)
         self.repository._workers = Workers(run, self.repository._news, name)
 
 
@@ -142,7 +144,7 @@ def test_one_that_fails_its_self_check_leaves_the_old_one_serving_until_it_is_go
             await until(lambda: any(model.state == "failed" for model in repository.candidates.values()))
             failed = repository.candidates[f"tiny:{bad}"]
             assert "golden" in failed.detail and served(repository) == {"tiny": first} and repository.ready
-            assert "tiny goes on being served as it was" in caplog.text
+            await until(lambda: "tiny goes on being served as it was" in caplog.text)
             missing = store.models / "tiny" / ("0" * 16)
             store._write_lock({"tiny": missing.name})
             await until(lambda: "tiny" in repository.unreadable)
@@ -239,6 +241,68 @@ def test_a_client_takes_a_model_out_of_service_in_every_worker_and_brings_it_bac
     run(scene())
 
 
+def test_a_model_whose_next_version_cannot_be_read_is_taken_out_of_service_all_the_same(
+    store: Store, tmp_path: Path
+) -> None:
+    worker = Worker(store, tmp_path / "run", "a")
+
+    async def scene() -> None:
+        async with following(worker):
+            store._write_lock({"tiny": "0" * 16})
+            await until(lambda: "tiny" in worker.repository.unreadable)
+            await worker.follower.unload("tiny")
+            assert served(worker.repository) == {}
+
+    run(scene())
+
+
+def test_a_client_that_loads_a_model_is_kept_waiting_until_it_is_ready_in_every_worker(
+    store: Store, tmp_path: Path
+) -> None:
+    one, two = (Worker(store, tmp_path / "run", name) for name in ("one", "two"))
+    repository = two.repository
+
+    async def scene() -> None:
+        async with following(one):
+            with repository._loading:  # the second worker starts, and its model loads slowly
+                repository.start()
+                assert repository._workers is not None
+                await repository._workers.start()
+                asked = [asyncio.create_task(worker.follower.load("tiny")) for worker in (one, two)]
+                await asyncio.sleep(0.2)
+                assert not any(task.done() for task in asked)
+            await asyncio.gather(*asked)
+            assert served(repository) == served(one.repository) != {}
+            repository.get("tiny").fail(StoreError("no memory"))
+            with pytest.raises(Unavailable, match="tiny was not loaded: it failed in another worker"):
+                await one.follower.load("tiny")
+            await repository.leave()
+            assert await asyncio.to_thread(repository.close, 20)
+
+    run(scene())
+
+
+def test_clients_may_load_and_unload_after_the_folder_of_the_server_has_been_deleted(
+    store: Store, tmp_path: Path
+) -> None:
+    worker = Worker(store, tmp_path / "run", "a")
+
+    async def scene() -> None:
+        async with following(worker):
+            shutil.rmtree(tmp_path / "run")
+            await worker.follower.unload("tiny")
+            assert served(worker.repository) == {}
+            await worker.follower.load("tiny")
+            shutil.rmtree(tmp_path / "run")
+            (tmp_path / "run").write_text("a file where the folder should be")
+            with pytest.raises(Unavailable, match=r"run cannot be written to .* restart the server"):
+                await worker.follower.unload("tiny")
+            assert served(worker.repository) != {}
+            (tmp_path / "run").unlink()
+
+    run(scene())
+
+
 def test_a_process_in_place_of_a_dead_one_serves_what_that_did(store: Store, tmp_path: Path) -> None:
     worker, first = Worker(store, tmp_path / "run", "a"), store.read_lock()["tiny"]
 
@@ -250,6 +314,53 @@ def test_a_process_in_place_of_a_dead_one_serves_what_that_did(store: Store, tmp
             folders, state = FollowedFolders([store]), RunState(tmp_path / "run")
             assert [model.version for model in last_served(locked, folders, state)] == [first]
             assert last_served(locked, folders, RunState(tmp_path)) == locked  # a server that starts anew
+
+    run(scene())
+
+
+@pytest.mark.parametrize("text", ["{", None])
+def test_a_process_in_place_of_a_dead_one_serves_on_though_the_lock_is_lost(
+    store: Store, tmp_path: Path, text: str | None
+) -> None:
+    first = store.read_lock()["tiny"]
+
+    async def scene() -> None:
+        async with following(Worker(store, tmp_path / "run", "a")):
+            await until(lambda: RunState(tmp_path / "run").served() == {"tiny": [first]})
+        store.lock_file.unlink() if text is None else store.lock_file.write_text(text)
+        worker = Worker(store, tmp_path / "run", "b")
+        repository = worker.repository
+        async with following(worker):
+            await until(lambda: repository.lock_problems != [])
+            assert served(repository) == {"tiny": first} and "models.lock cannot be read" in repository.lock_problems[0]
+            second = add(store, tmp_path, threshold=0.9)
+            await until(lambda: served(repository) == {"tiny": second} and repository.lock_problems == [])
+
+    run(scene())
+
+
+def test_a_lock_that_could_not_be_read_once_is_read_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, first = Worker(store, tmp_path / "run", "a"), store.read_lock()["tiny"]
+    load_lock = Store.load_lock
+    failures = list[Exception]([MemoryError(), OSError(24, "Too many open files")])
+
+    def load_lock_late(store: Store) -> dict[str, str]:
+        if failures:
+            raise failures.pop(0)
+        return load_lock(store)
+
+    async def scene() -> None:
+        async with following(worker):
+            await until(lambda: worker.follower._has_planned)
+            elsewhere = Store.own(tmp_path / "elsewhere")
+            version = add(elsewhere, tmp_path, "other")
+            shutil.copytree(elsewhere.models / "other", store.models / "other")
+            monkeypatch.setattr(Store, "load_lock", load_lock_late)
+            store._write_lock({"tiny": first, "other": version})
+            await until(lambda: served(worker.repository) == {"tiny": first, "other": version})
+            assert failures == []
 
     run(scene())
 
@@ -271,6 +382,11 @@ def test_the_grad_cam_process_has_the_versions_that_servers_name(
         assert process.status([first.tag])[first.tag]["state"] == "ready"
         await until(lambda: first.tag not in process.status([second.tag]))
         assert process.status([second.tag, "absent:0123456789abcdef"])["absent:0123456789abcdef"]["state"] == "missing"
+        for tag in ("", "tiny", ":", "a:b:c", "../tiny:x"):
+            assert process.status([tag])[tag]["state"] == "missing"
+        await asyncio.sleep(0.3)
+        process.status([second.tag])
+        assert set(process._asked_for_at) <= {first.tag, second.tag}
         await process.stop(20)
 
     run(scene())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from errors import StoreError
 from models.package import StoredModel
 from serving.predictions import PredictionParameters
 from serving.predictor import Predictor
@@ -46,6 +47,14 @@ def test_explanations_can_be_switched_off(tmp_path: Path) -> None:
         )
     with process_of(stored, explain=False) as process:
         assert process.predictor.explainer is None
+
+
+def test_the_grad_cam_process_is_asked_for_no_version_that_failed_here(tmp_path: Path) -> None:
+    stored = seal(tiny_package(tmp_path / "tiny", explained=True))
+    with process_of(stored) as process:
+        assert process._explained_tags() == [stored.tag]
+        process.repository.get().fail(StoreError("damaged"))
+        assert process._explained_tags() == []
 
 
 def test_bundled_models_that_are_not_installed_are_listed_with_the_command_that_installs_them(tmp_path: Path) -> None:
