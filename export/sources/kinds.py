@@ -115,7 +115,7 @@ def _zip_kind(file: Path) -> Kind:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise StoreError(f"{file}: is a damaged archive ({error}).") from error
     if _MANIFEST in names:
         return "mar"
