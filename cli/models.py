@@ -20,6 +20,7 @@ from export import importers
 from export.adding import print_parity
 from export.card_text import card_for_own_weights
 from export.input_text import input_text
+from export.sources.names import check_other_store
 from models import registry
 from models.card import read_card
 from models.goldens import golden_inputs
@@ -112,6 +113,7 @@ def import_(
                 f"This needs the `torch` extra ({error.name} is missing here). Use the environment of `make test`: "
                 f".venv-dev/bin/vitrine models import {name} …"
             ) from error
+        check_other_store(name, package, store)
         stored, is_new = store.import_package(package, own_weights=weights is not None or variant != "fp32")
     click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}")
 
