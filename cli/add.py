@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from cli.expected import Expected, expected_options
-from cli.stores import open_store
+from cli.stores import open_store, place_of
 from cli.variants import make_variant_package
 from export.adding import add as add_model
 from export.sources.kinds import Kind, Source, check_requirements, recognise
@@ -114,10 +114,9 @@ def add(
         check_requirements("checkpoint")
         make_variant = partial(_make_variant, variant)
     check = partial(expected.check, examples=options["examples"])
-    stored, is_new = add_model(
-        request, open_store(), click.echo, replace=replace, check=check, make_variant=make_variant
-    )
-    click.echo(f"{'Added' if is_new else 'Already there:'} {stored.tag}")
+    store = open_store()
+    stored, is_new = add_model(request, store, click.echo, replace=replace, check=check, make_variant=make_variant)
+    click.echo(f"{'Added' if is_new else 'Already there:'} {stored.tag}{place_of(store)}")
 
 
 def _check_options(source: Source, options: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from cli.diff import diff
 from cli.expected import Expected, expected_options
 from cli.model_list import list_
 from cli.prune import prune
-from cli.stores import open_store
+from cli.stores import open_store, place_of
 from cli.tables import new_table, print_quality, print_table, print_values
 from cli.variants import make_variant_package
 from errors import CardError, StoreError
@@ -115,7 +115,7 @@ def import_(
             ) from error
         check_other_store(name, package, store)
         stored, is_new = store.import_package(package, own_weights=weights is not None or variant != "fp32")
-    click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}")
+    click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}{place_of(store)}")
 
 
 def _check_options(name: str, weights: Path | None, card_file: Path | None, variant: str) -> None:

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from cli.stores import open_store
 from models.store_folder import StoreFolder
+from settings import load_settings
 from tests.conftest import ROOT
 from tests.export.graphs import graph_file
 from tests.live.server import environment, install
@@ -45,9 +49,19 @@ def test_a_name_that_the_store_serves_is_refused_for_another_model(tmp_path: Pat
     lock = StoreFolder.own(folder).read_lock()
     (home / "vitrine" / "models.lock").write_text(json.dumps(lock | {"kidney-stone": "0" * 16}))
     same, other = (vitrine(home, folder, "import", name) for name in ("churn", "kidney-stone"))
-    assert same.stdout == f"Already there: churn:{lock['churn']}\n", same.stderr
+    assert same.stdout == f"Already there: churn:{lock['churn']} in {folder}\n", same.stderr
     assert other.returncode == 1 and "serves a model 'kidney-stone' already" in other.stderr
     assert StoreFolder.own(folder).read_lock() == lock
+
+
+def test_a_relative_folder_begins_where_the_command_is_typed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITRINE_MODELS_DIR", "own")
+    load_settings.cache_clear()
+    assert open_store().models == tmp_path / "own"
+    load_settings.cache_clear()
 
 
 def test_pruning_keeps_what_is_served_and_what_bentos_and_the_settings_name(tmp_path: Path) -> None:
