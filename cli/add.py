@@ -112,7 +112,7 @@ def add(
     make_variant = None
     if variant is not None:
         check_requirements("checkpoint")
-        make_variant = partial(_make_variant, variant)
+        make_variant = partial(_make_variant, variant, expected, options["examples"])
     check = partial(expected.check, examples=options["examples"])
     store = open_store()
     stored, is_new = add_model(request, store, click.echo, replace=replace, check=check, make_variant=make_variant)
@@ -138,8 +138,10 @@ _ARTICLES: Mapping[Kind, str] = {
 }
 
 
-def _make_variant(variant: Literal["fp16", "int8"], package: Path, folder: Path) -> Path:
-    return make_variant_package(package, variant, folder)
+def _make_variant(
+    variant: Literal["fp16", "int8"], expected: Expected, examples: Path | None, package: Path, folder: Path
+) -> Path:
+    return make_variant_package(package, variant, folder, expected, examples)
 
 
 def _outputs(texts: Sequence[str]) -> list[tuple[str, str]]:

@@ -107,7 +107,7 @@ def import_(
                 package = _make_own_package(package, weights, card_file, Path(folder) / "own")
                 expected.check(package, examples)
             if variant != "fp32":
-                package = make_variant_package(package, variant, Path(folder) / variant)
+                package = make_variant_package(package, variant, Path(folder) / variant, expected, examples)
         except ImportError as error:
             raise StoreError(
                 f"This needs the `torch` extra ({error.name} is missing here). Use the environment of `make test`: "
