@@ -59,7 +59,11 @@ def recognise(text: str) -> Source:
         if hub == known and name:
             return Source(known, text, None, name)
     file = Path(text)
-    if not file.is_file():
+    try:
+        is_file = file.is_file()
+    except OSError as error:
+        raise StoreError(f"{text:.80}: is no file ({error.strerror}).") from error
+    if not is_file:
         raise StoreError(
             f"{text}: there is no such file. A model is a file (ONNX, a PyTorch checkpoint, a model of scikit-learn, "
             "XGBoost or LightGBM, a .mar of TorchServe), or timm:NAME, or torchvision:NAME."
