@@ -47,7 +47,8 @@ class Service:
     def __init__(self, url: str, send: Send, field: str, headers: Mapping[str, str], timeout_s: float) -> None:
         try:
             self._url = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            self._url.raw_host.decode("ascii").encode("idna")  # as it will be looked up
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise StoreError(f"{url}: is no address ({error}).") from error
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise StoreError(f"{url}: is no address. Give the whole of it, such as http://127.0.0.1:8000/predict.")
@@ -73,7 +74,7 @@ class Service:
             return Reply(None, seconds, f"{response.status_code}: {' '.join(response.text.split())[:160]}")
         try:
             return Reply(self._answer(response.json()), seconds)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Reply(None, seconds, f"no JSON: {' '.join(response.text.split())[:160]}")
 
     def _content(self, example: Example) -> dict[str, Any]:

@@ -176,7 +176,15 @@ def test_what_nothing_can_be_read_from_is_shown_with_the_option_that_helps(pictu
     for arguments, message in (
         (("--map", "score=a"), "with FIELD one of probabilities"),
         (("--header", "key"), "NAME:VALUE"),
+        (("--header", "X-Name: Jörg"), "ASCII characters only"),
+        (("--timeout", "nan"), "--timeout nan: give seconds"),
+        (("--timeout", "-1"), "Invalid value for '--timeout'"),
+        (("--json", pictures / "absent" / "report.json"), "there is no folder"),
         (("--send", "json"), "--send json is for rows"),
     ):
         assert message in compare(url, *arguments).output
-    assert "is no address" in compare("127.0.0.1:8000", "--images", pictures).output
+    for address in ("127.0.0.1:8000", "http://a..b/predict"):
+        assert "is no address" in compare(address, "--images", pictures).output
+    store.find("tiny").graph.unlink()
+    damaged = compare(url, "--images", pictures)
+    assert damaged.exit_code == 1 and "predict.onnx is missing. Run" in damaged.output
