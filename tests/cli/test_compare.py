@@ -22,7 +22,8 @@ from tests.tiny import logits_of_plain, plain, tiny_package
 
 LEVELS = (10, 60, 200, 240)
 Answer = Callable[[str, bytes], Any]
-"""From the content type and the body of a request to the JSON of its answer; an int is a status without one."""
+"""From the content type and the body of a request to the JSON of its answer; an int is a status without one, and a
+text an address to which the request is sent on."""
 
 
 @contextmanager
@@ -34,7 +35,9 @@ def service(answer: Answer) -> Iterator[str]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             content = answer(self.headers.get("Content-Type", ""), body)
             data = json.dumps(content).encode()
-            self.send_response(content if isinstance(content, int) else 200)
+            self.send_response(content if isinstance(content, int) else 307 if isinstance(content, str) else 200)
+            if isinstance(content, str):
+                self.send_header("Location", content)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -161,6 +164,27 @@ def test_rows_are_asked_one_by_one_and_without_rows_the_goldens_are(home: Path, 
         assert result.exit_code == 0, result.output
         assert f"{len(known)}, of which both answered {len(known)}" in result.output
         assert "does not go with churn: give --rows FILE" in compare(url, "--images", tmp_path, name="churn").output
+
+
+def test_a_key_is_sent_on_within_the_service_and_to_no_other(pictures: Path) -> None:
+    bodies = list[bytes]()
+
+    def moved(kind: str, body: bytes) -> Any:
+        bodies.append(body)
+        return "/predict/" if len(bodies) % 2 else probabilities(part(kind, body, "file"))
+
+    def elsewhere(kind: str, body: bytes) -> Any:
+        return url
+
+    with service(moved) as url:
+        followed = compare(url, "--images", pictures, "--header", "X-API-Key: secret")
+        assert followed.exit_code == 0, followed.output
+        asked = len(bodies)
+        assert asked >= 2 * len(LEVELS)
+        with service(elsewhere) as other:
+            refused = compare(other, "--images", pictures, "--header", "X-API-Key: secret")
+    assert len(bodies) == asked
+    assert refused.exit_code == 1 and f"it leads to {url}, another service" in " ".join(refused.output.split())
 
 
 def test_what_nothing_can_be_read_from_is_shown_with_the_option_that_helps(pictures: Path) -> None:
