@@ -1,6 +1,8 @@
 """Loading and unloading of models by clients: who may, and with what."""
 
-from collections.abc import Iterable
+import ipaddress
+from collections.abc import Collection, Iterable
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
@@ -16,10 +18,37 @@ class ModelControl:
         follower: changes what is served; None refuses everybody.
         keys: the keys that there are; None where none are asked for.
         is_open: whether everybody may, where no keys are asked for.
+        origins: the origins whose pages may, where no keys are asked for.
     """
 
-    def __init__(self, follower: Follower | None = None, keys: Keys | None = None, *, is_open: bool = False) -> None:
-        self._follower, self._keys, self._is_open = follower, keys, is_open
+    def __init__(
+        self,
+        follower: Follower | None = None,
+        keys: Keys | None = None,
+        *,
+        is_open: bool = False,
+        origins: Collection[str] = (),
+    ) -> None:
+        self._follower, self._keys, self._is_open, self._origins = follower, keys, is_open, origins
+
+    def check_page(self, request: Request) -> None:
+        """Raise unless a request comes from no page of a browser, or from one that may change the models.
+
+        Where no keys are asked for, any page in a browser that reaches this server could: a browser sends a POST
+        without asking first. A page may whose origin the operator named, or that came from this server, by address or
+        as localhost: of a name, anybody may make it lead here.
+
+        Raises:
+            NotAllowed: the page is of another site.
+        """
+        origin = request.headers.get("origin")
+        if origin is None or self._keys is not None or origin in self._origins:
+            return
+        if not _is_own_address(origin, request.headers.get("host")):
+            raise NotAllowed(
+                f"Pages of {origin[:100]} may not load or unload models here: name it in VITRINE_CORS_ORIGINS, or ask "
+                "for keys."
+            )
 
     async def load(self, name: str, key_name: str | None, parameters: object = None) -> None:
         """Serve a model in the version that the lock names; return once every process does.
@@ -63,6 +92,15 @@ class ModelControl:
                 "--admin`, or set VITRINE_MODEL_CONTROL=true."
             )
         return self._follower
+
+
+def _is_own_address(origin: str, host: str | None) -> bool:
+    """Return whether an origin is the host that a request was sent to, named by address or as localhost."""
+    try:
+        url = urlsplit(origin)
+        return url.netloc == host and (url.hostname == "localhost" or bool(ipaddress.ip_address(url.hostname or "")))
+    except ValueError:
+        return False
 
 
 def key_name_of(request: Request) -> str | None:

@@ -49,7 +49,9 @@ class Server:
         self._process = PredictionProcess(settings, stored, followed)
         self._authenticator = authenticator_for(settings)
         keys = self._authenticator.keys if self._authenticator is not None else None
-        self._control = ModelControl(self._process.follower, keys, is_open=settings.model_control)
+        self._control = ModelControl(
+            self._process.follower, keys, is_open=settings.model_control, origins=settings.origins
+        )
         self._limits = ReachedLimits()
         self._bodies = Bodies.of_settings(settings, self._limits)
         self._connections = Connections.of_settings(settings, self._limits)

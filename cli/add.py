@@ -8,7 +8,7 @@ from typing import Any, Literal
 import click
 
 from cli.expected import Expected, expected_options
-from cli.stores import open_store
+from cli.stores import open_store, place_of
 from cli.variants import make_variant_package
 from export.adding import add as add_model
 from export.sources.kinds import Kind, Source, check_requirements, recognise
@@ -112,12 +112,11 @@ def add(
     make_variant = None
     if variant is not None:
         check_requirements("checkpoint")
-        make_variant = partial(_make_variant, variant)
+        make_variant = partial(_make_variant, variant, expected, options["examples"])
     check = partial(expected.check, examples=options["examples"])
-    stored, is_new = add_model(
-        request, open_store(), click.echo, replace=replace, check=check, make_variant=make_variant
-    )
-    click.echo(f"{'Added' if is_new else 'Already there:'} {stored.tag}")
+    store = open_store()
+    stored, is_new = add_model(request, store, click.echo, replace=replace, check=check, make_variant=make_variant)
+    click.echo(f"{'Added' if is_new else 'Already there:'} {stored.tag}{place_of(store)}")
 
 
 def _check_options(source: Source, options: Mapping[str, Any]) -> None:
@@ -139,8 +138,10 @@ _ARTICLES: Mapping[Kind, str] = {
 }
 
 
-def _make_variant(variant: Literal["fp16", "int8"], package: Path, folder: Path) -> Path:
-    return make_variant_package(package, variant, folder)
+def _make_variant(
+    variant: Literal["fp16", "int8"], expected: Expected, examples: Path | None, package: Path, folder: Path
+) -> Path:
+    return make_variant_package(package, variant, folder, expected, examples)
 
 
 def _outputs(texts: Sequence[str]) -> list[tuple[str, str]]:

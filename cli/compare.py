@@ -19,10 +19,13 @@ from export.original.search import Network, Search
 from export.original.service import Send, Service
 from export.original.versus import Versus, compare_with_service
 from models.card import Card, ImageCard
-from models.package import StoredModel
+from models.package import StoredModel, verify
 
 MOST_LISTED = 20
 """So many examples a table lists; the JSON file has all."""
+
+MOST_SECONDS = 86_400
+"""The longest that --timeout may be."""
 
 
 @click.command()
@@ -38,7 +41,14 @@ MOST_LISTED = 20
 @click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Sent along, such as a key.")
 @click.option("--kind", type=click.Choice(get_args(Kind)), help="What its numbers are, where it does not show.")
 @click.option("--tolerance", type=click.FloatRange(min=0, min_open=True), default=TOLERANCE, show_default=True)
-@click.option("--timeout", "timeout_s", default=30.0, show_default=True, help="Of a request, in seconds.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Of a request, in seconds.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
 @click.option("--why", is_flag=True, help="Where they do not agree: try which line of the card would make them.")
 def compare(
@@ -72,6 +82,11 @@ def compare(
     """
     store = open_store()
     stored = store.find(name)
+    verify(stored)
+    if not timeout_s < MOST_SECONDS:  # nan and infinity pass every range
+        raise click.ClickException(f"--timeout {timeout_s}: give seconds, fewer than {MOST_SECONDS:,}.")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise click.ClickException(f"--json {json_file}: there is no folder {json_file.parent}.")
     examples = _examples(stored, images, rows)
     is_picture = isinstance(stored.card, ImageCard)
     send = send or ("multipart" if is_picture else "json")
@@ -118,6 +133,8 @@ def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise click.ClickException(f"--header {text}: give NAME:VALUE, such as 'Authorization: Bearer …'.")
+    if not text.isascii() or not text.isprintable():
+        raise click.ClickException(f"--header {text!r}: headers hold ASCII characters only.")
     return name.strip(), value.strip()
 
 

@@ -8,7 +8,7 @@ from cli.stores import open_store
 from cli.tables import new_table, print_table
 from errors import StoreError
 from export.version_diff import GoldenAnswers, Pair, card_pairs, compare_goldens, file_pairs, quality_pairs
-from models.package import StoredModel
+from models.package import StoredModel, verify
 
 
 @click.command()
@@ -26,6 +26,8 @@ def diff(first: str, second: str) -> None:
     _print_pairs("Card", card_pairs(one.card, other.card), one, other)
     _print_pairs("Files", file_pairs(one, other), one, other)
     _print_pairs("Measured quality", quality_pairs(one, other), one, other, same="no figures of either")
+    for stored in (one, other):
+        verify(stored)
     answers = compare_goldens(one, other)
     if isinstance(answers, str):
         click.echo(f"Answers on the goldens: not compared, {answers}.")

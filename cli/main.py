@@ -25,11 +25,16 @@ class LazyGroup(click.Group):
     """A group that imports a command when it is run, so that help is quick."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and end it with the message of whatever Vitrine raises on purpose."""
+        """Run a command, and end it with the message of whatever Vitrine raises on purpose, or the system refuses."""
         try:
             return super().invoke(ctx)
         except VitrineError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever read the output has left; click ends quietly then
+        except OSError as error:
+            what = f"{error.filename}: " if error.filename is not None else ""
+            raise click.ClickException(f"{what}{error.strerror or error}.") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

@@ -12,7 +12,7 @@ from cli.diff import diff
 from cli.expected import Expected, expected_options
 from cli.model_list import list_
 from cli.prune import prune
-from cli.stores import open_store
+from cli.stores import open_store, place_of
 from cli.tables import new_table, print_quality, print_table, print_values
 from cli.variants import make_variant_package
 from errors import CardError, StoreError
@@ -20,6 +20,7 @@ from export import importers
 from export.adding import print_parity
 from export.card_text import card_for_own_weights
 from export.input_text import input_text
+from export.sources.names import check_other_store
 from models import registry
 from models.card import read_card
 from models.goldens import golden_inputs
@@ -106,14 +107,15 @@ def import_(
                 package = _make_own_package(package, weights, card_file, Path(folder) / "own")
                 expected.check(package, examples)
             if variant != "fp32":
-                package = make_variant_package(package, variant, Path(folder) / variant)
+                package = make_variant_package(package, variant, Path(folder) / variant, expected, examples)
         except ImportError as error:
             raise StoreError(
                 f"This needs the `torch` extra ({error.name} is missing here). Use the environment of `make test`: "
                 f".venv-dev/bin/vitrine models import {name} …"
             ) from error
+        check_other_store(name, package, store)
         stored, is_new = store.import_package(package, own_weights=weights is not None or variant != "fp32")
-    click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}")
+    click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}{place_of(store)}")
 
 
 def _check_options(name: str, weights: Path | None, card_file: Path | None, variant: str) -> None:

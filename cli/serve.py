@@ -14,12 +14,14 @@ from serving.startup import check_port_free
 from settings import Settings, load_settings, warnings_of
 
 HOME = Path(__file__).resolve().parent.parent
-"""The folder of service.py, in which `bentoml serve` is started and a relative path in a setting begins."""
+"""The folder of service.py, in which `bentoml serve` is started and a relative path in a setting begins,
+but for VITRINE_MODELS_DIR in the environment."""
 
 
 @click.command()
 def serve() -> None:
     """Import the shipped models unless you brought other weights, then start the server; Ctrl-C stops it."""
+    keep_models_dir()
     os.chdir(HOME)
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     settings = load_settings()
@@ -32,6 +34,12 @@ def serve() -> None:
     sys.stdout.flush()
     bentoml = str(Path(sys.executable).with_name("bentoml"))
     os.execv(bentoml, [bentoml, "serve", "--host", settings.host, "--port", str(settings.port)])
+
+
+def keep_models_dir() -> None:
+    """Make VITRINE_MODELS_DIR absolute where the environment sets it: it begins where the command is typed."""
+    if folder := os.environ.get("VITRINE_MODELS_DIR"):
+        os.environ["VITRINE_MODELS_DIR"] = str(Path(folder).absolute())
 
 
 def check_ports(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 from typing import TYPE_CHECKING
 
-from cli.serve import HOME
+from cli.serve import HOME, keep_models_dir
 from settings import load_settings
 
 if TYPE_CHECKING:
@@ -15,6 +15,12 @@ def open_store() -> "Store":
     # BentoML takes a second to import, which no help should wait for.
     from models.store import Store, bentoml_store
 
+    keep_models_dir()
     with contextlib.chdir(HOME):
         folder = load_settings().models_dir
     return Store.own(folder) if folder is not None else bentoml_store()
+
+
+def place_of(store: "Store") -> str:
+    """Return where a store is, for the line that says what went into it; empty for BentoML's."""
+    return f" in {store.models}" if store.is_own else ""

@@ -11,7 +11,7 @@ from export.operator_graph import Notify
 from export.parity import ParityReport
 from export.rows.importing import package_from_model
 from export.sources.kinds import check_requirements
-from export.sources.names import check_contract, check_name, model_name
+from export.sources.names import check_contract, check_name, check_other_store, model_name
 from export.sources.onnx_graph import read_graph
 from export.sources.pictures import PictureModel, package_from_graph
 from export.sources.request import AddRequest
@@ -75,6 +75,7 @@ def _check_before_installing(package: Path, store: "Store", replace: bool) -> No
     others = [stored.card for stored in store.installed() if stored.card.name == card.name]
     if others and not replace:
         check_contract(card, others[0])
+    check_other_store(card.name, package, store)
 
 
 def _name(request: AddRequest) -> str:

@@ -24,7 +24,7 @@ def read_labels(path: Path) -> list[str]:
     try:
         text = path.read_text("utf-8-sig")
         content: Any = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: the labels cannot be read ({error}).") from error
     return checked_labels(content, str(path))
 

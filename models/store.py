@@ -164,7 +164,7 @@ class Store(StoreFolder):
             bentoml.models.get(tag, _model_store=ModelStore(self.models))
         except Exception as error:  # a damaged model.yaml makes BentoML raise anything
             reason, name = str(error).partition("\n")[0], tag.partition(":")[0]
-            logger.error("%s: damaged (model.yaml: %s). Run `vitrine models import %s`.", tag, reason, name)
+            logger.error("%s: damaged (model.yaml: %s). Run `vitrine models import %s` or `add`.", tag, reason, name)
             return False
         return True
 

@@ -124,12 +124,14 @@ class OpenInference:
 
     async def load(self, request: Request) -> Response:
         """Serve a model in its newest version, and answer once every process does; for keys that may."""
+        self._control.check_page(request)
         parameters = (await _read_options(request)).get("parameters")
         await self._control.load(request.path_params["name"], key_name_of(request), parameters)
         return JSONResponse({})
 
     async def unload(self, request: Request) -> Response:
         """Take a model out of service until it is loaded again; for keys that may."""
+        self._control.check_page(request)
         await _read_options(request)
         await self._control.unload(request.path_params["name"], key_name_of(request))
         return JSONResponse({})

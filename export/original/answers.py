@@ -150,7 +150,7 @@ def _label(value: Any, card: Card) -> int:
         index = int(value)
         if index != float(value):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         known = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
         raise ValueError(f"{value!r:.60} is none of the labels: {known}") from None
     if not 0 <= index < len(labels):
@@ -182,7 +182,7 @@ def _numbers(value: Any, card: Card, *, is_logit: bool) -> dict[int, float]:
 def _number(value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{value!r:.60} is no number") from None
     if not math.isfinite(number):
         raise ValueError(f"{number} is not finite")

@@ -12,6 +12,8 @@ from export.original.fields import KNOWN_NAMES
 
 KEYS = ("file", "filename", "file_name", "image", "path", "name", "row", "index", "id", "key")
 """What the column, or the part, that says which example an entry is of may be called."""
+MOST_DIGITS = 18
+"""More of them are no whole number."""
 _KNOWN_WORDS = frozenset(word for words in KNOWN_NAMES.values() for word in words)
 
 
@@ -42,7 +44,7 @@ def read_expected(file: Path, columns: Collection[str] = ()) -> list[Entry]:
     try:
         text, words = file.read_text("utf-8-sig"), (*KEYS, *columns)
         entries = (_json_entries if text.lstrip()[:1] in ("[", "{") else _csv_entries)(text, words)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise StoreError(f"{file}: what the original gave cannot be read ({error}).") from error
     keys = [entry.key for entry in entries if entry.key is not None]
     if not entries:
@@ -84,7 +86,7 @@ def _places(keys: Sequence[str], column: str, examples: Sequence[Example]) -> di
     if examples and examples[0].values:
         if column in examples[0].values:
             return _unique([example.values[column] for example in examples])
-        numbers = [int(key) if key.isdigit() else -1 for key in keys]
+        numbers = [int(key) if _is_count(key) else -1 for key in keys]
         first = 0 if 0 in numbers else 1
         return {
             key: number - first
@@ -170,4 +172,9 @@ def _value(cell: str) -> Any:
     cell = cell.strip()
     if not _is_number(cell):
         return cell
-    return int(cell) if cell.lstrip("+-").isdigit() else float(cell)
+    return int(cell) if _is_count(cell.lstrip("+-")) else float(cell)
+
+
+def _is_count(text: str) -> bool:
+    """Return whether a text is the digits of a number that Python reads, which no example's number exceeds by far."""
+    return text.isdecimal() and len(text) <= MOST_DIGITS

@@ -14,6 +14,10 @@ from export.original.examples import Example
 Send = Literal["multipart", "raw", "json", "kserve"]
 
 
+MOST_REDIRECTS = 5
+"""So many times a request is sent on, within the service that was named."""
+
+
 class Reply(NamedTuple):
     """What one example was answered.
 
@@ -47,13 +51,14 @@ class Service:
     def __init__(self, url: str, send: Send, field: str, headers: Mapping[str, str], timeout_s: float) -> None:
         try:
             self._url = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            self._url.raw_host.decode("ascii").encode("idna")  # as it will be looked up
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise StoreError(f"{url}: is no address ({error}).") from error
         if self._url.scheme not in ("http", "https") or not self._url.host:
             raise StoreError(f"{url}: is no address. Give the whole of it, such as http://127.0.0.1:8000/predict.")
         self._send, self._field = send, field
         # Neither proxies nor .netrc: the service that is meant is the one that is named.
-        self._client = httpx.Client(headers=dict(headers), timeout=timeout_s, trust_env=False, follow_redirects=True)
+        self._client = httpx.Client(headers=dict(headers), timeout=timeout_s, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +71,12 @@ class Service:
         started = time.perf_counter()
         try:
             response = self._client.post(self._url, **self._content(example))
+            for _ in range(MOST_REDIRECTS):
+                if response.next_request is None:
+                    break
+                if _origin(response.next_request.url) != _origin(self._url):  # it may not have what the headers hold
+                    return Reply(None, time.perf_counter() - started, _leads_to(response.next_request.url))
+                response = self._client.send(response.next_request)
         except httpx.HTTPError as error:
             return Reply(None, time.perf_counter() - started, f"{type(error).__name__}: {error}"[:200])
         seconds = time.perf_counter() - started
@@ -73,7 +84,7 @@ class Service:
             return Reply(None, seconds, f"{response.status_code}: {' '.join(response.text.split())[:160]}")
         try:
             return Reply(self._answer(response.json()), seconds)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Reply(None, seconds, f"no JSON: {' '.join(response.text.split())[:160]}")
 
     def _content(self, example: Example) -> dict[str, Any]:
@@ -97,3 +108,11 @@ class Service:
         if not isinstance(predictions, list) or len(predictions) != 1:
             raise ValueError
         return predictions[0]
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _leads_to(url: httpx.URL) -> str:
+    return f"it leads to {url.scheme}://{url.netloc.decode()}{url.path}, another service: name that, if it is meant"

@@ -30,7 +30,7 @@ def read_examples(file: Path) -> list[dict[str, Any]]:
     try:
         text = file.read_text("utf-8-sig")
         rows = _json_rows(text) if text.lstrip()[:1] in ("[", "{") else _csv_rows(text)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise StoreError(f"{file}: the examples cannot be read ({error}).") from error
     if not 1 <= len(rows) <= MOST_EXAMPLES:
         raise StoreError(f"{file}: there must be 1 to {MOST_EXAMPLES:,} example rows, not {len(rows):,}.")

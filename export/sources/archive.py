@@ -1,13 +1,14 @@
 """Reading single files out of a zip or tar.gz archive from elsewhere, of which nothing is unpacked by its own name."""
 
+import gzip
 import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Self
 
 from errors import StoreError
 
@@ -15,6 +16,31 @@ MOST_BYTES = 8 * 2**30
 """What all files of an archive may hold together."""
 MOST_RATIO, FREE_BYTES = 100, 2**20
 """How many times as large as when compressed a file may be; weights hardly shrink. Small ones may be any."""
+MOST_HEADER_BYTES = 2**16
+"""What a tar may say of one file, such as a long name, which is read before the file is looked at."""
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    gzip.BadGzipFile,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+"""What the readers of archives raise for one that is damaged, encrypted, or of a form that they do not know."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is refused before what belongs to it is read, if that is too much or leads back."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Return a header of 512 bytes; see `tarfile.TarInfo.frombuf`."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.size > MOST_HEADER_BYTES and not header.isreg()):
+            raise tarfile.ReadError(f"a header in it announces {header.size:,} bytes")
+        return header
 
 
 class Archive:
@@ -40,15 +66,7 @@ class Archive:
         try:
             with self._open(name) as stream:
                 data = stream.read(most_bytes + 1)
-        except (
-            OSError,
-            zipfile.BadZipFile,
-            tarfile.TarError,
-            EOFError,
-            zlib.error,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+        except (OSError, *_DAMAGE) as error:
             raise StoreError(f"{self._origin}: {name} in it cannot be read ({error}).") from error
         if len(data) > most_bytes:
             raise StoreError(f"{self._origin}: {name} in it has more than {most_bytes:,} bytes.")
@@ -64,7 +82,7 @@ class Archive:
         try:
             with self._open(name) as stream, target.open("wb") as file:
                 shutil.copyfileobj(stream, file, 2**20)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+        except _DAMAGE as error:
             raise StoreError(f"{self._origin}: {name} in it cannot be read ({error}).") from error
 
     def _open(self, name: str) -> IO[bytes]:
@@ -85,26 +103,34 @@ def open_archive(file: Path) -> Iterator[Archive]:
     Raises:
         StoreError: it is none or damaged, a name leads out of it, it holds links, or far more than its size suggests.
     """
-    try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as packed:
-                for info in packed.infolist():
-                    _check_name(info.filename, file)
-                    _check_size(info.file_size, info.compress_size, file)
-                _check_size(sum(info.file_size for info in packed.infolist()), MOST_BYTES, file)
-                yield Archive(packed, file)
-        else:
-            with tarfile.open(file, "r:gz") as packed_tar:
-                size, total = file.stat().st_size, 0
-                for member in packed_tar:  # a file is skipped, and so decompressed, only after its size was checked
-                    _check_name(member.name, file)
-                    if not (member.isfile() or member.isdir()):
-                        raise StoreError(f"{file}: {member.name} in it is a link or a device, which is refused.")
-                    total += member.size
-                    _check_size(total, size, file)
-                yield Archive(packed_tar, file)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-        raise StoreError(f"{file}: is no archive that can be read ({error}).") from error
+    with ExitStack() as stack:
+        packed: zipfile.ZipFile | tarfile.TarFile
+        try:
+            if zipfile.is_zipfile(file):
+                packed = stack.enter_context(zipfile.ZipFile(file))
+                _check_zip(packed, file)
+            else:
+                packed = stack.enter_context(tarfile.open(file, "r:gz", tarinfo=_Header))
+                _check_tar(packed, file)
+        except _DAMAGE as error:
+            raise StoreError(f"{file}: is no archive that can be read ({error}).") from error
+        yield Archive(packed, file)  # what goes wrong in the caller's hands is no damage of the archive
+
+
+def _check_zip(packed: zipfile.ZipFile, file: Path) -> None:
+    for info in packed.infolist():
+        _check_name(info.filename, file)
+        _check_size(info.file_size, info.compress_size, file)
+    _check_size(sum(info.file_size for info in packed.infolist()), MOST_BYTES, file)
+
+
+def _check_tar(packed: tarfile.TarFile, file: Path) -> None:
+    size = file.stat().st_size
+    for member in packed:  # a file is skipped, and so decompressed, only after its size was checked
+        _check_name(member.name, file)
+        if not (member.isfile() or member.isdir()):
+            raise StoreError(f"{file}: {member.name} in it is a link or a device, which is refused.")
+        _check_size(member.offset_data + member.size, size, file)  # all until its end, headers too
 
 
 def _check_name(name: str, file: Path) -> None:

@@ -59,7 +59,11 @@ def recognise(text: str) -> Source:
         if hub == known and name:
             return Source(known, text, None, name)
     file = Path(text)
-    if not file.is_file():
+    try:
+        is_file = file.is_file()
+    except OSError as error:
+        raise StoreError(f"{text:.80}: is no file ({error.strerror}).") from error
+    if not is_file:
         raise StoreError(
             f"{text}: there is no such file. A model is a file (ONNX, a PyTorch checkpoint, a model of scikit-learn, "
             "XGBoost or LightGBM, a .mar of TorchServe), or timm:NAME, or torchvision:NAME."
@@ -115,7 +119,7 @@ def _zip_kind(file: Path) -> Kind:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise StoreError(f"{file}: is a damaged archive ({error}).") from error
     if _MANIFEST in names:
         return "mar"

@@ -1,10 +1,16 @@
 """What an added model is called: names that are free, and names that stand for another model."""
 
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from errors import CardError, StoreError
 from models.card import Card, ImageCard, RowCard
+from models.package import content_version, file_digests
 from models.registry import bundled_cards, has_weights
+
+if TYPE_CHECKING:
+    from models.store import Store
 
 RESERVED = {"stats": "it stands for the statistics of all models in the Open Inference Protocol"}
 """Name → why no model may have it."""
@@ -47,6 +53,27 @@ def waits_for_graph(name: str) -> bool:
     """Return whether a model is bundled as a card for pictures that any graph may fill in, such as imagenet."""
     card = bundled_cards().get(name)
     return isinstance(card, ImageCard) and card.architecture == "onnx" and not has_weights(name)
+
+
+def check_other_store(name: str, package: Path, store: "Store") -> None:
+    """Return if a package's name means no other model in BentoML's store, where it goes into a folder of one's own.
+
+    A server that found both would refuse to start.
+
+    Raises:
+        CardError: there is another model of that name; the message says what to do.
+    """
+    from models.store import bentoml_store  # BentoML takes a second to import
+
+    if not store.is_own:
+        return
+    version = bentoml_store().read_lock().get(name)
+    if version not in (None, content_version(file_digests(package))):
+        raise CardError(
+            f"BentoML's store serves a model {name!r} already ({name}:{version}), and beside it a server would refuse "
+            f"the one in {store.models} (VITRINE_MODELS_DIR). Choose another name, or remove that one first: "
+            f"`vitrine models remove {name}` where VITRINE_MODELS_DIR is not set."
+        )
 
 
 def check_contract(card: Card, installed: Card) -> None:

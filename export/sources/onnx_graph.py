@@ -84,5 +84,5 @@ def _numbers(text: str) -> list[float]:
     try:
         numbers = json.loads(f"[{text.strip('[] ')}]")
         return [float(number) for number in numbers]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return []

@@ -33,6 +33,8 @@ from preprocessing.decode import decode
 from preprocessing.spec import UInt8Image
 from preprocessing.transform import transform
 
+MOST_SIDE = 4096
+"""The longest side of an input, in pixels; a graph of any size would be tried with what memory does not hold."""
 MOST_LEVELS = 1.0
 """The largest difference from a library's own transform, in levels of 0 to 255."""
 
@@ -82,12 +84,15 @@ def package_from_graph(
 
     Raises:
         CardError: the operator's card is not valid.
-        StoreError: the model has no labels, or as `from_onnx`.
+        StoreError: the model has no labels, or too large an input, or as `from_onnx`.
     """
     card_text = picture_card_text(request, name, model, notify)
     card = parse_card(card_text, str(request.card or "card.toml"))
     if not isinstance(card, ImageCard):
         raise CardError(f"{request.card}: {card.name} takes rows, and {model.origin} takes pictures.")
+    if max(card.input.size) > MOST_SIDE:
+        height, width = card.input.size
+        raise StoreError(f"{model.origin}: an input of {height}x{width} is too large; {MOST_SIDE} a side is the most.")
     goldens = golden_pictures(request.examples)
     if model.transform is not None and request.card is None:
         check_transform(card, goldens, model.transform)

@@ -70,3 +70,19 @@ def test_without_keys_the_setting_says_whether_anybody_may(tmp_path: Path, is_op
                 with pytest.raises(InferenceServerException, match="VITRINE_MODEL_CONTROL=true"):
                     client.unload_model("tiny")
             assert status(served) == 200
+
+
+def test_without_keys_no_page_of_another_site_may(tmp_path: Path) -> None:
+    friend = "https://ops.example"
+    with serving(seal(tiny_package(tmp_path / "tiny")), model_control=True, cors_origins=friend) as served:
+        url = f"{served.url}/v2/repository/models/tiny"
+        rebound = {"Origin": f"http://evil.example:{served.port}", "Host": f"evil.example:{served.port}"}
+        for headers in (*({"Origin": origin} for origin in ("http://evil.example", "null", "http://[")), rebound):
+            refused = requests.post(f"{url}/unload", headers=headers, timeout=30)
+            assert refused.status_code == 403 and "VITRINE_CORS_ORIGINS" in refused.json()["detail"], refused.text
+            assert requests.post(f"{url}/load", headers=headers, timeout=30).status_code == 403
+        assert status(served) == 200
+        for origin in (served.url, friend):
+            assert requests.post(f"{url}/unload", headers={"Origin": origin}, timeout=30).status_code == 200
+            assert status(served) == 503
+            assert requests.post(f"{url}/load", headers={"Origin": origin}, timeout=30).status_code == 200

@@ -22,7 +22,8 @@ from tests.tiny import logits_of_plain, plain, tiny_package
 
 LEVELS = (10, 60, 200, 240)
 Answer = Callable[[str, bytes], Any]
-"""From the content type and the body of a request to the JSON of its answer; an int is a status without one."""
+"""From the content type and the body of a request to the JSON of its answer; an int is a status without one, and a
+text an address to which the request is sent on."""
 
 
 @contextmanager
@@ -34,7 +35,9 @@ def service(answer: Answer) -> Iterator[str]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             content = answer(self.headers.get("Content-Type", ""), body)
             data = json.dumps(content).encode()
-            self.send_response(content if isinstance(content, int) else 200)
+            self.send_response(content if isinstance(content, int) else 307 if isinstance(content, str) else 200)
+            if isinstance(content, str):
+                self.send_header("Location", content)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -163,6 +166,27 @@ def test_rows_are_asked_one_by_one_and_without_rows_the_goldens_are(home: Path, 
         assert "does not go with churn: give --rows FILE" in compare(url, "--images", tmp_path, name="churn").output
 
 
+def test_a_key_is_sent_on_within_the_service_and_to_no_other(pictures: Path) -> None:
+    bodies = list[bytes]()
+
+    def moved(kind: str, body: bytes) -> Any:
+        bodies.append(body)
+        return "/predict/" if len(bodies) % 2 else probabilities(part(kind, body, "file"))
+
+    def elsewhere(kind: str, body: bytes) -> Any:
+        return url
+
+    with service(moved) as url:
+        followed = compare(url, "--images", pictures, "--header", "X-API-Key: secret")
+        assert followed.exit_code == 0, followed.output
+        asked = len(bodies)
+        assert asked >= 2 * len(LEVELS)
+        with service(elsewhere) as other:
+            refused = compare(other, "--images", pictures, "--header", "X-API-Key: secret")
+    assert len(bodies) == asked
+    assert refused.exit_code == 1 and f"it leads to {url}, another service" in " ".join(refused.output.split())
+
+
 def test_what_nothing_can_be_read_from_is_shown_with_the_option_that_helps(pictures: Path) -> None:
     with service(lambda kind, body: {"verdict": {"p": 0.5}}) as url:
         nothing = compare(url, "--images", pictures)
@@ -176,7 +200,15 @@ def test_what_nothing_can_be_read_from_is_shown_with_the_option_that_helps(pictu
     for arguments, message in (
         (("--map", "score=a"), "with FIELD one of probabilities"),
         (("--header", "key"), "NAME:VALUE"),
+        (("--header", "X-Name: Jörg"), "ASCII characters only"),
+        (("--timeout", "nan"), "--timeout nan: give seconds"),
+        (("--timeout", "-1"), "Invalid value for '--timeout'"),
+        (("--json", pictures / "absent" / "report.json"), "there is no folder"),
         (("--send", "json"), "--send json is for rows"),
     ):
         assert message in compare(url, *arguments).output
-    assert "is no address" in compare("127.0.0.1:8000", "--images", pictures).output
+    for address in ("127.0.0.1:8000", "http://a..b/predict"):
+        assert "is no address" in compare(address, "--images", pictures).output
+    store.find("tiny").graph.unlink()
+    damaged = compare(url, "--images", pictures)
+    assert damaged.exit_code == 1 and "predict.onnx is missing. Run" in damaged.output

@@ -43,3 +43,7 @@ def test_two_versions_are_compared_by_card_files_and_answers(home: Path, tmp_pat
 
     alike = CliRunner().invoke(main, ["models", "diff", "tiny", second.tag])
     assert alike.exit_code == 1 and f"are both {second.tag}" in alike.output
+
+    second.graph.unlink()
+    damaged = CliRunner().invoke(main, ["models", "diff", first.tag, second.tag])
+    assert damaged.exit_code == 1 and "predict.onnx is missing. Run" in damaged.output

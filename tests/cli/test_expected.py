@@ -94,3 +94,14 @@ def test_options_that_do_not_go_together_are_refused_with_what_they_go_with(
         result = run(command, *arguments)
         assert result.exit_code != 0 and message in result.output, (arguments, result.output)
     assert store.installed() == []
+
+
+def test_a_variant_is_held_against_the_original_too(home: Path, tmp_path: Path, graph: list[str]) -> None:
+    pictures = examples(tmp_path / "pictures")
+    same = expected_file(tmp_path / "same.json", pictures, lambda data: normalised(by_opencv(data)))
+    options = [*graph, "--examples", pictures, "--expected", same, "--variant", "fp16"]
+    refused = run("add", *options, "--tolerance", "1e-5")
+    assert refused.exit_code == 1 and "fp16 is less precise than fp32, which passed" in refused.output, refused.output
+    assert store.installed() == []
+    passed = run("add", *options, "--tolerance", "0.01")
+    assert passed.exit_code == 0 and passed.output.count("As the original (same.json, logits)") == 2, passed.output

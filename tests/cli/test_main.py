@@ -126,3 +126,13 @@ def test_no_tracked_file_names_a_setting_that_does_not_exist() -> None:
     }
     assert {name for name in named if name.startswith("VITRINE_")} == known
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_what_the_system_refuses_is_one_sentence(home: Path, tmp_path: Path) -> None:
+    output = tmp_path / "absent" / "churn.toml"
+    refused = invoke("models", "export-card", "churn", "--output", str(output))
+    assert refused.exit_code == 1 and refused.output == f"Error: {output}: No such file or directory.\n"
+    (home / "vitrine").write_text("no folder")
+    refused = invoke("models", "remove", "churn")
+    assert refused.exit_code == 1 and isinstance(refused.exception, SystemExit)
+    assert refused.output.startswith(f"Error: {home / 'vitrine'}"), refused.output

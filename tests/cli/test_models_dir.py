@@ -1,11 +1,17 @@
 """`vitrine models …` works on the folder of VITRINE_MODELS_DIR where that is set."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from cli.stores import open_store
 from models.store_folder import StoreFolder
+from settings import load_settings
 from tests.conftest import ROOT
+from tests.export.graphs import graph_file
 from tests.live.server import environment, install
 from tests.tiny import tiny_package
 
@@ -29,6 +35,33 @@ def test_a_model_goes_into_the_folder_and_out_of_it_and_the_store_stays_empty(tm
     assert f"Served version: {version}" in vitrine(home, folder, "show", "churn").stdout
     assert vitrine(home, folder, "remove", "churn").stdout == f"Removed churn:{version}\n"
     assert StoreFolder.own(folder).read_lock() == {} and not (folder / "churn").exists()
+
+
+def test_a_name_that_the_store_serves_is_refused_for_another_model(tmp_path: Path) -> None:
+    home, folder, graph = tmp_path / "home", tmp_path / "own", tmp_path / "tiny.onnx"
+    tag = install(tiny_package(tmp_path / "tiny"), home)
+    graph_file(graph, classes=3, size=64)
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    refused = vitrine(home, folder, "add", str(graph), "--labels", str(tmp_path / "labels.txt"))
+    assert refused.returncode == 1 and f"serves a model 'tiny' already ({tag})" in refused.stderr, refused.stderr
+    assert StoreFolder.own(folder).read_lock() == {}
+    vitrine(home, folder, "import", "churn")
+    lock = StoreFolder.own(folder).read_lock()
+    (home / "vitrine" / "models.lock").write_text(json.dumps(lock | {"kidney-stone": "0" * 16}))
+    same, other = (vitrine(home, folder, "import", name) for name in ("churn", "kidney-stone"))
+    assert same.stdout == f"Already there: churn:{lock['churn']} in {folder}\n", same.stderr
+    assert other.returncode == 1 and "serves a model 'kidney-stone' already" in other.stderr
+    assert StoreFolder.own(folder).read_lock() == lock
+
+
+def test_a_relative_folder_begins_where_the_command_is_typed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITRINE_MODELS_DIR", "own")
+    load_settings.cache_clear()
+    assert open_store().models == tmp_path / "own"
+    load_settings.cache_clear()
 
 
 def test_pruning_keeps_what_is_served_and_what_bentos_and_the_settings_name(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ CLASSES = 30
 
 
 def graph_file(
-    path: Path, *, batch: int | str = "N", size: int = 224, classes: int = CLASSES, rank: int = 2, kind: int = 1
+    path: Path, *, batch: int | str = "N", size: int | str = 224, classes: int = CLASSES, rank: int = 2, kind: int = 1
 ) -> np.ndarray:
     """Write a graph with the names of the model zoo's ResNet; return the matrix that it multiplies channel means by."""
     weight = np.random.default_rng(5).normal(size=(3, classes)).astype(np.float32)

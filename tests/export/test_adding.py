@@ -149,10 +149,16 @@ def test_a_full_disk_leaves_nothing_behind(
 def test_what_cannot_be_added_is_refused_with_what_to_do(home: Path, graph: Path, tmp_path: Path) -> None:
     (tmp_path / "keras.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
     (tmp_path / "g.onnx").write_bytes(b"no graph")
+    graph_file(tmp_path / "any.onnx", classes=3, size="side")
     for arguments, message in (
         ((graph,), "nothing says what the 3 outputs mean: bring --labels FILE"),
         ((graph, "--labels", labels_file(tmp_path / "l.txt")), "gives 3 logits, but there are 30 labels"),
         ((graph, "--trust-pickle"), "--trust-pickle does not go with"),
+        (("a" * 300 + ".onnx",), "is no file (File name too long)"),
+        (
+            (tmp_path / "any.onnx", "--size", "60000", "--labels", labels_file(tmp_path / "3.txt", 3)),
+            "is too large; 4096",
+        ),
         ((tmp_path / "absent.onnx",), "there is no such file. A model is a file"),
         ((tmp_path / "keras.h5",), "tf2onnx"),
         ((tmp_path / "g.onnx",), "ONNX Runtime cannot load it"),

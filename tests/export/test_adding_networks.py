@@ -243,6 +243,46 @@ def test_an_archive_that_is_far_larger_inside_is_refused(tmp_path: Path) -> None
             pass
 
 
+def test_what_a_tar_says_of_its_files_may_not_be_far_larger_than_the_tar(tmp_path: Path) -> None:
+    import tarfile
+
+    def pax(name: str, size: int) -> tarfile.TarInfo:
+        header = tarfile.TarInfo(name)
+        header.pax_headers = {"comment": "x" * size}
+        return header
+
+    long = [tarfile.TarInfo("a/" * 2**20)]
+    for name, form, headers in (
+        ("name", tarfile.GNU_FORMAT, long),
+        ("pax", tarfile.PAX_FORMAT, [pax("a", 2**21)]),
+        ("many", tarfile.GNU_FORMAT, [tarfile.TarInfo("a")] * 4000),
+        ("pairs", tarfile.PAX_FORMAT, [pax("a", 2**15)] * 100),
+    ):
+        with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz", format=form) as packed:
+            for header in headers:
+                packed.addfile(header)
+        with pytest.raises(StoreError, match="no archive"), open_archive(tmp_path / f"{name}.tar.gz"):
+            pass
+
+
+def test_an_archive_that_cannot_be_read_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", "{}")
+    data = (tmp_path / "m.mar").read_bytes()
+    place = data.index(b"PK\x01\x02")
+    (tmp_path / "version.mar").write_bytes(data[: place + 6] + b"\xff" + data[place + 7 :])
+    name = data.index(b"MAR-INF", place)
+    damaged = data[: place + 9] + b"\x08" + data[place + 10 : name] + b"\xff" + data[name + 1 :]  # claims UTF-8
+    (tmp_path / "name.mar").write_bytes(damaged)
+    for file in ("version.mar", "name.mar"):
+        with pytest.raises(StoreError, match="damaged archive"):
+            file_kind(tmp_path / file)
+        with pytest.raises(StoreError, match="no archive that can be read"), open_archive(tmp_path / file):
+            pass
+    with pytest.raises(OSError, match="full"), open_archive(tmp_path / "m.mar"):
+        raise OSError("full")  # what its reader does is no damage
+
+
 def test_an_archive_may_be_a_tar(tmp_path: Path, folder: Path) -> None:
     import tarfile
 

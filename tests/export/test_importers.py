@@ -87,6 +87,7 @@ def test_options_of_an_import_that_do_not_fit_are_refused(home: Path, tmp_path: 
         ("l.json", "{}", "two labels or more"),
         ("l.json", "[1, 2]", "a list of texts"),
         ("l.json", "[", "cannot be read"),
+        ("l.json", "[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_file_of_labels_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: str, message: str) -> None:

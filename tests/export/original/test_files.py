@@ -104,6 +104,10 @@ def test_one_number_for_two_labels_is_the_second_ones(tmp_path: Path) -> None:
         ("file,label\n2.png,cat\n2.png,dog\n", r"2\.png stands in it twice"),
         ('{"2.png": [NaN, 0.5, 0.5]}', "nan is not finite"),
         ("[", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('["cat", {"label": 1e999}, "dog"]', "inf is none of the labels"),
+        (f'["cat", 1{"0" * 400}, "dog"]', "is none of the labels"),
+        (f"[[0.7, 0.2, 0.1], [1{'0' * 400}, 0, 0], [0.7, 0.2, 0.1]]", "is no number"),
         ("[]", "no answers"),
         ("a,1\nb,2,3\n", "another number of cells"),
     ],
@@ -111,6 +115,14 @@ def test_one_number_for_two_labels_is_the_second_ones(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(StoreError, match=message):
         read(tmp_path, text)
+
+
+def test_a_digit_that_is_no_number_is_the_name_of_no_row(tmp_path: Path) -> None:
+    rows = [Example(f"row {number}", b"[]", {"x": "7"}) for number in (1, 2)]
+    for key in ("²", "1" * 5000):
+        (tmp_path / "expected.csv").write_text(f"row,score\n{key},0.5\n")
+        with pytest.raises(StoreError, match="is the name of no example"):
+            match(read_expected(tmp_path / "expected.csv"), rows, tmp_path / "expected.csv")
 
 
 def test_rows_are_matched_by_number_or_by_a_column_of_theirs(tmp_path: Path) -> None:
