@@ -121,7 +121,7 @@ class Follower:
                     raise Unavailable(f"{name} was not loaded: {(problems or [model])[0].detail}", 5)
                 all_news = await self._repository.news_of_others()
                 states = {model.state, *(self._state_elsewhere(news, model.tag) for news in all_news)}
-                if states == {"ready"}:
+                if states == {"ready"} and all(model.tag in news["served"] for news in all_news):
                     return
                 if "failed" in states and time.monotonic() > noted_at:
                     raise Unavailable(f"{name} was not loaded: it failed in another worker; its log says why.", 5)
