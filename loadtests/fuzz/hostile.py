@@ -88,6 +88,15 @@ def bmp_of_runs(width: int, height: int, runs: int, run: bytes = b"\x01\x05") ->
     return header + palette + run * runs
 
 
+def bmp_without_end() -> bytes:
+    """Return a run-length coded BMP of 49 megapixels for which Pillow, which reads runs in Python, needs 10 s or so.
+
+    Its first row has 15 million runs, nearly all without room; the others end after one pixel and are filled up.
+    """
+    side, run = 7000, b"\x01\x05"
+    return bmp_of_runs(side, side, 1, run * 15_000_000 + (run + b"\x00\x00") * (side + 1))
+
+
 def bmp_of_ended_rows(width: int, height: int) -> bytes:
     """Return a run-length coded BMP that ends each row after one pixel; what is left of it is filled up."""
     return bmp_of_runs(width, height, height, b"\x01\x05\x00\x00")
