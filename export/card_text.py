@@ -1,6 +1,6 @@
 """Changing values in the text of a card.toml, while comments and order stay as its author wrote them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,13 @@ def replace_values(card_text: str, values: Mapping[str, Any], added: Mapping[str
     return tomlkit.dumps(document)
 
 
-def without_assumptions(card_text: str) -> str:
-    """Return a card's text without the list of what it only assumes."""
+def with_assumptions(card_text: str, keys: Sequence[str]) -> str:
+    """Return a card's text that says that only these of its keys are assumed; without the list if there are none."""
     document = tomlkit.parse(card_text)
-    document.pop("assumed", None)
+    if keys:
+        document["assumed"] = list(keys)
+    else:
+        document.pop("assumed", None)
     return tomlkit.dumps(document)
 
 

@@ -5,7 +5,7 @@ so that another resize or channel order goes unnoticed.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,14 +13,16 @@ import numpy as np
 
 from backends.base import Logits
 from errors import InvalidInput, StoreError
-from export.card_text import without_assumptions
+from export.card_text import with_assumptions
 from export.original.answers import Answers, Kind, read_answers
 from export.original.changes import card_lines
 from export.original.comparison import Difference, compare
+from export.original.doubts import find_doubts
 from export.original.examples import Example, names_of, read_example_inputs
 from export.original.fields import fields_of
 from export.original.files import match, read_expected
 from export.original.search import Found, Network, Search, Trial
+from models.assumed import Assumable
 from models.card import Card, is_detector, is_regressor, read_card
 from models.package import PARITY
 from postprocessing.classification import softmax
@@ -69,7 +71,8 @@ def check_answers(
 ) -> OriginalReport:
     """Compare a package with what the original gave, and write the result into its parity report.
 
-    What the card only assumed is confirmed by it, so its `assumed` goes, unless labels are all that was compared.
+    What the card only assumed is confirmed by it and leaves its `assumed`, unless labels are all that was compared, or
+    another usual value would agree with these examples as well.
 
     Args:
         package: the folder of the package, complete with its parity report.
@@ -101,8 +104,11 @@ def check_answers(
     report = OriginalReport(expected.name, answers.kind, len(inputs), difference.largest, flips, difference.tolerance)
     _note(package, report)
     if answers.kind != "labels":
+        doubts = find_doubts(network, card, answers, tolerance)
+        if doubts:
+            notify(_still_assumed(doubts))
         card_file = package / "card.toml"
-        card_file.write_text(without_assumptions(card_file.read_text("utf-8")), "utf-8")
+        card_file.write_text(with_assumptions(card_file.read_text("utf-8"), list(doubts)), "utf-8")
     return report
 
 
@@ -173,6 +179,11 @@ def cause(found: Found, examples: int) -> str:
         "scales before it sends them, an input in another order than height, width and channels, or answers of other "
         "examples."
     )
+
+
+def _still_assumed(doubts: Mapping[Assumable, str]) -> str:
+    listed = "; ".join(f"{key} (they would agree as well if {cause})" for key, cause in doubts.items())
+    return f"Still assumed, since the examples do not tell: {listed}. Pictures of other shapes and sizes tell more."
 
 
 def _causes(trial: Trial) -> str:

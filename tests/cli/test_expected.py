@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cli.main import main
 from models import store
@@ -78,6 +79,22 @@ def test_what_a_card_assumes_is_confirmed_by_the_original_but_not_by_labels_alon
         passed = run("add", *graph, "--examples", pictures, "--expected", expected)
         assert passed.exit_code == 0, passed.output
         assert as_image_card(store.find("zoo").card).assumed == assumed
+
+
+def test_what_the_examples_cannot_tell_stays_assumed(home: Path, tmp_path: Path, graph: list[str]) -> None:
+    assumed = ("input.resize", "input.mean", "input.std")
+    (tmp_path / "mine.toml").write_text(f"assumed = {list(assumed)}\n{CARD}")
+    square, oblong = tmp_path / "square", tmp_path / "oblong"
+    for folder, width, height in ((square, 97, 97), (oblong, 150, 97)):
+        for path in examples(folder).iterdir():
+            Image.open(path).crop((0, 0, width, height)).save(path)
+    for folder, left in ((square, ("input.resize",)), (oblong, ())):
+        answers = original_logits(folder, lambda data: normalised(by_opencv(data)))
+        (tmp_path / "expected.json").write_text(json.dumps({name: row.tolist() for name, row in answers.items()}))
+        passed = run("add", *graph, "--examples", folder, "--expected", tmp_path / "expected.json")
+        assert passed.exit_code == 0, passed.output
+        assert as_image_card(store.find("zoo").card).assumed == left
+        assert ("Still assumed" in passed.output) == bool(left)
 
 
 def test_options_that_do_not_go_together_are_refused_with_what_they_go_with(
