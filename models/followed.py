@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from errors import StoreError
@@ -15,23 +14,25 @@ logger = logging.getLogger("vitrine.models")
 Fingerprint = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True)
 class FollowedFolders:
-    """Folders whose models come and go while a server runs.
+    """Folders whose models come and go while a server runs; it remembers what their locks said last.
 
-    Attributes:
+    Args:
         folders: the folders; of a name that two of them have, the first one's model is served.
         fixed: the names whose versions stay as they are: those that a Bento packs, and those of which VITRINE_MODELS
             names a version.
         chosen: the names that may be served; empty for all.
     """
 
-    folders: Sequence[StoreFolder]
-    fixed: frozenset[str] = frozenset()
-    chosen: frozenset[str] = frozenset()
-    _locks: dict[StoreFolder, dict[str, str]] = field(default_factory=dict)
-    _told: list[str] = field(default_factory=list)
-    _lock_problems: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        folders: Sequence[StoreFolder],
+        fixed: frozenset[str] = frozenset(),
+        chosen: frozenset[str] = frozenset(),
+    ) -> None:
+        self.folders, self.fixed, self.chosen = tuple(folders), fixed, chosen
+        self._locks = dict[StoreFolder, dict[str, str]]()
+        self._lock_problems, self._logged = list[str](), list[str]()
 
     @property
     def lock_problems(self) -> list[str]:
@@ -53,7 +54,7 @@ class FollowedFolders:
                 could never be read.
         """
         models, problems = dict[str, StoredModel | StoreError](), list[str]()
-        self._lock_problems.clear()
+        self._lock_problems = []
         for folder in self.folders:
             for name, version in self._read_lock(folder, last_served).items():
                 if self.chosen and name not in self.chosen:
@@ -63,9 +64,9 @@ class FollowedFolders:
                 elif folder.is_own and name not in self.chosen:
                     problems.append(f"{name} of {folder.models} is not served: another model of that name is.")
         for problem in (problems := [*self._lock_problems, *problems]):
-            if problem not in self._told:
+            if problem not in self._logged:
                 logger.error("%s", problem)
-        self._told[:] = problems
+        self._logged = problems
         return models
 
     def _read_lock(self, folder: StoreFolder, last_served: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from export.original.doubts import find_doubts
 from export.original.examples import Example, names_of, read_example_inputs
 from export.original.fields import fields_of
 from export.original.files import match, read_expected
-from export.original.search import Found, Network, Search, Trial
+from export.original.search import Network, Search, SearchResult, Trial
 from models.assumed import Assumable
 from models.card import Card, is_detector, is_regressor, read_card
 from models.package import PARITY
@@ -155,10 +155,10 @@ def refusal(card: Card, origin: str, answers: Answers, difference: Difference) -
     )
 
 
-def cause(found: Found, examples: int) -> str:
+def cause(result: SearchResult, examples: int) -> str:
     """Return what would make the answers agree, with the lines of the card, or what comes nearest."""
-    if found.agreeing:
-        best, others = found.agreeing[0], found.agreeing[1:]
+    if result.agreeing:
+        best, others = result.agreeing[0], result.agreeing[1:]
         text = (
             f"The original may differ in this: {_causes(best)}. With these lines on the card all {examples} examples "
             f"agree (largest difference {best.difference.largest:.1e}):\n\n{card_lines(best.changes)}\n"
@@ -167,12 +167,14 @@ def cause(found: Found, examples: int) -> str:
             listed = "; ".join(_causes(trial) for trial in others[:3]) + ("; …" if len(others) > 3 else "")
             text += f"\nThey would agree as well if: {listed}. More examples tell these apart."
         return text
-    text = f"{found.tried:,} changes of the card and pairs of them were tried{'' if found.complete else ' in the time'}"
+    text = (
+        f"{result.tried:,} changes of the card and pairs of them were tried{'' if result.complete else ' in the time'}"
+    )
     text += ", and none makes all agree."
-    if found.nearest is not None:
+    if result.nearest is not None:
         text += (
-            f" The nearest, on the farthest examples, is that {_causes(found.nearest)}, which leaves "
-            f"{found.nearest.difference.largest:.2g}."
+            f" The nearest, on the farthest examples, is that {_causes(result.nearest)}, which leaves "
+            f"{result.nearest.difference.largest:.2g}."
         )
     return text + (
         " What else it usually is: other weights than the original's, pictures that the original's client crops or "

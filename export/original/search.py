@@ -106,7 +106,7 @@ class Trial:
 
 
 @dataclass
-class Found:
+class SearchResult:
     """What the search found.
 
     Attributes:
@@ -135,9 +135,9 @@ class Search:
     def __init__(self, network: Network, card: Card, answers: Answers, tolerance: float) -> None:
         self._network, self._card, self._answers, self._tolerance = network, card, answers, tolerance
         self._all = range(len(answers.names))
-        self.found = Found()
+        self.result = SearchResult()
 
-    def run(self, outputs: Logits, difference: Difference) -> Found:
+    def run(self, outputs: Logits, difference: Difference) -> SearchResult:
         """Try the changes one by one, then in pairs.
 
         Args:
@@ -153,11 +153,11 @@ class Search:
             if (trial := self._try((change,), probes)) is not None:
                 ranked.append(trial)
         ranked.sort(key=lambda trial: (len(trial.difference.flips), trial.difference.distance.mean()))
-        self.found.nearest = ranked[0] if ranked else None
-        if not self.found.agreeing:
+        self.result.nearest = ranked[0] if ranked else None
+        if not self.result.agreeing:
             self._run_pairs([trial.changes[0] for trial in ranked], probes)
-        self.found.agreeing.sort(key=lambda trial: (len(trial.changes), trial.difference.largest))
-        return self.found
+        self.result.agreeing.sort(key=lambda trial: (len(trial.changes), trial.difference.largest))
+        return self.result
 
     def _run_pairs(self, ranked: Sequence[Change], probes: Sequence[int]) -> None:
         until = time.monotonic() + PAIRS_S
@@ -167,12 +167,12 @@ class Search:
             if changes[0].group == changes[1].group:
                 continue
             if time.monotonic() > until:
-                self.found.complete = False
+                self.result.complete = False
                 return
             trial = self._try(changes, probes[:1])
             if trial is not None and not trial.difference.apart and len(probes) > 1:
                 self._try(changes, probes)
-            if self.found.agreeing:
+            if self.result.agreeing:
                 return
 
     def _try(self, changes: tuple[Change, ...], probes: Sequence[int]) -> Trial | None:
@@ -184,7 +184,7 @@ class Search:
             outputs = self._network.outputs(card, probes, keep=True)
         except VitrineError:  # the card with the changes refuses an example, or there is no PyTorch
             return None
-        self.found.tried += 1
+        self.result.tried += 1
         answers = self._answers.chosen(probes)
         difference = compare(outputs, answers, card, self._tolerance)
         if len(probes) > 1 or len(self._all) == 1:
@@ -201,7 +201,7 @@ class Search:
         if card is not None:
             difference = compare(outputs, answers, card, self._tolerance)
             if not difference.apart:
-                self.found.agreeing.append(Trial(changes, difference))
+                self.result.agreeing.append(Trial(changes, difference))
 
 
 def _activation(card: Card) -> str | None:
