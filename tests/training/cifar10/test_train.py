@@ -61,9 +61,11 @@ def test_another_cycle_goes_on_from_the_weights_of_the_first(data: Path, tmp_pat
     assert torch.equal(state["layer3.0.conv2.weight"], trained.state_dict()["layer3.0.conv2.weight"])
 
 
-def test_pictures_grow_and_the_rate_rises_and_falls() -> None:
-    assert [cifar10.side_at(progress) for progress in (0.0, 0.44, 0.45, 0.79, 0.8, 0.99)] == [16, 16, 24, 24, 32, 32]
+def test_pictures_and_depth_grow_and_the_rate_rises_and_falls() -> None:
+    assert [cifar10.side_at(progress) for progress in (0.0, 0.84, 0.85, 0.99)] == [24, 24, 32, 32]
     assert [cifar10.side_at(progress, goes_on=True) for progress in (0.0, 0.49, 0.5, 0.99)] == [24, 24, 32, 32]
+    assert [cifar10.is_shallow_at(progress) for progress in (0.0, 0.59, 0.6, 0.99)] == [True, True, False, False]
+    assert not cifar10.is_shallow_at(0.0, goes_on=True)
     rates = [cifar10.rate_at(progress, 0.2) for progress in (0.0, 0.06, 0.12, 0.56, 1.0)]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.1, 0.0])
 
@@ -74,6 +76,20 @@ def test_at_first_every_block_gives_what_it_gets() -> None:
     features = torch.randn(2, block.bn1.num_features, 8, 8)
     outputs = block(features)
     assert torch.equal(outputs[:, : features.shape[1]], features) and not outputs[:, features.shape[1] :].any()
+
+
+def test_the_shallow_network_is_the_whole_one_whose_other_blocks_have_not_begun() -> None:
+    network = cifar10.initial_network().eval()
+    began = [block for group in (network.layer1, network.layer2, network.layer3) for block in group[::3]]
+    for block in began:
+        assert isinstance(block, Block)
+        torch.nn.init.normal_(block.bn3.weight)
+    images = torch.randn(2, 3, 32, 32)
+    logits = cifar10.Shallow(network)(images)
+    assert torch.equal(logits, network(images)) and logits.std() > 0
+    logits.sum().backward()
+    learning = {name.rpartition(".bn3")[0] for name, value in network.named_parameters() if value.grad is not None}
+    assert learning - {""} == {f"layer{group}.{block}" for group in (1, 2, 3) for block in range(0, 18, 3)}
 
 
 def test_norms_and_biases_do_not_decay() -> None:
