@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, RootModel, create_model
 
+from api.row_explanations import RowExplanationFacts
 from api.schemas import (
     AnomalyPrediction,
     BatchAnswer,
@@ -32,14 +33,14 @@ class AnswerSchemas(NamedTuple):
     Attributes:
         prediction: the answer to one picture or row.
         batch: the answer to several.
-        explained: an explanation; None for a model of rows, which has none.
+        explained: a prediction with its explanation.
         model: the answer about the model.
         stats: its statistics.
     """
 
     prediction: type[BaseModel]
     batch: type[BaseModel]
-    explained: type[BaseModel] | None
+    explained: type[BaseModel]
     model: type[BaseModel]
     stats: type[BaseModel]
 
@@ -58,13 +59,17 @@ def with_aliases(answer: Schema, aliases: Aliases, read: Callable[[Any, str], An
 def answer_schemas(card: Card) -> AnswerSchemas:
     """Return the schemas of a model's answers, with the further names that its card gives them."""
     form = card.answer
-    explained: type[BaseModel] | None = None
     if isinstance(card, ImageCard):
         prediction = schema_with_aliases(card, Prediction, form.also)
         explained = schema_with_aliases(card, ExplainedPrediction, form.also)
         batch = _batch_schema(card, schema_with_aliases(card, BatchPrediction, form.also), BatchError, BatchAnswer)
     else:
         prediction = schema_with_aliases(card, row_answer_schema(card), form.also)
+        explained = create_model(
+            f"{_name(card, row_answer_schema(card))}_explained",
+            __base__=prediction,
+            explanation=(RowExplanationFacts, ...),
+        )
         batch = _batch_schema(card, prediction, RowError, RowBatchAnswer)
     model = schema_with_aliases(card, ModelFacts, form.model_also)
     return AnswerSchemas(prediction, batch, explained, model, schema_with_aliases(card, Stats, form.stats_also))

@@ -11,17 +11,19 @@ import numpy.typing as npt
 
 from api.json_values import decode_base64
 from api.oip.items import max_items
+from api.row_explanations import explanation_facts
 from api.rows import flat_row
 from backends.base import Logits
 from errors import InvalidInput
-from models.card import Card, ImageCard, RowCard, as_image_card
+from models.card import Card, ImageCard, RowCard
 from postprocessing.classification import Classification
 from preprocessing.row_spec import Feature
 from preprocessing.rows import Row, is_number
 from runners.runner import Answer
+from serving.attributions import RowExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import DecodedImage, ImagePayload, RowPayload, RowValues, TransformedImage
-from serving.predictions import ImagePrediction, PredictionParameters, RowResults
+from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions, RowResults
 from serving.predictor import Predictor
 from serving.waiting import Caller
 
@@ -56,13 +58,14 @@ class Predicted(NamedTuple):
         results: what a classifier makes of each picture, or the model of all rows.
         outputs: of each the network's outputs, shape (K,), float32: logits, squared errors, or a regressor's values.
         answers: the Runner's answers that the results come from, for their times.
-        maps: where the network looked in each picture, row by row at the size of its layer; empty if nobody asked.
+        explanations: where the network looked in each picture, row by row at the size of its layer, or what each
+            feature of a row counted for; empty if nobody asked.
     """
 
     results: Sequence[Classification] | RowResults
     outputs: Sequence[Logits]
     answers: Sequence[Answer[Any]]
-    maps: Sequence[list[list[float]]] = ()
+    explanations: Sequence[Any] = ()
 
 
 async def predict_instances(
@@ -86,10 +89,7 @@ async def predict_instances(
         settled = await predictor.predict_images(model, payloads, parameters, deadline, caller, all_or_none=True)
         return _predicted(settled, instances)
     rows = await predictor.predict_rows(model, row_payload(instances, card), parameters, deadline, caller)
-    if rows.problems:
-        first = min(rows.problems)
-        raise instances.error_at(first, rows.problems[first])
-    return Predicted(rows.results, list(rows.outputs), [rows.answer])
+    return _rows_predicted(rows, card, instances)
 
 
 async def explain_instances(
@@ -100,14 +100,19 @@ async def explain_instances(
     deadline: float,
     caller: Caller,
 ) -> Predicted:
-    """Predict pictures, and give the map of each; one that is wrong fails them all.
+    """Predict pictures or rows, and give the map or the attributions of each; one that is wrong fails them all.
 
     Raises:
-        InvalidInput: the model takes no pictures, or a value is wrong; the message names it.
-        VitrineError: as `Predictor.explain_image`.
+        InvalidInput: a value is wrong; the message names it.
+        VitrineError: as `Predictor.explain_image` and `Predictor.explain_rows`.
     """
-    card = as_image_card(model.card)
+    card = model.card
     _check_count(card, instances, model.queue_size)
+    if not isinstance(card, ImageCard):
+        payload = row_payload(instances, card)
+        request = RowExplanationRequest()
+        rows = await predictor.explain_rows(model, payload, request, parameters, deadline, caller)
+        return _rows_predicted(rows, card, instances)
     payloads = await asyncio.to_thread(image_payloads, instances, card)
     return _predicted(await predictor.explain_images(model, payloads, parameters, deadline, caller), instances)
 
@@ -153,6 +158,15 @@ def _check_count(card: Card, instances: Instances, queue_size: int) -> None:
     count, most = len(instances.values), max_items(card, queue_size)
     if not 1 <= count <= most:
         raise InvalidInput(f"{card.name} takes 1 to {most:,} instances in one request, not {count:,}.")
+
+
+def _rows_predicted(rows: RowPredictions, card: RowCard, instances: Instances) -> Predicted:
+    """Return what all rows were answered with, or raise the first error."""
+    if rows.problems:
+        first = min(rows.problems)
+        raise instances.error_at(first, rows.problems[first])
+    explanations = [explanation_facts(explanation, card) for explanation in rows.explanations]
+    return Predicted(rows.results, list(rows.outputs), [rows.answer], explanations)
 
 
 def _predicted(settled: Sequence[ImagePrediction | BaseException], instances: Instances) -> Predicted:

@@ -83,13 +83,13 @@ class KServeV1:
         return JSONResponse(answer, headers=timing_headers(predicted.answers))
 
     async def explain(self, request: Request) -> Response:
-        """Predict the pictures in `instances`, with a map of where the model looked for each."""
+        """Predict the pictures or rows in `instances`, with a map or the attributions of each."""
         model = requested_model(self._repository, request)
         model.check_explainable()
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
         predicted = await explain_instances(self._predictor, model, instances, parameters, deadline, caller)
-        answer = {"predictions": prediction_values(predicted, model.card), "explanations": list(predicted.maps)}
+        answer = {"predictions": prediction_values(predicted, model.card), "explanations": list(predicted.explanations)}
         return JSONResponse(answer, headers=timing_headers(predicted.answers))
 
     async def _read(self, request: Request, model: LoadedModel) -> tuple[Instances, PredictionParameters, float]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from inspect import cleandoc
+from typing import Any
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from errors import StoreError
 from explain.base import METHOD_NAMES
 from models.card import ImageCard
 from models.package import StoredModel
+from serving.attributions import row_methods, target_names
 from serving.gradcam.client import ExplainerClient
 from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
@@ -135,6 +137,8 @@ class MetadataRoutes:
         """Return `ready`, or why there are no explanations just now."""
         if model.not_explainable_reason:
             return model.not_explainable_reason
+        if not isinstance(model.card, ImageCard):
+            return "ready" if model.state == "ready" else f"{model.state}: {model.detail}"
         if self._explainer is None:
             return "switched off (VITRINE_EXPLAIN=false)"
         if self._explainer.unavailable_reason:
@@ -207,11 +211,6 @@ def model_details(model: LoadedModel, service_version: str) -> ModelFacts:
     """Return a model's card with what is installed and measured of it."""
     stored = model.stored
     card, report = model.card, stored.report() if stored else {}
-    explain = (
-        {**card.explain.model_dump(), "methods": METHOD_NAMES, "quality": stored.explanations() if stored else {}}
-        if isinstance(card, ImageCard) and card.explain
-        else None
-    )
     return ModelFacts(
         **card.model_dump(include=set(ModelFacts.model_fields) - {"explain"}),
         state=model.state,
@@ -221,9 +220,27 @@ def model_details(model: LoadedModel, service_version: str) -> ModelFacts:
         sha256=_digests(stored) if stored else {},
         metrics=report.get("metrics", {}),
         parity=stored.parity() if stored else {},
-        explain=explain,
+        explain=_explain_facts(model),
         service_version=service_version,
     )
+
+
+def _explain_facts(model: LoadedModel) -> dict[str, Any] | None:
+    card, stored = model.card, model.stored
+    if not isinstance(card, ImageCard):
+        if stored is None or model.not_explainable_reason:
+            return None
+        background = model.background  # None until the model is loaded
+        return {
+            "method": row_methods(card)[0],
+            "methods": row_methods(card),
+            "targets": target_names(card),
+            "background": background.data if background else None,
+            "background_rows": len(background.rows) if background else None,
+        }
+    if card.explain is None:
+        return None
+    return {**card.explain.model_dump(), "methods": METHOD_NAMES, "quality": stored.explanations() if stored else {}}
 
 
 def _digests(stored: StoredModel) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The query parameters of predictions and explanations: one pydantic model a route, which checks and documents them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +24,7 @@ from explain.overlay import Output
 from models.answer import LabelForm
 from models.card import Card, ImageCard, ModelCard, is_detector, is_regressor
 from preprocessing.rows import is_number
+from serving.attributions import target_names
 from serving.gradcam.requests import DEFAULT_ALPHA
 from serving.gradcam.wire import ExplanationRequest
 from serving.predictions import PredictionParameters
@@ -55,6 +56,32 @@ Switch = Annotated[bool | None, BeforeValidator(_switch)]
 Threshold = Annotated[float | None, Field(description="Instead of the card's.", allow_inf_nan=False), Number]
 
 
+def checked_target(target: str | None, info: ValidationInfo) -> str | None:
+    """Return what is to be explained, if the model answers it.
+
+    Raises:
+        ValueError: it names neither one of the context's `targets` nor its index.
+    """
+    names: Sequence[str] = info.context["targets"] if info.context else ()
+    if target is not None and target not in names and target not in map(str, range(len(names))):
+        some = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+        kind = "label" if names == info.context["labels"] else "value"
+        raise ValueError(f"must be a {kind} ({some}) or its index, 0 to {len(names) - 1}")
+    return target
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Return the validator of a whole number in ASCII from `low` to `high`."""
+
+    def validate(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+        if not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low:,} to {high:,}")
+        return number
+
+    return validate
+
+
 class Query(BaseModel):
     """What every prediction can be asked; unknown names are ignored."""
 
@@ -77,7 +104,8 @@ class Query(BaseModel):
         if not query:
             return cls()
         try:
-            return cls.model_validate(dict(QueryParams(query)), context={"labels": card.labels})
+            context = {"labels": card.labels, "targets": target_names(card)}
+            return cls.model_validate(dict(QueryParams(query)), context=context)
         except ValidationError as error:
             raise InvalidInput(_problem(error, cls)) from error
 
@@ -85,10 +113,7 @@ class Query(BaseModel):
     @classmethod
     def _is_a_number_of_labels(cls, text: str, info: ValidationInfo) -> int:
         labels = len(info.context["labels"]) if info.context else 0
-        top_k = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-        if not 1 <= top_k <= labels:
-            raise ValueError(f"must be a whole number from 1 to {labels}")
-        return top_k
+        return whole_number(1, labels)(text)
 
     def parameters(self, card: Card, top_k: int | None = None) -> PredictionParameters:
         """Return what the core is asked for; `top_k` is what the operator set for requests that name none."""
@@ -104,18 +129,23 @@ class Query(BaseModel):
 class PredictionQuery(Query):
     """What the prediction of a classifier can be asked."""
 
-    include_gradcam: Switch = Field(None, description="Ask for a heatmap; `explanation_error` says why there is none.")
+    include_explanation: Switch = Field(
+        None,
+        description="Ask for a heatmap, or a row's attributions; `explanation_error` says why there are none.",
+    )
+    include_gradcam: Switch = Field(None, description="The same as `include_explanation`, which goes first.")
 
     def parameters(self, card: Card, top_k: int | None = None) -> PredictionParameters:
         """Return what the core is asked for, with a heatmap where the request or else the card asks for one."""
         parameters = super().parameters(card, top_k)
         by_default = isinstance(card, ImageCard) and card.answer.heatmap
-        with_heatmap = by_default if self.include_gradcam is None else self.include_gradcam
+        asked = self.include_gradcam if self.include_explanation is None else self.include_explanation
+        with_heatmap = by_default if asked is None else asked
         return replace(parameters, with_heatmap=True) if with_heatmap else parameters
 
 
 class RowQuery(PredictionQuery):
-    """What the prediction of rows can be asked; a heatmap is answered with the reason why there is none."""
+    """What the prediction of rows can be asked."""
 
     include_gradcam: SkipJsonSchema[Switch] = None
 
@@ -185,11 +215,7 @@ class ExplanationQuery(Query, Drawing):
     @field_validator("target")
     @classmethod
     def _is_a_label_or_its_index(cls, target: str | None, info: ValidationInfo) -> str | None:
-        labels: Sequence[str] = info.context["labels"] if info.context else ()
-        if target is not None and target not in labels and target not in map(str, range(len(labels))):
-            some = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
-            raise ValueError(f"must be a label ({some}) or its index, 0 to {len(labels) - 1}")
-        return target
+        return checked_target(target, info)
 
     @field_validator("output")
     @classmethod

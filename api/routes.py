@@ -12,6 +12,7 @@ from api.aliases import AnswerSchemas
 from api.openapi import image_body, images_body, row_body, rows_body
 from api.operation import Operation
 from api.parameters import ExplanationQuery, prediction_query
+from api.row_explanations import row_explanation_query
 from models.card import Card, ImageCard
 from serving.loaded_model import LoadedModel
 from serving.predictor import Predictor
@@ -41,7 +42,7 @@ class PredictionRoutes:
         for name, model in sorted(self._repository.models.items()):
             operations += self._of_card(f"/models/{name}", name, model.card, name)
         # These take what those above leave: unknown names, versions, and a default model that is not there.
-        for action in (predict, predict_batch, images.explain):
+        for action in (predict, predict_batch, explain):
             path = action.__name__.replace("_", "/")
             for prefix in ("", "/models/{name}", "/models/{name}/versions/{version}"):
                 operations.append(Operation("POST", f"{prefix}/{path}", self._endpoint(action), documented=False))
@@ -94,7 +95,7 @@ class PredictionRoutes:
                     "explain",
                     images.explain,
                     "Predict one picture and show where the model looked",
-                    schemas.explained or schemas.prediction,
+                    schemas.explained,
                     ExplanationQuery,
                     single,
                 ),
@@ -103,6 +104,14 @@ class PredictionRoutes:
         return [
             operation("predict", rows.predict, "Predict one row", schemas.prediction, query, single),
             operation("predict/batch", rows.predict_batch, "Predict several rows", schemas.batch, query, batch),
+            operation(
+                "explain",
+                rows.explain,
+                "Predict one row and say what each feature counted for",
+                schemas.explained,
+                row_explanation_query(card),
+                single,
+            ),
         ]
 
 
@@ -115,4 +124,10 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
 async def predict_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
     """Answer with the predictions of several pictures or rows; one that is wrong fails alone."""
     answer = images.predict_batch if isinstance(model.card, ImageCard) else rows.predict_batch
+    return await answer(predictor, model, request)
+
+
+async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
+    """Answer with a prediction and why it was made: where the network looked, or what each feature counted for."""
+    answer = images.explain if isinstance(model.card, ImageCard) else rows.explain
     return await answer(predictor, model, request)

@@ -34,7 +34,12 @@ _json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def row_answers(
-    results: RowResults, rows: Sequence[Row], card: RowCard, common: Mapping[str, Any], form: LabelForm = "name"
+    results: RowResults,
+    rows: Sequence[Row],
+    card: RowCard,
+    common: Mapping[str, Any],
+    form: LabelForm = "name",
+    explanations: Sequence[str] = (),
 ) -> list[str]:
     """Return the JSON of the answer of each row.
 
@@ -44,6 +49,7 @@ def row_answers(
         card: the model's card.
         common: the fields that are the same in all answers.
         form: whether `prediction` is a label's name or its index.
+        explanations: the JSON of the explanation of each row; none where there are none.
     """
     if not rows:
         return []
@@ -57,6 +63,8 @@ def row_answers(
         fields = {"units": {output.name: output.unit for output in card.outputs if output.unit}}
     for entry in card.input.identifiers:
         columns[entry.name] = [_json(row[entry.name]) for row in rows]
+    if explanations:
+        columns["explanation"] = explanations
     written = _template(card, {**common, **fields}, columns).replace("%", "%%")
     template, order = _SLOT.sub("%s", written), _SLOT.findall(written)
     return [template % row for row in zip(*(columns[name] for name in order), strict=True)]

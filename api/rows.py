@@ -1,6 +1,7 @@
 """Predictions of rows over HTTP: from a request to the core, and from its answer to JSON."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,13 @@ from api.caller import HttpCaller, timing_headers
 from api.parameters import prediction_query
 from api.problems import problem_of
 from api.row_answers import row_answers, row_batch_json
+from api.row_explanations import explanation_facts, explanation_png, row_explanation_query
 from api.schemas import RowBatchAnswer, RowError, timestamp
 from errors import InvalidInput
 from models.answer import LabelForm
 from models.card import RowCard, as_row_card, is_detector
 from preprocessing.rows import Row
+from serving.attributions import MOST_EXPLAINED_ROWS, too_many_rows
 from serving.loaded_model import LoadedModel
 from serving.predictions import RowPredictions
 from serving.predictor import Predictor
@@ -43,18 +46,49 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
     deadline = predictor.deadline(query.timeout_ms)
     body = await read_json(request, card.limits.max_bytes)
     rows, are_many = _rows(body, card, batch=batch)
-    parameters, form = query.parameters(card, predictor.top_k), query.label_form(card)
+    parameters = query.parameters(card, predictor.top_k)
     predictions = await predictor.predict_rows(model, rows, parameters, deadline, HttpCaller(request))
     if not are_many and predictions.problems:
         raise predictions.problems[0]
 
     def write() -> str:
-        request_id, heatmap = request.state.request_id, parameters.with_heatmap
-        answers = _answers(model, card, rows, predictions, request_id, form, heatmap=heatmap)
+        answers = _answers(model, card, rows, predictions, request.state.request_id, query.label_form(card))
         return _batch_json(model, predictions, answers) if are_many else answers[0]
 
     text = write() if len(rows) <= FEW_ROWS else await asyncio.to_thread(write)
     return Response(text, 200, timing_headers([predictions.answer]), "application/json")
+
+
+async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
+    """Answer with the prediction of one row, or of several in `samples` or `readings`, and why each was answered so.
+
+    Raises:
+        NoExplanation: the model has no explanations, in whatever state it is; the message says why.
+        InvalidInput: the body is not what the card asks for, or there are too many rows, or several for one picture.
+        Unavailable: the model is not ready.
+    """
+    model.check_explainable()
+    model.check_ready()  # before the body is read
+    card = as_row_card(model.card)
+    query = row_explanation_query(card).read(request.scope["query_string"], card)
+    explanation_request = query.request(card)
+    deadline = predictor.deadline(query.timeout_ms)
+    rows, are_many = _rows(await read_json(request, card.limits.max_bytes), card, batch=False)
+    if are_many and query.format == "png":
+        raise InvalidInput("format='png': a picture is of one row. Send one, or ask for format=json.")
+    if len(rows) > MOST_EXPLAINED_ROWS:
+        raise too_many_rows(len(rows))
+    parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
+    predictions = await predictor.explain_rows(model, rows, explanation_request, parameters, deadline, caller)
+    if not are_many and predictions.problems:
+        raise predictions.problems[0]
+    headers = timing_headers([predictions.answer])
+    if query.format == "png":
+        picture = await asyncio.to_thread(explanation_png, predictions.explanations[0], rows[0], card)
+        return Response(picture, 200, headers, "image/png")
+    answers = _answers(model, card, rows, predictions, request.state.request_id, query.label_form(card))
+    text = _batch_json(model, predictions, answers) if are_many else answers[0]
+    return Response(text, 200, headers, "application/json")
 
 
 async def predict_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -105,21 +139,21 @@ def _answers(
     predictions: RowPredictions,
     request_id: str,
     form: LabelForm,
-    *,
-    heatmap: bool,
 ) -> list[str]:
     """Return the JSON of every row's answer, in the order in which they were sent."""
     common = origin_fields(model, predictions.answer, predictions.warnings, request_id)
-    if heatmap:
-        reason = f"There is no explanation: {model.not_explainable_reason}."
-        common |= {"gradcam_heatmap": None, "explanation_error": reason}
+    explanations = [
+        json.dumps(explanation_facts(explanation, card), ensure_ascii=False) for explanation in predictions.explanations
+    ]
+    if predictions.explanation_error:
+        common |= {"explanation": None, "explanation_error": predictions.explanation_error}
     if not is_detector(card):
         common["timestamp"] = timestamp()
     problems = predictions.problems
     if not problems:
-        return row_answers(predictions.results, rows, card, common, form)
+        return row_answers(predictions.results, rows, card, common, form, explanations)
     right = [row for place, row in enumerate(rows) if place not in problems]
-    answers = iter(row_answers(predictions.results, right, card, common, form))
+    answers = iter(row_answers(predictions.results, right, card, common, form, explanations))
     return [
         RowError(error=problem_of(problems[place], request_id)).model_dump_json()
         if place in problems

@@ -70,13 +70,14 @@ class TorchServe:
         return JSONResponse(body, headers=timing_headers(predicted.answers))
 
     async def explanations(self, request: Request) -> Response:
-        """Where the model looked in a picture for the label that it gives: one channel of numbers."""
+        """Where the model looked in a picture for its label, one channel of numbers; or a row's attributions."""
         model = requested_model(self._repository, request)
         model.check_explainable()
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
         predicted = await explain_instances(self._predictor, model, instances, parameters, deadline, caller)
-        answers = [[rows] for rows in predicted.maps]
+        has_maps, explanations = model.has_maps, predicted.explanations
+        answers = [[rows] for rows in explanations] if has_maps else list(explanations)
         body = {"explanations": answers} if instances.are_listed else answers[0]
         return JSONResponse(body, headers=timing_headers(predicted.answers))
 

@@ -1,10 +1,11 @@
 """A model's package: the folder that is shipped, stored and served.
 
 A package holds `card.toml`, `predict.onnx`, `goldens/`, and where the model has them `weights.safetensors` (unless it
-came as a graph), `explain.onnx` (if the card names a layer) and `exit.safetensors` (the head of an early exit). Reports
-lie beside them. The version is the first 16 hex digits of the SHA-256 over everything but the reports, so the same
-content always has the same tag. In the store, `manifest.json` holds the SHA-256 of each file, and `tuning.json`, if
-there is one, how the model runs best on which machine.
+came as a graph), `explain.onnx` (if the card names a layer), `exit.safetensors` (the head of an early exit) and
+`background.json` (the rows that explanations compare a row with). Reports lie beside them. The version is the first 16
+hex digits of the SHA-256 over everything but the reports, so the same content always has the same tag. In the store,
+`manifest.json` holds the SHA-256 of each file, and `tuning.json`, if there is one, how the model runs best on which
+machine.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter
 
 from errors import StoreError
+from models.background import BACKGROUND
 from models.card import Card, read_card
 from models.goldens import FOLDER as GOLDENS
 from models.goldens import read_variant
@@ -134,7 +136,7 @@ def file_digests(package: Path) -> dict[str, str]:
         StoreError: another file is missing.
     """
     names = {"card.toml", GRAPH, f"{GOLDENS}/goldens.json"}
-    names |= {name for name in (EXPLAIN, EXIT, WEIGHTS) if (package / name).exists()}
+    names |= {name for name in (EXPLAIN, EXIT, WEIGHTS, BACKGROUND) if (package / name).exists()}
     if read_card(package / "card.toml").architecture != "onnx":
         names.add(WEIGHTS)
     goldens = (path for path in (package / GOLDENS).glob("*") if not path.name.startswith("."))

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from errors import DeviceMissing, NoExplanation, StoreError, Unavailable
-from models.card import Card, ImageCard, is_detector
+from models.background import BACKGROUND, Background, read_background
+from models.card import Card, ImageCard
 from models.package import EARLY_EXIT_VARIANT, WEIGHTS, StoredModel, verify
 from runners.cores import CoreShare
 from runners.runner import Answer, Runner
@@ -45,6 +46,7 @@ class LoadedModel:
         self.version = stored.version if stored else None
         self.tag = stored.tag if stored else card.name
         self.not_explainable_reason = _not_explainable_reason(card, stored)
+        self.background: Background | None = None
         self.state: State = "loading" if stored else "missing"
         self.detail = "waiting to be loaded" if stored else missing_reason
         self.device: str | None = None
@@ -75,6 +77,11 @@ class LoadedModel:
         """
         if self.not_explainable_reason:
             raise NoExplanation(f"There is no explanation: {self.not_explainable_reason}.")
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the explanations are maps of pictures, which the Grad-CAM process computes."""
+        return isinstance(self.card, ImageCard) and not self.not_explainable_reason
 
     def submit(self, payload: Any, deadline: float | None = None) -> "Future[Answer[Any]]":
         """Queue one payload, or return the answer that was given to the same picture before.
@@ -118,6 +125,8 @@ class LoadedModel:
             self.detail = "checking its files"
             verify(self.stored)
             self.detail = self._role.loading_detail
+            if not isinstance(self.card, ImageCard):
+                self.background = read_background(self.stored.path, self.card.input)
             loaded = self._role.load(self.stored, options, share)
             if (runner := self._start_runner(loaded, share)) is None:
                 return
@@ -189,9 +198,14 @@ class LoadedModel:
 def _not_explainable_reason(card: Card, stored: StoredModel | None) -> str:
     """Return why a model has no explanations; empty if it has."""
     if not isinstance(card, ImageCard):
-        reason = f"{card.name} is a model of rows, which have no picture to draw on"
-        instead = "; `contributions` in its answer say how much each feature counted"
-        return reason + (instead if is_detector(card) else "")
+        if stored is None or (stored.path / BACKGROUND).exists():
+            return ""
+        again = (
+            "add it again with --examples FILE, and it keeps some"
+            if card.architecture == "onnx"
+            else (f"import it again with a {BACKGROUND} beside its card")
+        )
+        return f"{card.name} has no background, the usual rows that a row is compared with; {again}"
     if card.explain is None:
         return f"the card of {card.name} names no layer to explain at"
     if stored and stored.explain_graph is None and not (stored.path / WEIGHTS).exists():

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from backends.base import WHOLE_NETWORK, AnsweredBy, Backend, Logits, Outputs
 from errors import InvalidInput
+from explain.shapley import Coalitions, mixed_rows
 from models.card import Card, ImageCard, RowCard
 from preprocessing.decode import check_size
 from preprocessing.prepare import Prepare, is_slow, prepare, sharpness_s
@@ -43,6 +44,20 @@ class RowValues(NamedTuple):
     values: npt.NDArray[np.float64]
 
 
+class MixedRows(NamedTuple):
+    """The rows from which the worth of coalitions of features follows, as `explain.shapley.mixed_rows` makes them.
+
+    Attributes:
+        row: the explained row, transformed, shape (features,), float32.
+        background: shape (B, features), float32.
+        coalitions: shape (C, features).
+    """
+
+    row: Float32Tensor
+    background: Float32Tensor
+    coalitions: Coalitions
+
+
 RowPayload = Sequence[Row] | RowValues
 """What a pipeline of rows takes: all rows of one request."""
 
@@ -67,10 +82,12 @@ class RowOutputs(NamedTuple):
     Attributes:
         outputs: shape (n, K), float32, of the rows that are right, in order.
         problems: what is wrong with each of the other rows, by its place among all rows.
+        inputs: shape (n, features), float32: the same rows as the network got them.
     """
 
     outputs: Logits
     problems: dict[int, InvalidInput]
+    inputs: Float32Tensor
 
 
 class ImagePipeline:
@@ -185,17 +202,19 @@ class RowPipeline:
     def __init__(self, card: RowCard, backend: Backend) -> None:
         self._card, self._backend = card, backend
 
-    def preprocess(self, payload: RowPayload) -> CheckedRows:
+    def preprocess(self, payload: RowPayload | MixedRows) -> CheckedRows:
         """Check and transform every row; what is wrong with a row is noted in the result."""
+        if isinstance(payload, MixedRows):
+            return CheckedRows(mixed_rows(*payload), {})
         if isinstance(payload, RowValues):
             return check_values(payload.values, self._card.input)
         return check_rows(payload, self._card.input)
 
-    def is_slow(self, payload: RowPayload) -> bool:
+    def is_slow(self, payload: RowPayload | MixedRows) -> bool:
         """Return False: rows are quick to check."""
         return False
 
-    def preprocess_slow(self, payload: RowPayload) -> CheckedRows:
+    def preprocess_slow(self, payload: RowPayload | MixedRows) -> CheckedRows:
         """Check and transform every row, as `preprocess` does."""
         return self.preprocess(payload)
 
@@ -208,13 +227,13 @@ class RowPipeline:
             check_outputs(outputs, len(rows), self._card.columns)
         ends = np.cumsum([len(item.tensor) for item in batch])
         parts = np.split(outputs, ends[:-1])
-        return [RowOutputs(part, item.problems) for part, item in zip(parts, batch, strict=True)]
+        return [RowOutputs(part, item.problems, item.tensor) for part, item in zip(parts, batch, strict=True)]
 
     def count_inferences(self, item: CheckedRows) -> int:
         """Return the number of rows that are right."""
         return len(item.tensor)
 
-    def is_heavy(self, payload: RowPayload) -> bool:
+    def is_heavy(self, payload: RowPayload | MixedRows) -> bool:
         """Return False: rows are checked faster than they are handed over."""
         return False
 

@@ -12,6 +12,7 @@ from postprocessing.caution import image_warnings
 from postprocessing.classification import Classification, Classifications, classify, classify_rows
 from postprocessing.regression import Regressions
 from runners.runner import Answer
+from serving.attributions import RowExplanation
 from serving.gradcam.wire import Explanation
 from serving.loaded_model import LoadedModel
 from serving.pipeline import RowOutputs
@@ -24,7 +25,7 @@ class PredictionParameters:
     Attributes:
         threshold: used instead of the card's; None for the card's.
         top_k: how many of the most probable labels to list.
-        with_heatmap: whether a picture's prediction comes with an explanation, if there can be one.
+        with_heatmap: whether a prediction comes with an explanation, if there can be one.
     """
 
     threshold: float | None = None
@@ -67,6 +68,8 @@ class RowPredictions(NamedTuple):
         problems: what is wrong with each of the other rows, by its place in the request.
         warnings: what to bear in mind about these answers.
         answer: the Runner's answer, with its times.
+        explanations: why each of the same rows was answered so; empty where nobody asked or there are none.
+        explanation_error: why there are no explanations although they were asked for.
     """
 
     results: RowResults
@@ -74,6 +77,8 @@ class RowPredictions(NamedTuple):
     problems: dict[int, InvalidInput]
     warnings: Sequence[str]
     answer: Answer[RowOutputs]
+    explanations: Sequence[RowExplanation] = ()
+    explanation_error: str | None = None
 
 
 def image_prediction(
@@ -102,3 +107,18 @@ def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters
     if is_regressor(card):
         return Regressions(outputs)
     return classify_rows(outputs, card, threshold=parameters.threshold, top_k=parameters.top_k)
+
+
+def explained_targets(card: RowCard, results: RowResults, target: int | None) -> list[int | None]:
+    """Return what is explained of each row: the index of a label or of a value, or None for a detector's score.
+
+    Args:
+        card: the model's card.
+        results: what the model makes of the rows.
+        target: the index that was asked for; None for the label of each answer, or for the first value.
+    """
+    if isinstance(results, Classifications):
+        return [target] * len(results.class_ids) if target is not None else list(results.class_ids.tolist())
+    if isinstance(results, Regressions):
+        return [target or 0] * len(results.values)
+    return [None] * len(results.scores)

@@ -13,16 +13,28 @@ from errors import InvalidInput, NoExplanation, Unavailable, VitrineError
 from models.card import as_image_card, as_row_card
 from runners.awaiting import awaitable
 from runners.runner import Answer
+from serving.attributions import RowExplanationRequest, explain_rows
 from serving.gradcam.client import ExplainerClient
 from serving.gradcam.requests import default_request
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import ImagePayload, RowOutputs, RowPayload
-from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions, image_prediction, row_results
+from serving.predictions import (
+    ImagePrediction,
+    PredictionParameters,
+    RowPredictions,
+    explained_targets,
+    image_prediction,
+    row_results,
+)
 from serving.waiting import Caller, wait_for
 
 EXPLANATIONS_AT_ONCE = 8
 """The explanations of one request that are under way together; more would run out of time waiting for each other."""
+
+
+EXPLAINED_SHARE = 0.9
+"""The share of the time left after predicting rows that their explanations may take."""
 
 
 class Predictor:
@@ -155,11 +167,58 @@ class Predictor:
         Raises:
             VitrineError: as `predict_image`, but for what is wrong with single rows.
         """
+        if parameters.with_heatmap:
+            return await wait_for(self._predict_rows_with_reasons(model, rows, parameters, deadline), deadline, caller)
+        return await wait_for(self._predict_rows(model, rows, parameters, deadline), deadline, caller)
+
+    async def explain_rows(
+        self,
+        model: LoadedModel,
+        rows: RowPayload,
+        request: RowExplanationRequest,
+        parameters: PredictionParameters,
+        deadline: float,
+        caller: Caller | None = None,
+    ) -> RowPredictions:
+        """Predict the rows of one request and say of each that is right why it was answered so.
+
+        Raises:
+            NoExplanation: the model has no background to compare a row with.
+            InvalidInput: there are too many rows, or the method does not go with the model.
+            VitrineError: as `predict_rows`.
+        """
+        as_row_card(model.card)
+        model.check_explainable()
+
+        async def explain() -> RowPredictions:
+            predictions = await self._predict_rows(model, rows, parameters, deadline)
+            return await _with_reasons(model, predictions, request, deadline)
+
+        return await wait_for(explain(), deadline, caller)
+
+    async def _predict_rows(
+        self, model: LoadedModel, rows: RowPayload, parameters: PredictionParameters, deadline: float
+    ) -> RowPredictions:
         card = as_row_card(model.card)
-        answer: Answer[RowOutputs] = await wait_for(awaitable(model.submit(rows, deadline)), deadline, caller)
-        outputs, problems = answer.value
-        results = row_results(card, outputs, parameters)
-        return RowPredictions(results, outputs, problems, card.warnings, answer)
+        answer: Answer[RowOutputs] = await awaitable(model.submit(rows, deadline))
+        results = row_results(card, answer.value.outputs, parameters)
+        return RowPredictions(results, answer.value.outputs, answer.value.problems, card.warnings, answer)
+
+    async def _predict_rows_with_reasons(
+        self, model: LoadedModel, rows: RowPayload, parameters: PredictionParameters, deadline: float
+    ) -> RowPredictions:
+        """Predict rows with explanations; where there are none, predict without them and say why."""
+        predictions = await self._predict_rows(model, rows, parameters, deadline)
+        now = time.monotonic()
+        try:
+            model.check_explainable()
+            # What was predicted is answered in time, whatever becomes of the explanation.
+            explained_by = now + EXPLAINED_SHARE * (deadline - now)
+            return await wait_for(
+                _with_reasons(model, predictions, RowExplanationRequest(), explained_by), explained_by
+            )
+        except VitrineError as error:
+            return predictions._replace(explanation_error=str(error))
 
     async def _predict_with_heatmap(
         self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
@@ -186,6 +245,14 @@ class Predictor:
             raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
         answer = await self.explainer.explain(model.tag, request, deadline)
         return image_prediction(model, answer, parameters, explanation=answer.value)
+
+
+async def _with_reasons(
+    model: LoadedModel, predictions: RowPredictions, request: RowExplanationRequest, deadline: float
+) -> RowPredictions:
+    targets = explained_targets(as_row_card(model.card), predictions.results, request.target)
+    explanations = await explain_rows(model, predictions.answer.value, targets, request, deadline)
+    return predictions._replace(explanations=explanations)
 
 
 def _submit_all(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from export.onnx import export_package
+from models.background import write_background
 from models.card import RowCard, as_row_card, read_card
 from models.checkpoint import Checkpoint
 from models.registry import package_folder
@@ -79,6 +80,7 @@ def write_package(
     name: str,
     network: nn.Module,
     goldens: Sequence[tuple[str, bytes]],
+    background: Sequence[Mapping[str, object]],
     metrics: dict[str, Any],
     command: str,
     out: Path,
@@ -89,6 +91,7 @@ def write_package(
         name: of the bundled model, whose card is used.
         network: the trained network.
         goldens: name and encoded bytes of each golden row.
+        background: rows that the network was trained on, with which explanations compare a row.
         metrics: what was measured of the network.
         command: the command that is running, for the report.
         out: folder of the package.
@@ -97,6 +100,7 @@ def write_package(
         StoreError: the exported graph differs from the network.
     """
     parity = export_package(package_folder(name) / "card.toml", Checkpoint(network.state_dict(), {}), goldens, out)
+    write_background(out, background, metrics["data"])
     write_report(out, metrics, command)
     click.echo(json.dumps(metrics, indent=1))
     click.echo(f"Largest difference of ONNX Runtime from PyTorch: {parity.largest_difference:.1e}")

@@ -10,7 +10,9 @@ from api.oip.items import image_payloads, row_values
 from api.oip.messages import InferRequest, InferResponse, RequestedOutput, check_unique
 from api.oip.names import NamedModel
 from api.oip.signature import (
+    ATTRIBUTIONS,
     CONTRIBUTIONS,
+    EXPLANATIONS,
     IS_ANOMALY,
     LABEL,
     LOGITS,
@@ -28,6 +30,7 @@ from postprocessing.anomaly import Anomalies
 from postprocessing.classification import card_probabilities
 from postprocessing.regression import Regressions
 from runners.runner import Answer
+from serving.attributions import RowExplanationRequest
 from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions
 from serving.predictor import Predictor
 from serving.waiting import Caller
@@ -86,7 +89,11 @@ class Inference:
             predictions, failed = _separate(await work, request.inputs[0].name, partial=partial)
             return _image_response(named, model.card, outputs, predictions, failed)
         rows = row_values(request.inputs, model.card)
-        predicted = await self._predictor.predict_rows(model, rows, parameters, deadline, caller)
+        if any(output.name == ATTRIBUTIONS for output in outputs):
+            reasons = RowExplanationRequest()
+            predicted = await self._predictor.explain_rows(model, rows, reasons, parameters, deadline, caller)
+        else:
+            predicted = await self._predictor.predict_rows(model, rows, parameters, deadline, caller)
         problems = predicted.problems
         if problems and (not partial or len(problems) == len(rows.values)):
             first = min(problems)
@@ -97,21 +104,22 @@ class Inference:
 def requested_outputs(named: NamedModel, request: InferRequest) -> Sequence[RequestedOutput]:
     """Return the outputs that a request asks for.
 
-    Without any, the model's own name answers with all of them but the map, as it did before there were other names;
-    another name answers with the one that it lists.
+    Without any, the model's own name answers with all of them but the explanations, as it did before there were other
+    names; another name answers with the one that it lists.
 
     Raises:
         InvalidInput: an output is unknown, stands twice, or has no classes although some are asked for.
     """
     model, signature = named.model, named.signature
-    names = [spec.name for spec in output_specs(model.card, has_map=not model.not_explainable_reason)]
+    names = [spec.name for spec in output_specs(model.card, is_explainable=not model.not_explainable_reason)]
     if not request.outputs:
-        default = [signature.output.name] if signature.suffix else [name for name in names if name != MAP]
+        default = [signature.output.name] if signature.suffix else [name for name in names if name not in EXPLANATIONS]
         return [RequestedOutput(name, binary=request.binary) for name in default]
     check_unique([output.name for output in request.outputs], "outputs")
     for output in request.outputs:
         if output.name not in names:
-            reason = f" There is no map: {model.not_explainable_reason}." if output.name == MAP else ""
+            is_missing = output.name in EXPLANATIONS and model.not_explainable_reason
+            reason = f" There is no {output.name}: {model.not_explainable_reason}." if is_missing else ""
             raise InvalidInput(f"{model.name} has no output {output.name!r:.80}; it has {', '.join(names)}.{reason}")
         if output.classes and output.name not in CLASSIFIABLE:
             raise InvalidInput(f"{output.name} has no classes; classification is for {' and '.join(CLASSIFIABLE)}.")
@@ -204,8 +212,13 @@ def _row_response(
     else:
         labels = [card.labels[class_id] for class_id in results.class_ids]
         tensors = _classification_tensors(card, predicted.outputs, labels, outputs)
+    attributions = [explanation.attributions for explanation in predicted.explanations]
+    if attributions:
+        values = np.stack([attribution.values for attribution in attributions]).astype(np.float32)
+        tensors[ATTRIBUTIONS] = Tensor(ATTRIBUTIONS, "FP32", values)
     failed = {place: str(error) for place, error in predicted.problems.items()}
-    return _response(named, outputs, tensors, [predicted.answer], predicted.warnings, failed)
+    base_values = [attribution.base_value for attribution in attributions]
+    return _response(named, outputs, tensors, [predicted.answer], predicted.warnings, failed, base_values=base_values)
 
 
 def _classification_tensors(
@@ -227,6 +240,7 @@ def _response(
     warnings: Sequence[str],
     failed: dict[int, str],
     answered_by: Sequence[str] = (),
+    base_values: Sequence[float] = (),
 ) -> InferResponse:
     parameters = dict[str, str | int | float | bool]()
     if warnings:
@@ -235,5 +249,7 @@ def _response(
         parameters["failed"] = json.dumps(failed)
     if answered_by:
         parameters["answered_by"] = ",".join(answered_by)
+    if base_values:
+        parameters["base_values"] = ",".join(f"{base_value:.9g}" for base_value in base_values)
     requested = [tensors[output.name] for output in outputs]
     return InferResponse(named.name, named.model.version or "", requested, parameters, answers)

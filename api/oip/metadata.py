@@ -53,7 +53,7 @@ def model_config(named: NamedModel) -> dict[str, Any]:
     """
     name, model, signature = named
     platform, backend = PLATFORMS[model.runtime]
-    outputs = output_specs(model.card, has_map=not model.not_explainable_reason)
+    outputs = output_specs(model.card, is_explainable=not model.not_explainable_reason)
     texts = {"labels": "\n".join(model.card.labels), "outputs": "\n".join(spec.name for spec in outputs)}
     if not isinstance(model.card, ImageCard):
         values = {feature.name: [feature.example] for feature in model.card.input.features}

@@ -11,8 +11,11 @@ from models.card import Card, ImageCard, is_detector, is_regressor
 from preprocessing.row_spec import Feature
 
 IMAGE, PIXELS, TENSOR, ROWS, COLUMNS = "image", "pixels", "tensor", "rows", "columns"
-PROBABILITIES, LOGITS, LABEL, MAP = "probabilities", "logits", "label", "map"
+PROBABILITIES, LOGITS, LABEL = "probabilities", "logits", "label"
 SCORE, IS_ANOMALY, CONTRIBUTIONS, VALUES = "score", "is_anomaly", "contributions", "values"
+MAP, ATTRIBUTIONS = "map", "attributions"
+EXPLANATIONS = (MAP, ATTRIBUTIONS)
+"""The outputs that say why, of pictures and of rows; they come only where they are asked for."""
 ANY = -1
 """A size that may vary, as the protocol writes it."""
 
@@ -64,22 +67,27 @@ def input_specs(card: Card) -> list[TensorSpec]:
     return [TensorSpec(ROWS, "FP32", (ANY, len(features))), *columns]
 
 
-def output_specs(card: Card, *, has_map: bool) -> list[TensorSpec]:
-    """Return the tensors that a response may bring; `map` comes only where it was asked for."""
+def output_specs(card: Card, *, is_explainable: bool) -> list[TensorSpec]:
+    """Return the tensors that a response may bring, with that of the explanations where the model has them."""
     if is_detector(card):
-        return [
+        specs = [
             TensorSpec(SCORE, "FP32", (ANY,)),
             TensorSpec(IS_ANOMALY, "BOOL", (ANY,)),
             TensorSpec(CONTRIBUTIONS, "FP32", (ANY, len(card.input.features))),
         ]
-    if is_regressor(card):
-        return [TensorSpec(VALUES, "FP32", (ANY, len(card.outputs)))]
-    specs = [
-        TensorSpec(PROBABILITIES, "FP32", (ANY, len(card.labels))),
-        TensorSpec(LOGITS, "FP32", (ANY, len(card.labels))),
-        TensorSpec(LABEL, BYTES, (ANY,)),
-    ]
-    return [*specs, TensorSpec(MAP, "FP32", (ANY, ANY, ANY))] if has_map else specs
+    elif is_regressor(card):
+        specs = [TensorSpec(VALUES, "FP32", (ANY, len(card.outputs)))]
+    else:
+        specs = [
+            TensorSpec(PROBABILITIES, "FP32", (ANY, len(card.labels))),
+            TensorSpec(LOGITS, "FP32", (ANY, len(card.labels))),
+            TensorSpec(LABEL, BYTES, (ANY,)),
+        ]
+    if not is_explainable:
+        return specs
+    if isinstance(card, ImageCard):
+        return [*specs, TensorSpec(MAP, "FP32", (ANY, ANY, ANY))]
+    return [*specs, TensorSpec(ATTRIBUTIONS, "FP32", (ANY, len(card.input.features)))]
 
 
 def signatures(card: Card) -> tuple[Signature, ...]:
@@ -88,7 +96,7 @@ def signatures(card: Card) -> tuple[Signature, ...]:
     Pixels are listed in the size that the network takes, although other sizes are taken too and resized here: load
     generators refuse an input whose size may vary, and image clients resize to what is listed.
     """
-    output = output_specs(card, has_map=False)[0]
+    output = output_specs(card, is_explainable=False)[0]
     if isinstance(card, ImageCard):
         image, pixels, tensor = input_specs(card)
         pixels = pixels._replace(shape=(ANY, *card.input.size, 3))

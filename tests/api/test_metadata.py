@@ -124,7 +124,7 @@ def test_the_card_is_there_with_its_measured_quality(rows_client: TestClient, pa
     assert 0.85 < low <= details["metrics"]["auc"] <= high
     assert details["metrics"]["data"] == "synthetic customers"
     assert set(details["sha256"]) >= {"card.toml", "predict.onnx", "weights.safetensors"}
-    assert details["limits"]["max_items"] == 1000 and details["explain"] is None
+    assert details["limits"]["max_items"] == 1000 and details["explain"]["methods"] == ["shapley", "shapley-sampled"]
     more = {"model_version", "feature_names", "num_features"}
     assert set(details) == set(ModelFacts.model_fields) - {"assumed", "outputs"} | more
 

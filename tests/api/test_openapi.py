@@ -106,7 +106,7 @@ def test_the_limits_that_a_query_is_checked_by_stand_in_the_document(
     assert parameters["method"]["schema"]["enum"] == ["gradcam", "gradcam++", "layercam", "hirescam"]
     assert parameters["output"]["schema"]["enum"] == ["overlay", "heatmap", "map"]
     assert set(parameters_of(operations, "/models/tiny/predict")) == {
-        *("threshold", "top_k", "label", "timeout_ms", "include_gradcam")
+        *("threshold", "top_k", "label", "timeout_ms", "include_explanation", "include_gradcam")
     }
     for path in ("/models/tiny/predict", "/models/machine-anomaly/predict"):
         for name, row in parameters_of(operations, path).items():
@@ -132,7 +132,9 @@ def test_the_example_of_every_model_of_rows_is_answered(client: TestClient, oper
             assert response.status_code == 200 and response.json().get("errors", 0) == 0, response.text
             answered.append(path)
     assert sorted(answered) == [
-        f"/models/{name}/predict{batch}" for name in ("churn", "machine-anomaly") for batch in ("", "/batch")
+        f"/models/{name}/{action}"
+        for name in ("churn", "machine-anomaly")
+        for action in ("explain", "predict", "predict/batch")
     ]
 
 

@@ -147,17 +147,6 @@ def test_a_threshold_of_the_clients_own_decides_what_is_an_anomaly(rows_client: 
         assert answer["is_anomaly"] == (threshold < score) and answer["threshold"] == threshold
 
 
-def test_a_row_has_no_heatmap_and_the_answer_says_why(rows_client: TestClient) -> None:
-    answer = post(rows_client, "/models/machine-anomaly/predict?include_gradcam=true", READING)
-    assert answer["gradcam_heatmap"] is None and "contributions" in answer["explanation_error"]
-    for name, body, text in (
-        ("churn", CUSTOMER, "rows, which have no picture"),
-        ("machine-anomaly", READING, "contributions"),
-    ):
-        response = rows_client.post(f"/models/{name}/explain", json=body)
-        assert response.status_code == 400 and text in response.json()["detail"]
-
-
 @pytest.mark.parametrize(
     ("path", "body", "text"),
     [

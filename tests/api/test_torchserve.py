@@ -134,7 +134,7 @@ def test_ping_is_healthy_and_needs_no_key(client: TestClient, make_client: MakeC
         ("/predictions/tiny", {"json": {"instances": {}}}, 400, '{"instances": […]}'),
         ("/predictions/churn", {"files": {"data": ("a.json", b"{}")}}, 400, "send JSON, not a form"),
         ("/predictions/churn", {"json": {**CUSTOMER, "age": 7}}, 400, "age must be a number from 16"),
-        ("/explanations/churn", {"json": CUSTOMER}, 400, "is a model of rows"),
+        ("/explanations/churn", {"json": {**CUSTOMER, "age": 7}}, 400, "age must be a number from 16"),
         ("/predictions/nope", {"content": plain(1)}, 404, "Known models: churn"),
         ("/predictions/tiny/9.9", {"content": plain(1)}, 404, "is not served here"),
         ("/predictions", {"content": plain(1)}, 404, "nothing at /predictions"),

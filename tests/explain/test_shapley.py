@@ -1,14 +1,13 @@
 """Shapley values against values worked out on paper, and against the definition: a mean over all orders."""
 
 from collections.abc import Callable
-from itertools import permutations
-from math import factorial
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from explain.shapley import Attributions, ExactShapley, SampledShapley, ShapleyMethod, mixed_rows
+from tests.explain.orders import mean_over_orders
 
 Array = npt.NDArray[np.float64]
 Model = Callable[[Array], Array]
@@ -27,17 +26,14 @@ def explained(model: Model, row: Array, background: Array, method: ShapleyMethod
 
 def by_definition(model: Model, row: Array, background: Array) -> Array:
     """The mean, over every order of the features, of what each adds when it joins those before it."""
-    features = len(row)
-    values = np.zeros(features)
-    for order in permutations(range(features)):
-        rows = background.astype(np.float64).copy()
-        before = model(rows).mean()
-        for feature in order:
+
+    def worth(members: frozenset[int]) -> float:
+        rows = background.astype(np.float64)
+        for feature in members:
             rows[:, feature] = row[feature]
-            after = model(rows).mean()
-            values[feature] += after - before
-            before = after
-    return values / factorial(features)
+        return float(model(rows).mean())
+
+    return mean_over_orders(worth, len(row))
 
 
 def crooked(rows: Array) -> Array:

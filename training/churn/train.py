@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from sklearn.metrics import brier_score_loss
 
 from models.architectures.tabular import Mlp
+from models.background import USUAL_ROWS
 from models.card import RowCard
 from preprocessing.rows import transform_rows
 from training import metrics, tabular
@@ -55,6 +56,12 @@ def goldens() -> list[tuple[str, bytes]]:
     return tabular.encode_goldens([dict(zip(data.FEATURES, row, strict=True)) for row in rows])
 
 
+def background() -> list[dict[str, float]]:
+    """Return the first of the customers that a network is trained on, with which explanations compare a customer."""
+    rows = np.round(data.draw(100_000, data.TRAIN).features[:USUAL_ROWS], 2).tolist()
+    return [dict(zip(data.FEATURES, row, strict=True)) for row in rows]
+
+
 @click.command()
 @tabular.training_options(NAME, steps=4000, counted="Customers in the report.")
 def train(steps: int, seed: int, count: int, out: Path) -> None:
@@ -62,7 +69,7 @@ def train(steps: int, seed: int, count: int, out: Path) -> None:
     card = tabular.read_row_card(NAME)
     network = fit(card, steps, seed)
     command = f"python -m training.churn.train --steps {steps} --seed {seed} --count {count}"
-    tabular.write_package(NAME, network, goldens(), measure(card, network, count), command, out)
+    tabular.write_package(NAME, network, goldens(), background(), measure(card, network, count), command, out)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from models.architectures.tabular import Autoencoder
+from models.background import USUAL_ROWS
 from models.card import RowCard
 from preprocessing.rows import transform_rows
 from training import metrics, tabular
@@ -67,6 +68,12 @@ def goldens() -> list[tuple[str, bytes]]:
     return tabular.encode_goldens(rows)
 
 
+def background() -> list[dict[str, float]]:
+    """Return the first of the readings that a network is trained on, with which explanations compare a reading."""
+    rows = np.round(data.healthy(50_000, data.TRAIN)[:USUAL_ROWS], 3).tolist()
+    return [dict(zip(data.FEATURES, row, strict=True)) for row in rows]
+
+
 @click.command()
 @tabular.training_options(NAME, steps=6000, counted="Healthy readings in the report, and as many faulty.")
 def train(steps: int, seed: int, count: int, out: Path) -> None:
@@ -77,7 +84,7 @@ def train(steps: int, seed: int, count: int, out: Path) -> None:
     threshold = np.quantile(healthy, 1 - FALSE_POSITIVE_RATE)
     click.echo(f"Threshold for a false-positive rate of {FALSE_POSITIVE_RATE:g}: {threshold:.4f}")
     command = f"python -m training.machine_anomaly.train --steps {steps} --seed {seed} --count {count}"
-    tabular.write_package(NAME, network, goldens(), measure(card, network, count), command, out)
+    tabular.write_package(NAME, network, goldens(), background(), measure(card, network, count), command, out)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,20 @@ def test_a_map_is_drawn_for_the_same_picture_in_any_form(client: Any, triton: An
         client.infer("tiny", [images(triton, plain(1))], outputs=output)
 
 
+def test_attributions_of_rows_add_up_to_what_is_answered(client: Any, triton: Any) -> None:
+    rows, logits = golden_rows(CHURN)
+    sent = [tensor(triton, "rows", rows.astype(np.float32), "FP32")]
+    outputs = [triton.InferRequestedOutput(name) for name in ("attributions", "probabilities")]
+    answer = client.infer("churn", sent, outputs=outputs)
+    base_values = [float(text) for text in parameter(answer, "base_values").split(",")]
+    assert answer.as_numpy("attributions").shape == rows.shape
+    # Of two labels with a threshold of one half, the more probable is answered and explained.
+    explained = answer.as_numpy("attributions").sum(axis=1) + base_values
+    assert explained == pytest.approx(answer.as_numpy("probabilities").max(axis=1), abs=1e-5)
+    assert explained == pytest.approx(softmax(logits).max(axis=1), abs=1e-3)
+    assert client.infer("churn", sent).as_numpy("attributions") is None  # nobody asked
+
+
 def test_the_part_of_the_network_that_answered_each_picture_is_named(client: Any, triton: ModuleType) -> None:
     for level, part in ((10, "early_exit"), (130, "network")):
         answer = client.infer("explained", [images(triton, plain(level))], parameters={"threshold": 0.001})

@@ -1,0 +1,119 @@
+"""Explaining rows through a model's own Runner, against the attributions of a linear model, which are known."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import serving.attributions
+from errors import InvalidInput, NoExplanation, StoreError
+from models.background import BACKGROUND, read_background, write_background
+from models.card import as_row_card, read_card
+from models.package import content_version, file_digests
+from serving.attributions import RowExplanationRequest
+from serving.pipeline import RowValues
+from serving.predictions import RowPredictions
+from serving.predictor import Predictor
+from tests.linear import linear_package, rows_of, weights_of
+from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
+from tests.tiny import seal
+
+PREDICTOR = Predictor(30_000)
+
+
+def explain(model: Any, values: Any, request: RowExplanationRequest | None = None) -> RowPredictions:
+    rows = RowValues(np.asarray(values, np.float64))
+    return run(PREDICTOR.explain_rows(model, rows, request or RowExplanationRequest(), PLAIN, soon()))
+
+
+@pytest.mark.parametrize(("features", "method"), [(3, "shapley"), (12, "shapley"), (13, "shapley-sampled")])
+@pytest.mark.parametrize("target", [None, 1])
+def test_a_linear_model_is_explained_by_its_weights(
+    tmp_path: Path, features: int, method: str, target: int | None
+) -> None:
+    with loaded(seal(linear_package(tmp_path / "linear", features))) as model:
+        row = np.arange(features) / 2
+        (explanation,) = explain(model, [row], RowExplanationRequest(target)).explanations
+    weights, background = weights_of(features) * (-1 if target else 1), rows_of(features, 8)
+    assert explanation.attributions.values == pytest.approx(weights * (row - background.mean(axis=0)), abs=1e-4)
+    assert explanation.attributions.base_value == pytest.approx((background @ weights).mean(), abs=1e-4)
+    assert explanation.attributions.value == pytest.approx(row @ weights, abs=1e-4)
+    assert (explanation.method, explanation.target) == (method, "negative" if target else "sum")
+    errors = explanation.attributions.standard_errors
+    assert (errors is None) if method == "shapley" else (errors is not None and errors.max() < 1e-4)
+
+
+def test_the_work_comes_in_chunks_that_are_put_together_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded(seal(linear_package(tmp_path / "linear", 5))) as model:
+        (whole,) = explain(model, [np.ones(5)]).explanations
+        before = model.own_stats()
+        monkeypatch.setattr(serving.attributions, "CHUNK_VALUES", 3 * 8 * 5)  # three coalitions
+        (parts,) = explain(model, [np.ones(5)]).explanations
+        after = model.own_stats()
+    assert before is not None and after is not None
+    assert parts.attributions.values == pytest.approx(whole.attributions.values, abs=1e-5)
+    assert after.succeeded - before.succeeded == 1 + 11  # the prediction, and 31 coalitions by threes
+    assert after.inferences - before.inferences == 1 + 31 * 8
+
+
+def test_rows_that_are_wrong_are_left_out(tmp_path: Path) -> None:
+    with loaded(seal(linear_package(tmp_path / "linear", 2))) as model:
+        predictions = explain(model, [[1, 2], [np.nan, 0], [3, 4]])
+    assert set(predictions.problems) == {1}
+    values = [explanation.attributions.value for explanation in predictions.explanations]
+    assert values == pytest.approx(predictions.outputs[:, 0].tolist())
+
+
+def test_exact_values_of_many_features_are_refused(tmp_path: Path) -> None:
+    with loaded(seal(linear_package(tmp_path / "linear", 13))) as model:
+        with pytest.raises(InvalidInput, match=r"13 features.*up to 12; ask for method=shapley-sampled"):
+            explain(model, [np.ones(13)], RowExplanationRequest(method="shapley"))
+        with pytest.raises(InvalidInput, match="At most 64 rows"):
+            explain(model, np.ones((65, 13)))
+
+
+def test_a_model_without_background_says_what_would_help(tmp_path: Path) -> None:
+    with loaded(seal(linear_package(tmp_path / "linear", 2, background=0))) as model:
+        with pytest.raises(NoExplanation, match=r"no background.*--examples"):
+            explain(model, [[1, 2]])
+        predictions = run(PREDICTOR.predict_rows(model, RowValues(np.ones((1, 2))), WITH_HEATMAP, soon()))
+        assert "no background" in (predictions.explanation_error or "") and len(predictions.outputs) == 1
+
+
+def test_a_prediction_is_answered_where_its_explanation_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loaded(seal(linear_package(tmp_path / "linear", 12, background=500))) as model:
+        monkeypatch.setattr(serving.attributions, "CHUNK_VALUES", 1)
+        monkeypatch.setattr(
+            "serving.pipeline.mixed_rows", lambda row, background, _: time.sleep(0.3) or background.copy()
+        )
+        predictions = run(PREDICTOR.predict_rows(model, RowValues(np.ones((1, 12))), WITH_HEATMAP, soon(2)))
+    assert "deadline" in (predictions.explanation_error or "") and not predictions.explanations
+    assert predictions.outputs[0, 0] == pytest.approx(weights_of(12).sum(), abs=1e-4)
+
+
+def test_a_background_is_part_of_the_version(tmp_path: Path) -> None:
+    package = linear_package(tmp_path / "linear", 2)
+    before = file_digests(package)
+    write_background(package, [{"x0": 1, "x1": 2}], "another row")
+    after = file_digests(package)
+    assert BACKGROUND in before and content_version(before) != content_version(after)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"data": "x", "rows": []}', "1 to 1,000 rows"),
+        ('{"data": "x", "rows": [{"x0": 1, "x1": 2}, {"x0": 1}]}', "row 2 is wrong: x1 is missing"),
+    ],
+)
+def test_a_background_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    package = linear_package(tmp_path / "linear", 2)
+    (package / BACKGROUND).write_text(text)
+    with pytest.raises(StoreError, match=message):
+        read_background(package, as_row_card(read_card(package / "card.toml")).input)
