@@ -22,6 +22,7 @@ from export.operator_graph import (
     wrong_number_of_logits,
 )
 from export.parity import BATCH_SIZES, ParityReport, check_parity, random_inputs
+from models.background import BACKGROUND, read_background
 from models.card import ASSUMED_HEAD_ACTIVATION, ImageCard, RowCard, parse_card, read_card
 from models.goldens import write_goldens
 from models.package import GRAPH
@@ -50,7 +51,7 @@ def from_checkpoint(
         weights: a .safetensors file, or what torch.save wrote.
         goldens: name and encoded bytes of each golden input. If an operator's own card asks for other features than
             their rows have, the examples on that card are used instead.
-        package: the folder to write into.
+        package: the folder to write into; a background beside the card of a model of rows is copied there.
         notify: is told what is assumed of the network, since neither the card nor the checkpoint says it.
 
     Raises:
@@ -74,7 +75,10 @@ def from_checkpoint(
             "another the model answers otherwise. If it was trained with ReLU, say so on a card of your own (--card): "
             'head_activation = "relu".'
         )
-    return export_package(card_file, checkpoint, goldens, package)
+    report = export_package(card_file, checkpoint, goldens, package)
+    if isinstance(card, RowCard) and card_file.parent != package and read_background(card_file.parent, card.input):
+        shutil.copyfile(card_file.with_name(BACKGROUND), package / BACKGROUND)
+    return report
 
 
 def from_onnx(

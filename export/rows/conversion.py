@@ -20,6 +20,7 @@ from export.rows.graph import serving_graph
 from export.rows.model import RowModel, Values
 from export.rows.samples import OTHER_TEXT, random_rows
 from export.rows.sources import Kind
+from models.background import USUAL_ROWS, write_background
 from models.card import RowCard, as_row_card, parse_card
 from models.goldens import TOLERANCE, write_goldens
 from models.package import GRAPH
@@ -109,6 +110,8 @@ class Converter:
             self._write_goldens(model, rows if examples is None else examples, comparison, package, TOLERANCE * scale)
         except InvalidInput as error:
             raise StoreError(f"The examples hold a row that would be refused: {error}") from error
+        if examples is not None:
+            self._write_background(model, examples, package)
         report.write(package)
         return report
 
@@ -145,6 +148,15 @@ class Converter:
                 f"{', '.join(refused)}: {what} is refused. The original takes it, but its graph answers otherwise."
             )
         return accepted
+
+    def _write_background(self, model: RowModel, examples: Values, package: Path) -> None:
+        """Keep some of the examples, which the comparison has found to be rows that are accepted."""
+        count, names = min(len(examples), USUAL_ROWS), [feature.name for feature in model.features]
+        places = np.sort(np.random.default_rng(0).choice(len(examples), count, replace=False))
+        rows = [dict(zip(names, row, strict=True)) for row in examples[places].tolist()]
+        write_background(
+            package, rows, f"{count} of {len(examples):,} rows of {Path(self.request.examples or '').name}"
+        )
 
     def _write_goldens(
         self, model: RowModel, rows: Values, comparison: Comparison, package: Path, tolerance: float

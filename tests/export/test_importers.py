@@ -14,9 +14,11 @@ from backends.onnx import OnnxBackend
 from cli.main import main
 from errors import CardError, StoreError
 from export.card_text import card_for_own_weights, replace_values
+from export.importers import from_checkpoint
 from export.labels import read_labels
 from models import store
 from models.architectures import build
+from models.background import BACKGROUND
 from models.card import read_card
 from models.goldens import golden_inputs
 from postprocessing.classification import classify
@@ -175,3 +177,15 @@ def test_own_weights_do_not_inherit_what_a_card_says_of_the_bundled_ones() -> No
 def test_a_file_name_that_no_card_can_hold_is_refused() -> None:
     with pytest.raises(CardError, match="is not Unicode"):
         card_for_own_weights('data = "x"\n', Path("w\udcff.pth"))
+
+
+def test_the_background_beside_a_card_goes_into_the_package(tmp_path: Path) -> None:
+    churn, own, package = ROOT / "models" / "churn", tmp_path / "own", tmp_path / "package"
+    own.mkdir()
+    (own / "card.toml").write_bytes((churn / "card.toml").read_bytes())
+    (own / BACKGROUND).write_bytes((churn / BACKGROUND).read_bytes())
+    from_checkpoint(own / "card.toml", churn / "weights.safetensors", golden_inputs(churn), package, print)
+    assert (package / BACKGROUND).read_bytes() == (churn / BACKGROUND).read_bytes()
+    (own / BACKGROUND).write_text('{"data": "no customers", "rows": [{"age": 7}]}')
+    with pytest.raises(StoreError, match="row 1 is wrong: income is missing"):
+        from_checkpoint(own / "card.toml", churn / "weights.safetensors", golden_inputs(churn), package, print)

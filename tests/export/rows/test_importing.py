@@ -30,6 +30,7 @@ from export.rows.boosters import check_lightgbm, check_xgboost
 from export.rows.importing import package_from_model
 from models.card import RowCard, read_card
 from tests.api.conftest import client_maker
+from tests.explain.orders import mean_over_orders
 from tests.tiny import seal
 
 NUMBERS, COLOURS = ["Age", "income (CHF)"], ("blue", "green", "red")
@@ -129,6 +130,24 @@ def test_the_examples_of_a_pipeline_are_its_goldens(imported_pipeline: Imported)
     with (imported_pipeline.package.parent / "examples.csv").open() as file:
         first = next(csv.DictReader(file))
     assert golden == {"Age": None, "income (CHF)": float(first["income (CHF)"]), "colour": None}
+
+
+def test_a_pipeline_is_explained_against_its_examples(
+    imported_pipeline: Imported, pipeline: Any, serve: Callable[[Imported], TestClient]
+) -> None:
+    examples = pd.read_csv(imported_pipeline.package.parent / "examples.csv")[[*NUMBERS, "colour"]]
+    row = people(1, 5)
+    response = serve(imported_pipeline).post("/models/pipeline/explain?target=stays", json=json_rows(row)[0])
+    explanation = response.json()["explanation"]
+
+    def worth(members: frozenset[int]) -> float:
+        mixed = examples.copy()
+        for member in members:
+            mixed[mixed.columns[member]] = row.iloc[0, member]
+        return float(pipeline.predict_proba(mixed)[:, 1].mean())
+
+    assert list(explanation["attributions"].values()) == pytest.approx(mean_over_orders(worth, 3), abs=LIMIT)
+    assert explanation["background"] == "20 of 20 rows of examples.csv"
 
 
 def test_a_pipeline_is_served_as_it_predicts(
