@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from backends.base import WHOLE_NETWORK, AnsweredBy, Logits
 from errors import InvalidInput
-from models.card import RowCard, as_image_card, is_detector, is_regressor
+from models.card import RowCard, as_image_card, as_row_card, is_detector, is_regressor
 from postprocessing.anomaly import Anomalies, detect_rows
 from postprocessing.caution import image_warnings
 from postprocessing.classification import Classification, Classifications, classify, classify_rows
@@ -98,6 +98,12 @@ def image_prediction(
         answer,
         explanation,
     )
+
+
+def row_predictions(model: LoadedModel, answer: Answer[RowOutputs], parameters: PredictionParameters) -> RowPredictions:
+    """Return what the answer for the rows of one request means, as the card and the parameters say."""
+    card, (outputs, problems, _) = as_row_card(model.card), answer.value
+    return RowPredictions(row_results(card, outputs, parameters), outputs, problems, card.warnings, answer)
 
 
 def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters) -> RowResults:

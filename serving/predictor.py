@@ -25,14 +25,12 @@ from serving.predictions import (
     RowPredictions,
     explained_targets,
     image_prediction,
-    row_results,
+    row_predictions,
 )
 from serving.waiting import Caller, wait_for
 
 EXPLANATIONS_AT_ONCE = 8
 """The explanations of one request that are under way together; more would run out of time waiting for each other."""
-
-
 EXPLAINED_SHARE = 0.9
 """The share of the time left after predicting rows that their explanations may take."""
 
@@ -168,8 +166,10 @@ class Predictor:
             VitrineError: as `predict_image`, but for what is wrong with single rows.
         """
         if parameters.with_heatmap:
-            return await wait_for(self._predict_rows_with_reasons(model, rows, parameters, deadline), deadline, caller)
-        return await wait_for(self._predict_rows(model, rows, parameters, deadline), deadline, caller)
+            return await wait_for(_predict_rows_with_reasons(model, rows, parameters, deadline), deadline, caller)
+        as_row_card(model.card)
+        answer: Answer[RowOutputs] = await wait_for(awaitable(model.submit(rows, deadline)), deadline, caller)
+        return row_predictions(model, answer, parameters)
 
     async def explain_rows(
         self,
@@ -191,34 +191,10 @@ class Predictor:
         model.check_explainable()
 
         async def explain() -> RowPredictions:
-            predictions = await self._predict_rows(model, rows, parameters, deadline)
-            return await _with_reasons(model, predictions, request, deadline)
+            answer: Answer[RowOutputs] = await awaitable(model.submit(rows, deadline))
+            return await _with_reasons(model, row_predictions(model, answer, parameters), request, deadline)
 
         return await wait_for(explain(), deadline, caller)
-
-    async def _predict_rows(
-        self, model: LoadedModel, rows: RowPayload, parameters: PredictionParameters, deadline: float
-    ) -> RowPredictions:
-        card = as_row_card(model.card)
-        answer: Answer[RowOutputs] = await awaitable(model.submit(rows, deadline))
-        results = row_results(card, answer.value.outputs, parameters)
-        return RowPredictions(results, answer.value.outputs, answer.value.problems, card.warnings, answer)
-
-    async def _predict_rows_with_reasons(
-        self, model: LoadedModel, rows: RowPayload, parameters: PredictionParameters, deadline: float
-    ) -> RowPredictions:
-        """Predict rows with explanations; where there are none, predict without them and say why."""
-        predictions = await self._predict_rows(model, rows, parameters, deadline)
-        now = time.monotonic()
-        try:
-            model.check_explainable()
-            # What was predicted is answered in time, whatever becomes of the explanation.
-            explained_by = now + EXPLAINED_SHARE * (deadline - now)
-            return await wait_for(
-                _with_reasons(model, predictions, RowExplanationRequest(), explained_by), explained_by
-            )
-        except VitrineError as error:
-            return predictions._replace(explanation_error=str(error))
 
     async def _predict_with_heatmap(
         self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
@@ -245,6 +221,22 @@ class Predictor:
             raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
         answer = await self.explainer.explain(model.tag, request, deadline)
         return image_prediction(model, answer, parameters, explanation=answer.value)
+
+
+async def _predict_rows_with_reasons(
+    model: LoadedModel, rows: RowPayload, parameters: PredictionParameters, deadline: float
+) -> RowPredictions:
+    """Predict rows with explanations; where there are none, predict without them and say why."""
+    as_row_card(model.card)
+    predictions = row_predictions(model, await awaitable(model.submit(rows, deadline)), parameters)
+    now = time.monotonic()
+    try:
+        model.check_explainable()
+        # What was predicted is answered in time, whatever becomes of the explanation.
+        explained_by = now + EXPLAINED_SHARE * (deadline - now)
+        return await wait_for(_with_reasons(model, predictions, RowExplanationRequest(), explained_by), explained_by)
+    except VitrineError as error:
+        return predictions._replace(explanation_error=str(error))
 
 
 async def _with_reasons(
