@@ -175,7 +175,7 @@ async def _worths(
     worths = list[npt.NDArray[np.float64]]()
 
     def mean_of(outputs: Logits) -> npt.NDArray[np.float64]:
-        return explained_outputs(outputs, card, target).reshape(-1, len(background)).mean(axis=1)
+        return np.asarray(explained_outputs(outputs, card, target).reshape(-1, len(background)).mean(axis=1))
 
     for start in range(0, len(coalitions), size):
         payload = MixedRows(row, background, coalitions[start : start + size])

@@ -115,7 +115,7 @@ def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters
     return classify_rows(outputs, card, threshold=parameters.threshold, top_k=parameters.top_k)
 
 
-def explained_targets(card: RowCard, results: RowResults, target: int | None) -> list[int | None]:
+def explained_targets(card: RowCard, results: RowResults, target: int | None) -> Sequence[int | None]:
     """Return what is explained of each row: the index of a label or of a value, or None for a detector's score.
 
     Args:
@@ -124,7 +124,8 @@ def explained_targets(card: RowCard, results: RowResults, target: int | None) ->
         target: the index that was asked for; None for the label of each answer, or for the first value.
     """
     if isinstance(results, Classifications):
-        return [target] * len(results.class_ids) if target is not None else list(results.class_ids.tolist())
+        answered: list[int] = results.class_ids.tolist()
+        return answered if target is None else [target] * len(answered)
     if isinstance(results, Regressions):
         return [target or 0] * len(results.values)
     return [None] * len(results.scores)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -235,4 +234,3 @@ def test_a_model_that_lost_its_background_is_damaged(make_client: MakeClient, tm
     client = make_client(stored)
     response = client.post("/models/churn/predict", json=CUSTOMER)
     assert response.status_code == 503 and "background.json is missing" in response.json()["detail"]
-    shutil.rmtree(stored.path)

@@ -1,6 +1,5 @@
 """Explaining rows through a model's own Runner, against the attributions of a linear model, which are known."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 import serving.attributions
+import serving.predictor
 from errors import InvalidInput, NoExplanation, StoreError
 from models.background import BACKGROUND, read_background, write_background
 from models.card import as_row_card, read_card
@@ -85,12 +85,9 @@ def test_a_model_without_background_says_what_would_help(tmp_path: Path) -> None
 def test_a_prediction_is_answered_where_its_explanation_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with loaded(seal(linear_package(tmp_path / "linear", 12, background=500))) as model:
-        monkeypatch.setattr(serving.attributions, "CHUNK_VALUES", 1)
-        monkeypatch.setattr(
-            "serving.pipeline.mixed_rows", lambda row, background, _: time.sleep(0.3) or background.copy()
-        )
-        predictions = run(PREDICTOR.predict_rows(model, RowValues(np.ones((1, 12))), WITH_HEATMAP, soon(2)))
+    monkeypatch.setattr(serving.predictor, "EXPLAINED_SHARE", 0.0)  # no explanation is ready at once
+    with loaded(seal(linear_package(tmp_path / "linear", 12))) as model:
+        predictions = run(PREDICTOR.predict_rows(model, RowValues(np.ones((1, 12))), WITH_HEATMAP, soon()))
     assert "deadline" in (predictions.explanation_error or "") and not predictions.explanations
     assert predictions.outputs[0, 0] == pytest.approx(weights_of(12).sum(), abs=1e-4)
 
