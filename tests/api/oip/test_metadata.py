@@ -85,7 +85,7 @@ def test_a_configuration_tells_the_outputs_that_a_request_may_name(over_http: An
     for name, outputs in (
         ("tiny.tensor", "probabilities logits label"),
         ("explained", "probabilities logits label map"),
-        ("machine-anomaly", "score is_anomaly contributions"),
+        ("machine-anomaly", "score is_anomaly contributions attributions"),
     ):
         assert over_http.get_model_config(name)["parameters"]["outputs"]["string_value"].split() == outputs.split()
 
