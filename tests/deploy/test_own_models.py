@@ -17,7 +17,7 @@ from torchvision import models
 
 from tests.conftest import ROOT
 from tests.deploy.engine import START_S, Container, Podman
-from tests.export.original.pictures import by_opencv, examples, normalised, original_logits, package, softmax
+from tests.export.original.pictures import by_pillow, examples, normalised, original_logits, package, softmax
 from tests.live.server import vitrine, wait_until
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ def test_a_resnet_a_graph_and_a_pipeline_are_added_by_a_command_each_while_the_c
         assert post(container, "fish", data=DEER) == pytest.approx(expected, abs=1e-3)
 
         graph, pictures = package(tmp_path / "zoo") / "predict.onnx", examples(tmp_path / "pictures", 2)
-        original = original_logits(pictures, lambda data: normalised(by_opencv(data)))
+        original = original_logits(pictures, lambda data: normalised(by_pillow(data)))
         (tmp_path / "expected.json").write_text(json.dumps({name: row.tolist() for name, row in original.items()}))
         stretched = ("--resize", "stretch", "--examples", pictures, "--expected", tmp_path / "expected.json")
         add(graph, "--labels", labels, "--name", "zoo", *stretched)
