@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torchvision import models
+from torchvision import models  # type: ignore[import-untyped]
 
 from tests.conftest import ROOT
 from tests.deploy.engine import START_S, Container, Podman

@@ -83,6 +83,7 @@ class Shallow(nn.Module):
         x: Tensor = network.bn1(network.conv1(image))
         for group in (network.layer1, network.layer2, network.layer3):
             for place, block in enumerate(group):
+                assert isinstance(block, Block)
                 x = block(x) if place % 3 == 0 else F.pad(x, (0, 0, 0, 0, 0, block.added))
         logits: Tensor = network.fc_out(F.relu(network.bn_out(x)).mean((2, 3)))
         return logits
