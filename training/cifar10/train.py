@@ -114,7 +114,7 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="train/LABEL/*.jpg, or the batches.")
 @click.option("--out", default=Path("runs/cifar10"), type=click.Path(path_type=Path), show_default=True)
-@click.option("--epochs", default=14, show_default=True, type=click.IntRange(1))
+@click.option("--epochs", default=12, show_default=True, type=click.IntRange(1))
 @click.option("--batch", default=128, show_default=True)
 @click.option("--rate", default=0.2, show_default=True, help="Peak learning rate.")
 @click.option("--start-from", default=None, type=FILE, help="Weights that another cycle ended with, to go on from.")
