@@ -62,10 +62,11 @@ def checked_target(target: str | None, info: ValidationInfo) -> str | None:
     Raises:
         ValueError: it names neither one of the context's `targets` nor its index.
     """
-    names: Sequence[str] = info.context["targets"] if info.context else ()
+    context: Mapping[str, Sequence[str]] = info.context or {}
+    names = context.get("targets", ())
     if target is not None and target not in names and target not in map(str, range(len(names))):
         some = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-        kind = "label" if names == info.context["labels"] else "value"
+        kind = "label" if names == context.get("labels") else "value"
         raise ValueError(f"must be a {kind} ({some}) or its index, 0 to {len(names) - 1}")
     return target
 

@@ -10,6 +10,7 @@ from explain.shapley import Attributions, ExactShapley, SampledShapley, ShapleyM
 from tests.explain.orders import mean_over_orders
 
 Array = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.float64] | npt.NDArray[np.float32]
 Model = Callable[[Array], Array]
 
 RNG = np.random.default_rng(7)
@@ -17,14 +18,14 @@ ROW = np.array([3.0, -1.0, 2.0, 0.5], np.float32)
 BACKGROUND = np.array([[0, 0, 0, 0], [1, 2, -1, 0.5], [2, 4, 4, -2]], np.float32)
 
 
-def explained(model: Model, row: Array, background: Array, method: ShapleyMethod) -> Attributions:
+def explained(model: Model, row: Numbers, background: Numbers, method: ShapleyMethod) -> Attributions:
     """Explain a row as serving does: the mean of the model's outputs over each coalition's rows."""
     mixed = mixed_rows(row.astype(np.float32), background.astype(np.float32), method.coalitions)
     worths = model(mixed.astype(np.float64)).reshape(-1, len(background)).mean(axis=1)
     return method.solve(worths, float(model(row[None].astype(np.float64))[0]))
 
 
-def by_definition(model: Model, row: Array, background: Array) -> Array:
+def by_definition(model: Model, row: Numbers, background: Numbers) -> Array:
     """The mean, over every order of the features, of what each adds when it joins those before it."""
 
     def worth(members: frozenset[int]) -> float:
@@ -74,9 +75,8 @@ def crooked_or_sine(features: int) -> Model:
 @pytest.mark.parametrize("method", [ExactShapley(12), SampledShapley(12, 2), SampledShapley(1, 2)])
 def test_attributions_add_up_to_what_the_row_differs_by(method: ShapleyMethod) -> None:
     features = method.coalitions.shape[1]
-    row, background = RNG.normal(0, 2, features), RNG.normal(0, 2, (3, features))
-    row = row.astype(np.float32)
-    attributions = explained(crooked_or_sine(features), row, background.astype(np.float32), method)
+    row, background = (np.asarray(RNG.normal(0, 2, shape), np.float32) for shape in ((features,), (3, features)))
+    attributions = explained(crooked_or_sine(features), row, background, method)
     assert attributions.values.sum() == pytest.approx(attributions.value - attributions.base_value, abs=1e-12)
 
 
