@@ -208,8 +208,13 @@ def model_details(model: LoadedModel, service_version: str) -> ModelFacts:
     stored = model.stored
     card, report = model.card, stored.report() if stored else {}
     explain = (
-        {**card.explain.model_dump(), "methods": METHOD_NAMES, "quality": stored.explanations() if stored else {}}
-        if isinstance(card, ImageCard) and card.explain
+        {
+            **card.explain.model_dump(),
+            "methods": METHOD_NAMES,
+            "way": stored.explained_by if stored else None,
+            "quality": stored.explanations() if stored else {},
+        }
+        if isinstance(card, ImageCard) and card.explain and not model.not_explainable_reason
         else None
     )
     return ModelFacts(

@@ -282,4 +282,6 @@ class ModelFacts(BaseModel):
     service_version: str = Field(description="Vitrine's own.")
     sha256: dict[str, str]
     parity: dict[str, Any] = Field(description="What import measured of the served graph against its reference.")
-    explain: dict[str, Any] | None = Field(description="Layer, methods and measured quality of explanations.")
+    explain: dict[str, Any] | None = Field(
+        description="Layer, methods, way and measured quality of explanations; null where there are none."
+    )
