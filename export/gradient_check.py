@@ -31,7 +31,8 @@ def gradient_deviation(built: ExplainGraph, items: Batch) -> float:
     deviations = [0.0]
     for place in range(len(items)):
         image = items[place : place + 1]
-        values = whole.run(names, {"image": image, "target": np.array([PREDICTED], np.int64)})
+        request = {"image": image, "target": np.array([PREDICTED], np.int64)}
+        values = whole.run(names, request)
         logits, activations, gradient = (np.asarray(value, np.float64) for value in values)
         length, steepest = float(np.linalg.norm(activations)), float(np.linalg.norm(gradient))
         if length == 0 or steepest == 0:
@@ -39,7 +40,7 @@ def gradient_deviation(built: ExplainGraph, items: Batch) -> float:
         direction = gradient / steepest + activations / length
         direction /= np.linalg.norm(direction)
         shifts = [(sign * STEP * length * direction).astype(np.float32) for sign in (1, -1)]
-        above, below = (movable.run(["logits"], {"image": image, SHIFT: shift})[0][0] for shift in shifts)
+        above, below = (movable.run(["logits"], request | {SHIFT: shift})[0][0] for shift in shifts)
         slope = float(above[logits[0].argmax()] - below[logits[0].argmax()]) / (2 * STEP * length)
         deviations.append(abs(slope - float((gradient * direction).sum())) / steepest)
     return max(deviations)
@@ -60,10 +61,9 @@ def _movable(built: ExplainGraph) -> onnx.ModelProto:
         nodes.append(node)
         if built.activations in node.output:
             nodes.append(helper.make_node("Add", [built.activations, SHIFT], [SHIFTED]))
-    del graph.input[:], graph.output[:], graph.node[:]
-    image, _ = built.model.graph.input
+    del graph.output[:], graph.node[:]
     logits = next(output for output in built.model.graph.output if output.name == "logits")
-    graph.input.extend([image, helper.make_tensor_value_info(SHIFT, TensorProto.FLOAT, None)])
+    graph.input.append(helper.make_tensor_value_info(SHIFT, TensorProto.FLOAT, None))
     graph.output.append(logits)
     graph.node.extend(nodes)
     return model
