@@ -167,10 +167,8 @@ def cause(result: SearchResult, examples: int) -> str:
             listed = "; ".join(_causes(trial) for trial in others[:3]) + ("; …" if len(others) > 3 else "")
             text += f"\nThey would agree as well if: {listed}. More examples tell these apart."
         return text
-    text = (
-        f"{result.tried:,} changes of the card and pairs of them were tried{'' if result.complete else ' in the time'}"
-    )
-    text += ", and none makes all agree."
+    in_time = "" if result.complete else " in the time"
+    text = f"{result.tried:,} changes of the card and pairs of them were tried{in_time}, and none makes all agree."
     if result.nearest is not None:
         text += (
             f" The nearest, on the farthest examples, is that {_causes(result.nearest)}, which leaves "

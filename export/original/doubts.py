@@ -33,11 +33,10 @@ def find_doubts(network: Network, card: Card, answers: Answers, tolerance: float
 
 
 def _agrees(network: Network, card: Card, answers: Answers, tolerance: float) -> bool:
-    every = range(len(answers.names))
     try:
-        return not any(  # the first example alone tells most values apart
-            compare(network.outputs(card, places, keep=True), answers.chosen(places), card, tolerance).apart
-            for places in (every[:1], every)
+        return not any(  # the first example alone tells most values apart, so it alone is kept decoded
+            compare(network.outputs(card, [place], keep=place == 0), answers.chosen([place]), card, tolerance).apart
+            for place in range(len(answers.names))
         )
     except VitrineError:  # the card with the change refuses an example
         return False

@@ -35,7 +35,7 @@ KINDS: dict[str, Callable[[], Attack]] = {
     "silent connections": lambda: stay_silent,
     "JPEG of 49 megapixels in 7,000 scans": _sending(lambda: hostile.jpeg_of_scans(7000, 7000, 7000)),
     "JPEG of 49 megapixels in 90 scans": _sending(lambda: hostile.jpeg_of_scans(7000, 7000, 89)),
-    "BMP of 15 million runs": _sending(hostile.bmp_without_end),
+    "BMP of 15 million runs": _sending(hostile.slow_bmp),
     "PNG of 2.5 million texts": _sending(lambda: hostile.png_of_texts(2_500_000)),
     "PNG whose profile inflates to 1 GB": _sending(lambda: hostile.png_of_profile(10**9)),
     "GIF of 5 million comment blocks": _sending(lambda: hostile.gif_of_comments(5_000_000)),

@@ -88,7 +88,7 @@ def bmp_of_runs(width: int, height: int, runs: int, run: bytes = b"\x01\x05") ->
     return header + palette + run * runs
 
 
-def bmp_without_end() -> bytes:
+def slow_bmp() -> bytes:
     """Return a run-length coded BMP of 49 megapixels for which Pillow, which reads runs in Python, needs 10 s or so.
 
     Its first row has 15 million runs, nearly all without room; the others end after one pixel and are filled up.

@@ -124,10 +124,10 @@ def serving(
                 process.wait()
 
 
-def vitrine(home: Path, *arguments: object) -> str:
+def vitrine(home: Path, *arguments: object, **settings: str) -> str:
     """Run the command line on a store; gives what it printed."""
     command = [str(Path(sys.executable).with_name("vitrine")), *map(str, arguments)]
-    ran = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True)
+    ran = subprocess.run(command, cwd=ROOT, env=environment(home, **settings), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import psutil
 import requests
 
-from loadtests.fuzz.hostile import bmp_without_end
+from loadtests.fuzz.hostile import slow_bmp
 from tests.live.server import Server, serving, wait_until
 
-ENDLESS = bmp_without_end()
+ENDLESS = slow_bmp()
 """Takes more processor time than one picture may."""
 
 

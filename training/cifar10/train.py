@@ -83,6 +83,7 @@ class Shallow(nn.Module):
         x: Tensor = network.bn1(network.conv1(image))
         for group in (network.layer1, network.layer2, network.layer3):
             for place, block in enumerate(group):
+                assert isinstance(block, Block)
                 x = block(x) if place % 3 == 0 else F.pad(x, (0, 0, 0, 0, 0, block.added))
         logits: Tensor = network.fc_out(F.relu(network.bn_out(x)).mean((2, 3)))
         return logits
@@ -113,7 +114,7 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="train/LABEL/*.jpg, or the batches.")
 @click.option("--out", default=Path("runs/cifar10"), type=click.Path(path_type=Path), show_default=True)
-@click.option("--epochs", default=14, show_default=True, type=click.IntRange(1))
+@click.option("--epochs", default=12, show_default=True, type=click.IntRange(1))
 @click.option("--batch", default=128, show_default=True)
 @click.option("--rate", default=0.2, show_default=True, help="Peak learning rate.")
 @click.option("--start-from", default=None, type=FILE, help="Weights that another cycle ended with, to go on from.")

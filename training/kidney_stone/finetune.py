@@ -31,7 +31,7 @@ MIN_SENSITIVITY = 0.9
 
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of the real slices.")
-@click.option("--steps", default=1000, show_default=True)
+@click.option("--steps", default=2000, show_default=True)
 @click.option("--rate", default=3e-4, show_default=True, help="Peak learning rate of the one cycle.")
 @click.option("--seed", default=0, show_default=True, help="Of the random choices; the split is always the same.")
 @click.option("--device", default=None, help="cpu, cuda or mps; the best there is by default.")

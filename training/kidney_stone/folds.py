@@ -48,7 +48,7 @@ def read_scores(out: Path) -> tuple[metrics.Labels, metrics.Scores]:
     "--start-from", required=True, type=click.Path(path_type=Path, exists=True), help="Phantom-trained weights."
 )
 @click.option("--fold", type=click.IntRange(0, FOLDS - 1), multiple=True, help="Only this; others may run beside it.")
-@click.option("--steps", default=400, show_default=True)
+@click.option("--steps", default=600, show_default=True)
 @click.option("--device", default=None, help="cpu, cuda or mps; the best there is by default.")
 @click.option("--threads", default=None, type=int, help="PyTorch's threads on a CPU; all cores by default.")
 @click.option("--bfloat16", is_flag=True, help="Compute pointwise convolutions in bfloat16: faster on a CPU with AMX.")

@@ -27,7 +27,7 @@ GREY = SPEC.model_copy(
     update={"resize": "letterbox", "channels": "grey", "mean": (0.5,), "std": (0.2,), "layout": "nhwc"}
 )
 PICTURE = encode(np.random.default_rng(2).integers(0, 256, (60, 80, 3)).astype(np.uint8))
-ENDLESS = hostile.bmp_without_end()
+ENDLESS = hostile.slow_bmp()
 """Takes seconds of processor time on any machine: Pillow decodes runs in Python."""
 
 
