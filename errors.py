@@ -19,7 +19,7 @@
     ├── KeysError                    the API keys' file, or none where it is due  (api.keys, api.auth)
     ├── SettingsError                a VITRINE_* variable that is not allowed  (settings)
     ├── DeviceMissing                no such device, or no PyTorch for it      (backends.devices)
-    ├── NotCompilable                a network without compiled explain graph  (explain.compile)
+    ├── NotCompilable                a network without compiled explain graph  (explain)
     └── LimitMissed                  no plan keeps the latency limit           (tuning.search)
 
 Messages are written for the person who has to act on them: what was wrong, and what to do instead.

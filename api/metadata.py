@@ -238,9 +238,14 @@ def _explain_facts(model: LoadedModel) -> dict[str, Any] | None:
             "background": background.data if background else None,
             "background_rows": len(background.rows) if background else None,
         }
-    if card.explain is None:
+    if card.explain is None or model.not_explainable_reason:
         return None
-    return {**card.explain.model_dump(), "methods": METHOD_NAMES, "quality": stored.explanations() if stored else {}}
+    return {
+        **card.explain.model_dump(),
+        "methods": METHOD_NAMES,
+        "way": stored.explained_by if stored else None,
+        "quality": stored.explanations() if stored else {},
+    }
 
 
 def _digests(stored: StoredModel) -> dict[str, str]:

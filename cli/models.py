@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import click
 
@@ -24,9 +24,10 @@ from export.sources.names import check_other_store
 from models import registry
 from models.card import read_card
 from models.goldens import golden_inputs
-from models.package import EARLY_EXIT_VARIANT, VariantName
+from models.package import EARLY_EXIT_VARIANT, StoredModel, VariantName
 from models.package import verify as verify_files
 from runners.tuned import read_tuned
+from serving.loaded_model import not_explainable_reason
 
 
 @click.group(name="models")
@@ -47,9 +48,7 @@ def show(name: str) -> None:
     if metrics := stored.report().get("metrics"):
         print_quality(metrics, f"Measured quality of {stored.tag}")
     print_values(f"{stored.card.title} ({stored.tag})", stored.card.model_dump())
-    explanations = stored.explanations()
-    explanations.pop("compared", None)
-    print_values("Measured explanations", explanations)
+    print_values("Explanations", _explanations(stored))
     parity = stored.parity()
     variant = parity.pop("variant", {})
     print_values("Parity check", parity)
@@ -62,6 +61,15 @@ def show(name: str) -> None:
         files.add_row(file, f"{path.stat().st_size:,}" if path.exists() else "missing", digest[:16] + "…")
     print_table(files)
     click.echo(f"Served version: {store.read_lock().get(stored.card.name, 'none')}")
+
+
+def _explanations(stored: StoredModel) -> dict[str, Any]:
+    """Return how a model is explained and what was measured of it, or why it is not."""
+    if reason := not_explainable_reason(stored.card, stored):
+        return {"unavailable": reason}
+    explanations = stored.explanations()
+    explanations.pop("compared", None)
+    return {"way": stored.explained_by} | explanations
 
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)

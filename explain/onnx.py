@@ -12,6 +12,8 @@ from explain.base import ExplainerOutputs, Float32Array, Int64Array
 class OnnxExplainer:
     """Runs one explain graph, with inputs `image` and `target`, and outputs `logits` and one map for each method.
 
+    A graph whose batch axis is fixed at 1 is run item by item.
+
     Args:
         graph: the .onnx file; its external weights lie beside it.
         threads: how many threads a run uses, including the caller's own.
@@ -29,11 +31,19 @@ class OnnxExplainer:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._batch_is_dynamic = not isinstance(self._session.get_inputs()[0].shape[0], int)
 
     def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
         """Explain one batch, as `explain.base.Explainer.run` describes."""
         names = sorted(methods)
-        logits, *maps = self._session.run(["logits", *names], {"image": batch, "target": targets})
+        size = max(len(batch), 1) if self._batch_is_dynamic else 1
+        parts = [
+            self._session.run(
+                ["logits", *names], {"image": batch[start : start + size], "target": targets[start : start + size]}
+            )
+            for start in range(0, len(batch), size)
+        ]
+        logits, *maps = (np.concatenate(part) for part in zip(*parts, strict=True))
         return ExplainerOutputs(np.asarray(logits), dict(zip(names, map(np.asarray, maps), strict=True)))
 
     def close(self) -> None:

@@ -41,6 +41,13 @@ def replace_values(card_text: str, values: Mapping[str, Any], added: Mapping[str
     return tomlkit.dumps(document)
 
 
+def with_section(card_text: str, name: str, values: Mapping[str, Any]) -> str:
+    """Return a card's text with a section more at its end."""
+    document = tomlkit.parse(card_text)
+    document[name] = dict(values)
+    return tomlkit.dumps(document)
+
+
 def with_assumptions(card_text: str, keys: Sequence[str]) -> str:
     """Return a card's text that says that only these of its keys are assumed; without the list if there are none."""
     document = tomlkit.parse(card_text)

@@ -25,7 +25,7 @@ class Explain(Frozen):
     """How a model's heatmaps are made.
 
     Attributes:
-        layer: the module of the network whose activations make the map.
+        layer: the module of the network whose activations make the map; of a graph, the name of its feature map.
         method: the default method.
     """
 
@@ -100,8 +100,8 @@ class ModelCard(Frozen):
 class ImageCard(ModelCard):
     """The card of an image classifier: `models/<folder>/card.toml`, where the folder is the name with `_` for `-`.
 
-    A model of the architecture `onnx` comes as a graph with a file of labels. PyTorch has no network of it, so it has
-    no explanations.
+    A model of the architecture `onnx` comes as a graph with a file of labels. PyTorch has no network of it, so it is
+    explained only where `vitrine models add` could write an explain graph.
 
     Attributes:
         head_activation: in the head of `efficientnet-b4-head`; None for `ASSUMED_HEAD_ACTIVATION`.

@@ -45,7 +45,7 @@ class LoadedModel:
         self.name = card.name
         self.version = stored.version if stored else None
         self.tag = stored.tag if stored else card.name
-        self.not_explainable_reason = _not_explainable_reason(card, stored)
+        self.not_explainable_reason = not_explainable_reason(card, stored)
         self.background: Background | None = None
         self.state: State = "loading" if stored else "missing"
         self.detail = "waiting to be loaded" if stored else missing_reason
@@ -195,7 +195,7 @@ class LoadedModel:
         self.close(1.0)  # nothing is in flight
 
 
-def _not_explainable_reason(card: Card, stored: StoredModel | None) -> str:
+def not_explainable_reason(card: Card, stored: StoredModel | None) -> str:
     """Return why a model has no explanations; empty if it has."""
     if not isinstance(card, ImageCard):
         if stored is None or (stored.path / BACKGROUND).exists():
@@ -207,7 +207,8 @@ def _not_explainable_reason(card: Card, stored: StoredModel | None) -> str:
         )
         return f"{card.name} has no background, the usual rows that a row is compared with; {again}"
     if card.explain is None:
-        return f"the card of {card.name} names no layer to explain at"
+        unavailable = stored.explanations().get("unavailable") if stored else None
+        return str(unavailable or f"the card of {card.name} names no layer to explain at")
     if stored and stored.explain_graph is None and not (stored.path / WEIGHTS).exists():
-        return f"{card.name} came as an ONNX file without weights, and a gradient needs them"
+        return f"{card.name} came as an ONNX graph and has no explain graph yet; `vitrine models add` it again"
     return ""

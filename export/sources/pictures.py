@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from errors import CardError, StoreError
+from export.graph_explanation import add_explanation
 from export.importers import Reference, from_onnx
 from export.labels import read_labels
 from export.operator_graph import Notify
@@ -82,8 +83,10 @@ def package_from_graph(
 ) -> ParityReport:
     """Write the package of a picture model that is served as a graph, which `graph_of` gives for its card.
 
+    Where the graph has an exact gradient, its explain graph is part of the package.
+
     Raises:
-        CardError: the operator's card is not valid.
+        CardError: the operator's card is not valid, or names a layer at which the graph cannot be explained.
         StoreError: the model has no labels, or too large an input, or as `from_onnx`.
     """
     card_text = picture_card_text(request, name, model, notify)
@@ -96,7 +99,9 @@ def package_from_graph(
     goldens = golden_pictures(request.examples)
     if model.transform is not None and request.card is None:
         check_transform(card, goldens, model.transform)
-    return from_onnx(card_text, graph_of(card), goldens, package, notify, model.reference)
+    report = from_onnx(card_text, graph_of(card), goldens, package, notify, model.reference)
+    add_explanation(package, notify, is_own_card=request.card is not None)
+    return report
 
 
 def picture_card_text(request: AddRequest, name: str, model: PictureModel, notify: Notify) -> str:

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from errors import DeadlineExceeded, NotFound, VitrineError
-from models.card import ImageCard
 from models.followed import FollowedFolders
 from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
@@ -18,6 +17,7 @@ from runners.memory import map_large_blocks
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation, answer_to_fields, fields_to_json, request_from_fields
 from serving.gradcam.worker import EXPLANATION
+from serving.loaded_model import not_explainable_reason
 from serving.loading import preparing_slow
 from serving.options import RunnerOptions
 from serving.repository import ModelRepository
@@ -146,4 +146,4 @@ class ExplanationProcess:
 
 
 def _is_explainable(model: StoredModel) -> bool:
-    return isinstance(model.card, ImageCard) and model.card.explain is not None
+    return not not_explainable_reason(model.card, model)

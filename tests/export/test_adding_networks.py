@@ -19,6 +19,9 @@ from torchvision import models, transforms  # type: ignore[import-untyped]
 
 from backends.onnx import OnnxBackend
 from errors import StoreError
+from explain.autograd import AutogradExplainer
+from explain.base import METHOD_NAMES
+from explain.onnx import OnnxExplainer
 from export.sources.archive import open_archive
 from export.sources.kinds import file_kind
 from export.sources.networks import Checkpoint, timm_network, torchvision_network
@@ -34,6 +37,7 @@ from models.package import StoredModel
 from postprocessing.classification import softmax
 from preprocessing.decode import decode
 from preprocessing.prepare import prepare
+from serving.self_check import golden_batch
 from tests.conftest import ROOT
 from tests.export.graphs import run_add
 
@@ -82,6 +86,13 @@ def test_a_fine_tuned_network_of_torchvisions_is_served_as_it_answers_behind_tor
         with torch.inference_mode():
             theirs = network(transform(image)[None]).softmax(1)[0].numpy()
         assert np.abs(served(stored, data) - theirs).max() <= 1e-3
+    assert stored.explain_graph is not None and stored.explained_by == "graph-gradient"
+    tensors = golden_batch(stored.card, DRAWINGS)
+    targets, methods = np.arange(len(tensors)) % 5 - 1, frozenset(METHOD_NAMES)
+    explained = OnnxExplainer(stored.explain_graph).run(tensors, targets, methods)
+    expected = AutogradExplainer(network, "classifier.2").run(tensors, targets, methods)
+    for method, maps in expected.maps.items():
+        assert np.abs(explained.maps[method] - maps).max() <= 1e-4 * maps.max()
 
 
 def transformed_alike(build: Callable[[str, Checkpoint | None], Any], name: str, weights: Path) -> None:
@@ -206,6 +217,13 @@ def test_an_archive_of_torchserve_is_served_as_its_own_handler_answers(
         with torch.inference_mode():
             theirs = network(handler(image)[None]).softmax(1)[0].numpy()
         assert np.abs(served(stored, data) - theirs).max() <= 1e-3
+    assert stored.explain_graph is not None and stored.explained_by == "graph-gradient"
+    tensors = golden_batch(stored.card, DRAWINGS)
+    targets, methods = np.arange(len(tensors)) % 5 - 1, frozenset(METHOD_NAMES)
+    explained = OnnxExplainer(stored.explain_graph).run(tensors, targets, methods)
+    expected = AutogradExplainer(network, "classifier.2").run(tensors, targets, methods)
+    for method, maps in expected.maps.items():
+        assert np.abs(explained.maps[method] - maps).max() <= 1e-4 * maps.max()
 
 
 def test_an_archive_with_code_of_its_own_is_refused_with_what_to_do(folder: Path, tmp_path: Path) -> None:

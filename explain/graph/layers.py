@@ -1,0 +1,103 @@
+"""The feature maps of a graph that a heatmap can be made of."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import onnx
+
+from errors import NotCompilable
+from explain.graph.elementwise import DERIVATIVES
+from explain.graph.nodes import Facts, attribute
+from explain.graph.paths import Paths
+
+_CHANNELS_FIRST = ("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "MaxPool")
+_CHANNELS_FIRST += ("GlobalMaxPool", "InstanceNormalization", "GroupNormalization")
+_KEEPS_LAYOUT = {*DERIVATIVES, "Add", "Div", "Dropout", "Identity", "LayerNormalization", "Mul", "Sub", "Sum"}
+_KEEPS_LAYOUT |= {"Concat", "Max", "Min", "Pow"}
+
+
+_POOLED: dict[tuple[int, ...], int] = {(2, 3): 1, (1, 2): 3}
+"""The axes that are pooled over → the axis of the channels."""
+
+
+class Layer(NamedTuple):
+    """A feature map.
+
+    Attributes:
+        name: of the value.
+        size: its height and width.
+        channels_last: whether its shape is (N, h, w, C) and not (N, C, h, w).
+    """
+
+    name: str
+    size: tuple[int, int]
+    channels_last: bool
+
+
+def last_layer(route: Paths, facts: Facts) -> Layer:
+    """Return the last feature map that everything passes through on its way to the logits.
+
+    Raises:
+        NotCompilable: there is none.
+    """
+    layers = list(spatial_layers(route, facts))
+    if not layers:
+        raise NotCompilable("it has no feature map that everything passes through, so nothing could be drawn")
+    return layers[-1]
+
+
+def spatial_layers(route: Paths, facts: Facts) -> Iterator[Layer]:
+    """Yield the feature maps that everything passes through, in the graph's order.
+
+    They come from a convolution, and have more than one cell.
+    """
+    producers = {output: node for node in route.nodes for output in node.output}
+    behind_convolution = set[str]()
+    for node in route.nodes:
+        if node.op_type == "Conv" or behind_convolution.intersection(node.input):
+            behind_convolution.update(node.output)
+    for name in route.cuts:
+        shape = facts.shapes[name]
+        if name not in behind_convolution or len(shape) != 4:
+            continue
+        axis = channel_axis(name, producers, route, facts)
+        sides = (shape[1], shape[2]) if axis == 3 else (shape[2], shape[3])
+        if axis is not None and max(sides) > 1:
+            yield Layer(name, sides, channels_last=axis == 3)
+
+
+def channel_axis(name: str, producers: Mapping[str, onnx.NodeProto], route: Paths, facts: Facts) -> int | None:
+    """Return which axis of a value holds the channels: 1 or 3; None where nothing says so.
+
+    What reads the value tells most surely: pooling over its height and width. Else what it was made by does.
+    """
+    return _axis_of_readers(name, route, facts) or _axis_of_producers(name, producers)
+
+
+def _axis_of_readers(name: str, route: Paths, facts: Facts) -> int | None:
+    for node in route.nodes:
+        if name in node.input and name == node.input[0]:
+            if node.op_type in _CHANNELS_FIRST:
+                return 1
+            if node.op_type in ("ReduceMean", "ReduceMax", "ReduceSum"):
+                axes = attribute(node, "axes")
+                if axes is None and len(node.input) > 1:
+                    axes = facts.constant(node.input[1])
+                return _POOLED.get(tuple(sorted(int(axis) % 4 for axis in axes))) if axes is not None else None
+    return None
+
+
+def _axis_of_producers(name: str, producers: Mapping[str, onnx.NodeProto]) -> int | None:
+    """Follow a value to where it comes from, through whatever leaves the axes as they are."""
+    order = [0, 1, 2, 3]
+    while (node := producers.get(name)) is not None:
+        if node.op_type in _CHANNELS_FIRST:
+            axis = order.index(1)
+            return axis if axis in (1, 3) else None
+        if node.op_type == "Transpose":
+            perm = list(attribute(node, "perm", [3, 2, 1, 0]))
+            order = [perm[axis] for axis in order]
+        elif node.op_type not in _KEEPS_LAYOUT:
+            return None
+        name = next((value for value in node.input if value in producers), "")
+    return None

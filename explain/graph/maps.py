@@ -1,0 +1,186 @@
+"""The explain graph of an ONNX graph: the prediction, the gradient of its end, and the maps of every CAM method."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, compose, helper, inliner, version_converter
+
+from errors import NotCompilable
+from explain.base import METHOD_NAMES, Float32Array
+from explain.graph.gradients import check_differentiable, gradient_of
+from explain.graph.layers import Layer, last_layer, spatial_layers
+from explain.graph.nodes import PREFIX, Facts, Writer
+from explain.graph.paths import Paths, paths, read_values
+
+OPSET = 13
+"""The oldest version of ONNX's operators that the gradient is written in; older graphs are converted to it."""
+EPSILON = 1e-6
+"""Keeps Grad-CAM++ from dividing by zero; the value of `explain.methods.EPSILON`, which needs PyTorch."""
+
+
+class ExplainGraph(NamedTuple):
+    """A graph with inputs `image` and `target`, and outputs `logits` and one map for each method.
+
+    Attributes:
+        model: the graph, with its weights inside.
+        layer: the feature map, as the graph that is explained calls it.
+        gradient: what the model calls the gradient of the feature map, which has its shape.
+        map_size: height and width of the maps.
+    """
+
+    model: onnx.ModelProto
+    layer: str
+    gradient: str
+    map_size: tuple[int, int]
+
+    @property
+    def activations(self) -> str:
+        """What the model calls the feature map."""
+        return f"{PREFIX}{self.layer}"
+
+
+def explain_graph(model: onnx.ModelProto, example: Float32Array, layer: str | None = None) -> ExplainGraph:
+    """Write the explain graph of a classifier.
+
+    Args:
+        model: has one input and an output (N, K) `logits`, or one whose name does not matter; weights are inside.
+        example: a batch of inputs (N, …) as the graph takes them: of two items, or of one where its batch is fixed.
+        layer: the feature map to explain at; by default the last one that everything passes through.
+
+    Raises:
+        NotCompilable: there is no such layer, or no exact gradient for a node after it; the message says which.
+    """
+    model = _prepared(model)
+    graph = model.graph
+    image, logits = graph.input[0].name, _logits(graph)
+    facts, route = Facts(graph), paths(graph, image, logits)
+    cuts = computed(model, [*route.cuts, logits], {image: example})
+    facts.shapes |= {name: value.shape for name, value in cuts.items()}
+    chosen = _chosen(route, facts, layer)
+    tail = paths(graph, chosen.name, logits)
+    check_differentiable(tail.nodes)
+    names = {name for node in tail.nodes for name in (*read_values(node), *node.output)} - facts.constants.keys()
+    values = computed(model, sorted(filter(None, names)), {image: example})
+    if any(value.dtype in (np.float16, np.float64) for value in values.values()):
+        raise NotCompilable("it does not compute in float32 after its last feature map; add the graph in float32")
+    facts.shapes |= {name: value.shape for name, value in values.items()}
+    write = Writer()
+    seed = _one_hot(logits, facts.shapes[logits][1], write)
+    gradient = gradient_of(chosen.name, logits, seed, tail.nodes, facts, write)
+    _write_maps(chosen, gradient, write)
+    _finish(model, image, logits, facts.shapes[logits][1], write)
+    return ExplainGraph(model, chosen.name.removeprefix(PREFIX), gradient, chosen.size)
+
+
+def computed(model: onnx.ModelProto, names: Sequence[str], inputs: dict[str, Any]) -> dict[str, Any]:
+    """Compute values of a graph by their names.
+
+    Raises:
+        NotCompilable: ONNX Runtime cannot compute them.
+    """
+    try:
+        return dict(zip(names, open_at(model, names).run(list(names), inputs), strict=True))
+    except Exception as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise NotCompilable(f"the values inside the graph cannot be computed ({line})") from error
+
+
+def open_at(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceSession:
+    """Load a graph so that values inside it can be asked for by their names."""
+    asked = onnx.ModelProto()
+    asked.CopyFrom(model)
+    present = {output.name for output in asked.graph.output}
+    asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    return ort.InferenceSession(asked.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in operators that the gradient can be written with, whose names have `PREFIX` before them."""
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    if version < OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except Exception as error:
+            raise NotCompilable(
+                f"its operators are of version {version}, which cannot be converted to {OPSET}; export it anew"
+            ) from error
+    model = compose.add_prefix(model, PREFIX)
+    held = {tensor.name for tensor in model.graph.initializer}
+    for entry in [entry for entry in model.graph.input if entry.name in held]:
+        model.graph.input.remove(entry)  # old graphs list their weights so, which keeps them from being constants
+    model.ir_version = max(model.ir_version, 7)
+    return model
+
+
+def _logits(graph: onnx.GraphProto) -> str:
+    names = [output.name for output in graph.output]
+    return f"{PREFIX}logits" if f"{PREFIX}logits" in names else names[0]
+
+
+def _chosen(route: Paths, facts: Facts, layer: str | None) -> Layer:
+    if layer is None:
+        return last_layer(route, facts)
+    layers = {candidate.name.removeprefix(PREFIX): candidate for candidate in spatial_layers(route, facts)}
+    if layer not in layers:
+        raise NotCompilable(
+            f"it has no feature map {layer!r} that everything passes through; it has: {', '.join(list(layers)[-12:])}"
+        )
+    return layers[layer]
+
+
+def _one_hot(logits: str, classes: int, write: Writer) -> str:
+    """Write 1 for the class that each item is explained for, which is its target or the most probable one, else 0."""
+    most_probable = write("ArgMax", logits, axis=1, keepdims=0)
+    is_open = write("Less", "target", write.constant(0, np.int64))
+    explained = write("Where", is_open, most_probable, "target")
+    depth, values = write.constant(classes, np.int64), write.constant([0, 1], np.float32)
+    return write("OneHot", explained, depth, values, axis=-1)
+
+
+def _write_maps(layer: Layer, gradient: str, write: Writer) -> None:
+    """Write the map of each method, as `explain.methods` defines them."""
+    space, channels = ((1, 2), 3) if layer.channels_last else ((2, 3), 1)
+    activations, number = layer.name, write.number
+    positive = write("Relu", gradient)
+    squared = write("Mul", gradient, gradient)
+    cubed = write("Mul", write.sum(activations, space), write("Mul", squared, gradient))
+    denominator = write("Add", write("Add", write("Mul", squared, number(2)), cubed), number(EPSILON))
+    is_zero = write("Equal", gradient, number(0))
+    alpha = write("Where", is_zero, number(0), write("Div", squared, denominator))
+    weights = {
+        "gradcam": write("Div", write.sum(gradient, space), number(layer.size[0] * layer.size[1])),
+        "gradcam++": write.sum(write("Mul", positive, alpha), space),
+        "layercam": positive,
+        "hirescam": gradient,
+    }
+    for method in METHOD_NAMES:
+        weighted = write.sum(write("Mul", weights[method], activations), [channels], keepdims=False)
+        write("Relu", weighted, name=method)
+
+
+def _finish(model: onnx.ModelProto, image: str, logits: str, classes: int, write: Writer) -> None:
+    """Put the written nodes into the graph, and give it the inputs and outputs of an explain graph."""
+    graph = model.graph
+    first, own = Writer(), list(graph.node)
+    first("Identity", "image", name=image)
+    write("Identity", logits, name="logits")
+    picture = onnx.ValueInfoProto()
+    picture.CopyFrom(graph.input[0])
+    picture.name = "image"
+    batch = picture.type.tensor_type.shape.dim[0]
+    items: int | str = batch.dim_value if batch.HasField("dim_value") else "batch"
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [items, classes])]
+    outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [items, None, None]) for name in METHOD_NAMES]
+    del graph.input[:], graph.output[:], graph.node[:], graph.value_info[:]
+    graph.input.extend([picture, helper.make_tensor_value_info("target", TensorProto.INT64, [items])])
+    graph.output.extend(outputs)
+    graph.node.extend([*first.nodes, *own, *write.nodes])
+    graph.initializer.extend(write.initializers)

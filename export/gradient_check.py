@@ -1,0 +1,69 @@
+"""A gradient that was written into a graph, against what the graph does when its feature map is moved."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from backends.base import Batch
+from explain.base import PREDICTED
+from explain.graph.maps import ExplainGraph, open_at
+
+STEP = 1e-2
+"""How far the feature map is moved, as a share of its length: less drowns in float32's rounding."""
+SHIFTED, SHIFT = "shifted", "shift"
+
+
+def gradient_deviation(built: ExplainGraph, items: Batch) -> float:
+    """Return how far a gradient is from central finite differences of the logit of the most probable class.
+
+    The feature map A is moved along g/|g| + A/|A|, where g is its gradient: the first makes the change large, the
+    second shows a part of g that is missing.
+
+    Args:
+        built: the explain graph.
+        items: inputs, shape (N, …), float32; each is checked by itself.
+
+    Returns:
+        The largest difference between both slopes, as a share of the steepest that a gradient of that length can have.
+    """
+    names = ["logits", built.activations, built.gradient]
+    whole, movable = open_at(built.model, names), open_at(_movable(built), ["logits"])
+    deviations = [0.0]
+    for place in range(len(items)):
+        image = items[place : place + 1]
+        request = {"image": image, "target": np.array([PREDICTED], np.int64)}
+        values = whole.run(names, request)
+        logits, activations, gradient = (np.asarray(value, np.float64) for value in values)
+        length, steepest = float(np.linalg.norm(activations)), float(np.linalg.norm(gradient))
+        if length == 0 or steepest == 0:
+            continue  # nothing that could be moved, or nothing that is seen of it
+        direction = gradient / steepest + activations / length
+        direction /= np.linalg.norm(direction)
+        shifts = [(sign * STEP * length * direction).astype(np.float32) for sign in (1, -1)]
+        above, below = (movable.run(["logits"], request | {SHIFT: shift})[0][0] for shift in shifts)
+        slope = float(above[logits[0].argmax()] - below[logits[0].argmax()]) / (2 * STEP * length)
+        deviations.append(abs(slope - float((gradient * direction).sum())) / steepest)
+    return max(deviations)
+
+
+def _movable(built: ExplainGraph) -> onnx.ModelProto:
+    """Return the graph with an input that is added to its feature map, and the logits alone as its output."""
+    model = onnx.ModelProto()
+    model.CopyFrom(built.model)
+    graph = model.graph
+    nodes: list[onnx.NodeProto] = []
+    for original in built.model.graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        for place, name in enumerate(node.input):
+            if name == built.activations:
+                node.input[place] = SHIFTED
+        nodes.append(node)
+        if built.activations in node.output:
+            nodes.append(helper.make_node("Add", [built.activations, SHIFT], [SHIFTED]))
+    del graph.output[:], graph.node[:]
+    logits = next(output for output in built.model.graph.output if output.name == "logits")
+    graph.input.append(helper.make_tensor_value_info(SHIFT, TensorProto.FLOAT, None))
+    graph.output.append(logits)
+    graph.node.extend(nodes)
+    return model
