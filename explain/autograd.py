@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from explain.base import ExplainerOutputs, Float32Array, Int64Array
+from explain.base import NO_CONTRAST, ExplainerOutputs, Float32Array, Int64Array
+from explain.compile import score_weights
 from explain.methods import METHODS, cam
 
 
@@ -38,7 +39,9 @@ class AutogradExplainer:
             raise ValueError(f"the network has no layer {layer!r}") from error
         self._lock = threading.Lock()  # a hook is called for every batch that passes through its layer
 
-    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
+    def run(
+        self, batch: Float32Array, targets: Int64Array, methods: frozenset[str], contrasts: Int64Array | None = None
+    ) -> ExplainerOutputs:
         """Explain one batch, as `explain.base.Explainer.run` describes."""
         captured: list[Tensor] = []
 
@@ -53,10 +56,11 @@ class AutogradExplainer:
                 logits = self._network(torch.from_numpy(batch).to(self.device))
             finally:
                 hook.remove()
-            target = torch.from_numpy(targets).to(self.device)
-            classes = torch.where(target < 0, logits.argmax(1), target)
+            contrasts = np.full_like(targets, NO_CONTRAST) if contrasts is None else contrasts
+            target, contrast = (torch.from_numpy(classes).to(self.device) for classes in (targets, contrasts))
             activations = captured[0]
-            (gradients,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), activations)
+            score = (logits * score_weights(logits, target, contrast)).sum()
+            (gradients,) = torch.autograd.grad(score, activations)
             activations = activations.detach()
             maps = {name: cam(METHODS[name], activations, gradients).cpu().numpy() for name in methods}
             return ExplainerOutputs(np.asarray(logits.detach().cpu().numpy(), np.float32), maps)

@@ -14,6 +14,8 @@ METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
 
 PREDICTED = -1
 """The target that stands for the class with the highest logit."""
+NO_CONTRAST = -1
+"""The contrast of an item whose target is explained by itself."""
 
 
 class ExplainerOutputs(NamedTuple):
@@ -44,13 +46,22 @@ class Explainer(Protocol):
     def runs_in_parallel(self) -> bool:
         """Whether runs of several threads go on at the same time; if not, they wait for each other."""
 
-    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
+    def run(
+        self, batch: Float32Array, targets: Int64Array, methods: frozenset[str], contrasts: Int64Array | None = None
+    ) -> ExplainerOutputs:
         """Compute the logits of a batch and one map for each item and method.
+
+        What is explained of an item is the logit of its target, or how far it is above the logit of its contrast.
 
         Args:
             batch: transformed pictures, shape (N, 3, h, w), float32.
             targets: the class that each item is explained for, or `PREDICTED`; shape (N,), int64.
             methods: names out of `METHOD_NAMES`.
+            contrasts: the class that each item's target is set against, or `NO_CONTRAST`; shape (N,), int64. None if
+                there is no contrast in the whole batch.
+
+        Raises:
+            NoExplanation: there are contrasts, and the model was imported before there were any.
         """
 
     def close(self) -> None:

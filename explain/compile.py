@@ -79,7 +79,7 @@ class NetworkWithMaps(nn.Module):
                 tracing_mode="symbolic",
                 decomposition_table=_decompositions(),
                 _allow_non_fake_inputs=True,
-            )(activations, torch.full((len(activations),), -1), self._tensors())
+            )(activations, *(torch.full((len(activations),), -1) for _ in range(2)), self._tensors())
         except Exception as error:
             raise NotCompilable(f"the gradient down to {layer!r} cannot be traced ({error})") from error
         _remove_needless_expands(traced)
@@ -95,31 +95,53 @@ class NetworkWithMaps(nn.Module):
         taken = {size for tensor in (activations, *self._tensors()) for size in tensor.shape}
         return next(size for size in range(2, 10_000) if size not in taken)
 
-    def forward(self, image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, target: Tensor, contrast: Tensor) -> tuple[Tensor, ...]:
         """Compute logits and maps.
 
         Args:
             image: shape (N, 3, H, W), float32.
             target: the class that each image is explained for, or -1 for the one with the highest logit; (N,) int64.
+            contrast: the class that the target is set against, or -1 for none; (N,) int64.
 
         Returns:
             Logits (N, K) and one map (N, h, w) for each method.
         """
-        outputs: tuple[Tensor, ...] = self._traced[0](self._trunk[0](image), target, self._tensors())
+        outputs: tuple[Tensor, ...] = self._traced[0](self._trunk[0](image), target, contrast, self._tensors())
         return outputs
 
 
 def _logits_and_maps(
-    tail: nn.Module, names: list[str], activations: Tensor, target: Tensor, tensors: list[Tensor]
+    tail: nn.Module,
+    names: list[str],
+    activations: Tensor,
+    target: Tensor,
+    contrast: Tensor,
+    tensors: list[Tensor],
 ) -> tuple[Tensor, ...]:
     def summed_scores(tail_input: Tensor) -> tuple[Tensor, Tensor]:
         logits = functional_call(tail, dict(zip(names, tensors, strict=True)), (tail_input.clone(),))
-        classes = torch.where(target < 0, logits.argmax(1), target)
         # Items of a batch do not mix, so the gradient of the sum is, for each item, the gradient of its own score.
-        return (logits * F.one_hot(classes, logits.shape[1]).to(logits.dtype)).sum(), logits
+        return (logits * score_weights(logits, target, contrast)).sum(), logits
 
     gradients, logits = torch.func.grad(summed_scores, has_aux=True)(activations)
     return logits, *(cam(method, activations, gradients) for method in METHODS.values())
+
+
+def score_weights(logits: Tensor, target: Tensor, contrast: Tensor) -> Tensor:
+    """Return what each logit counts for in the score that is explained: 1 for the target, -1 for the contrast.
+
+    Args:
+        logits: shape (N, K), float32.
+        target: the class that each item is explained for, or -1 for the one with the highest logit; (N,) int64.
+        contrast: the class that the target is set against, or -1 for none; (N,) int64.
+
+    Returns:
+        Shape (N, K), float32; all 0 for an item whose target is its own contrast.
+    """
+    count = logits.shape[1]
+    chosen = F.one_hot(torch.where(target < 0, logits.argmax(1), target), count)
+    against = F.one_hot(torch.where(contrast < 0, count, contrast), count + 1)[:, :count]
+    return (chosen - against).to(logits.dtype)
 
 
 def _fold_batch_norms(tail: nn.Module, activations: Tensor) -> None:

@@ -6,11 +6,12 @@ from typing import Literal
 import numpy as np
 import onnxruntime as ort
 
-from explain.base import ExplainerOutputs, Float32Array, Int64Array
+from errors import NoExplanation
+from explain.base import NO_CONTRAST, ExplainerOutputs, Float32Array, Int64Array
 
 
 class OnnxExplainer:
-    """Runs one explain graph, with inputs `image` and `target`, and outputs `logits` and one map for each method.
+    """Runs one explain graph: from `image`, `target` and `contrast` to `logits` and one map for each method.
 
     A graph whose batch axis is fixed at 1 is run item by item.
 
@@ -31,15 +32,22 @@ class OnnxExplainer:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._takes_contrasts = any(given.name == "contrast" for given in self._session.get_inputs())
         self._batch_is_dynamic = not isinstance(self._session.get_inputs()[0].shape[0], int)
 
-    def run(self, batch: Float32Array, targets: Int64Array, methods: frozenset[str]) -> ExplainerOutputs:
+    def run(
+        self, batch: Float32Array, targets: Int64Array, methods: frozenset[str], contrasts: Int64Array | None = None
+    ) -> ExplainerOutputs:
         """Explain one batch, as `explain.base.Explainer.run` describes."""
-        names = sorted(methods)
+        names, inputs = sorted(methods), {"image": batch, "target": targets}
+        if self._takes_contrasts:
+            inputs["contrast"] = np.full_like(targets, NO_CONTRAST) if contrasts is None else contrasts
+        elif contrasts is not None and (contrasts != NO_CONTRAST).any():
+            raise NoExplanation("The model was imported by a Vitrine that knew no contrast; import it again.")
         size = max(len(batch), 1) if self._batch_is_dynamic else 1
         parts = [
             self._session.run(
-                ["logits", *names], {"image": batch[start : start + size], "target": targets[start : start + size]}
+                ["logits", *names], {name: values[start : start + size] for name, values in inputs.items()}
             )
             for start in range(0, len(batch), size)
         ]

@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from backends.base import Batch
-from explain.base import PREDICTED
+from explain.base import NO_CONTRAST, PREDICTED
 from explain.graph.maps import ExplainGraph, open_at
 
 STEP = 1e-2
@@ -31,7 +31,8 @@ def gradient_deviation(built: ExplainGraph, items: Batch) -> float:
     deviations = [0.0]
     for place in range(len(items)):
         image = items[place : place + 1]
-        request = {"image": image, "target": np.array([PREDICTED], np.int64)}
+        predicted = np.array([PREDICTED], np.int64)
+        request = {"image": image, "target": predicted, "contrast": np.full_like(predicted, NO_CONTRAST)}
         values = whole.run(names, request)
         logits, activations, gradient = (np.asarray(value, np.float64) for value in values)
         length, steepest = float(np.linalg.norm(activations)), float(np.linalg.norm(gradient))

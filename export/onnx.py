@@ -21,7 +21,7 @@ from torch import nn
 from backends.onnx import OnnxBackend
 from errors import NotCompilable, StoreError, VitrineError
 from explain.autograd import AutogradExplainer
-from explain.base import METHOD_NAMES, PREDICTED, Float32Array
+from explain.base import METHOD_NAMES, NO_CONTRAST, PREDICTED, Float32Array
 from explain.compile import NetworkWithMaps
 from explain.onnx import OnnxExplainer
 from export.graph import trace_to_onnx, use_external_weights
@@ -126,12 +126,15 @@ def export_explain_graph(card: ImageCard, network: nn.Module, package: Path, ten
     except NotCompilable as error:
         return str(error)
     examples = {"image": torch.zeros(2, *card.input.shape), "target": torch.tensor([PREDICTED, 0])}
+    examples["contrast"] = torch.tensor([NO_CONTRAST, 1])
     graph = trace_to_onnx(module, examples, ["logits", *METHOD_NAMES])
     use_external_weights(graph, package / WEIGHTS)
     (package / EXPLAIN).write_bytes(graph.SerializeToString(deterministic=True))
     targets = np.arange(len(tensors), dtype=np.int64) % (len(card.labels) + 1) + PREDICTED
-    reference = AutogradExplainer(network, card.explain.layer).run(tensors, targets, frozenset(METHOD_NAMES))
-    compiled = OnnxExplainer(package / EXPLAIN).run(tensors, targets, frozenset(METHOD_NAMES))
+    contrasts = np.where(targets < 1, NO_CONTRAST, 0)  # of the first class and the predicted one none
+    requested = tensors, targets, frozenset(METHOD_NAMES), contrasts
+    reference = AutogradExplainer(network, card.explain.layer).run(*requested)
+    compiled = OnnxExplainer(package / EXPLAIN).run(*requested)
     pairs = {"logits": (compiled.logits, reference.logits, max(1.0, float(np.abs(reference.logits).max())))}
     for method, maps in reference.maps.items():
         pairs[method] = (compiled.maps[method], maps, max(float(maps.max()), 1e-12))

@@ -165,6 +165,7 @@ def _write_explain_graph(path: Path) -> None:
     inputs = [
         helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 16, 16]),
         helper.make_tensor_value_info("target", TensorProto.INT64, ["N"]),
+        helper.make_tensor_value_info("contrast", TensorProto.INT64, ["N"]),
     ]
     nodes = [
         helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
@@ -172,7 +173,11 @@ def _write_explain_graph(path: Path) -> None:
         helper.make_node("ArgMax", ["logits"], ["predicted"], axis=1, keepdims=0),
         helper.make_node("Less", ["target", "zero"], ["unasked"]),
         helper.make_node("Where", ["unasked", "predicted", "target"], ["chosen"]),
-        helper.make_node("Gather", ["columns", "chosen"], ["column"], axis=0),
+        helper.make_node("Less", ["contrast", "zero"], ["alone"]),
+        helper.make_node("Where", ["alone", "nothing", "contrast"], ["opposed"]),
+        helper.make_node("Gather", ["columns", "chosen"], ["column of target"], axis=0),
+        helper.make_node("Gather", ["columns", "opposed"], ["column of contrast"], axis=0),
+        helper.make_node("Sub", ["column of target", "column of contrast"], ["column"]),
         helper.make_node("AveragePool", ["image"], ["squares"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("Mul", ["squares", "column"], ["weighted"]),
         helper.make_node("ReduceSum", ["weighted", "channel"], ["sum"], keepdims=0),
@@ -183,7 +188,8 @@ def _write_explain_graph(path: Path) -> None:
         "axes": np.array([2, 3], np.int64),
         "weight": WEIGHT,
         "zero": np.array(0, np.int64),
-        "columns": WEIGHT.T.reshape(2, 3, 1, 1).copy(),
+        "nothing": np.array(2, np.int64),
+        "columns": np.concatenate([WEIGHT.T, np.zeros((1, 3), np.float32)]).reshape(3, 3, 1, 1),
         "channel": np.array([1], np.int64),
     }
     constants |= {f"gain of {method}": np.array(gain, np.float32) for method, gain in GAINS.items()}

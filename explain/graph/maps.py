@@ -22,7 +22,7 @@ EPSILON = 1e-6
 
 
 class ExplainGraph(NamedTuple):
-    """A graph with inputs `image` and `target`, and outputs `logits` and one map for each method.
+    """A graph with inputs `image`, `target` and `contrast`, and outputs `logits` and one map for each method.
 
     Attributes:
         model: the graph, with its weights inside.
@@ -68,7 +68,7 @@ def explain_graph(model: onnx.ModelProto, example: Float32Array, layer: str | No
         raise NotCompilable("it does not compute in float32 after its last feature map; add the graph in float32")
     facts.shapes |= {name: value.shape for name, value in values.items()}
     write = Writer()
-    seed = _one_hot(logits, facts.shapes[logits][1], write)
+    seed = _score_weights(logits, facts.shapes[logits][1], write)
     gradient = gradient_of(chosen.name, logits, seed, tail.nodes, facts, write)
     _write_maps(chosen, gradient, write)
     _finish(model, image, logits, facts.shapes[logits][1], write)
@@ -136,13 +136,18 @@ def _chosen(route: Paths, facts: Facts, layer: str | None) -> Layer:
     return layers[layer]
 
 
-def _one_hot(logits: str, classes: int, write: Writer) -> str:
-    """Write 1 for the class that each item is explained for, which is its target or the most probable one, else 0."""
+def _score_weights(logits: str, classes: int, write: Writer) -> str:
+    """Write 1 for the class that each item is explained for, -1 for the one that it is set against, and 0 for others.
+
+    The first is its target or the most probable class; the other is its contrast, or none.
+    """
     most_probable = write("ArgMax", logits, axis=1, keepdims=0)
-    is_open = write("Less", "target", write.constant(0, np.int64))
-    explained = write("Where", is_open, most_probable, "target")
-    depth, values = write.constant(classes, np.int64), write.constant([0, 1], np.float32)
-    return write("OneHot", explained, depth, values, axis=-1)
+    zero, depth = write.constant(0, np.int64), write.constant(classes, np.int64)
+    explained = write("Where", write("Less", "target", zero), most_probable, "target")
+    against = write("Where", write("Less", "contrast", zero), depth, "contrast")  # beyond all classes: a row of zeros
+    values = write.constant([0, 1], np.float32)
+    chosen, opposed = (write("OneHot", index, depth, values, axis=-1) for index in (explained, against))
+    return write("Sub", chosen, opposed)
 
 
 def _write_maps(layer: Layer, gradient: str, write: Writer) -> None:
@@ -180,7 +185,8 @@ def _finish(model: onnx.ModelProto, image: str, logits: str, classes: int, write
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [items, classes])]
     outputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, [items, None, None]) for name in METHOD_NAMES]
     del graph.input[:], graph.output[:], graph.node[:], graph.value_info[:]
-    graph.input.extend([picture, helper.make_tensor_value_info("target", TensorProto.INT64, [items])])
+    classes_of = [helper.make_tensor_value_info(name, TensorProto.INT64, [items]) for name in ("target", "contrast")]
+    graph.input.extend([picture, *classes_of])
     graph.output.extend(outputs)
     graph.node.extend([*first.nodes, *own, *write.nodes])
     graph.initializer.extend(write.initializers)

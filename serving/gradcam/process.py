@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from errors import DeadlineExceeded, NotFound, VitrineError
+from models.card import ImageCard
 from models.followed import FollowedFolders
 from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
@@ -42,7 +43,7 @@ class ExplanationProcess:
     ) -> None:
         self._stored = {model.tag: model for model in stored}
         self._followed = followed or FollowedFolders(())
-        explainable = [model for model in stored if _is_explainable(model)]
+        explainable = [model for model in stored if _has_maps(model)]
         self._decoding = DecodingProcess()
         role = preparing_slow(EXPLANATION, self._decoding.prepare)
         self._repository = ModelRepository(explainable, replace(options, workers=1), role=role)
@@ -126,7 +127,7 @@ class ExplanationProcess:
             if tag not in here:
                 name, _, version = tag.partition(":")
                 stored = self._stored.get(tag) or self._followed.open(name, version)
-                if isinstance(stored, StoredModel) and _is_explainable(stored):
+                if isinstance(stored, StoredModel) and _has_maps(stored):
                     model = self._repository.model_of(stored)
                     others = self._repository.versions.get(model.name, {}).values()
                     self._repository.put(model.name, [model, *others])
@@ -145,5 +146,5 @@ class ExplanationProcess:
         return missing
 
 
-def _is_explainable(model: StoredModel) -> bool:
-    return not not_explainable_reason(model.card, model)
+def _has_maps(model: StoredModel) -> bool:
+    return isinstance(model.card, ImageCard) and not not_explainable_reason(model.card, model)

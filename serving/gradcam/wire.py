@@ -10,6 +10,7 @@ import numpy.typing as npt
 import errors
 from backends.base import Logits
 from errors import InferenceFailed, QueueFull, Unavailable, VitrineError
+from explain.base import NO_CONTRAST
 from explain.overlay import Output
 from runners.runner import Answer
 
@@ -26,6 +27,7 @@ class ExplanationRequest:
         alpha: the opacity of an overlay at its peak, in [0, 1].
         at_input_size: whether to draw at the card's input size instead of the upload's own.
         threshold: used instead of the card's, where it decides what is predicted.
+        contrast: the index of the class that the target is set against, or -1 for none.
     """
 
     data: bytes
@@ -35,6 +37,7 @@ class ExplanationRequest:
     alpha: float
     at_input_size: bool
     threshold: float | None = None
+    contrast: int = NO_CONTRAST
 
 
 class Explanation(NamedTuple):

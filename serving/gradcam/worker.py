@@ -94,13 +94,15 @@ class ExplanationPipeline:
         requested = np.array([item.request.target for item in batch], np.int64)
         methods = frozenset(item.request.method for item in batch)
         tensors = np.stack([item.tensor for item in batch])
-        logits, maps = self._explainer.run(tensors, requested, methods)
+        contrasts = np.array([item.request.contrast for item in batch], np.int64)
+        logits, maps = self._explainer.run(tensors, requested, methods, contrasts)
         targets = [self._target(item.request, row) for item, row in zip(batch, logits, strict=True)]
         chosen = [maps[item.request.method][index] for index, item in enumerate(batch)]
         # The graph explains the most probable class; where a threshold decides otherwise, that class is explained.
         others = [index for index, row in enumerate(logits) if requested[index] < 0 and targets[index] != row.argmax()]
         if others:
-            again = self._explainer.run(tensors[others], np.array([targets[index] for index in others]), methods)
+            decided = np.array([targets[index] for index in others], np.int64)
+            again = self._explainer.run(tensors[others], decided, methods, contrasts[others])
             for place, index in enumerate(others):
                 chosen[index] = again.maps[batch[index].request.method][place]
         if not np.isfinite(logits).all() or not all(np.isfinite(values).all() for values in chosen):

@@ -40,9 +40,10 @@ def test_the_gradient_of_a_convolution_equals_autograds(kernel, stride, padding,
 def test_a_batch_equals_its_items() -> None:
     network = NetworkWithMaps(SmallNet(), "middle", SIZE)
     image, target = torch.randn(5, 3, *SIZE), torch.tensor([-1, 0, 1, 2, -1])
+    contrast = torch.tensor([-1, -1, 0, 1, 2])
     with torch.no_grad():
-        of_batch = network(image, target)
-        of_items = [network(image[index : index + 1], target[index : index + 1]) for index in range(5)]
+        of_batch = network(image, target, contrast)
+        of_items = [network(*(values[index : index + 1] for values in (image, target, contrast))) for index in range(5)]
     for output, parts in zip(of_batch, zip(*of_items, strict=True), strict=True):
         assert torch.allclose(output, torch.cat(parts), atol=1e-6)
 

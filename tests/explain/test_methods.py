@@ -1,3 +1,4 @@
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -8,6 +9,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
 from explain.autograd import AutogradExplainer
+from explain.base import NO_CONTRAST
 from explain.compile import NetworkWithMaps
 from explain.methods import METHODS, cam
 from tests.explain.nets import CLASSES, SIZE, SmallNet
@@ -15,10 +17,17 @@ from tests.explain.nets import CLASSES, SIZE, SmallNet
 REFERENCE = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "layercam": LayerCAM, "hirescam": HiResCAM}
 
 
-def reference_maps(net: SmallNet, layer: str, method: str, image: Tensor, classes: list[int]) -> np.ndarray:
+Target = Callable[[Tensor], Tensor]
+"""The score that is explained, by the logits (K,) of one picture."""
+
+
+def difference(class_id: int, contrast: int) -> Target:
+    return lambda logits: logits[class_id] - logits[contrast]
+
+
+def reference_maps(net: SmallNet, layer: str, method: str, image: Tensor, targets: Sequence[Target]) -> np.ndarray:
     """Return the maps of the `grad-cam` package, (N, h, w), neither scaled nor resized."""
     with REFERENCE[method](net, [net.get_submodule(layer)]) as reference:
-        targets = [ClassifierOutputTarget(class_id) for class_id in classes]
         image = image.clone().requires_grad_()
         reference.outputs = reference.activations_and_grads(image)
         sum(target(output) for target, output in zip(targets, reference.outputs, strict=True)).backward()
@@ -48,15 +57,31 @@ def test_maps_equal_those_of_the_grad_cam_package(layer: str, method: str) -> No
         target = torch.arange(size) % (CLASSES + 1) - 1  # mixed, the predicted one among them
         predicted = net(image).argmax(1)
         classes = torch.where(target < 0, predicted, target).tolist()
-        expected = reference_maps(SmallNet(), layer, method, image, classes)
+        scores = [ClassifierOutputTarget(class_id) for class_id in classes]
+        expected = reference_maps(SmallNet(), layer, method, image, scores)
         with torch.no_grad():
-            logits, *maps = compiled(layer)(image, target)
+            logits, *maps = compiled(layer)(image, target, torch.full_like(target, NO_CONTRAST))
         by_graph = maps[list(METHODS).index(method)].numpy()
         by_autograd = explainer.run(image.numpy(), target.numpy(), frozenset({method})).maps[method]
         for actual in (by_graph, by_autograd):
             assert actual.shape == expected.shape
             assert np.abs(actual - expected).max() <= 1e-4 * expected.max()
         assert torch.allclose(logits, net(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_maps_of_a_contrast_equal_those_of_the_grad_cam_package(method: str) -> None:
+    net, target, contrast = SmallNet(), torch.tensor([0, 2, 1]), torch.tensor([1, 0, 2])
+    image = torch.randn(3, 3, *SIZE, generator=torch.Generator().manual_seed(9))
+    pairs = zip(target.tolist(), contrast.tolist(), strict=True)
+    expected = reference_maps(SmallNet(), "middle", method, image, [difference(*pair) for pair in pairs])
+    with torch.no_grad():
+        maps = compiled("middle")(image, target, contrast)[1:]
+    by_graph = maps[list(METHODS).index(method)].numpy()
+    explainer = AutogradExplainer(net, "middle")
+    by_autograd = explainer.run(image.numpy(), target.numpy(), frozenset({method}), contrast.numpy()).maps[method]
+    for actual in (by_graph, by_autograd):
+        assert np.abs(actual - expected).max() <= 1e-4 * expected.max()
 
 
 def test_a_case_solved_by_hand() -> None:

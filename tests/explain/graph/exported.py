@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from explain.base import METHOD_NAMES
+from explain.base import METHOD_NAMES, NO_CONTRAST
 from explain.graph.maps import ExplainGraph, computed, explain_graph
 from explain.methods import METHODS, cam
 
@@ -70,7 +70,12 @@ def first_convolution(model: onnx.ModelProto) -> str:
 
 def outputs_of(built: ExplainGraph, image: Tensor, targets: list[int]) -> dict[str, Any]:
     names = ["logits", *METHOD_NAMES, built.gradient]
-    return computed(built.model, names, {"image": image.numpy(), "target": np.array(targets)})
+    return computed(built.model, names, {"image": image.numpy()} | of_classes(targets))
+
+
+def of_classes(targets: list[int]) -> dict[str, Any]:
+    """Return the inputs of an explain graph that ask for these classes, without a contrast."""
+    return {"target": np.array(targets), "contrast": np.full(len(targets), NO_CONTRAST)}
 
 
 def assert_equals_autograd(network: Cut, size: tuple[int, int], **options: Any) -> None:

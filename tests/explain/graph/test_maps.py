@@ -18,7 +18,15 @@ from explain.autograd import AutogradExplainer
 from explain.base import METHOD_NAMES
 from explain.graph.maps import computed, explain_graph
 from explain.onnx import OnnxExplainer
-from tests.explain.graph.exported import Cut, assert_close, by_autograd, exported, first_convolution, outputs_of
+from tests.explain.graph.exported import (
+    Cut,
+    assert_close,
+    by_autograd,
+    exported,
+    first_convolution,
+    of_classes,
+    outputs_of,
+)
 
 NETWORKS = {
     "torchvision resnet18": (lambda: models.resnet18(num_classes=7), 64, "layer4"),
@@ -52,9 +60,9 @@ def test_maps_of_a_network_equal_those_of_autograd(name: str, tmp_path: Path) ->
         end = nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.classifier
         network = nn.Sequential(network.features, nn.ReLU(), *end)
     (tmp_path / "explain.onnx").write_bytes(built.model.SerializeToString())
-    targets = np.array([-1, 3])
-    expected = AutogradExplainer(network, layer).run(image.numpy(), targets, frozenset(METHOD_NAMES))
-    actual = OnnxExplainer(tmp_path / "explain.onnx").run(image.numpy(), targets, frozenset(METHOD_NAMES))
+    requested = image.numpy(), np.array([-1, 3]), frozenset(METHOD_NAMES), np.array([-1, 5])
+    expected = AutogradExplainer(network, layer).run(*requested)
+    actual = OnnxExplainer(tmp_path / "explain.onnx").run(*requested)
     assert_close(actual.logits, expected.logits)
     assert {maps.shape[1:] for maps in actual.maps.values()} == {built.map_size}
     for method in METHOD_NAMES:
@@ -117,7 +125,7 @@ def test_names_of_a_graph_may_be_those_of_an_explain_graph() -> None:
     picture = rng.normal(size=(2, 3, 5, 5)).astype(np.float32)
     built = explain_graph(model, picture)
     assert built.layer == "gradcam"
-    outputs = computed(built.model, ["logits", "hirescam"], {"image": picture, "target": np.array([1, 2])})
+    outputs = computed(built.model, ["logits", "hirescam"], {"image": picture} | of_classes([1, 2]))
     activations = np.einsum("oi,nihw->nohw", numpy_helper.to_array(kernel)[:, :, 0, 0], picture)
     weights = numpy_helper.to_array(matrix)[:, [1, 2]].T / 25
     assert_close(outputs["logits"], activations.mean((2, 3)) @ numpy_helper.to_array(matrix))

@@ -124,12 +124,12 @@ def test_stages_one_after_the_other_are_the_network(network: PyramidNet) -> None
 def check(network: PyramidNet, layer: str, explained: NetworkWithMaps) -> None:
     """Compiled maps and logits are autograd's, for the predicted class and given ones."""
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    targets = torch.tensor([-1, 3, 9])
+    targets, contrasts = torch.tensor([-1, 3, 9]), torch.tensor([-1, 2, 0])
     assert set(explained.state_dict()) == set(network.state_dict())
     with torch.inference_mode():
-        logits, *maps = explained(images, targets)
+        logits, *maps = explained(images, targets, contrasts)
     autograd = AutogradExplainer(copy.deepcopy(network), layer)
-    wanted = autograd.run(images.numpy(), targets.numpy(), frozenset(METHOD_NAMES))
+    wanted = autograd.run(images.numpy(), targets.numpy(), frozenset(METHOD_NAMES), contrasts.numpy())
     assert np.abs(logits.numpy() - wanted.logits).max() <= 1e-4 * np.abs(wanted.logits).max()
     for method, found in zip(METHODS, maps, strict=True):
         limit = 1e-4 * wanted.maps[method].max()
@@ -157,5 +157,6 @@ def test_compiled_after_layer2_it_explains_as_autograd_does(shortened: tuple[Pyr
 
 def test_its_explanations_can_be_written_as_onnx(shortened: tuple[PyramidNet, NetworkWithMaps]) -> None:
     inputs = {"image": torch.zeros(2, 3, 32, 32), "target": torch.tensor([-1, 0])}
+    inputs["contrast"] = torch.tensor([-1, 1])
     graph = trace_to_onnx(shortened[1], inputs, ["logits", *METHOD_NAMES])
     assert {node.domain for node in graph.graph.node} <= {""}  # no operator that only PyTorch has
