@@ -12,7 +12,10 @@ from api.schemas import (
     BatchAnswer,
     BatchError,
     BatchPrediction,
+    ExplainedBatchAnswer,
+    ExplainedBatchPrediction,
     ExplainedPrediction,
+    ExplainedRowBatchAnswer,
     ModelFacts,
     Prediction,
     Regression,
@@ -34,6 +37,7 @@ class AnswerSchemas(NamedTuple):
         prediction: the answer to one picture or row.
         batch: the answer to several.
         explained: a prediction with its explanation.
+        explained_batch: several of them.
         model: the answer about the model.
         stats: its statistics.
     """
@@ -41,6 +45,7 @@ class AnswerSchemas(NamedTuple):
     prediction: type[BaseModel]
     batch: type[BaseModel]
     explained: type[BaseModel]
+    explained_batch: type[BaseModel]
     model: type[BaseModel]
     stats: type[BaseModel]
 
@@ -63,16 +68,24 @@ def answer_schemas(card: Card) -> AnswerSchemas:
         prediction = schema_with_aliases(card, Prediction, form.also)
         explained = schema_with_aliases(card, ExplainedPrediction, form.also)
         batch = _batch_schema(card, schema_with_aliases(card, BatchPrediction, form.also), BatchError, BatchAnswer)
+        entry = schema_with_aliases(card, ExplainedBatchPrediction, form.also)
+        explained_batch = _batch_schema(card, entry, BatchError, ExplainedBatchAnswer)
     else:
         prediction = schema_with_aliases(card, row_answer_schema(card), form.also)
         explained = create_model(
             f"{_name(card, row_answer_schema(card))}_explained",
             __base__=prediction,
             explanation=(RowExplanationFacts, ...),
+            explanations=(
+                list[RowExplanationFacts] | None,
+                Field(None, description="Of every target, in order, if several were asked for."),
+            ),
         )
+        explained_batch = _batch_schema(card, explained, RowError, ExplainedRowBatchAnswer, is_own=True)
         batch = _batch_schema(card, prediction, RowError, RowBatchAnswer)
     model = schema_with_aliases(card, ModelFacts, form.model_also)
-    return AnswerSchemas(prediction, batch, explained, model, schema_with_aliases(card, Stats, form.stats_also))
+    stats = schema_with_aliases(card, Stats, form.stats_also)
+    return AnswerSchemas(prediction, batch, explained, explained_batch, model, stats)
 
 
 def row_answer_schema(card: RowCard) -> type[BaseModel]:
@@ -83,15 +96,23 @@ def row_answer_schema(card: RowCard) -> type[BaseModel]:
 
 
 def _batch_schema(
-    card: Card, entry: type[BaseModel], failed: type[BaseModel], batch: type[BaseModel]
+    card: Card, entry: type[BaseModel], failed: type[BaseModel], batch: type[BaseModel], *, is_own: bool = False
 ) -> type[BaseModel]:
-    """Return the schema of a batch, each of whose entries is a prediction or what failed."""
+    """Return the schema of a batch, each of whose entries is a prediction or what failed.
+
+    Args:
+        card: the model's card.
+        entry: the schema of a prediction.
+        failed: the schema of what failed.
+        batch: the schema of the batch.
+        is_own: whether the model's entries are its own, although it has no further names.
+    """
     form = card.answer
     entries: Any = GenericAlias(list, (entry | failed,))
     if form.batch == "list":
         base: Any = RootModel[entries]
         return create_model(_name(card, batch), __base__=base, __doc__="An answer an item, in the order sent.")
-    if form.also or form.batch_also:
+    if form.also or form.batch_also or is_own:
         return schema_with_aliases(card, batch, form.batch_also, predictions=(entries, ...))
     return batch
 

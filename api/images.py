@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.aliases import with_aliases
 from api.answers import batch_json, classification_fields, origin_fields
-from api.body import read_many, read_one
+from api.body import Upload, read_many, read_one
 from api.caller import HttpCaller, timing_headers
 from api.parameters import ExplanationQuery, PredictionQuery
 from api.problems import problem_of
@@ -18,12 +18,16 @@ from api.schemas import (
     BatchAnswer,
     BatchError,
     BatchPrediction,
+    ClassExplanation,
+    ExplainedBatchAnswer,
+    ExplainedBatchPrediction,
     ExplainedPrediction,
     ExplanationFacts,
     Prediction,
     timestamp,
 )
-from errors import DeadlineExceeded, QueueFull, Unavailable
+from errors import DeadlineExceeded, InvalidInput, QueueFull, Unavailable
+from explain.base import NO_CONTRAST
 from models.answer import LabelForm
 from models.card import ImageCard, as_image_card
 from preprocessing.geometry import place
@@ -34,6 +38,8 @@ from serving.predictions import ImagePrediction
 from serving.predictor import Predictor
 
 Schema = TypeVar("Schema", bound=Prediction)
+Explained = TypeVar("Explained", bound=ExplainedPrediction)
+Result = TypeVar("Result")
 
 
 async def predict(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -65,25 +71,13 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     payloads = [upload.data for upload in uploads]
     results = await predictor.predict_images(model, payloads, parameters, deadline, caller)
-    refusals = [result for result in results if isinstance(result, DeadlineExceeded | QueueFull | Unavailable)]
-    if len(refusals) == len(results):
-        raise refusals[0]
-    rows, answers = list[BatchPrediction | BatchError](), list[Answer[Any]]()
-    for upload, result in zip(uploads, results, strict=True):
-        if isinstance(result, BaseException):
-            rows.append(BatchError(filename=upload.filename, error=problem_of(result, request_id)))
-        else:
-            rows.append(prediction_answer(model, result, request_id, form, BatchPrediction, filename=upload.filename))
-            answers.append(result.answer)
-    body = BatchAnswer(
-        model=model.name,
-        version=model.version or "",
-        batch_size=len(rows),
-        errors=len(rows) - len(answers),
-        inference_time_ms=round((time.monotonic() - started) * 1e3, 3),
-        predictions=rows,
-    )
+
+    def entry(upload: Upload, prediction: ImagePrediction) -> BatchPrediction:
+        return prediction_answer(model, prediction, request_id, form, BatchPrediction, filename=upload.filename)
+
+    body = BatchAnswer(**_batch_fields(model, _entries(uploads, results, request_id, entry), started))
     left_out = None if parameters.with_heatmap else {"explanation_error"}
+    answers = [result.answer for result in results if not isinstance(result, BaseException)]
     return _json(batch_json(body, card.answer, left_out), answers)
 
 
@@ -102,15 +96,113 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
     upload = await read_one(request)
     explanation_request = query.request(upload.data, card, card.explain.method if card.explain else "")
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
-    prediction = await predictor.explain_image(model, explanation_request, parameters, deadline, caller)
-    answer: Answer[Explanation] = prediction.answer
+    targets, top = query.targets(card.labels), query.explain_top or 0
+    if query.format == "png" and max(len(targets), top) > 1:
+        raise InvalidInput("format='png': a picture is of one class. Ask for one, or for format=json.")
+    predictions = await predictor.explain_image(
+        model, explanation_request, parameters, deadline, caller, targets=targets, top=top
+    )
+    answers = [prediction.answer for prediction in predictions]
     if query.format == "png":
-        return Response(answer.value.picture, 200, timing_headers([answer]), "image/png")
-    details = explanation_details(card, answer, explanation_request)
+        return Response(answers[0].value.picture, 200, timing_headers(answers), "image/png")
     request_id, form = request.state.request_id, query.label_form(card)
-    body = prediction_answer(model, prediction, request_id, form, ExplainedPrediction, explanation=details)
-    unused = {"input_box"} if details.input_box is None else set[str]()
-    return _json(body.model_dump_json(exclude={"explanation_error": True, "explanation": unused}), [answer])
+    body = explained_answer(model, predictions, explanation_request, request_id, form, ExplainedPrediction)
+    return _json(body.model_dump_json(exclude={"explanation_error"}), answers)
+
+
+async def explain_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
+    """Answer with the predictions and explanations of several pictures; one that is wrong fails alone.
+
+    Raises:
+        VitrineError: as `explain`; not one picture could be queued, or all are late.
+    """
+    model.check_explainable()
+    model.check_ready()  # before the body is read
+    started, card = time.monotonic(), as_image_card(model.card)
+    query = ExplanationQuery.read(request.scope["query_string"], card)
+    if query.format == "png":
+        raise InvalidInput("format='png': a batch is answered in JSON, which holds each heatmap in base64.")
+    deadline = predictor.deadline(query.timeout_ms)
+    uploads = await read_many(request, card.limits.max_items)
+    request_id, form = request.state.request_id, query.label_form(card)
+    parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
+    method = card.explain.method if card.explain else ""
+    requests = [query.request(upload.data, card, method) for upload in uploads]
+    targets, top = query.targets(card.labels), query.explain_top or 0
+    results = await predictor.explain_images(model, requests, parameters, deadline, caller, targets=targets, top=top)
+
+    def entry(upload: Upload, predictions: Sequence[ImagePrediction]) -> BatchPrediction:
+        schema = ExplainedBatchPrediction
+        return explained_answer(model, predictions, requests[0], request_id, form, schema, filename=upload.filename)
+
+    body = ExplainedBatchAnswer(**_batch_fields(model, _entries(uploads, results, request_id, entry), started))
+    explained = [result for result in results if not isinstance(result, BaseException)]
+    answers = [prediction.answer for predictions in explained for prediction in predictions]
+    return _json(batch_json(body, card.answer, {"explanation_error"}), answers)
+
+
+def _entries(
+    uploads: Sequence[Upload],
+    results: Sequence[Result | BaseException],
+    request_id: str,
+    entry: Callable[[Upload, Result], BatchPrediction],
+) -> list[BatchPrediction | BatchError]:
+    """Return an entry for each picture of a batch, which tells what is wrong with it or is made of its result.
+
+    Raises:
+        VitrineError: not one picture could be queued, or all are late.
+    """
+    refusals = [result for result in results if isinstance(result, DeadlineExceeded | QueueFull | Unavailable)]
+    if len(refusals) == len(results):
+        raise refusals[0]
+    return [
+        BatchError(filename=upload.filename, error=problem_of(result, request_id))
+        if isinstance(result, BaseException)
+        else entry(upload, result)
+        for upload, result in zip(uploads, results, strict=True)
+    ]
+
+
+def _batch_fields(
+    model: LoadedModel, entries: Sequence[BatchPrediction | BatchError], started: float
+) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "version": model.version or "",
+        "batch_size": len(entries),
+        "errors": sum(isinstance(entry, BatchError) for entry in entries),
+        "inference_time_ms": round((time.monotonic() - started) * 1e3, 3),
+        "predictions": entries,
+    }
+
+
+def explained_answer(
+    model: LoadedModel,
+    predictions: Sequence[ImagePrediction],
+    request: ExplanationRequest,
+    request_id: str,
+    form: LabelForm,
+    schema: type[Explained],
+    **more: object,
+) -> Explained:
+    """Return what was predicted of one picture, with the explanation of each class that was asked for.
+
+    Args:
+        model: the model.
+        predictions: one for each class.
+        request: how they were asked for.
+        request_id: of the HTTP request.
+        form: whether a label is named or given by its index.
+        schema: of the answer.
+        more: the fields that only this schema has.
+    """
+    facts = [explanation_details(as_image_card(model.card), each.answer, request) for each in predictions]
+    if len(facts) > 1:
+        more["explanations"] = [
+            ClassExplanation(**dict(fact), gradcam_heatmap=heatmap_base64(prediction))
+            for fact, prediction in zip(facts, predictions, strict=True)
+        ]
+    return prediction_answer(model, predictions[0], request_id, form, schema, explanation=facts[0], **more)
 
 
 def prediction_answer(
@@ -122,18 +214,23 @@ def prediction_answer(
     **more: object,
 ) -> Schema:
     """Return a prediction as the answer of its route; `more` are the fields that only this schema has."""
-    explanation = prediction.explanation
-    heatmap = explanation.picture if explanation is not None else None
     answer = schema(
         **classification_fields(prediction.classification, form),
         **origin_fields(model, prediction.answer, prediction.warnings, request_id),
         timestamp=timestamp(),
         answered_by=prediction.answered_by,
-        gradcam_heatmap=base64.b64encode(heatmap).decode() if heatmap is not None else None,
+        gradcam_heatmap=heatmap_base64(prediction),
         explanation_error=prediction.explanation_error,
         **more,
     )
     return with_aliases(answer, model.card.answer.also)
+
+
+def heatmap_base64(prediction: ImagePrediction) -> str | None:
+    """Return the drawn heatmap of a prediction; None where there is none, or the numbers were asked for."""
+    explanation = prediction.explanation
+    picture = explanation.picture if explanation is not None else None
+    return base64.b64encode(picture).decode() if picture is not None else None
 
 
 def explanation_details(card: ImageCard, answer: Answer[Explanation], request: ExplanationRequest) -> ExplanationFacts:
@@ -143,6 +240,7 @@ def explanation_details(card: ImageCard, answer: Answer[Explanation], request: E
         method=request.method,
         target=card.labels[explanation.target],
         target_class_id=explanation.target,
+        contrast=None if request.contrast == NO_CONTRAST else card.labels[request.contrast],
         layer=card.explain.layer if card.explain else "",
         output=request.output,
         alpha=request.alpha if request.output == "overlay" else None,

@@ -114,7 +114,7 @@ async def explain_instances(
         rows = await predictor.explain_rows(model, payload, request, parameters, deadline, caller)
         return _rows_predicted(rows, card, instances)
     payloads = await asyncio.to_thread(image_payloads, instances, card)
-    return _predicted(await predictor.explain_images(model, payloads, parameters, deadline, caller), instances)
+    return _predicted(await predictor.map_images(model, payloads, parameters, deadline, caller), instances)
 
 
 def image_payloads(instances: Instances, card: ImageCard) -> list[ImagePayload]:
@@ -165,7 +165,7 @@ def _rows_predicted(rows: RowPredictions, card: RowCard, instances: Instances) -
     if rows.problems:
         first = min(rows.problems)
         raise instances.error_at(first, rows.problems[first])
-    explanations = [explanation_facts(explanation, card) for explanation in rows.explanations]
+    explanations = [explanation_facts(of_row[0], card) for of_row in rows.explanations]
     return Predicted(rows.results, list(rows.outputs), [rows.answer], explanations)
 
 

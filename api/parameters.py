@@ -1,6 +1,6 @@
 """The query parameters of predictions and explanations: one pydantic model a route, which checks and documents them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -15,28 +15,21 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
-from pydantic_core import PydanticCustomError
 from starlette.datastructures import QueryParams
 
+from api.explained_classes import ExplainedClasses
+from api.parameter_types import Number, Switch, whole_number
 from errors import InvalidInput
-from explain.base import PREDICTED, MethodName
+from explain.base import NO_CONTRAST, PREDICTED, MethodName
 from explain.overlay import Output
 from models.answer import LabelForm
 from models.card import Card, ImageCard, ModelCard, is_detector, is_regressor
-from preprocessing.rows import is_number
 from serving.attributions import target_names
 from serving.gradcam.requests import DEFAULT_ALPHA
 from serving.gradcam.wire import ExplanationRequest
 from serving.predictions import PredictionParameters
 
 LONGEST_TIMEOUT_MS = 3_600_000
-SWITCH = {"true": True, "1": True, "false": False, "0": False}
-
-
-def _switch(text: str) -> bool:
-    if text.lower() not in SWITCH:
-        raise ValueError("must be true or false")
-    return SWITCH[text.lower()]
 
 
 def _with_plus(text: str) -> str:
@@ -44,43 +37,7 @@ def _with_plus(text: str) -> str:
     return text.replace(" ", "+")
 
 
-def _number(text: str) -> str:
-    """Return a number as it is written, in ASCII; pydantic takes other digits, spaces and underscores, too."""
-    if not is_number(text):
-        raise PydanticCustomError("number", "not a number")
-    return text
-
-
-Number = BeforeValidator(_number)
-Switch = Annotated[bool | None, BeforeValidator(_switch)]
 Threshold = Annotated[float | None, Field(description="Instead of the card's.", allow_inf_nan=False), Number]
-
-
-def checked_target(target: str | None, info: ValidationInfo) -> str | None:
-    """Return what is to be explained, if the model answers it.
-
-    Raises:
-        ValueError: it names neither one of the context's `targets` nor its index.
-    """
-    context: Mapping[str, Sequence[str]] = info.context or {}
-    names = context.get("targets", ())
-    if target is not None and target not in names and target not in map(str, range(len(names))):
-        some = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-        kind = "label" if names == context.get("labels") else "value"
-        raise ValueError(f"must be a {kind} ({some}) or its index, 0 to {len(names) - 1}")
-    return target
-
-
-def whole_number(low: int, high: int) -> Callable[[str], int]:
-    """Return the validator of a whole number in ASCII from `low` to `high`."""
-
-    def validate(text: str) -> int:
-        number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
-        if not low <= number <= high:
-            raise ValueError(f"must be a whole number from {low:,} to {high:,}")
-        return number
-
-    return validate
 
 
 class Query(BaseModel):
@@ -105,8 +62,9 @@ class Query(BaseModel):
         if not query:
             return cls()
         try:
-            context = {"labels": card.labels, "targets": target_names(card)}
-            return cls.model_validate(dict(QueryParams(query)), context=context)
+            context, given = {"labels": card.labels, "targets": target_names(card)}, QueryParams(query)
+            repeated = {"target": given.getlist("target")} if "target" in given else {}
+            return cls.model_validate({**given, **repeated}, context=context)
         except ValidationError as error:
             raise InvalidInput(_problem(error, cls)) from error
 
@@ -190,9 +148,6 @@ class Drawing(BaseModel):
 
     format: Literal["json", "png"] = Field("json", description="json, or the picture itself.")
     output: Output = Field("overlay", description="The heatmap over the picture, the bare heatmap, the numbers.")
-    target: str | None = Field(
-        None, description="The class to explain, by label or index; the predicted one by default."
-    )
     method: Annotated[MethodName | None, BeforeValidator(_with_plus)] = Field(
         None, description="Instead of the card's."
     )
@@ -208,15 +163,10 @@ class Drawing(BaseModel):
     )
 
 
-class ExplanationQuery(Query, Drawing):
+class ExplanationQuery(Query, ExplainedClasses, Drawing):
     """What an explanation can be asked: how it is drawn, and what its prediction can be asked."""
 
     include_gradcam: SkipJsonSchema[Switch] = None
-
-    @field_validator("target")
-    @classmethod
-    def _is_a_label_or_its_index(cls, target: str | None, info: ValidationInfo) -> str | None:
-        return checked_target(target, info)
 
     @field_validator("output")
     @classmethod
@@ -226,21 +176,18 @@ class ExplanationQuery(Query, Drawing):
         return output
 
     def request(self, data: bytes, card: ModelCard, default_method: str) -> ExplanationRequest:
-        """Return the request for one encoded picture."""
+        """Return the request for one encoded picture, of the first class that is to be explained."""
+        contrast = self.contrast_index(card.labels)
         return ExplanationRequest(
             data,
-            self._target(card.labels),
+            next(iter(self.targets(card.labels)), PREDICTED),
             self.method or default_method,
             self.output,
             self.alpha,
             at_input_size=self.size == "input",
             threshold=self.threshold,
+            contrast=NO_CONTRAST if contrast is None else contrast,
         )
-
-    def _target(self, labels: Sequence[str]) -> int:
-        if self.target is None:
-            return PREDICTED
-        return labels.index(self.target) if self.target in labels else int(self.target)
 
 
 def prediction_query(card: Card) -> type[PredictionQuery]:

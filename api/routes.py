@@ -42,7 +42,7 @@ class PredictionRoutes:
         for name, model in sorted(self._repository.models.items()):
             operations += self._of_card(f"/models/{name}", name, model.card, name)
         # These take what those above leave: unknown names, versions, and a default model that is not there.
-        for action in (predict, predict_batch, explain):
+        for action in (predict, predict_batch, explain, explain_batch):
             path = action.__name__.replace("_", "/")
             for prefix in ("", "/models/{name}", "/models/{name}/versions/{version}"):
                 operations.append(Operation("POST", f"{prefix}/{path}", self._endpoint(action), documented=False))
@@ -99,6 +99,14 @@ class PredictionRoutes:
                     ExplanationQuery,
                     single,
                 ),
+                operation(
+                    "explain/batch",
+                    images.explain_batch,
+                    "Predict several pictures and show where the model looked",
+                    schemas.explained_batch,
+                    ExplanationQuery,
+                    batch,
+                ),
             ]
         single, batch = row_body(card), rows_body(card)
         return [
@@ -111,6 +119,14 @@ class PredictionRoutes:
                 schemas.explained,
                 row_explanation_query(card),
                 single,
+            ),
+            operation(
+                "explain/batch",
+                rows.explain_batch,
+                "Predict several rows and say what each feature counted for",
+                schemas.explained_batch,
+                row_explanation_query(card),
+                batch,
             ),
         ]
 
@@ -130,4 +146,10 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
 async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
     """Answer with a prediction and why it was made: where the network looked, or what each feature counted for."""
     answer = images.explain if isinstance(model.card, ImageCard) else rows.explain
+    return await answer(predictor, model, request)
+
+
+async def explain_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
+    """Answer with several predictions and why each was made; a picture or row that is wrong fails alone."""
+    answer = images.explain_batch if isinstance(model.card, ImageCard) else rows.explain_batch
     return await answer(predictor, model, request)

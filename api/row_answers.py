@@ -39,7 +39,7 @@ def row_answers(
     card: RowCard,
     common: Mapping[str, Any],
     form: LabelForm = "name",
-    explanations: Sequence[str] = (),
+    more: Mapping[str, Sequence[str]] | None = None,
 ) -> list[str]:
     """Return the JSON of the answer of each row.
 
@@ -49,7 +49,7 @@ def row_answers(
         card: the model's card.
         common: the fields that are the same in all answers.
         form: whether `prediction` is a label's name or its index.
-        explanations: the JSON of the explanation of each row; none where there are none.
+        more: further fields, by name the JSON for each row.
     """
     if not rows:
         return []
@@ -63,8 +63,7 @@ def row_answers(
         fields = {"units": {output.name: output.unit for output in card.outputs if output.unit}}
     for entry in card.input.identifiers:
         columns[entry.name] = [_json(row[entry.name]) for row in rows]
-    if explanations:
-        columns["explanation"] = explanations
+    columns |= more or {}
     written = _template(card, {**common, **fields}, columns).replace("%", "%%")
     template, order = _SLOT.sub("%s", written), _SLOT.findall(written)
     return [template % row for row in zip(*(columns[name] for name in order), strict=True)]

@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from api.parameters import DetectorQuery, RegressorQuery, RowQuery, Switch, checked_target, whole_number
+from api.explained_classes import ExplainedClasses
+from api.parameter_types import Switch, whole_number
+from api.parameters import DetectorQuery, RegressorQuery, RowQuery
+from api.schemas import Cost
 from explain.bars import BarText, draw_bars
 from explain.overlay import png
 from explain.shapley import DEFAULT_SAMPLES, LEAST_SAMPLES, MOST_SAMPLES, RowMethodName
@@ -25,6 +28,12 @@ class RowExplanationFacts(BaseModel):
     target_class_id: int | None = Field(
         None, description="The index of the label or of the value.", exclude_if=lambda target: target is None
     )
+    contrast: str | None = Field(
+        None,
+        description="The label that the target was set against: the natural logarithm of the ratio of their "
+        "probabilities is explained.",
+        exclude_if=lambda label: label is None,
+    )
     attributions: dict[str, float] = Field(
         description="By feature: how far it moved the output away from `base_value`; Shapley values."
     )
@@ -35,16 +44,15 @@ class RowExplanationFacts(BaseModel):
     )
     background: str = Field(description="What the rows are that this one was compared with.")
     background_rows: int = Field(description="How many they are.")
-    time_ms: float = Field(description="The time that explaining took, after the prediction.")
+    cost: Cost = Field("many predictions", description="What it takes; `evaluations` says how many.")
+    evaluations: int = Field(description="How many rows the model computed for all explanations of this row.")
+    time_ms: float = Field(description="The time that these took, after the prediction.")
 
 
-class _Asked(BaseModel):
+class _Asked(ExplainedClasses):
     """What an explanation of a row can be asked."""
 
     format: Literal["json", "png"] = Field("json", description="json, or a plot of bars, of one row.")
-    target: str | None = Field(
-        None, description="The label or value to explain, by name or index; the label answered by default."
-    )
     method: RowMethodName | None = Field(
         None, description="Exact Shapley values, the default of up to 12 features, or sampled ones with their error."
     )
@@ -57,17 +65,16 @@ class _Asked(BaseModel):
     include_explanation: SkipJsonSchema[Switch] = None
     include_gradcam: SkipJsonSchema[Switch] = None
 
-    @field_validator("target")
-    @classmethod
-    def _is_a_target(cls, target: str | None, info: ValidationInfo) -> str | None:
-        return checked_target(target, info)
-
     def request(self, card: RowCard) -> RowExplanationRequest:
         """Return how the core is to explain."""
-        names, target = target_names(card), None
-        if self.target is not None:
-            target = names.index(self.target) if self.target in names else int(self.target)
-        return RowExplanationRequest(target, self.method, self.samples)
+        names = target_names(card)
+        return RowExplanationRequest(
+            () if is_detector(card) else self.targets(names),
+            self.explain_top or 0,
+            self.contrast_index(names),
+            self.method,
+            self.samples,
+        )
 
 
 class ClassifierExplanationQuery(_Asked, RowQuery):
@@ -99,12 +106,14 @@ def explanation_facts(explanation: RowExplanation, card: RowCard) -> dict[str, A
         method=explanation.method,
         target=explanation.target,
         target_class_id=explanation.target_id,
+        contrast=explanation.contrast,
         attributions=_by_feature(attributions.values.tolist(), card),
         base_value=float(DIGITS % attributions.base_value),
         value=float(DIGITS % attributions.value),
         standard_errors=None if errors is None else _by_feature(errors.tolist(), card),
         background=explanation.background.data,
         background_rows=len(explanation.background.rows),
+        evaluations=explanation.evaluations,
         time_ms=round(explanation.time_ms, 3),
     ).model_dump()
 
@@ -118,13 +127,17 @@ def explanation_png(explanation: RowExplanation, row: Mapping[str, Any], card: R
         card: the model's card.
     """
     attributions = explanation.attributions
-    of = f"{'probability of ' if card.labels and explanation.target_id is not None else ''}{explanation.target}"
+    value = f"{explanation.target} {attributions.value:.4g}"
+    if explanation.contrast is not None:
+        value = f"ln P({explanation.target}) / P({explanation.contrast}) = {attributions.value:.4g}"
+    elif card.labels and explanation.target_id is not None:
+        value = f"probability of {value}"
     note = (
         f"{attributions.value - attributions.base_value:+.4g} from {attributions.base_value:.4g}, the mean of "
         f"{len(explanation.background.rows)} rows ({explanation.background.data}); {explanation.method}"
     )
     names = [_with_value(feature.name, row.get(feature.name), feature.unit) for feature in card.input.features]
-    return png(draw_bars(attributions, BarText(f"{card.title}: {of} {attributions.value:.4g}", names, note)))
+    return png(draw_bars(attributions, BarText(f"{card.title}: {value}", names, note)))
 
 
 def _with_value(name: str, value: Any, unit: str) -> str:

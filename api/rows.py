@@ -20,7 +20,7 @@ from errors import InvalidInput
 from models.answer import LabelForm
 from models.card import RowCard, as_row_card, is_detector
 from preprocessing.rows import Row
-from serving.attributions import MOST_EXPLAINED_ROWS, too_many_rows
+from serving.attributions import MOST_EXPLAINED_ROWS, RowExplanation, too_many_rows
 from serving.loaded_model import LoadedModel
 from serving.predictions import RowPredictions
 from serving.predictor import Predictor
@@ -59,8 +59,10 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
     return Response(text, 200, timing_headers([predictions.answer]), "application/json")
 
 
-async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
+async def explain(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:
     """Answer with the prediction of one row, or of several in `samples` or `readings`, and why each was answered so.
+
+    With `batch` the body has to be a list of rows.
 
     Raises:
         NoExplanation: the model has no explanations, in whatever state it is; the message says why.
@@ -73,9 +75,9 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
     query = row_explanation_query(card).read(request.scope["query_string"], card)
     explanation_request = query.request(card)
     deadline = predictor.deadline(query.timeout_ms)
-    rows, are_many = _rows(await read_json(request, card.limits.max_bytes), card, batch=False)
+    rows, are_many = _rows(await read_json(request, card.limits.max_bytes), card, batch=batch)
     if are_many and query.format == "png":
-        raise InvalidInput("format='png': a picture is of one row. Send one, or ask for format=json.")
+        raise InvalidInput("format='png': a picture is of one row. Send one to /explain, or ask for format=json.")
     if len(rows) > MOST_EXPLAINED_ROWS:
         raise too_many_rows(len(rows))
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
@@ -84,11 +86,19 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
         raise predictions.problems[0]
     headers = timing_headers([predictions.answer])
     if query.format == "png":
-        picture = await asyncio.to_thread(explanation_png, predictions.explanations[0], rows[0], card)
+        explanations = predictions.explanations[0]
+        if len(explanations) > 1:
+            raise InvalidInput("format='png': a picture is of one target. Ask for one, or for format=json.")
+        picture = await asyncio.to_thread(explanation_png, explanations[0], rows[0], card)
         return Response(picture, 200, headers, "image/png")
     answers = _answers(model, card, rows, predictions, request.state.request_id, query.label_form(card))
     text = _batch_json(model, predictions, answers) if are_many else answers[0]
     return Response(text, 200, headers, "application/json")
+
+
+async def explain_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
+    """Answer with the predictions of several rows and why each was answered so; one that is wrong fails alone."""
+    return await explain(predictor, model, request, batch=True)
 
 
 async def predict_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -142,9 +152,7 @@ def _answers(
 ) -> list[str]:
     """Return the JSON of every row's answer, in the order in which they were sent."""
     common = origin_fields(model, predictions.answer, predictions.warnings, request_id)
-    explanations = [
-        json.dumps(explanation_facts(explanation, card), ensure_ascii=False) for explanation in predictions.explanations
-    ]
+    explanations = _explanation_columns(predictions.explanations, card)
     if predictions.explanation_error:
         common |= {"explanation": None, "explanation_error": predictions.explanation_error}
     if not is_detector(card):
@@ -173,3 +181,14 @@ def _batch_json(model: LoadedModel, predictions: RowPredictions, answers: Sequen
         predictions=[],
     )
     return row_batch_json(empty, answers, model.card.answer)
+
+
+def _explanation_columns(explanations: Sequence[Sequence[RowExplanation]], card: RowCard) -> dict[str, list[str]]:
+    """Return the fields of explanations, by name the JSON for each row; none where nobody asked for explanations."""
+    if not explanations:
+        return {}
+    facts = [[explanation_facts(explanation, card) for explanation in of_row] for of_row in explanations]
+    columns = {"explanation": [json.dumps(of_row[0], ensure_ascii=False) for of_row in facts]}
+    if len(facts[0]) > 1:
+        columns["explanations"] = [json.dumps(of_row, ensure_ascii=False) for of_row in facts]
+    return columns

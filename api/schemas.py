@@ -1,11 +1,15 @@
 """The JSON that clients read."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from backends.base import AnsweredBy
+
+Cost = Literal["one pass", "many predictions"]
+"""What an explanation takes, beside a prediction."""
 
 
 def timestamp() -> str:
@@ -61,6 +65,9 @@ class ExplanationFacts(BaseModel):
     method: str
     target: str = Field(description="The class that was explained.")
     target_class_id: int
+    contrast: str | None = Field(
+        None, description="The class that the target was set against.", exclude_if=lambda label: label is None
+    )
     layer: str
     output: str
     alpha: float | None = Field(description="Opacity of the overlay at its peak.")
@@ -69,15 +76,29 @@ class ExplanationFacts(BaseModel):
         None,
         description="Left, top, right and bottom of the network's input, which the map covers, in pixels of the "
         "picture; only where that is not the whole picture. Padding lies outside of it.",
+        exclude_if=lambda box: box is None,
     )
     map: list[list[float]] | None = Field(None, description="The map itself, row by row, with output=map.")
+    cost: Cost = Field("one pass", description="What it takes: one prediction and the way back to the layer.")
     time_ms: float = Field(description="The time in the Grad-CAM process: decoding, prediction, map and drawing.")
+
+
+class ClassExplanation(ExplanationFacts):
+    """The explanation of one of several classes, with its own heatmap."""
+
+    gradcam_heatmap: str | None
 
 
 class ExplainedPrediction(Prediction):
     """A prediction and its explanation; `gradcam_heatmap` is a PNG in base64, unless the map was asked for."""
 
     explanation: ExplanationFacts
+    explanations: list[ClassExplanation] | None = Field(
+        None,
+        description="Of every class that was explained, in order, if several were asked for; `explanation` and "
+        "`gradcam_heatmap` are those of the first.",
+        exclude_if=lambda explanations: explanations is None,
+    )
 
 
 class Problem(BaseModel):
@@ -104,6 +125,10 @@ class BatchPrediction(Prediction):
     filename: str | None = None
 
 
+class ExplainedBatchPrediction(ExplainedPrediction, BatchPrediction):
+    """One item of a batch that got its prediction and its explanation."""
+
+
 class BatchAnswer(BaseModel):
     """An answer an item, in the order sent; `errors` counts those that failed."""
 
@@ -114,7 +139,13 @@ class BatchAnswer(BaseModel):
     batch_size: int
     errors: int
     inference_time_ms: float
-    predictions: list[BatchPrediction | BatchError]
+    predictions: Sequence[BatchPrediction | BatchError]
+
+
+class ExplainedBatchAnswer(BatchAnswer):
+    """An answer an item with its explanation, in the order sent; `errors` counts those that failed."""
+
+    predictions: Sequence[ExplainedBatchPrediction | BatchError]
 
 
 class AnomalyPrediction(BaseModel):
@@ -175,6 +206,10 @@ class RowBatchAnswer(BaseModel):
     errors: int
     inference_time_ms: float
     predictions: list[RowPrediction | Regression | AnomalyPrediction | RowError]
+
+
+class ExplainedRowBatchAnswer(RowBatchAnswer):
+    """An answer a row with its explanation, in the order sent; `errors` counts those that were wrong."""
 
 
 class ModelHealth(BaseModel):

@@ -1,9 +1,10 @@
 """An explainer that runs the compiled explain graph in ONNX Runtime on the CPU."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from errors import NoExplanation
@@ -39,7 +40,8 @@ class OnnxExplainer:
         self, batch: Float32Array, targets: Int64Array, methods: frozenset[str], contrasts: Int64Array | None = None
     ) -> ExplainerOutputs:
         """Explain one batch, as `explain.base.Explainer.run` describes."""
-        names, inputs = sorted(methods), {"image": batch, "target": targets}
+        names = sorted(methods)
+        inputs: dict[str, npt.NDArray[Any]] = {"image": batch, "target": targets}
         if self._takes_contrasts:
             inputs["contrast"] = np.full_like(targets, NO_CONTRAST) if contrasts is None else contrasts
         elif contrasts is not None and (contrasts != NO_CONTRAST).any():

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from explain.shapley import (
 )
 from models.background import Background
 from models.card import ModelCard, RowCard, as_row_card, is_detector, is_regressor
-from postprocessing.classification import card_probabilities
+from postprocessing.classification import card_probabilities, tempered
 from runners.awaiting import awaitable
 from serving.loaded_model import LoadedModel
 from serving.pipeline import MixedRows, RowOutputs
@@ -32,6 +33,8 @@ MOST_EXPLAINED_ROWS = 64
 """The most rows of one request that are explained; each costs as much as thousands of predictions."""
 CHUNK_VALUES = 2**18
 """The most values of mixed rows, a megabyte, that a lane is given at once, so that predictions get their turn."""
+Targets = Sequence[int] | Sequence[None]
+"""The indices of labels or values; of a detector a single None, which stands for its score."""
 SCORE = "anomaly_score"
 """What is explained of a detector's answer."""
 
@@ -41,13 +44,17 @@ class RowExplanationRequest:
     """How rows are to be explained.
 
     Attributes:
-        target: the index of the label, or of a regressor's value, to explain; None for the label that is answered, for
-            a regressor's first value, and for a detector, of which only the score is explained.
+        targets: the indices of the labels, or of a regressor's values, to explain, each by itself; empty for the label
+            that is answered, for a regressor's first value, and for a detector, of which only the score is explained.
+        top: how many of a classifier's most probable labels to explain instead; 0 to explain `targets`.
+        contrast: the index of a label that the targets are set against; None for none.
         method: None for exact values of up to `MOST_EXACT_FEATURES` features, and sampled ones of more.
         samples: how many orders of the features are drawn, where values are sampled.
     """
 
-    target: int | None = None
+    targets: tuple[int, ...] = ()
+    top: int = 0
+    contrast: int | None = None
     method: RowMethodName | None = None
     samples: int = DEFAULT_SAMPLES
 
@@ -75,39 +82,48 @@ class RowExplanation(NamedTuple):
         method: what computed the attributions.
         target: what is explained: a label, whose probability it is, a regressor's value, or a detector's `SCORE`.
         target_id: the index of the label or value; None of a detector.
+        contrast: the label that the target is set against, so that the natural logarithm of the ratio of their
+            probabilities is explained; None for none.
         attributions: of each feature, in the order of the card.
         background: the rows that this one was compared with.
-        time_ms: how long the explanation took, without the prediction.
+        evaluations: how many rows the network computed for it, and for the other targets of the same row.
+        time_ms: how long that took, without the prediction.
     """
 
     method: RowMethodName
     target: str
     target_id: int | None
+    contrast: str | None
     attributions: Attributions
     background: Background
+    evaluations: int
     time_ms: float
 
 
 async def explain_rows(
     model: LoadedModel,
     predicted: RowOutputs,
-    targets: Sequence[int | None],
+    targets: Sequence[Targets],
     request: RowExplanationRequest,
     deadline: float,
-) -> list[RowExplanation]:
-    """Explain rows that were predicted, one after the other.
+) -> list[Sequence[RowExplanation]]:
+    """Explain rows that were predicted, one after the other; all targets of a row share what the network computes.
 
     One chunk waits in the model's queue at a time, whose lanes predict in between.
 
     Args:
         model: the model that predicted them, whose rows are explainable.
         predicted: what the network gave for the rows.
-        targets: the index of the label or value to explain of each row; None for a detector's score.
+        targets: what to explain of each row.
         request: how to explain them.
         deadline: a value of `time.monotonic()`.
 
+    Returns:
+        For each row the explanations of its targets, in their order.
+
     Raises:
-        InvalidInput: there are more than `MOST_EXPLAINED_ROWS`, or the method does not go with the model.
+        InvalidInput: there are more than `MOST_EXPLAINED_ROWS`, the method does not go with the model, or the label
+            that is answered is the contrast itself.
         VitrineError: the Runner's own, as of `LoadedModel.submit`.
     """
     card, background = as_row_card(model.card), model.background
@@ -115,16 +131,27 @@ async def explain_rows(
         raise NoExplanation(f"{model.name} has no background to compare a row with.")
     if len(predicted.inputs) > MOST_EXPLAINED_ROWS:
         raise too_many_rows(len(predicted.inputs))
-    method = request.shapley(card)
-    explanations = list[RowExplanation]()
-    for row, outputs, target in zip(predicted.inputs, predicted.outputs, targets, strict=True):
+    method, names, contrast = request.shapley(card), target_names(card), request.contrast
+    evaluations, contrast_name = len(method.coalitions) * len(background.rows), None
+    if contrast is not None:
+        contrast_name = names[contrast]
+        if any(contrast in of_row for of_row in targets):
+            raise is_own_contrast(contrast_name)
+    explanations = list[Sequence[RowExplanation]]()
+    for row, outputs, of_row in zip(predicted.inputs, predicted.outputs, targets, strict=True):
         started = time.monotonic()
-        worths = await _worths(model, row, background.rows, method, target, deadline)
-        value = float(explained_outputs(outputs[None], card, target)[0])
-        attributions = method.solve(worths, value)
-        name = target_names(card)[target or 0]
+        score = partial(explained_outputs, card=card, targets=of_row, contrast=contrast)
+        worths = await _worths(model, row, background.rows, method, score, deadline)
+        attributions = [method.solve(*parts) for parts in zip(worths.T, score(outputs[None])[0].tolist(), strict=True)]
         took_ms = (time.monotonic() - started) * 1e3
-        explanations.append(RowExplanation(method.name, name, target, attributions, background, took_ms))
+        explanations.append(
+            [
+                RowExplanation(
+                    method.name, names[target or 0], target, contrast_name, solved, background, evaluations, took_ms
+                )
+                for target, solved in zip(of_row, attributions, strict=True)
+            ]
+        )
     return explanations
 
 
@@ -139,6 +166,11 @@ def too_many_rows(count: int) -> InvalidInput:
     return InvalidInput(f"At most {MOST_EXPLAINED_ROWS} rows of one request are explained, not {count:,}. Send fewer.")
 
 
+def is_own_contrast(label: str) -> InvalidInput:
+    """Return the error of a request that sets a label against itself."""
+    return InvalidInput(f"contrast={label!r}: that is the label that is explained. Name another, or another target.")
+
+
 def target_names(card: ModelCard) -> tuple[str, ...]:
     """Return what may be explained of a model's answer: its labels, a regressor's values, or a detector's score."""
     if is_detector(card):
@@ -146,19 +178,27 @@ def target_names(card: ModelCard) -> tuple[str, ...]:
     return tuple(output.name for output in card.outputs) if is_regressor(card) else card.labels
 
 
-def explained_outputs(outputs: Logits, card: RowCard, target: int | None) -> npt.NDArray[np.float64]:
-    """Return the number in each answer that is explained, shape (n,), float64.
+def explained_outputs(
+    outputs: Logits, card: RowCard, targets: Targets, contrast: int | None = None
+) -> npt.NDArray[np.float64]:
+    """Return the numbers in each answer that are explained, shape (n, targets), float64.
 
     Args:
         outputs: what the network gives, shape (n, K), float32.
         card: the model's card.
-        target: the index of the label or value; None of a detector, whose score it is.
+        targets: what is explained.
+        contrast: the index of the label that the targets are set against: the natural logarithm of the ratio of both
+            probabilities is explained then. None for none.
     """
-    if target is None:
-        return np.asarray(outputs.astype(np.float64).mean(axis=1))
+    if is_detector(card):
+        return np.asarray(outputs.astype(np.float64).mean(axis=1, keepdims=True))
+    chosen = np.array(targets, np.int64)
     if is_regressor(card):
-        return outputs[:, target].astype(np.float64)
-    return card_probabilities(outputs, card)[:, target]
+        return outputs[:, chosen].astype(np.float64)
+    if contrast is not None:
+        logits = tempered(outputs, card).astype(np.float64)
+        return np.asarray(logits[:, chosen] - logits[:, [contrast]])
+    return card_probabilities(outputs, card)[:, chosen]
 
 
 async def _worths(
@@ -166,16 +206,17 @@ async def _worths(
     row: Float32Array,
     background: Float32Array,
     method: ShapleyMethod,
-    target: int | None,
+    score: Callable[[Logits], npt.NDArray[np.float64]],
     deadline: float,
 ) -> npt.NDArray[np.float64]:
-    """Return the worth of each coalition: the mean, over the background, of what is explained."""
-    card, coalitions = as_row_card(model.card), method.coalitions
+    """Return the worth of each coalition for each target, shape (C, targets): the mean score over the background."""
+    coalitions = method.coalitions
     size = max(1, CHUNK_VALUES // background.size)
     worths = list[npt.NDArray[np.float64]]()
 
     def mean_of(outputs: Logits) -> npt.NDArray[np.float64]:
-        return np.asarray(explained_outputs(outputs, card, target).reshape(-1, len(background)).mean(axis=1))
+        scores = score(outputs)
+        return np.asarray(scores.reshape(-1, len(background), scores.shape[1]).mean(axis=1))
 
     for start in range(0, len(coalitions), size):
         payload = MixedRows(row, background, coalitions[start : start + size])

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from backends.base import WHOLE_NETWORK, AnsweredBy, Logits
 from errors import InvalidInput
 from models.card import RowCard, as_image_card, as_row_card, is_detector, is_regressor
@@ -12,7 +14,7 @@ from postprocessing.caution import image_warnings
 from postprocessing.classification import Classification, Classifications, classify, classify_rows
 from postprocessing.regression import Regressions
 from runners.runner import Answer
-from serving.attributions import RowExplanation
+from serving.attributions import RowExplanation, RowExplanationRequest, Targets
 from serving.gradcam.wire import Explanation
 from serving.loaded_model import LoadedModel
 from serving.pipeline import RowOutputs
@@ -68,7 +70,7 @@ class RowPredictions(NamedTuple):
         problems: what is wrong with each of the other rows, by its place in the request.
         warnings: what to bear in mind about these answers.
         answer: the Runner's answer, with its times.
-        explanations: why each of the same rows was answered so; empty where nobody asked or there are none.
+        explanations: why each of the same rows was answered so, by target; empty where nobody asked or there are none.
         explanation_error: why there are no explanations although they were asked for.
     """
 
@@ -77,7 +79,7 @@ class RowPredictions(NamedTuple):
     problems: dict[int, InvalidInput]
     warnings: Sequence[str]
     answer: Answer[RowOutputs]
-    explanations: Sequence[RowExplanation] = ()
+    explanations: Sequence[Sequence[RowExplanation]] = ()
     explanation_error: str | None = None
 
 
@@ -115,17 +117,19 @@ def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters
     return classify_rows(outputs, card, threshold=parameters.threshold, top_k=parameters.top_k)
 
 
-def explained_targets(card: RowCard, results: RowResults, target: int | None) -> Sequence[int | None]:
-    """Return what is explained of each row: the index of a label or of a value, or None for a detector's score.
+def explained_targets(results: RowResults, request: RowExplanationRequest) -> Sequence[Targets]:
+    """Return what is explained of each row.
 
     Args:
-        card: the model's card.
         results: what the model makes of the rows.
-        target: the index that was asked for; None for the label of each answer, or for the first value.
+        request: without targets, the label of each answer is explained, or the first value.
     """
-    if isinstance(results, Classifications):
-        answered: list[int] = results.class_ids.tolist()
-        return answered if target is None else [target] * len(answered)
+    if isinstance(results, Anomalies):
+        return [[None]] * len(results.scores)
     if isinstance(results, Regressions):
-        return [target or 0] * len(results.values)
-    return [None] * len(results.scores)
+        return [request.targets or (0,)] * len(results.values)
+    if request.top:
+        order = np.argsort(-results.probabilities, axis=1, kind="stable")
+        most_probable: list[list[int]] = order[:, : request.top].tolist()
+        return most_probable
+    return [request.targets or (class_id,) for class_id in results.class_ids.tolist()]

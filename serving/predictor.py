@@ -5,15 +5,19 @@ It knows no transport. HTTP, and the Open Inference Protocol over HTTP and gRPC,
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from errors import InvalidInput, NoExplanation, Unavailable, VitrineError
 from models.card import as_image_card, as_row_card
 from runners.awaiting import awaitable
 from runners.runner import Answer
-from serving.attributions import RowExplanationRequest, explain_rows
+from serving.attributions import RowExplanationRequest, is_own_contrast
+from serving.explained_rows import explain_with_reasons, predict_with_reasons
 from serving.gradcam.client import ExplainerClient
 from serving.gradcam.requests import default_request
 from serving.gradcam.wire import ExplanationRequest
@@ -23,16 +27,10 @@ from serving.predictions import (
     ImagePrediction,
     PredictionParameters,
     RowPredictions,
-    explained_targets,
     image_prediction,
     row_predictions,
 )
-from serving.waiting import Caller, wait_for
-
-EXPLANATIONS_AT_ONCE = 8
-"""The explanations of one request that are under way together; more would run out of time waiting for each other."""
-EXPLAINED_SHARE = 0.9
-"""The share of the time left after predicting rows that their explanations may take."""
+from serving.waiting import Caller, settle_few_at_once, wait_for
 
 
 class Predictor:
@@ -107,7 +105,7 @@ class Predictor:
             def predict(payload: ImagePayload) -> Awaitable[ImagePrediction]:
                 return self._predict_with_heatmap(model, payload, parameters, deadline)
 
-            return await _settle_few_at_once(predict, payloads, deadline, caller)
+            return await settle_few_at_once(predict, payloads, deadline, caller)
         submitted = _submit_all(model, payloads, deadline, all_or_none=all_or_none)
         waiting = asyncio.gather(
             *(awaitable(future) for future in submitted if isinstance(future, Future)), return_exceptions=True
@@ -125,17 +123,53 @@ class Predictor:
         parameters: PredictionParameters,
         deadline: float,
         caller: Caller | None = None,
-    ) -> ImagePrediction:
-        """Predict and explain one picture in one pass of the Grad-CAM process.
+        *,
+        targets: Sequence[int] = (),
+        top: int = 0,
+    ) -> list[ImagePrediction]:
+        """Predict and explain one picture in the Grad-CAM process, for one class or for several at once.
+
+        Args:
+            model: the model.
+            request: what to explain, and how.
+            parameters: what is asked of the prediction.
+            deadline: a value of `time.monotonic()`.
+            caller: who waits.
+            targets: the indices of the classes to explain in place of the request's target.
+            top: how many of the most probable classes to explain instead; 0 for none.
+
+        Returns:
+            A prediction for each class, in their order; they differ in nothing but their explanations.
 
         Raises:
+            InvalidInput: a class that is explained is the contrast itself.
             NoExplanation: the model has no explanations; the message says why.
             Unavailable: the model or the Grad-CAM process is not ready.
             VitrineError: as `predict_image`.
         """
-        return await wait_for(self._explain(model, request, parameters, deadline), deadline, caller)
+        return await wait_for(
+            self._explain_classes(model, request, parameters, deadline, targets, top), deadline, caller
+        )
 
     async def explain_images(
+        self,
+        model: LoadedModel,
+        requests: Sequence[ExplanationRequest],
+        parameters: PredictionParameters,
+        deadline: float,
+        caller: Caller | None = None,
+        *,
+        targets: Sequence[int] = (),
+        top: int = 0,
+    ) -> list[list[ImagePrediction] | BaseException]:
+        """Predict and explain several pictures, each as `explain_image`; one that is wrong costs the others nothing."""
+
+        def explain(request: ExplanationRequest) -> Awaitable[list[ImagePrediction]]:
+            return self._explain_classes(model, request, parameters, deadline, targets, top)
+
+        return await settle_few_at_once(explain, requests, deadline, caller)
+
+    async def map_images(
         self,
         model: LoadedModel,
         payloads: Sequence[ImagePayload],
@@ -150,7 +184,7 @@ class Predictor:
             request = await default_request(card, payload, parameters.threshold, "map")
             return await self._explain(model, request, parameters, deadline)
 
-        return await _settle_few_at_once(explain, payloads, deadline, caller)
+        return await settle_few_at_once(explain, payloads, deadline, caller)
 
     async def predict_rows(
         self,
@@ -166,7 +200,7 @@ class Predictor:
             VitrineError: as `predict_image`, but for what is wrong with single rows.
         """
         if parameters.with_heatmap:
-            return await wait_for(_predict_rows_with_reasons(model, rows, parameters, deadline), deadline, caller)
+            return await wait_for(predict_with_reasons(model, rows, parameters, deadline), deadline, caller)
         as_row_card(model.card)
         answer: Answer[RowOutputs] = await wait_for(awaitable(model.submit(rows, deadline)), deadline, caller)
         return row_predictions(model, answer, parameters)
@@ -189,12 +223,7 @@ class Predictor:
         """
         as_row_card(model.card)
         model.check_explainable()
-
-        async def explain() -> RowPredictions:
-            answer: Answer[RowOutputs] = await awaitable(model.submit(rows, deadline))
-            return await _with_reasons(model, row_predictions(model, answer, parameters), request, deadline)
-
-        return await wait_for(explain(), deadline, caller)
+        return await wait_for(explain_with_reasons(model, rows, request, parameters, deadline), deadline, caller)
 
     async def _predict_with_heatmap(
         self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
@@ -212,6 +241,29 @@ class Predictor:
         prediction = image_prediction(model, await awaitable(model.submit(payload, deadline)), parameters)
         return prediction._replace(explanation_error=explanation_error)
 
+    async def _explain_classes(
+        self,
+        model: LoadedModel,
+        request: ExplanationRequest,
+        parameters: PredictionParameters,
+        deadline: float,
+        targets: Sequence[int],
+        top: int,
+    ) -> list[ImagePrediction]:
+        def explain(target: int) -> Awaitable[ImagePrediction]:
+            return self._explain(model, replace(request, target=target), parameters, deadline)
+
+        predictions = await asyncio.gather(*map(explain, targets or (request.target,)))
+        if top:
+            answered = predictions[0]
+            most_probable: list[int] = np.argsort(-answered.logits, kind="stable")[:top].tolist()
+            others = [class_id for class_id in most_probable if class_id != _explained_class(answered)]
+            explained = dict(zip(others, await asyncio.gather(*map(explain, others)), strict=True))
+            predictions = [explained.get(class_id, answered) for class_id in most_probable]
+        if any(_explained_class(prediction) == request.contrast for prediction in predictions):
+            raise is_own_contrast(as_image_card(model.card).labels[request.contrast])
+        return predictions
+
     async def _explain(
         self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
     ) -> ImagePrediction:
@@ -223,28 +275,8 @@ class Predictor:
         return image_prediction(model, answer, parameters, explanation=answer.value)
 
 
-async def _predict_rows_with_reasons(
-    model: LoadedModel, rows: RowPayload, parameters: PredictionParameters, deadline: float
-) -> RowPredictions:
-    """Predict rows with explanations; where there are none, predict without them and say why."""
-    as_row_card(model.card)
-    predictions = row_predictions(model, await awaitable(model.submit(rows, deadline)), parameters)
-    now = time.monotonic()
-    try:
-        model.check_explainable()
-        # What was predicted is answered in time, whatever becomes of the explanation.
-        explained_by = now + EXPLAINED_SHARE * (deadline - now)
-        return await wait_for(_with_reasons(model, predictions, RowExplanationRequest(), explained_by), explained_by)
-    except VitrineError as error:
-        return predictions._replace(explanation_error=str(error))
-
-
-async def _with_reasons(
-    model: LoadedModel, predictions: RowPredictions, request: RowExplanationRequest, deadline: float
-) -> RowPredictions:
-    targets = explained_targets(as_row_card(model.card), predictions.results, request.target)
-    explanations = await explain_rows(model, predictions.answer.value, targets, request, deadline)
-    return predictions._replace(explanations=explanations)
+def _explained_class(prediction: ImagePrediction) -> int | None:
+    return None if prediction.explanation is None else prediction.explanation.target
 
 
 def _submit_all(
@@ -263,20 +295,3 @@ def _submit_all(
                 raise
             submitted.append(error)
     return submitted
-
-
-async def _settle_few_at_once(
-    explain: Callable[[ImagePayload], Awaitable[ImagePrediction]],
-    payloads: Sequence[ImagePayload],
-    deadline: float,
-    caller: Caller | None,
-) -> list[ImagePrediction | BaseException]:
-    """Explain every payload, `EXPLANATIONS_AT_ONCE` at a time; an error takes the place of its prediction."""
-    free = asyncio.Semaphore(EXPLANATIONS_AT_ONCE)
-
-    async def settle(payload: ImagePayload) -> ImagePrediction:
-        async with free:
-            return await explain(payload)
-
-    waiting = asyncio.gather(*(settle(payload) for payload in payloads), return_exceptions=True)
-    return await wait_for(waiting, deadline, caller)

@@ -83,7 +83,7 @@ class Inference:
         if isinstance(model.card, ImageCard):
             payloads = image_payloads(request.inputs[0])
             if any(output.name == MAP for output in outputs):
-                work = self._predictor.explain_images(model, payloads, parameters, deadline, caller)
+                work = self._predictor.map_images(model, payloads, parameters, deadline, caller)
             else:
                 work = self._predictor.predict_images(model, payloads, parameters, deadline, caller, all_or_none=True)
             predictions, failed = _separate(await work, request.inputs[0].name, partial=partial)
@@ -212,7 +212,7 @@ def _row_response(
     else:
         labels = [card.labels[class_id] for class_id in results.class_ids]
         tensors = _classification_tensors(card, predicted.outputs, labels, outputs)
-    attributions = [explanation.attributions for explanation in predicted.explanations]
+    attributions = [of_row[0].attributions for of_row in predicted.explanations]
     if attributions:
         values = np.stack([attribution.values for attribution in attributions]).astype(np.float32)
         tensors[ATTRIBUTIONS] = Tensor(ATTRIBUTIONS, "FP32", values)

@@ -74,6 +74,7 @@ def test_the_map_is_what_numpy_works_out(client: TestClient, target: str | None,
         "output": "map",
         "alpha": None,
         "size": [16, 16],
+        "cost": "one pass",
     }
     assert answer["gradcam_heatmap"] is None and "explanation_error" not in answer
     assert {part.split(";")[0].strip() for part in response.headers["server-timing"].split(",")} == {

@@ -63,8 +63,13 @@ def test_the_document_names_every_route_of_the_contract(document: dict[str, Any]
         *("/", "/health", "/health/live", "/health/ready", "/health/stats"),
         *("/models", "/models/{name}", "/models/{name}/stats", "/models/{name}/versions/{version}", "/model-info"),
         *("/predict", "/predict/batch", "/explain"),
-        *("/models/tiny/predict", "/models/tiny/predict/batch", "/models/tiny/explain"),
-        *("/models/churn/predict", "/models/churn/predict/batch", "/models/churn/explain"),
+        *("/models/tiny/predict", "/models/tiny/predict/batch", "/models/tiny/explain", "/models/tiny/explain/batch"),
+        *(
+            "/models/churn/predict",
+            "/models/churn/predict/batch",
+            "/models/churn/explain",
+            "/models/churn/explain/batch",
+        ),
         *("/v2", "/v2/models/{name}/infer"),
     }
     assert "422" not in json.dumps(document["paths"])
@@ -107,7 +112,11 @@ def test_the_limits_that_a_query_is_checked_by_stand_in_the_document(
     assert parameters["output"]["schema"]["enum"] == ["overlay", "heatmap", "map"]
     of_rows = parameters_of(operations, "/models/churn/explain")
     assert of_rows["method"]["schema"]["enum"] == ["shapley", "shapley-sampled"]
-    assert set(of_rows) == {*("threshold", "top_k", "label", "timeout_ms", "format", "target", "method", "samples")}
+    assert set(of_rows) == {
+        *("threshold", "top_k", "label", "timeout_ms", "format", "target", "explain_top", "contrast", "method"),
+        "samples",
+    }
+    assert of_rows["target"]["schema"] == {"type": "array", "items": {"type": "string"}}
     assert set(parameters_of(operations, "/models/tiny/predict")) == {
         *("threshold", "top_k", "label", "timeout_ms", "include_explanation", "include_gradcam")
     }

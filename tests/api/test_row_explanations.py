@@ -109,6 +109,36 @@ def test_a_detectors_score_is_explained_beside_its_contributions(rows_client: Te
     assert set(answer["contributions"]) == set(SENSORS) and answer["machine_id"] == READING["machine_id"]
 
 
+def test_several_targets_are_explained_from_the_same_evaluations(rows_client: TestClient) -> None:
+    answer = post(rows_client, "/models/churn/explain?target=class_1&target=0", CUSTOMER)
+    explanations = answer["explanations"]
+    assert [each["target"] for each in explanations] == ["class_1", "class_0"]
+    assert answer["explanation"] == explanations[0]
+    for each, label in zip(explanations, (1, 0), strict=True):
+        assert list(each["attributions"].values()) == pytest.approx(churn_attributions(CUSTOMER, label), abs=1e-5)
+        assert each["evaluations"] == 63 * 100  # every set of features but that of all six, with each row
+    top = post(rows_client, "/models/churn/explain?explain_top=2", CUSTOMER)
+    ranked = sorted(top["probabilities"], key=top["probabilities"].__getitem__, reverse=True)
+    assert [each["target"] for each in top["explanations"]] == ranked
+
+
+def test_a_contrast_explains_the_ratio_of_two_probabilities(rows_client: TestClient) -> None:
+    answer = post(rows_client, "/models/churn/explain?target=class_1&contrast=class_0", CUSTOMER)
+    explanation, probabilities = answer["explanation"], answer["probabilities"]
+    assert (explanation["target"], explanation["contrast"]) == ("class_1", "class_0")
+    ratio = probabilities["class_1"] / probabilities["class_0"]
+    assert explanation["value"] == pytest.approx(np.log(ratio), abs=1e-5)
+    names, background = list(CUSTOMER), background_of("churn")
+
+    def worth(members: frozenset[int]) -> float:
+        chosen = {names[member]: CUSTOMER[names[member]] for member in members}
+        of_each = churn_probabilities(*({**row, **chosen} for row in background))
+        return float(np.log(of_each[:, 1] / of_each[:, 0]).mean())
+
+    assert list(explanation["attributions"].values()) == pytest.approx(mean_over_orders(worth, 6), abs=1e-4)
+    check_sum(explanation)
+
+
 def test_sampled_attributions_state_how_far_they_may_be_off(rows_client: TestClient) -> None:
     answer = post(rows_client, "/models/churn/explain?target=1&method=shapley-sampled&samples=64", CUSTOMER)
     explanation = answer["explanation"]
@@ -137,10 +167,10 @@ def test_a_prediction_comes_with_its_explanation_where_that_is_asked_for(rows_cl
     assert "explanation" not in post(rows_client, f"/models/churn/predict?{word}=false", CUSTOMER)
 
 
-@pytest.mark.parametrize("path", ["/models/churn/explain", "/models/churn/predict/batch?include_explanation=true"])
+@pytest.mark.parametrize("path", ["explain", "explain/batch", "predict/batch?include_explanation=true"])
 def test_each_row_of_several_is_explained_and_a_wrong_one_fails_alone(rows_client: TestClient, path: str) -> None:
     old = CUSTOMER | {"age": 80}
-    answer = post(rows_client, path, {"samples": [CUSTOMER, {"age": 3}, old]})
+    answer = post(rows_client, f"/models/churn/{path}", {"samples": [CUSTOMER, {"age": 3}, old]})
     assert answer["errors"] == 1 and answer["predictions"][1]["error"]["status"] == 400
     for place, customer in ((0, CUSTOMER), (2, old)):
         alone = post(rows_client, "/models/churn/explain", customer)["explanation"]["attributions"]
@@ -176,6 +206,15 @@ def test_a_picture_of_bars_is_drawn(rows_client: TestClient) -> None:
         ("/models/churn/explain", CUSTOMER | {"age": 3}, "age must be a number from 16"),
         ("/models/churn/explain", {"samples": [CUSTOMER] * 65}, "At most 64 rows of one request are explained, not 65"),
         ("/models/churn/explain?format=png", {"samples": [CUSTOMER]}, "a picture is of one row"),
+        ("/models/churn/explain?format=png&target=0&target=1", CUSTOMER, "a picture is of one target"),
+        ("/models/churn/explain?target=0&target=yes", CUSTOMER, "target='yes': must be a label"),
+        ("/models/churn/explain?explain_top=3", CUSTOMER, "explain_top='3': the model has 2 labels"),
+        ("/models/churn/explain?explain_top=2&target=0", CUSTOMER, "explain_top='2': goes without target"),
+        ("/models/churn/explain?target=class_0&contrast=0", CUSTOMER, "contrast='0': is the target itself"),
+        ("/models/churn/explain?explain_top=2&contrast=0", CUSTOMER, "contrast='class_0': that is the label"),
+        ("/models/machine-anomaly/explain?contrast=0", READING, "contrast='0': goes with a classifier"),
+        ("/models/machine-anomaly/explain?explain_top=1", READING, "explain_top='1': the model has no labels"),
+        ("/models/churn/explain/batch", CUSTOMER, "The body has no rows"),
     ],
 )
 def test_what_is_wrong_is_a_400_that_says_what_is_allowed(

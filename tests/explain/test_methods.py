@@ -30,7 +30,8 @@ def reference_maps(net: SmallNet, layer: str, method: str, image: Tensor, target
     with REFERENCE[method](net, [net.get_submodule(layer)]) as reference:
         image = image.clone().requires_grad_()
         reference.outputs = reference.activations_and_grads(image)
-        sum(target(output) for target, output in zip(targets, reference.outputs, strict=True)).backward()
+        scores = [target(output) for target, output in zip(targets, reference.outputs, strict=True)]
+        torch.stack(scores).sum().backward()
         activations = reference.activations_and_grads.activations[0].numpy()
         gradients = reference.activations_and_grads.gradients[0].numpy()
         maps = reference.get_cam_image(image, net.get_submodule(layer), targets, activations, gradients, False)

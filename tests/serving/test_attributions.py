@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import serving.attributions
-import serving.predictor
+import serving.explained_rows
 from errors import InvalidInput, NoExplanation, StoreError
 from models.background import BACKGROUND, read_background, write_background
 from models.card import as_row_card, read_card
@@ -29,28 +29,28 @@ def explain(model: Any, values: Any, request: RowExplanationRequest | None = Non
 
 
 @pytest.mark.parametrize(("features", "method"), [(3, "shapley"), (12, "shapley"), (13, "shapley-sampled")])
-@pytest.mark.parametrize("target", [None, 1])
+@pytest.mark.parametrize("targets", [(), (1,)])
 def test_a_linear_model_is_explained_by_its_weights(
-    tmp_path: Path, features: int, method: str, target: int | None
+    tmp_path: Path, features: int, method: str, targets: tuple[int, ...]
 ) -> None:
     with loaded(seal(linear_package(tmp_path / "linear", features))) as model:
         row = np.arange(features) / 2
-        (explanation,) = explain(model, [row], RowExplanationRequest(target)).explanations
-    weights, background = weights_of(features) * (-1 if target else 1), rows_of(features, 8)
+        ((explanation,),) = explain(model, [row], RowExplanationRequest(targets)).explanations
+    weights, background = weights_of(features) * (-1 if targets else 1), rows_of(features, 8)
     assert explanation.attributions.values == pytest.approx(weights * (row - background.mean(axis=0)), abs=1e-4)
     assert explanation.attributions.base_value == pytest.approx((background @ weights).mean(), abs=1e-4)
     assert explanation.attributions.value == pytest.approx(row @ weights, abs=1e-4)
-    assert (explanation.method, explanation.target) == (method, "negative" if target else "sum")
+    assert (explanation.method, explanation.target) == (method, "negative" if targets else "sum")
     errors = explanation.attributions.standard_errors
     assert (errors is None) if method == "shapley" else (errors is not None and errors.max() < 1e-4)
 
 
 def test_the_work_comes_in_chunks_that_are_put_together_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with loaded(seal(linear_package(tmp_path / "linear", 5))) as model:
-        (whole,) = explain(model, [np.ones(5)]).explanations
+        ((whole,),) = explain(model, [np.ones(5)]).explanations
         before = model.own_stats()
         monkeypatch.setattr(serving.attributions, "CHUNK_VALUES", 3 * 8 * 5)  # three coalitions
-        (parts,) = explain(model, [np.ones(5)]).explanations
+        ((parts,),) = explain(model, [np.ones(5)]).explanations
         after = model.own_stats()
     assert before is not None and after is not None
     assert parts.attributions.values == pytest.approx(whole.attributions.values, abs=1e-5)
@@ -62,7 +62,7 @@ def test_rows_that_are_wrong_are_left_out(tmp_path: Path) -> None:
     with loaded(seal(linear_package(tmp_path / "linear", 2))) as model:
         predictions = explain(model, [[1, 2], [np.nan, 0], [3, 4]])
     assert set(predictions.problems) == {1}
-    values = [explanation.attributions.value for explanation in predictions.explanations]
+    values = [explanation.attributions.value for (explanation,) in predictions.explanations]
     assert values == pytest.approx(predictions.outputs[:, 0].tolist())
 
 
@@ -85,7 +85,7 @@ def test_a_model_without_background_says_what_would_help(tmp_path: Path) -> None
 def test_a_prediction_is_answered_where_its_explanation_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving.predictor, "EXPLAINED_SHARE", 0.0)  # no explanation is ready at once
+    monkeypatch.setattr(serving.explained_rows, "EXPLAINED_SHARE", 0.0)  # no explanation is ready at once
     with loaded(seal(linear_package(tmp_path / "linear", 12))) as model:
         predictions = run(PREDICTOR.predict_rows(model, RowValues(np.ones((1, 12))), WITH_HEATMAP, soon()))
     assert "deadline" in (predictions.explanation_error or "") and not predictions.explanations

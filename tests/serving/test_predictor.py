@@ -161,7 +161,7 @@ def test_pictures_and_rows_do_not_mix(model: LoadedModel, tmp_path: Path) -> Non
     with pytest.raises(InvalidInput, match="tiny takes pictures"):
         run(predictor.predict_rows(model, [{}], PLAIN, soon()))
     with loaded(bundled(tmp_path, "churn")) as churn, pytest.raises(InvalidInput, match="churn takes rows"):
-        run(predictor.explain_images(churn, [plain(1)], PLAIN, soon()))
+        run(predictor.map_images(churn, [plain(1)], PLAIN, soon()))
 
 
 def test_the_same_picture_is_computed_once_where_there_is_a_cache(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import DecodedImage, TransformedImage
 from serving.predictions import ImagePrediction
-from serving.predictor import EXPLANATIONS_AT_ONCE, Predictor
+from serving.predictor import Predictor
+from serving.waiting import AT_ONCE
 from tests.conftest import encode
 from tests.local_gradcam import LocalGradCam, local_gradcam
 from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
@@ -45,7 +46,7 @@ def test_an_explanation_comes_with_its_prediction(
     model, explainer, _ = explained
     pixels = bright_square()
     request = ExplanationRequest(encode(pixels), 1, "hirescam", "map", 0.5, at_input_size=True)
-    prediction = run(Predictor(10_000, explainer).explain_image(model, request, PLAIN, soon()))
+    (prediction,) = run(Predictor(10_000, explainer).explain_image(model, request, PLAIN, soon()))
     assert prediction.explanation is not None and prediction.explanation.target == 1
     assert np.allclose(prediction.explanation.map, map_of(pixels, 1, "hirescam"), rtol=1e-4, atol=1e-5)
     plain_prediction = run(Predictor(10_000).predict_image(model, encode(pixels), PLAIN, soon()))
@@ -57,9 +58,9 @@ def test_more_pictures_than_are_explained_at_once_are_all_explained(
     explained: tuple[LoadedModel, ExplainerClient, LocalGradCam],
 ) -> None:
     model, explainer, _ = explained
-    payloads = [plain(10 * index) for index in range(2 * EXPLANATIONS_AT_ONCE + 1)]
+    payloads = [plain(10 * index) for index in range(2 * AT_ONCE + 1)]
     payloads[3] = b"no picture"
-    results = run(Predictor(10_000, explainer).explain_images(model, payloads, PLAIN, soon()))
+    results = run(Predictor(10_000, explainer).map_images(model, payloads, PLAIN, soon()))
     assert isinstance(results[3], InvalidImage)
     for index, result in enumerate(results):
         if index != 3:
@@ -74,11 +75,11 @@ def test_a_deadline_that_passes_leaves_no_explanation_behind(
     """More explanations than go at once: those that never began must not be left waiting either."""
     model, explainer, process = explained
     calls = process.calls
-    payloads = [plain(10)] * (2 * EXPLANATIONS_AT_ONCE)
+    payloads = [plain(10)] * (2 * AT_ONCE)
     with pytest.raises(DeadlineExceeded):
-        run(Predictor(10_000, explainer).explain_images(model, payloads, PLAIN, time.monotonic()))
+        run(Predictor(10_000, explainer).map_images(model, payloads, PLAIN, time.monotonic()))
     gc.collect()  # what nobody took care of is reported when it goes
-    assert process.calls - calls <= EXPLANATIONS_AT_ONCE and not caplog.records
+    assert process.calls - calls <= AT_ONCE and not caplog.records
 
 
 def test_a_heatmap_is_drawn_for_pixels_as_for_a_file_but_not_for_a_tensor(

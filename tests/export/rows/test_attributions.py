@@ -67,10 +67,10 @@ def test_attributions_of_a_forest_are_those_of_its_trees_paths(served: Served, l
         served.forest, served.examples, feature_perturbation="interventional", model_output="probability"
     )(rows)
     values, base_value = by_paths.values[:, :, label], by_paths.base_values[0, label]
-    request = RowExplanationRequest(label, samples=200)
+    request = RowExplanationRequest((label,), samples=200)
     explanations = run(PREDICTOR.explain_rows(served.model, RowValues(rows), request, PLAIN, soon(60))).explanations
     assert np.abs(values).max() > 0.1
-    for explanation, expected in zip(explanations, values, strict=True):
+    for (explanation,), expected in zip(explanations, values, strict=True):
         attributions = explanation.attributions
         found, errors = attributions.values, attributions.standard_errors
         assert attributions.base_value == pytest.approx(base_value, abs=1e-5)

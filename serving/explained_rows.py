@@ -1,0 +1,57 @@
+"""Predictions of rows together with why each was answered so."""
+
+import time
+
+from errors import VitrineError
+from runners.awaiting import awaitable
+from serving.attributions import RowExplanationRequest, explain_rows
+from serving.loaded_model import LoadedModel
+from serving.pipeline import RowPayload
+from serving.predictions import PredictionParameters, RowPredictions, explained_targets, row_predictions
+from serving.waiting import wait_for
+
+EXPLAINED_SHARE = 0.9
+"""The share of the time left after predicting rows that their explanations may take."""
+
+
+async def predict_with_reasons(
+    model: LoadedModel, rows: RowPayload, parameters: PredictionParameters, deadline: float
+) -> RowPredictions:
+    """Predict rows and explain them by the model's default; where there are no explanations, say why there are none.
+
+    Raises:
+        VitrineError: as `Predictor.predict_rows`.
+    """
+    predictions = row_predictions(model, await awaitable(model.submit(rows, deadline)), parameters)
+    now = time.monotonic()
+    try:
+        model.check_explainable()
+        # What was predicted is answered in time, whatever becomes of the explanation.
+        explained_by = now + EXPLAINED_SHARE * (deadline - now)
+        return await wait_for(_with_reasons(model, predictions, RowExplanationRequest(), explained_by), explained_by)
+    except VitrineError as error:
+        return predictions._replace(explanation_error=str(error))
+
+
+async def explain_with_reasons(
+    model: LoadedModel,
+    rows: RowPayload,
+    request: RowExplanationRequest,
+    parameters: PredictionParameters,
+    deadline: float,
+) -> RowPredictions:
+    """Predict rows and explain them as the request says.
+
+    Raises:
+        VitrineError: as `Predictor.explain_rows`.
+    """
+    predictions = row_predictions(model, await awaitable(model.submit(rows, deadline)), parameters)
+    return await _with_reasons(model, predictions, request, deadline)
+
+
+async def _with_reasons(
+    model: LoadedModel, predictions: RowPredictions, request: RowExplanationRequest, deadline: float
+) -> RowPredictions:
+    targets = explained_targets(predictions.results, request)
+    explanations = await explain_rows(model, predictions.answer.value, targets, request, deadline)
+    return predictions._replace(explanations=explanations)
