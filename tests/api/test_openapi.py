@@ -146,7 +146,7 @@ def test_the_example_of_every_model_of_rows_is_answered(client: TestClient, oper
     assert sorted(answered) == [
         f"/models/{name}/{action}"
         for name in ("churn", "machine-anomaly")
-        for action in ("explain", "predict", "predict/batch")
+        for action in ("explain", "explain/batch", "predict", "predict/batch")
     ]
 
 
