@@ -28,7 +28,7 @@ ONLY_HEALTH = "only_health"
 _MODEL_PATH = re.compile(
     r"(?:(?:/v[12])?/models|/predictions|/explanations)/([a-z0-9-]{1,60})(?:\.[a-z]{1,20}|:[a-z]{1,20})?(/|$)"
 )
-_DEFAULT_MODEL_PATHS = ("/predict", "/predict/batch", "/infer", "/explain")
+_DEFAULT_MODEL_PATHS = ("/predict", "/predict/batch", "/infer", "/explain", "/explain/batch")
 _HARDENING = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
 
 
