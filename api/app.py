@@ -158,8 +158,8 @@ def _index(repository: ModelRepository, settings: Settings, version: str) -> End
         """The web page for a browser; name, version, endpoints and model states for everyone else."""
         if wants_page(request.scope):
             return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": PAGE_POLICY})
-        endpoints = ["/models/{name}/predict", "/models/{name}/predict/batch", "/models/{name}/explain"]
-        endpoints += ["/models", "/health", "/metrics", "/v2"]
+        actions = ("predict", "predict/batch", "explain", "explain/batch")
+        endpoints = [*(f"/models/{{name}}/{action}" for action in actions), "/models", "/health", "/metrics", "/v2"]
         endpoints += ["/docs", "/redoc", "/openapi.json"] if settings.docs_enabled else []
         states = {name: model.state for name, model in sorted(repository.models.items())}
         return JSONResponse({"name": "vitrine", "version": version, "endpoints": endpoints, "models": states})
