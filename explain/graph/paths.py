@@ -21,6 +21,10 @@ class Paths(NamedTuple):
     nodes: Sequence[onnx.NodeProto]
     cuts: Sequence[str]
 
+    def nodes_after(self, cut: str) -> Sequence[onnx.NodeProto]:
+        """Return the nodes behind the one that one of the cuts comes from."""
+        return self.nodes[1 + next(place for place, node in enumerate(self.nodes) if cut in node.output) :]
+
 
 def paths(graph: onnx.GraphProto, image: str, logits: str) -> Paths:
     """Return the paths from one value to another."""

@@ -23,7 +23,7 @@ def exported(network: nn.Module, image: Tensor, *, opset: int = 17, fixed_batch:
         torch.onnx.export(
             network.eval(),
             (image,),
-            file,
+            file,  # type: ignore[arg-type]  # which it takes
             dynamo=False,
             opset_version=opset,
             input_names=["picture"],
@@ -65,7 +65,7 @@ def by_autograd(network: Cut, image: Tensor, targets: list[int]) -> Reference:
 
 def first_convolution(model: onnx.ModelProto) -> str:
     """Return the name of the feature map of a `Cut`."""
-    return next(node.output[0] for node in model.graph.node if node.op_type == "Conv")
+    return next(str(node.output[0]) for node in model.graph.node if node.op_type == "Conv")
 
 
 def outputs_of(built: ExplainGraph, image: Tensor, targets: list[int]) -> dict[str, Any]:
