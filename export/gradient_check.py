@@ -9,8 +9,8 @@ from explain.base import PREDICTED
 from explain.graph.maps import ExplainGraph, open_at
 
 STEPS = (1e-2, 2e-3)
-"""How far the feature map is moved, as a share of its length. The smaller step crosses fewer bends of a ReLU, the larger
-one stands out from float32's rounding; a wrong gradient differs from both."""
+"""How far the feature map is moved, as a share of its length. The smaller step crosses fewer bends of a ReLU, the
+larger one stands out from float32's rounding; a wrong gradient differs from both."""
 SHIFTED, SHIFT = "shifted", "shift"
 
 

@@ -18,6 +18,8 @@ RULES: dict[str, Rule] = {
     "Add": arithmetic.add,
     "AveragePool": pooling.average_pool,
     "BatchNormalization": arithmetic.batch_norm,
+    "Cast": reshaping.cast,
+    "CastLike": reshaping.cast,
     "Concat": reshaping.concat,
     "Conv": pooling.convolution,
     "Div": arithmetic.div,

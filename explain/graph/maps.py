@@ -12,8 +12,8 @@ from errors import NotCompilable
 from explain.base import METHOD_NAMES, PREDICTED, Float32Array
 from explain.graph.gradients import check_differentiable, gradient_of
 from explain.graph.layers import Layer, last_layers, spatial_layers
-from explain.graph.nodes import PREFIX, Facts, Writer
-from explain.graph.paths import Paths, paths, read_values
+from explain.graph.nodes import PREFIX, Facts, Writer, read_values
+from explain.graph.paths import Paths, paths
 
 OPSET = 13
 """The oldest version of ONNX's operators that the gradient is written in; older graphs are converted to it."""
@@ -57,9 +57,8 @@ def explain_graph(model: onnx.ModelProto, example: Float32Array, layer: str | No
     model = _prepared(model)
     graph = model.graph
     image, logits = graph.input[0].name, _logits(graph)
-    facts, route = Facts(graph), paths(graph, image, logits)
-    cuts = computed(model, [*route.cuts, logits], {image: example})
-    facts.shapes |= {name: value.shape for name, value in cuts.items()}
+    facts, route = Facts(graph, image), paths(graph, image, logits)
+    facts.learn(computed(model, [*route.cuts, logits], {image: example}))
     for candidate in _candidates(route, facts, layer):
         built = _explained_at(candidate, model, logits, example, facts)
         if candidate.tokens_before is None or _depends_on(candidate, built, example):
@@ -80,7 +79,7 @@ def _explained_at(
     values = computed(model, sorted(filter(None, names)), {image: example})
     if any(value.dtype in (np.float16, np.float64) for value in values.values()):
         raise NotCompilable("it does not compute in float32 after its last feature map; add the graph in float32")
-    facts.shapes |= {name: value.shape for name, value in values.items()}
+    facts.learn(values)
     write, classes = Writer(), facts.shapes[logits][1]
     gradient = gradient_of(layer.name, logits, _one_hot(logits, classes, write), tail.nodes, facts, write)
     _write_maps(layer, gradient, write)

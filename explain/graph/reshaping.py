@@ -83,6 +83,13 @@ def same(step: Step) -> Gradients:
     return {0: step.gradient}
 
 
+def cast(step: Step) -> Gradients:
+    """Pass the gradient of a cast from float32 to float32 on; newer exporters leave many of them."""
+    kinds = {step.facts.dtypes[name] for name in (step.x, step.y)}
+    step.require(kinds == {np.dtype(np.float32)}, "rounds numbers")
+    return {0: step.gradient}
+
+
 def dropout(step: Step) -> Gradients:
     """Pass the gradient on as it is: at inference nothing is dropped."""
     training = step.node.input[2] if len(step.node.input) > 2 else ""

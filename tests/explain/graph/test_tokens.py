@@ -48,7 +48,7 @@ TRANSFORMERS: dict[str, tuple[Callable[[], Any], str, tuple[int, int], int]] = {
     "the mean of all tokens": (averaging_transformer, "norm", (4, 6), 0),
     "torchvision's": (torchvisions_transformer, "encoder.layers.encoder_layer_1.ln_1", (4, 4), 1),
 }
-"""Name → how it is built, the layer that the `grad-cam` package explains it at, the map's size, the tokens before it."""
+"""Name → how it is built, the layer where the `grad-cam` package explains it, the map's size, the tokens before it."""
 
 
 def maps_of_the_package(network: nn.Module, layer: str, before: int, size: tuple[int, int], image: Tensor) -> Any:
