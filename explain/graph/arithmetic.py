@@ -47,17 +47,35 @@ def power(step: Step) -> Gradients:
     """Return the gradient of a constant power."""
     exponent = step.facts.constant(step.node.input[1])
     step.require(exponent is not None and exponent.size == 1, "raises to a power that is computed")
-    number = float(exponent) if exponent is not None else 0.0
+    step.require(exponent is not None and exponent.ndim <= len(step.shape(step.x)), "changes the number of its axes")
+    number = float(exponent.item()) if exponent is not None else 0.0
     lower = step.write("Pow", step.x, step.write.number(number - 1))
     return {0: step.write("Mul", step.gradient, step.write("Mul", lower, step.write.number(number)))}
 
 
 def matmul(step: Step) -> Gradients:
-    """Return the gradient of a product with a constant matrix."""
-    weight = step.node.input[1]
-    step.require(step.varies(0) and not step.varies(1), "multiplies by a matrix that depends on the picture")
-    step.require(len(step.shape(weight)) == 2, "multiplies by several matrices")
-    return {0: step.write("MatMul", step.gradient, step.write("Transpose", weight, perm=[1, 0]))}
+    """Return the gradients of a product of matrices Y = AB, or of stacks of them: ∂L/∂Y · Bᵀ and Aᵀ · ∂L/∂Y."""
+    left, right = step.node.input
+    step.require(min(len(step.shape(left)), len(step.shape(right))) >= 2, "multiplies by a vector")
+    gradients = {}
+    if step.varies(0):
+        gradients[0] = step.write("MatMul", step.gradient, _transposed(step, right))
+    if step.varies(1):
+        gradients[1] = step.write("MatMul", _transposed(step, left), step.gradient)
+    return {place: step.collected(gradient, place, matrices=True) for place, gradient in gradients.items()}
+
+
+def _transposed(step: Step, matrix: str) -> str:
+    """Write the transposed of a matrix, or of each in a stack of them."""
+    *stacked, rows, columns = range(len(step.shape(matrix)))
+    return step.write("Transpose", matrix, perm=[*stacked, columns, rows])
+
+
+def softmax(step: Step) -> Gradients:
+    """Return y · (ĝ - Σ ĝ · y), with ĝ = ∂L/∂y."""
+    axis = attribute(step.node, "axis", -1) % len(step.shape(step.x))
+    weighted = step.write("Mul", step.gradient, step.y)
+    return {0: step.write("Sub", weighted, step.write("Mul", step.y, step.write.sum(weighted, [axis])))}
 
 
 def gemm(step: Step) -> Gradients:
@@ -72,6 +90,7 @@ def gemm(step: Step) -> Gradients:
 def batch_norm(step: Step) -> Gradients:
     """Return the gradient of a batch norm, which at inference scales each channel."""
     _, scale, _, _, variance = step.node.input
+    step.require_constant(1, 2, 3, 4)
     step.require(not attribute(step.node, "training_mode", 0), "normalises by the batch itself")
     epsilon = step.write.number(attribute(step.node, "epsilon", 1e-5))
     factor = step.write("Div", scale, step.write("Sqrt", step.write("Add", variance, epsilon)))
@@ -84,7 +103,7 @@ def layer_norm(step: Step) -> Gradients:
     rank = len(step.shape(step.x))
     axes = list(range(attribute(step.node, "axis", -1) % rank, rank))
     count = step.write.number(int(np.prod([step.shape(step.x)[axis] for axis in axes])))
-    step.require(not step.varies(1), "is scaled by what depends on the picture")
+    step.require_constant(1, 2)
     write = step.write
 
     def mean(value: str) -> str:

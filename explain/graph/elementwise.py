@@ -22,7 +22,7 @@ class Elementwise:
 
     def __init__(self, node: onnx.NodeProto, facts: Facts, write: Writer) -> None:
         self.node, self._facts, self._write = node, facts, write
-        self.x, self.y = node.input[0], node.output[0]
+        self.x, self.y = str(node.input[0]), str(node.output[0])
 
     def number(self, value: float) -> str:
         """Return a constant."""
@@ -84,8 +84,8 @@ def _tanh(f: Elementwise) -> str:
 
 
 def _hard_sigmoid(f: Elementwise) -> str:
-    alpha, beta = f.attribute("alpha", 0.2), f.attribute("beta", 0.5)
-    return f.chosen(f.between(-beta / alpha, (1 - beta) / alpha), alpha)
+    is_inside = f.do("And", f.do("Greater", f.y, 0.0), f.do("Less", f.y, 1.0))
+    return f.chosen(is_inside, f.attribute("alpha", 0.2))
 
 
 def _hard_swish(f: Elementwise) -> str:

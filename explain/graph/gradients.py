@@ -18,12 +18,15 @@ RULES: dict[str, Rule] = {
     "Add": arithmetic.add,
     "AveragePool": pooling.average_pool,
     "BatchNormalization": arithmetic.batch_norm,
+    "Cast": reshaping.cast,
+    "CastLike": reshaping.cast,
     "Concat": reshaping.concat,
     "Conv": pooling.convolution,
     "Div": arithmetic.div,
-    "Dropout": reshaping.same,
+    "Dropout": reshaping.dropout,
     "Expand": arithmetic.expand,
     "Flatten": reshaping.reshaped,
+    "Gather": reshaping.gather,
     "Gemm": arithmetic.gemm,
     "GlobalAveragePool": pooling.mean_of_all,
     "GlobalMaxPool": pooling.global_max_pool,
@@ -37,6 +40,9 @@ RULES: dict[str, Rule] = {
     "ReduceMean": pooling.reduce_mean,
     "ReduceSum": pooling.reduce_sum,
     "Reshape": reshaping.reshaped,
+    "Slice": reshaping.cut,
+    "Softmax": arithmetic.softmax,
+    "Split": reshaping.split,
     "Squeeze": reshaping.reshaped,
     "Sub": arithmetic.sub,
     "Sum": arithmetic.add,
@@ -80,9 +86,12 @@ def gradient_of(
             varying.update(node.output)
     arrived: dict[str, list[str]] = {output: [seed]}
     for node in reversed(nodes):
-        if not (parts := arrived.pop(node.output[0], None)):
+        gradients_of_outputs = {
+            place: _sum(parts, write) for place, name in enumerate(node.output) if (parts := arrived.pop(name, None))
+        }
+        if not gradients_of_outputs:
             continue
-        step = Step(node, _sum(parts, write), facts, write, varying)
+        step = Step(node, gradients_of_outputs, facts, write, varying)
         if (derivative := DERIVATIVES.get(node.op_type)) is not None:
             gradients: Gradients = {0: write("Mul", step.gradient, derivative(Elementwise(node, facts, write)))}
         else:

@@ -1,17 +1,18 @@
 """The feature maps of a graph that a heatmap can be made of."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import onnx
 
 from errors import NotCompilable
 from explain.graph.elementwise import DERIVATIVES
-from explain.graph.nodes import Facts, attribute
+from explain.graph.nodes import PREFIX, Facts, attribute
 from explain.graph.paths import Paths
+from explain.graph.tokens import norms_beside, token_grids
 
-_CHANNELS_FIRST = ("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "MaxPool")
-_CHANNELS_FIRST += ("GlobalMaxPool", "InstanceNormalization", "GroupNormalization")
+_CHANNELS_FIRST = {"AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "MaxPool"}
+_CHANNELS_FIRST |= {"GlobalMaxPool", "InstanceNormalization", "GroupNormalization"}
 _KEEPS_LAYOUT = {*DERIVATIVES, "Add", "Div", "Dropout", "Identity", "LayerNormalization", "Mul", "Sub", "Sum"}
 _KEEPS_LAYOUT |= {"Concat", "Max", "Min", "Pow"}
 
@@ -27,30 +28,61 @@ class Layer(NamedTuple):
         name: of the value.
         size: its height and width.
         channels_last: whether its shape is (N, h, w, C) and not (N, C, h, w).
+        tokens_before: of tokens (N, T, C), how many come before those of the map; None where it is no tokens.
     """
 
     name: str
     size: tuple[int, int]
     channels_last: bool
+    tokens_before: int | None = None
 
 
-def last_layer(route: Paths, facts: Facts) -> Layer:
-    """Return the last feature map that everything passes through on its way to the logits.
+def last_layers(route: Paths, facts: Facts) -> Sequence[Layer]:
+    """Return where a heatmap is made by default, the best first.
+
+    It is the last feature map that everything passes through. Where that is tokens, an earlier one is due if only
+    the class token counts after it; and of a block's input the layer norm is, which the block attends to.
 
     Raises:
         NotCompilable: there is none.
     """
-    layers = list(spatial_layers(route, facts))
+    layers = spatial_layers(route, facts)
     if not layers:
         raise NotCompilable("it has no feature map that everything passes through, so nothing could be drawn")
-    return layers[-1]
+    first = next((place for place, layer in enumerate(layers) if layer.tokens_before is not None), len(layers))
+    if first == len(layers) or layers[-1].tokens_before is None:
+        attentions = sum(node.op_type == "Softmax" for node in route.nodes_after(layers[-1].name))
+        if attentions > 1:
+            name = layers[-1].name.removeprefix(PREFIX)
+            raise NotCompilable(
+                f"attention follows its last feature map, {name!r}, and no tokens after that are known to be the cells "
+                "of a map"
+            )
+        return layers[-1:]
+    return [layer for layer in reversed(layers[first:]) if layer.tokens_before is not None]
 
 
-def spatial_layers(route: Paths, facts: Facts) -> Iterator[Layer]:
-    """Yield the feature maps that everything passes through, in the graph's order.
+def spatial_layers(route: Paths, facts: Facts) -> Sequence[Layer]:
+    """Return the feature maps that everything passes through, in the graph's order.
 
-    They come from a convolution, and have more than one cell.
+    They come from a convolution, and have more than one cell. Behind tokens stands their layer norm, past which they
+    go.
     """
+    maps = list(_maps(route, facts))
+    producers = {output: node for node in route.nodes for output in node.output}
+    grids = token_grids(route.cuts, {entry.name: 3 if entry.channels_last else 1 for entry in maps}, producers, facts)
+    layers = []
+    found = {entry.name: entry for entry in maps}
+    for name in route.cuts:
+        if name in found:
+            layers.append(found[name])
+        elif (grid := grids.get(name)) is not None:
+            names = [name, *norms_beside(name, route.nodes)]
+            layers += [Layer(each, grid.size, channels_last=True, tokens_before=grid.before) for each in names]
+    return layers
+
+
+def _maps(route: Paths, facts: Facts) -> Iterator[Layer]:
     producers = {output: node for node in route.nodes for output in node.output}
     behind_convolution = set[str]()
     for node in route.nodes:

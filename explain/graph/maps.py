@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, compose, helper, inliner, version_converter
 
 from errors import NotCompilable
-from explain.base import METHOD_NAMES, Float32Array
+from explain.base import METHOD_NAMES, NO_CONTRAST, PREDICTED, Float32Array
 from explain.graph.gradients import check_differentiable, gradient_of
-from explain.graph.layers import Layer, last_layer, spatial_layers
-from explain.graph.nodes import PREFIX, Facts, Writer
-from explain.graph.paths import Paths, paths, read_values
+from explain.graph.layers import Layer, last_layers, spatial_layers
+from explain.graph.nodes import PREFIX, Facts, Writer, read_values
+from explain.graph.paths import Paths, paths
 
 OPSET = 13
 """The oldest version of ONNX's operators that the gradient is written in; older graphs are converted to it."""
@@ -48,7 +49,8 @@ def explain_graph(model: onnx.ModelProto, example: Float32Array, layer: str | No
     Args:
         model: has one input and an output (N, K) `logits`, or one whose name does not matter; weights are inside.
         example: a batch of inputs (N, …) as the graph takes them: of two items, or of one where its batch is fixed.
-        layer: the feature map to explain at; by default the last one that everything passes through.
+        layer: the feature map to explain at; by default the last one that everything passes through, and of tokens
+            the last on which the logits depend.
 
     Raises:
         NotCompilable: there is no such layer, or no exact gradient for a node after it; the message says which.
@@ -56,23 +58,47 @@ def explain_graph(model: onnx.ModelProto, example: Float32Array, layer: str | No
     model = _prepared(model)
     graph = model.graph
     image, logits = graph.input[0].name, _logits(graph)
-    facts, route = Facts(graph), paths(graph, image, logits)
-    cuts = computed(model, [*route.cuts, logits], {image: example})
-    facts.shapes |= {name: value.shape for name, value in cuts.items()}
-    chosen = _chosen(route, facts, layer)
-    tail = paths(graph, chosen.name, logits)
+    facts, route = Facts(graph, image), paths(graph, image, logits)
+    facts.learn(computed(model, [*route.cuts, logits], {image: example}))
+    for candidate in _candidates(route, facts, layer):
+        built = _explained_at(candidate, model, logits, example, facts)
+        if candidate.tokens_before is None or _depends_on(candidate, built, example):
+            return built
+    raise NotCompilable("its logits depend on none of the tokens that are cells of a map")
+
+
+def _explained_at(
+    layer: Layer, network: onnx.ModelProto, logits: str, example: Float32Array, facts: Facts
+) -> ExplainGraph:
+    """Write the explain graph at one layer of a graph whose names have `PREFIX` before them."""
+    model = onnx.ModelProto()
+    model.CopyFrom(network)
+    image = model.graph.input[0].name
+    tail = paths(model.graph, layer.name, logits)
     check_differentiable(tail.nodes)
     names = {name for node in tail.nodes for name in (*read_values(node), *node.output)} - facts.constants.keys()
     values = computed(model, sorted(filter(None, names)), {image: example})
     if any(value.dtype in (np.float16, np.float64) for value in values.values()):
         raise NotCompilable("it does not compute in float32 after its last feature map; add the graph in float32")
-    facts.shapes |= {name: value.shape for name, value in values.items()}
-    write = Writer()
-    seed = _score_weights(logits, facts.shapes[logits][1], write)
-    gradient = gradient_of(chosen.name, logits, seed, tail.nodes, facts, write)
-    _write_maps(chosen, gradient, write)
-    _finish(model, image, logits, facts.shapes[logits][1], write)
-    return ExplainGraph(model, chosen.name.removeprefix(PREFIX), gradient, chosen.size)
+    facts.learn(values)
+    write, classes = Writer(), facts.shapes[logits][1]
+    gradient = gradient_of(layer.name, logits, _score_weights(logits, classes, write), tail.nodes, facts, write)
+    _write_maps(layer, gradient, write)
+    _finish(model, image, logits, classes, write)
+    return ExplainGraph(model, layer.name.removeprefix(PREFIX), gradient, layer.size)
+
+
+def _depends_on(layer: Layer, built: ExplainGraph, example: Float32Array) -> bool:
+    """Return whether the logits of an example depend on the tokens that are cells of a map."""
+    inputs = {"image": example} | explained_classes([PREDICTED] * len(example))
+    gradient = computed(built.model, [built.gradient], inputs)[built.gradient]
+    start = layer.tokens_before or 0
+    return bool(np.any(gradient[:, start : start + layer.size[0] * layer.size[1]]))
+
+
+def explained_classes(targets: Sequence[int]) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the inputs of an explain graph that ask for one class of each item, or `PREDICTED`, by itself."""
+    return {"target": np.array(targets, np.int64), "contrast": np.full(len(targets), NO_CONTRAST, np.int64)}
 
 
 def computed(model: onnx.ModelProto, names: Sequence[str], inputs: dict[str, Any]) -> dict[str, Any]:
@@ -125,15 +151,15 @@ def _logits(graph: onnx.GraphProto) -> str:
     return f"{PREFIX}logits" if f"{PREFIX}logits" in names else names[0]
 
 
-def _chosen(route: Paths, facts: Facts, layer: str | None) -> Layer:
+def _candidates(route: Paths, facts: Facts, layer: str | None) -> Sequence[Layer]:
     if layer is None:
-        return last_layer(route, facts)
+        return last_layers(route, facts)
     layers = {candidate.name.removeprefix(PREFIX): candidate for candidate in spatial_layers(route, facts)}
     if layer not in layers:
         raise NotCompilable(
             f"it has no feature map {layer!r} that everything passes through; it has: {', '.join(list(layers)[-12:])}"
         )
-    return layers[layer]
+    return [layers[layer]]
 
 
 def _score_weights(logits: str, classes: int, write: Writer) -> str:
@@ -154,6 +180,8 @@ def _write_maps(layer: Layer, gradient: str, write: Writer) -> None:
     """Write the map of each method, as `explain.methods` defines them."""
     space, channels = ((1, 2), 3) if layer.channels_last else ((2, 3), 1)
     activations, number = layer.name, write.number
+    if layer.tokens_before is not None:
+        activations, gradient = (_map_of_tokens(layer, value, write) for value in (activations, gradient))
     positive = write("Relu", gradient)
     squared = write("Mul", gradient, gradient)
     cubed = write("Mul", write.sum(activations, space), write("Mul", squared, gradient))
@@ -169,6 +197,14 @@ def _write_maps(layer: Layer, gradient: str, write: Writer) -> None:
     for method in METHOD_NAMES:
         weighted = write.sum(write("Mul", weights[method], activations), [channels], keepdims=False)
         write("Relu", weighted, name=method)
+
+
+def _map_of_tokens(layer: Layer, tokens: str, write: Writer) -> str:
+    """Write the map (N, h, w, C) that tokens (N, T, C) hold."""
+    height, width = layer.size
+    start = layer.tokens_before or 0
+    ends = [write.constant([number], np.int64) for number in (start, start + height * width, 1)]
+    return write("Reshape", write("Slice", tokens, *ends), write.constant([0, height, width, -1], np.int64))
 
 
 def _finish(model: onnx.ModelProto, image: str, logits: str, classes: int, write: Writer) -> None:

@@ -1,6 +1,6 @@
 """Reading the nodes of an ONNX graph, and writing new ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,16 @@ class Facts:
 
     Attributes:
         shapes: of constants, and of values that were computed on a batch of examples, by their names.
-        constants: initializers and the outputs of `Constant` nodes, by their names.
+        dtypes: of values that were computed on a batch of examples, by their names.
+        constants: initializers, the outputs of `Constant` nodes, and what was computed of them, by their names.
     """
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, image: str) -> None:
+        self._depending = {image}
+        for node in graph.node:
+            if self._depending.intersection(read_values(node)):
+                self._depending.update(node.output)
+        self.dtypes: dict[str, np.dtype[Any]] = {}
         self.shapes: dict[str, Shape] = {}
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
         for node in graph.node:
@@ -30,8 +36,15 @@ class Facts:
                 self.constants[node.output[0]] = value
         self.shapes |= {name: tuple(tensor.dims) for name, tensor in self.constants.items()}
 
+    def learn(self, values: Mapping[str, Array]) -> None:
+        """Take in what computed values are like, and those that no input changes as constants."""
+        for name, value in values.items():
+            self.shapes[name], self.dtypes[name] = value.shape, value.dtype
+            if name not in self._depending:
+                self.constants[name] = numpy_helper.from_array(value)
+
     def constant(self, name: str) -> Array | None:
-        """Return the value of a constant; None where it is computed, or there is none."""
+        """Return the value of a constant; None where it depends on the graph's input, or there is none."""
         tensor = self.constants.get(name)
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
 
@@ -66,6 +79,15 @@ class Writer:
     def sum(self, value: str, axes: Sequence[int], *, keepdims: bool = True) -> str:
         """Write the sum over axes."""
         return self("ReduceSum", value, self.constant(list(axes), np.int64), keepdims=int(keepdims))
+
+
+def read_values(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names that a node reads, including those that its branches read."""
+    yield from filter(None, node.input)
+    for entry in node.attribute:
+        for branch in (entry.g, *entry.graphs):
+            for inner in branch.node:
+                yield from read_values(inner)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

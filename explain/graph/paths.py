@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import onnx
 
+from explain.graph.nodes import read_values
+
 WITHOUT_GRADIENT = ("Shape", "Size")
 """Operators whose output does not change with the numbers in their input."""
 
@@ -20,6 +22,10 @@ class Paths(NamedTuple):
 
     nodes: Sequence[onnx.NodeProto]
     cuts: Sequence[str]
+
+    def nodes_after(self, cut: str) -> Sequence[onnx.NodeProto]:
+        """Return the nodes behind the one that one of the cuts comes from."""
+        return self.nodes[1 + next(place for place, node in enumerate(self.nodes) if cut in node.output) :]
 
 
 def paths(graph: onnx.GraphProto, image: str, logits: str) -> Paths:
@@ -48,12 +54,3 @@ def _cuts(nodes: Sequence[onnx.NodeProto], image: str, logits: str, on_paths: se
         alive.update(on_paths.intersection(node.output))
         if len(alive) == 1 and logits not in alive and alive.intersection(node.output):
             yield from alive
-
-
-def read_values(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names that a node reads, including those that its branches read."""
-    yield from filter(None, node.input)
-    for entry in node.attribute:
-        for branch in (entry.g, *entry.graphs):
-            for inner in branch.node:
-                yield from read_values(inner)

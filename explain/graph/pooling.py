@@ -1,6 +1,7 @@
 """The rules of what sums over cells: pooling, reductions and convolutions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
@@ -66,13 +67,14 @@ def global_max_pool(step: Step) -> Gradients:
 def max_pool(step: Step) -> Gradients:
     """Give the gradient of max pooling to the largest value, where the pool is the whole map."""
     kernel, pads = attribute(step.node, "kernel_shape"), attribute(step.node, "pads", [0])
-    step.require(tuple(kernel) == step.shape(step.x)[2:] and not any(pads), "pools parts of the map")
+    is_whole = tuple(kernel) == step.shape(step.x)[2:] and set(step.shape(step.y)[2:]) == {1}
+    step.require(is_whole and not any(pads), "pools parts of the map")
     return global_max_pool(step)
 
 
 def convolution(step: Step) -> Gradients:
     """Return the gradient of a convolution with a constant kernel."""
-    step.require(step.varies(0) and not step.varies(1), "has a kernel that depends on the picture")
+    step.require_constant(1, 2)
     return {0: _transposed_convolution(step, step.node.input[1], step.shape(step.node.input[1])[2:])}
 
 
@@ -80,7 +82,7 @@ def average_pool(step: Step) -> Gradients:
     """Return the gradient of average pooling: that of a convolution of each channel with an even kernel."""
     kernel, pads = attribute(step.node, "kernel_shape"), attribute(step.node, "pads", [0])
     counts_all = attribute(step.node, "count_include_pad", 0) or not any(pads)
-    step.require(bool(counts_all and not attribute(step.node, "ceil_mode", 0)), "averages over fewer cells at its edge")
+    step.require(bool(counts_all), "averages over fewer cells at its edge")
     channels = step.shape(step.x)[1]
     even = np.full((channels, 1, *kernel), 1 / np.prod(kernel))
     weight = step.write.constant(even, np.float32)
@@ -97,6 +99,7 @@ def _transposed_convolution(step: Step, weight: str, kernel: Sequence[int], grou
     for axis, (length, out) in enumerate(zip(step.shape(step.x)[2:], step.shape(step.y)[2:], strict=True)):
         covered = (out - 1) * strides[axis] + dilations[axis] * (kernel[axis] - 1) + 1
         outside.append(length + pads[axis] + pads[axis + rank] - covered)
-    attributes = {"strides": strides, "dilations": dilations, "pads": pads, "output_padding": outside}
+    step.require(min(outside) >= 0, "averages over fewer cells at its edge")  # with ceil_mode
+    attributes: dict[str, Any] = {"strides": strides, "dilations": dilations, "pads": pads, "output_padding": outside}
     groups = group or attribute(step.node, "group", 1)
     return step.write("ConvTranspose", step.gradient, weight, kernel_shape=list(kernel), group=groups, **attributes)

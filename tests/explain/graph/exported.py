@@ -9,8 +9,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from explain.base import METHOD_NAMES, NO_CONTRAST
-from explain.graph.maps import ExplainGraph, computed, explain_graph
+from explain.base import METHOD_NAMES
+from explain.graph.maps import ExplainGraph, computed, explain_graph, explained_classes
 from explain.methods import METHODS, cam
 
 
@@ -23,7 +23,7 @@ def exported(network: nn.Module, image: Tensor, *, opset: int = 17, fixed_batch:
         torch.onnx.export(
             network.eval(),
             (image,),
-            file,
+            file,  # type: ignore[arg-type]  # which it takes
             dynamo=False,
             opset_version=opset,
             input_names=["picture"],
@@ -65,17 +65,12 @@ def by_autograd(network: Cut, image: Tensor, targets: list[int]) -> Reference:
 
 def first_convolution(model: onnx.ModelProto) -> str:
     """Return the name of the feature map of a `Cut`."""
-    return next(node.output[0] for node in model.graph.node if node.op_type == "Conv")
+    return next(str(node.output[0]) for node in model.graph.node if node.op_type == "Conv")
 
 
 def outputs_of(built: ExplainGraph, image: Tensor, targets: list[int]) -> dict[str, Any]:
     names = ["logits", *METHOD_NAMES, built.gradient]
-    return computed(built.model, names, {"image": image.numpy()} | of_classes(targets))
-
-
-def of_classes(targets: list[int]) -> dict[str, Any]:
-    """Return the inputs of an explain graph that ask for these classes, without a contrast."""
-    return {"target": np.array(targets), "contrast": np.full(len(targets), NO_CONTRAST)}
+    return computed(built.model, names, {"image": image.numpy()} | explained_classes(targets))
 
 
 def assert_equals_autograd(network: Cut, size: tuple[int, int], **options: Any) -> None:

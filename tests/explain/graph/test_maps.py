@@ -16,7 +16,7 @@ from torchvision import models  # type: ignore[import-untyped]
 from errors import NotCompilable
 from explain.autograd import AutogradExplainer
 from explain.base import METHOD_NAMES
-from explain.graph.maps import computed, explain_graph
+from explain.graph.maps import computed, explain_graph, explained_classes
 from explain.onnx import OnnxExplainer
 from tests.explain.graph.exported import (
     Cut,
@@ -24,7 +24,6 @@ from tests.explain.graph.exported import (
     by_autograd,
     exported,
     first_convolution,
-    of_classes,
     outputs_of,
 )
 
@@ -125,7 +124,7 @@ def test_names_of_a_graph_may_be_those_of_an_explain_graph() -> None:
     picture = rng.normal(size=(2, 3, 5, 5)).astype(np.float32)
     built = explain_graph(model, picture)
     assert built.layer == "gradcam"
-    outputs = computed(built.model, ["logits", "hirescam"], {"image": picture} | of_classes([1, 2]))
+    outputs = computed(built.model, ["logits", "hirescam"], {"image": picture} | explained_classes([1, 2]))
     activations = np.einsum("oi,nihw->nohw", numpy_helper.to_array(kernel)[:, :, 0, 0], picture)
     weights = numpy_helper.to_array(matrix)[:, [1, 2]].T / 25
     assert_close(outputs["logits"], activations.mean((2, 3)) @ numpy_helper.to_array(matrix))
