@@ -3,20 +3,26 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
 import pytest
 import requests
+import timm
 import torch
 from PIL import Image
-from sklearn.linear_model import LogisticRegression
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 from torchvision import models  # type: ignore[import-untyped]
 
 from tests.conftest import ROOT
 from tests.deploy.engine import START_S, Container, Podman
+from tests.explain.grad_cam_package import package_maps
+from tests.explain.orders import mean_over_orders
 from tests.export.original.pictures import by_pillow, examples, normalised, original_logits, package, softmax
 from tests.live.server import vitrine, wait_until
 
@@ -35,7 +41,20 @@ def post(container: Container, name: str, **body: object) -> dict[str, float]:
     return probabilities
 
 
-def test_a_resnet_a_graph_and_a_pipeline_are_added_by_a_command_each_while_the_container_runs(
+def explain(container: Container, name: str, query: str, **body: object) -> Any:
+    """Return what a model answers to the question why, in a container that has no PyTorch."""
+    answer = requests.post(f"{container.url}/models/{name}/explain?{query}", timeout=60, **body)  # type: ignore[arg-type]
+    assert answer.status_code == 200, answer.text
+    return answer.json()["explanation"]
+
+
+def tokens_as_map(tokens: Tensor) -> Tensor:
+    """Return the tokens of a transformer behind its class token, as a square map."""
+    cells = tokens[:, 1:].transpose(1, 2)
+    return cells.unflatten(2, (int(cells.shape[2] ** 0.5),) * 2)
+
+
+def test_models_are_added_by_a_command_each_while_the_container_runs_and_say_why(
     podman: Podman, image: str, tmp_path: Path
 ) -> None:
     own = tmp_path / "own"
@@ -55,10 +74,28 @@ def test_a_resnet_a_graph_and_a_pipeline_are_added_by_a_command_each_while_the_c
         labels.write_text("cat\ndog\nfox\n")
         add("torchvision:resnet18", "--weights", tmp_path / "fish.pth", "--labels", labels, "--name", "fish")
         transform = models.ResNet18_Weights.DEFAULT.transforms()
+        picture = Image.open(io.BytesIO(DEER)).convert("RGB")
+        tensor = transform(picture)[None]
         with torch.inference_mode():
-            logits = network(transform(Image.open(io.BytesIO(DEER)).convert("RGB"))[None])[0]
+            logits = network(tensor)[0]
         expected = dict(zip(("cat", "dog", "fox"), softmax(logits.double().numpy()), strict=True))
         assert post(container, "fish", data=DEER) == pytest.approx(expected, abs=1e-3)
+        why = explain(container, "fish", "output=map&target=dog&method=layercam", data=DEER)
+        of_the_package = package_maps(network, "layer4", "layercam", tensor, [ClassifierOutputTarget(1)])[0]
+        assert np.array(why["map"]) == pytest.approx(of_the_package, abs=0.01 * float(of_the_package.max()))
+
+        torch.manual_seed(1)
+        transformer = timm.create_model("test_vit", num_classes=3).eval()
+        torch.save(transformer.state_dict(), tmp_path / "birds.pth")
+        add("timm:test_vit", "--weights", tmp_path / "birds.pth", "--labels", labels, "--name", "birds")
+        tensor = timm.data.create_transform(**timm.data.resolve_model_data_config(transformer))(picture)[None]
+        with torch.inference_mode():
+            expected = dict(zip(("cat", "dog", "fox"), softmax(transformer(tensor)[0].double().numpy()), strict=True))
+        assert post(container, "birds", data=DEER) == pytest.approx(expected, abs=1e-3)
+        why = explain(container, "birds", "output=map&target=fox&method=gradcam", data=DEER)
+        target = [ClassifierOutputTarget(2)]
+        of_the_package = package_maps(transformer, "blocks.5.norm1", "gradcam", tensor, target, tokens_as_map)[0]
+        assert np.array(why["map"]) == pytest.approx(of_the_package, abs=0.01 * float(of_the_package.max()))
 
         graph, pictures = package(tmp_path / "zoo") / "predict.onnx", examples(tmp_path / "pictures", 2)
         original = original_logits(pictures, lambda data: normalised(by_pillow(data)))
@@ -69,10 +106,20 @@ def test_a_resnet_a_graph_and_a_pipeline_are_added_by_a_command_each_while_the_c
         assert post(container, "zoo", data=(pictures / "1.png").read_bytes()) == pytest.approx(expected, abs=1e-3)
 
         rows = np.random.default_rng(0).normal(size=(50, 2))
-        fitted = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, rows[:, 0] > rows[:, 1])
+        fitted = make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=0))
+        fitted.fit(rows, rows[:, 0] > rows[:, 1])
         joblib.dump(fitted, tmp_path / "pipeline.joblib")
         (tmp_path / "rows.csv").write_text("first,second\n" + "\n".join(f"{a},{b}" for a, b in rows))
         add(tmp_path / "pipeline.joblib", "--trust-pickle", "--examples", tmp_path / "rows.csv", "--name", "larger")
         answered = post(container, "larger", json={"first": 0.4, "second": -0.2})
         chance = fitted.predict_proba([[0.4, -0.2]])[0]
         assert sorted(answered.values()) == pytest.approx(sorted(chance), abs=1e-5)
+
+        def worth(members: frozenset[int]) -> float:
+            mixed = rows.copy()
+            for member in members:
+                mixed[:, member] = (0.4, -0.2)[member]
+            return float(fitted.predict_proba(mixed)[:, 1].mean())
+
+        why = explain(container, "larger", "target=1", json={"first": 0.4, "second": -0.2})
+        assert list(why["attributions"].values()) == pytest.approx(mean_over_orders(worth, 2), abs=1e-5)

@@ -1,45 +1,24 @@
-from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import Tensor
 
 from explain.autograd import AutogradExplainer
 from explain.base import NO_CONTRAST
 from explain.compile import NetworkWithMaps
 from explain.methods import METHODS, cam
+from tests.explain.grad_cam_package import PACKAGE, Target, package_maps
 from tests.explain.nets import CLASSES, SIZE, SmallNet
-
-REFERENCE = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "layercam": LayerCAM, "hirescam": HiResCAM}
-
-
-Target = Callable[[Tensor], Tensor]
-"""The score that is explained, by the logits (K,) of one picture."""
 
 
 def difference(class_id: int, contrast: int) -> Target:
     return lambda logits: logits[class_id] - logits[contrast]
 
 
-def reference_maps(net: SmallNet, layer: str, method: str, image: Tensor, targets: Sequence[Target]) -> np.ndarray:
-    """Return the maps of the `grad-cam` package, (N, h, w), neither scaled nor resized."""
-    with REFERENCE[method](net, [net.get_submodule(layer)]) as reference:
-        image = image.clone().requires_grad_()
-        reference.outputs = reference.activations_and_grads(image)
-        scores = [target(output) for target, output in zip(targets, reference.outputs, strict=True)]
-        torch.stack(scores).sum().backward()
-        activations = reference.activations_and_grads.activations[0].numpy()
-        gradients = reference.activations_and_grads.gradients[0].numpy()
-        maps = reference.get_cam_image(image, net.get_submodule(layer), targets, activations, gradients, False)
-    return np.asarray(np.maximum(maps, 0))
-
-
 def test_every_method_has_a_reference() -> None:
-    assert set(REFERENCE) == set(METHODS)
+    assert set(PACKAGE) == set(METHODS)
 
 
 @cache
@@ -59,7 +38,7 @@ def test_maps_equal_those_of_the_grad_cam_package(layer: str, method: str) -> No
         predicted = net(image).argmax(1)
         classes = torch.where(target < 0, predicted, target).tolist()
         scores = [ClassifierOutputTarget(class_id) for class_id in classes]
-        expected = reference_maps(SmallNet(), layer, method, image, scores)
+        expected = package_maps(SmallNet(), layer, method, image, scores)
         with torch.no_grad():
             logits, *maps = compiled(layer)(image, target, torch.full_like(target, NO_CONTRAST))
         by_graph = maps[list(METHODS).index(method)].numpy()
@@ -75,7 +54,7 @@ def test_maps_of_a_contrast_equal_those_of_the_grad_cam_package(method: str) -> 
     net, target, contrast = SmallNet(), torch.tensor([0, 2, 1]), torch.tensor([1, 0, 2])
     image = torch.randn(3, 3, *SIZE, generator=torch.Generator().manual_seed(9))
     pairs = zip(target.tolist(), contrast.tolist(), strict=True)
-    expected = reference_maps(SmallNet(), "middle", method, image, [difference(*pair) for pair in pairs])
+    expected = package_maps(SmallNet(), "middle", method, image, [difference(*pair) for pair in pairs])
     with torch.no_grad():
         maps = compiled("middle")(image, target, contrast)[1:]
     by_graph = maps[list(METHODS).index(method)].numpy()

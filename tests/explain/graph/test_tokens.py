@@ -9,7 +9,6 @@ import onnx
 import pytest
 import timm
 import torch
-from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer  # type: ignore[import-untyped]
@@ -18,9 +17,8 @@ from errors import NotCompilable
 from explain.graph.maps import explain_graph
 from explain.onnx import OnnxExplainer
 from export.graph import trace_to_onnx
+from tests.explain.grad_cam_package import PACKAGE, package_maps
 from tests.explain.graph.exported import assert_close, exported
-
-PACKAGE = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "layercam": LayerCAM, "hirescam": HiResCAM}
 
 
 def class_token_transformer() -> Any:
@@ -51,19 +49,8 @@ TRANSFORMERS: dict[str, tuple[Callable[[], Any], str, tuple[int, int], int]] = {
 """Name → how it is built, the layer where the `grad-cam` package explains it, the map's size, the tokens before it."""
 
 
-def maps_of_the_package(network: nn.Module, layer: str, before: int, size: tuple[int, int], image: Tensor) -> Any:
-    def as_map(tokens: Tensor) -> Tensor:
-        return tokens[:, before:].unflatten(1, size).permute(0, 3, 1, 2)
-
-    maps = {}
-    targets = [ClassifierOutputTarget(class_id) for class_id in (2, 5)]
-    for name, method in PACKAGE.items():
-        with method(network, [network.get_submodule(layer)], reshape_transform=as_map) as package:
-            outputs = package.activations_and_grads(image.clone().requires_grad_())
-            sum(target(output) for target, output in zip(targets, outputs, strict=True)).backward()
-            values = [getattr(package.activations_and_grads, key)[0].numpy() for key in ("activations", "gradients")]
-            maps[name] = package.get_cam_image(image, network.get_submodule(layer), targets, *values, False)
-    return {name: np.maximum(values, 0) for name, values in maps.items()}
+def tokens_as_map(before: int, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    return lambda tokens: tokens[:, before:].unflatten(1, size).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
@@ -78,8 +65,10 @@ def test_maps_of_a_transformer_equal_those_of_the_grad_cam_package(name: str, tm
     outputs = OnnxExplainer(tmp_path / "explain.onnx").run(image.numpy(), np.array([2, 5]), frozenset(PACKAGE))
     assert built.map_size == size
     assert_close(outputs.logits, network(image).detach().numpy())
-    for method, maps in maps_of_the_package(network, layer, before, size, image).items():
-        assert_close(outputs.maps[method], maps)
+    targets = [ClassifierOutputTarget(class_id) for class_id in (2, 5)]
+    for method in PACKAGE:
+        expected = package_maps(network, layer, method, image, targets, tokens_as_map(before, size))
+        assert_close(outputs.maps[method], expected)
 
 
 def test_the_newer_exporters_graph_of_a_transformer_has_the_same_maps(tmp_path: Path) -> None:
