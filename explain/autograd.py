@@ -29,6 +29,7 @@ class AutogradExplainer:
 
     runtime: Literal["torch"] = "torch"
     runs_in_parallel = False
+    takes_contrasts = True
 
     def __init__(self, network: nn.Module, layer: str, device: str = "cpu") -> None:
         self.device = device

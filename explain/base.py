@@ -46,6 +46,10 @@ class Explainer(Protocol):
     def runs_in_parallel(self) -> bool:
         """Whether runs of several threads go on at the same time; if not, they wait for each other."""
 
+    @property
+    def takes_contrasts(self) -> bool:
+        """Whether a target can be set against another class; graphs of an older Vitrine have no input for it."""
+
     def run(
         self, batch: Float32Array, targets: Int64Array, methods: frozenset[str], contrasts: Int64Array | None = None
     ) -> ExplainerOutputs:
@@ -58,10 +62,7 @@ class Explainer(Protocol):
             targets: the class that each item is explained for, or `PREDICTED`; shape (N,), int64.
             methods: names out of `METHOD_NAMES`.
             contrasts: the class that each item's target is set against, or `NO_CONTRAST`; shape (N,), int64. None if
-                there is no contrast in the whole batch.
-
-        Raises:
-            NoExplanation: there are contrasts, and the model was imported before there were any.
+                there is no contrast in the whole batch, as it must be where the explainer takes none.
         """
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from errors import NoExplanation
 from explain.base import NO_CONTRAST, ExplainerOutputs, Float32Array, Int64Array
 
 
@@ -33,7 +32,7 @@ class OnnxExplainer:
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        self._takes_contrasts = any(given.name == "contrast" for given in self._session.get_inputs())
+        self.takes_contrasts = any(given.name == "contrast" for given in self._session.get_inputs())
         self._batch_is_dynamic = not isinstance(self._session.get_inputs()[0].shape[0], int)
 
     def run(
@@ -42,10 +41,8 @@ class OnnxExplainer:
         """Explain one batch, as `explain.base.Explainer.run` describes."""
         names = sorted(methods)
         inputs: dict[str, npt.NDArray[Any]] = {"image": batch, "target": targets}
-        if self._takes_contrasts:
+        if self.takes_contrasts:
             inputs["contrast"] = np.full_like(targets, NO_CONTRAST) if contrasts is None else contrasts
-        elif contrasts is not None and (contrasts != NO_CONTRAST).any():
-            raise NoExplanation("The model was imported by a Vitrine that knew no contrast; import it again.")
         size = max(len(batch), 1) if self._batch_is_dynamic else 1
         parts = [
             self._session.run(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from backends.base import Logits
 from errors import NoExplanation, StoreError
-from explain.base import PREDICTED, Explainer
+from explain.base import NO_CONTRAST, PREDICTED, Explainer
 from explain.onnx import OnnxExplainer
 from explain.overlay import grey, heatmap, overlay, png
 from models.card import ImageCard
@@ -71,7 +71,7 @@ class ExplanationPipeline:
 
         Raises:
             InvalidInput: the picture cannot be used.
-            NoExplanation: it is too large to be drawn on.
+            NoExplanation: it is too large to be drawn on, or the explain graph takes no contrast.
         """
         return self._prepared(prepare, payload)
 
@@ -118,6 +118,11 @@ class ExplanationPipeline:
         return True
 
     def _prepared(self, prepare_picture: Prepare, request: ExplanationRequest) -> PreparedPicture:
+        if request.contrast != NO_CONTRAST and not self._explainer.takes_contrasts:
+            raise NoExplanation(
+                "contrast: the explain graph of this model was made by an older Vitrine, which knew none. Import or "
+                "add the model again."
+            )
         structure = check_structure(request.data, self._card.limits)
         size = structure.width, structure.height
         keep: Keep = "original"

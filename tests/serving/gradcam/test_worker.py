@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import threading
 import time
 from dataclasses import asdict, replace
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
 from errors import InvalidImage, NoExplanation, NotFound, Unavailable
 from explain.autograd import AutogradExplainer
 from explain.onnx import OnnxExplainer
 from models.card import read_card
-from models.package import MANIFEST, StoredModel, file_digests
+from models.package import EXPLAIN, MANIFEST, StoredModel, file_digests
 from postprocessing.classification import classify
 from runners.cores import CoreShare
 from serving.gradcam.process import ExplanationProcess
@@ -53,11 +56,11 @@ def ask(data: bytes, **options: Any) -> ExplanationRequest:
     return replace(ExplanationRequest(data, -1, "layercam", "map", 0.5, at_input_size=False), **options)
 
 
-def test_items_of_one_batch_keep_their_own_targets_and_methods(package: Path) -> None:
+def test_items_of_one_batch_keep_their_own_targets_methods_and_contrasts(package: Path) -> None:
     model = explained(stored(package), RunnerOptions(max_batch=8), cores=1)
     assert (model.state, model.detail) == ("ready", "")
     requests = [
-        ask(coloured(seed), target=seed % 4 - 1, method=method)
+        ask(coloured(seed), target=seed % 4 - 1, method=method, contrast=(-1, 2, -1, 0)[seed])
         for seed in range(4)
         for method in ("gradcam", "hirescam")
     ]
@@ -68,7 +71,10 @@ def test_items_of_one_batch_keep_their_own_targets_and_methods(package: Path) ->
         batches.append(future.result(30).batch_size)
         explanation = future.result(30).value
         expected = reference.run(
-            tensor_of(request.data, package), np.array([request.target]), frozenset({request.method})
+            tensor_of(request.data, package),
+            np.array([request.target]),
+            frozenset({request.method}),
+            np.array([request.contrast]),
         )
         assert (
             np.abs(explanation.map - expected.maps[request.method][0]).max()
@@ -83,6 +89,23 @@ def test_items_of_one_batch_keep_their_own_targets_and_methods(package: Path) ->
     assert not [thread for thread in threading.enumerate() if "small/explain" in thread.name]
     with pytest.raises(Unavailable):
         model.submit(requests[0], None)
+
+
+def test_a_graph_that_knows_no_contrast_explains_without_and_refuses_one(package: Path, tmp_path: Path) -> None:
+    older = tmp_path / "small"
+    shutil.copytree(package, older)
+    graph = onnx.load(older / EXPLAIN, load_external_data=False)
+    (contrast,) = (given for given in graph.graph.input if given.name == "contrast")
+    graph.graph.input.remove(contrast)
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "contrast"))
+    (older / EXPLAIN).write_bytes(graph.SerializeToString())
+    data = coloured(3)
+    newer, model = explained(stored(package), RunnerOptions()), explained(stored(older), RunnerOptions())
+    of_newer, of_older = (each.submit(ask(data), None).result(30).value for each in (newer, model))
+    assert np.array_equal(of_newer.map, of_older.map)
+    with pytest.raises(NoExplanation, match="Import or add the model again"):
+        model.submit(ask(data, target=1, contrast=0), None).result(30)
+    assert newer.close(5) and model.close(5)
 
 
 def test_the_compiled_graph_is_used_and_autograd_where_there_is_none(
