@@ -73,8 +73,6 @@ COMPARED: Final = (
     Compared("test_mambaout", "MambaOut", "timm", 96, "stages", "NHWC"),
     Compared("swin_tiny_patch4_window7_224", "Swin", "timm", 224, "norm", "NHWC"),
     Compared("vit_tiny_patch16_224", "ViT", "timm", 224, "blocks.11.norm1", 1),
-    Compared("vit_b_32", "ViT", "torchvision", 224, "encoder.layers.encoder_layer_11.ln_1", 1),
-    Compared("vit_base_patch16_clip_quickgelu_224", "ViT", "timm", 224, "blocks.11.norm1", 1),
     Compared("vit_relpos_small_patch16_224", "ViT", "timm", 224, "norm", 0),
     Compared("deit_tiny_distilled_patch16_224", "DeiT", "timm", 224, "blocks.11.norm1", 2),
 )
