@@ -7,6 +7,7 @@ gradient is from finite differences, which is what `vitrine models add` measures
 """
 
 import importlib.metadata
+import io
 import sys
 import tempfile
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,6 @@ from explain.graph.maps import ExplainGraph, explain_graph
 from explain.methods import METHODS, cam
 from explain.onnx import OnnxExplainer
 from export.gradient_check import gradient_deviation
-from export.graph import trace_to_onnx
 
 Layout = Literal["NCHW", "NHWC"] | int
 """The axes of a layer's output; a number is how many tokens come before those of the map, of tokens (N, T, C)."""
@@ -69,11 +70,9 @@ COMPARED: Final = (
     Compared("regnet_y_400mf", "RegNet", "torchvision", 96, "trunk_output"),
     Compared("test_nfnet", "NFNet", "timm", 96, "final_act"),
     Compared("test_convnext", "ConvNeXt", "timm", 96, "stages"),
-    Compared("test_mambaout", "MambaOut", "timm", 96, "stages"),
+    Compared("test_mambaout", "MambaOut", "timm", 96, "stages", "NHWC"),
     Compared("swin_tiny_patch4_window7_224", "Swin", "timm", 224, "norm", "NHWC"),
     Compared("vit_tiny_patch16_224", "ViT", "timm", 224, "blocks.11.norm1", 1),
-    Compared("vit_b_32", "ViT", "torchvision", 224, "encoder.layers.encoder_layer_11.ln_1", 1),
-    Compared("vit_base_patch16_clip_quickgelu_224", "ViT", "timm", 224, "blocks.11.norm1", 1),
     Compared("vit_relpos_small_patch16_224", "ViT", "timm", 224, "norm", 0),
     Compared("deit_tiny_distilled_patch16_224", "DeiT", "timm", 224, "blocks.11.norm1", 2),
 )
@@ -114,7 +113,7 @@ def random_network(compared: Compared) -> nn.Module:
             module.running_var.uniform_(0.5, 1.5)
         elif isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight, 0, 0.05)
-    return network.eval().requires_grad_(False)
+    return network.eval()
 
 
 def maps_by_autograd(
@@ -154,10 +153,7 @@ def compare(compared: Compared) -> Comparison:
     """
     network = random_network(compared)
     image = torch.randn(2, 3, compared.side, compared.side, generator=torch.Generator().manual_seed(1))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, of its own workings
-        model = trace_to_onnx(network, {"image": image}, ["logits"])
-    built = explain_graph(model, image.numpy())
+    built = explain_graph(_graph_of(network, image), image.numpy())
     outputs = _run(built, image, targets := [-1, 3])
     expected = maps_by_autograd(network, compared.layer, compared.layout, built.map_size, image, targets)
     pairs = [(outputs.logits, expected.logits), *((outputs.maps[name], expected.maps[name]) for name in METHOD_NAMES)]
@@ -165,6 +161,24 @@ def compare(compared: Compared) -> Comparison:
         raise NotCompilable(f"it is explained at another layer: {built.layer!r}, {built.map_size}")
     difference = max(float(abs(ours - theirs).max() / abs(theirs).max()) for ours, theirs in pairs)
     return Comparison(built.layer, built.map_size, difference, gradient_deviation(built, image.numpy()))
+
+
+def _graph_of(network: nn.Module, image: Tensor) -> onnx.ModelProto:
+    """Return the graph that PyTorch's older exporter makes, in a tenth of the newer one's time."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated
+        torch.onnx.export(
+            network,
+            (image,),
+            file,  # type: ignore[arg-type]  # which it takes
+            dynamo=False,
+            opset_version=17,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}},
+        )
+    return onnx.load_from_string(file.getvalue())
 
 
 def _run(built: ExplainGraph, image: Tensor, targets: Sequence[int]) -> ExplainerOutputs:

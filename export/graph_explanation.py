@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from backends.base import Batch
-from errors import CardError, NotCompilable, StoreError
+from backends.base import Batch, Logits
+from errors import CardError, NotCompilable
 from explain.base import METHOD_NAMES, PREDICTED
 from explain.onnx import OnnxExplainer
 from export.card_text import with_section
@@ -40,7 +40,6 @@ def add_explanation(package: Path, notify: Notify, *, is_own_card: bool) -> None
 
     Raises:
         CardError: the card names a layer at which this graph cannot be explained.
-        StoreError: the explain graph does not give what the graph gives.
     """
     (package / EXPLAIN).unlink(missing_ok=True)
     card = read_image_card(package / "card.toml")
@@ -48,11 +47,14 @@ def add_explanation(package: Path, notify: Notify, *, is_own_card: bool) -> None
     tensors = golden_batch(card, [(golden.name, golden.data) for golden in goldens])
     try:
         built, deviation = _checked_explain_graph(package / GRAPH, card, tensors)
+        (package / EXPLAIN).write_bytes(built.model.SerializeToString(deterministic=True))
+        _check_logits(package / EXPLAIN, card, tensors, np.stack([golden.logits for golden in goldens]))
         if card.explain is None and is_own_card:
             raise NotCompilable(
                 f'its card names no layer. With [explain], layer = "{built.layer}" and method = "{METHOD}" it has them'
             )
     except NotCompilable as error:
+        (package / EXPLAIN).unlink(missing_ok=True)
         if card.explain is not None:
             raise CardError(
                 f"{card.name}: its card explains it at {card.explain.layer!r}, but {error}. Name another layer, or "
@@ -61,11 +63,6 @@ def add_explanation(package: Path, notify: Notify, *, is_own_card: bool) -> None
         _write_report(package, {"unavailable": str(error)})
         notify(f"No heatmaps: {error}.")
         return
-    (package / EXPLAIN).write_bytes(built.model.SerializeToString(deterministic=True))
-    outputs = OnnxExplainer(package / EXPLAIN).run(tensors, np.full(len(tensors), PREDICTED), frozenset(METHOD_NAMES))
-    largest = float(difference(outputs.logits, np.stack([golden.logits for golden in goldens]), card).max())
-    if not largest <= LIMIT:
-        raise StoreError(f"{card.name}: the explain graph gives other probabilities than the graph, by {largest:.1e}.")
     explain = card.explain or Explain(layer=built.layer, method=METHOD)
     if card.explain is None:
         text = (package / "card.toml").read_text("utf-8")
@@ -76,6 +73,21 @@ def add_explanation(package: Path, notify: Notify, *, is_own_card: bool) -> None
         f"Heatmaps: {explain.method} at {explain.layer!r}, maps of {size}. The gradient is written into the graph; it "
         f"is within {deviation:.1e} of finite differences."
     )
+
+
+def _check_logits(explain: Path, card: ImageCard, tensors: Batch, expected: Logits) -> None:
+    """Compare the logits of an explain graph, for a batch of all goldens, with those of the graph.
+
+    Raises:
+        NotCompilable: they differ, or ONNX Runtime cannot run it.
+    """
+    try:
+        outputs = OnnxExplainer(explain).run(tensors, np.full(len(tensors), PREDICTED), frozenset(METHOD_NAMES))
+    except Exception as error:
+        raise NotCompilable(f"its explain graph cannot be run ({first_line(error)})") from error
+    largest = float(difference(outputs.logits, expected, card).max())
+    if not largest <= LIMIT:
+        raise NotCompilable(f"its explain graph gives other probabilities than itself, by {largest:.1e}")
 
 
 def _checked_explain_graph(graph: Path, card: ImageCard, tensors: Batch) -> "tuple[ExplainGraph, float]":

@@ -21,6 +21,11 @@ _POOLED: dict[tuple[int, ...], int] = {(2, 3): 1, (1, 2): 3}
 """The axes that are pooled over → the axis of the channels."""
 
 
+_AXIS_BY_ORDER: dict[tuple[int, ...], int] = {(0, 1, 2, 3): 1, (0, 2, 3, 1): 3}
+"""Where each axis lies in (N, C, h, w) → the axis of the channels. In any other order the map would lie on its side."""
+_IN_ANOTHER_ORDER = -1
+
+
 class Layer(NamedTuple):
     """A feature map.
 
@@ -103,7 +108,10 @@ def channel_axis(name: str, producers: Mapping[str, onnx.NodeProto], route: Path
 
     What reads the value tells most surely: pooling over its height and width. Else what it was made by does.
     """
-    return _axis_of_readers(name, route, facts) or _axis_of_producers(name, producers)
+    by_producers = _axis_of_producers(name, producers)
+    if by_producers == _IN_ANOTHER_ORDER:
+        return None
+    return _axis_of_readers(name, route, facts) or by_producers
 
 
 def _axis_of_readers(name: str, route: Paths, facts: Facts) -> int | None:
@@ -124,8 +132,7 @@ def _axis_of_producers(name: str, producers: Mapping[str, onnx.NodeProto]) -> in
     order = [0, 1, 2, 3]
     while (node := producers.get(name)) is not None:
         if node.op_type in _CHANNELS_FIRST:
-            axis = order.index(1)
-            return axis if axis in (1, 3) else None
+            return _AXIS_BY_ORDER.get(tuple(order), _IN_ANOTHER_ORDER)
         if node.op_type == "Transpose":
             perm = list(attribute(node, "perm", [3, 2, 1, 0]))
             order = [perm[axis] for axis in order]

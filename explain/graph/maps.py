@@ -81,6 +81,10 @@ def _explained_at(
     if any(value.dtype in (np.float16, np.float64) for value in values.values()):
         raise NotCompilable("it does not compute in float32 after its last feature map; add the graph in float32")
     facts.learn(values)
+    if (of_shapes := facts.depend_on_shapes(values)) and len(example) > 1:
+        facts.learn_fixed(values, computed(model, of_shapes, {image: np.concatenate([example, example])}))
+    elif of_shapes:
+        facts.learn_fixed(values, {name: values[name] for name in of_shapes})  # the batch is fixed too
     write, classes = Writer(), facts.shapes[logits][1]
     gradient = gradient_of(layer.name, logits, _score_weights(logits, classes, write), tail.nodes, facts, write)
     _write_maps(layer, gradient, write)

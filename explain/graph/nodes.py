@@ -1,6 +1,6 @@
 """Reading the nodes of an ONNX graph, and writing new ones."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from onnx import helper, numpy_helper
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+WITHOUT_GRADIENT = ("Shape", "Size")
+"""Operators whose output does not change with the numbers in their input."""
 PREFIX = "network/"
 """Stands before the names of the graph that is explained, so that none of them can be `image` or `gradcam`."""
 
@@ -24,10 +26,12 @@ class Facts:
     """
 
     def __init__(self, graph: onnx.GraphProto, image: str) -> None:
-        self._depending = {image}
+        self._by_input, self._by_numbers = {image}, {image}
         for node in graph.node:
-            if self._depending.intersection(read_values(node)):
-                self._depending.update(node.output)
+            if self._by_input.intersection(read_values(node)):
+                self._by_input.update(node.output)
+            if node.op_type not in WITHOUT_GRADIENT and self._by_numbers.intersection(read_values(node)):
+                self._by_numbers.update(node.output)
         self.dtypes: dict[str, np.dtype[Any]] = {}
         self.shapes: dict[str, Shape] = {}
         self.constants: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
@@ -40,11 +44,21 @@ class Facts:
         """Take in what computed values are like, and those that no input changes as constants."""
         for name, value in values.items():
             self.shapes[name], self.dtypes[name] = value.shape, value.dtype
-            if name not in self._depending:
+            if name not in self._by_input:
                 self.constants[name] = numpy_helper.from_array(value)
 
+    def depend_on_shapes(self, names: Iterable[str]) -> list[str]:
+        """Return which values depend on the shape of the graph's input, and not on the numbers in it."""
+        return sorted(name for name in names if name in self._by_input and name not in self._by_numbers)
+
+    def learn_fixed(self, values: Mapping[str, Array], others: Mapping[str, Array]) -> None:
+        """Take those values as constants that were the same for batches of different sizes."""
+        for name, other in others.items():
+            if np.array_equal(values[name], other):
+                self.constants[name] = numpy_helper.from_array(other)
+
     def constant(self, name: str) -> Array | None:
-        """Return the value of a constant; None where it depends on the graph's input, or there is none."""
+        """Return the value of a constant; None where it depends on the picture or the batch, or there is none."""
         tensor = self.constants.get(name)
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
 

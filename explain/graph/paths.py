@@ -5,10 +5,7 @@ from typing import NamedTuple
 
 import onnx
 
-from explain.graph.nodes import read_values
-
-WITHOUT_GRADIENT = ("Shape", "Size")
-"""Operators whose output does not change with the numbers in their input."""
+from explain.graph.nodes import WITHOUT_GRADIENT, read_values
 
 
 class Paths(NamedTuple):

@@ -53,6 +53,33 @@ def generalised_mean(x: Tensor) -> Tensor:
     return x.clamp(min=1e-3).pow(3).mean((2, 3)).pow(1 / 3)
 
 
+class Attention(nn.Module):
+    """Attention of two heads over the cells, and a mean that leaves the first cell out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all_three = nn.Linear(4, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        parts = self.all_three(tokens).unflatten(2, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        query, key, value = parts[0], parts[1], parts[-1]
+        attended = (query @ key.transpose(2, 3)).softmax(-1) @ value
+        return attended.transpose(1, 2).flatten(2)[:, 1:].mean(1)
+
+
+def in_parts(x: Tensor) -> Tensor:
+    left, right = x.chunk(2, 1)
+    _, last = x.split([3, 1], 1)
+    return torch.cat([left.sigmoid() * right, right * last.exp()], 1).mean((2, 3))
+
+
+def normed_by_softmax(x: Tensor) -> Tensor:
+    """A softmax over an axis in between, and matrices that are both computed, one of them shared by all."""
+    shares = x.flatten(2).softmax(1)
+    return (x.flatten(2) @ shares.transpose(1, 2) @ torch.eye(4)[:, 1:]).sum(1)
+
+
 ENDS = {
     "a mean over the map": [nn.AdaptiveAvgPool2d(1), *head()],
     "a mean over two axes": [Function(lambda x: x.mean((2, 3))), *head()],
@@ -79,6 +106,11 @@ ENDS = {
     "powers": [Function(generalised_mean), *head()],
     "quotients and differences": [Function(lambda x: (x / (2 + x * x) - x.mean((2, 3), True)).amax((2, 3))), *head()],
     "a share of the length": [Function(share_of_length), *head()],
+    "attention": [Attention(), *head()],
+    "parts": [Function(in_parts), *head()],
+    "products of computed matrices": [Function(normed_by_softmax), *head(3)],
+    "a cut at the end and in between": [Function(lambda x: x[:, :, 1:-2, -3:].tanh().mean((2, 3))), *head()],
+    "average pooling that rounds up where nothing is left over": [nn.AvgPool2d(2, ceil_mode=True), *head(4 * 3 * 4)],
     "exponentials": [Function(lambda x: (1 - torch.exp(-x.abs())).mean((2, 3))), *head()],
 }
 
