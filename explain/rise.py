@@ -15,10 +15,12 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from explain.base import Float32Array
+from explain.base import Float32Array, MethodName
 
 Float64Array = npt.NDArray[np.float64]
 RiseName = Literal["rise"]
+MapMethodName = Literal[MethodName, RiseName]
+"""Every method that explains a picture; of those by a gradient, `explain.base` has the names."""
 RISE: Final[RiseName] = "rise"
 
 CELLS = 8

@@ -10,6 +10,7 @@ from backends.base import Batch
 from errors import CardError, NotCompilable, StoreError
 from explain.base import METHOD_NAMES, PREDICTED
 from explain.onnx import OnnxExplainer
+from explain.rise import RISE
 from export.card_text import with_section
 from export.operator_graph import Notify, first_line
 from export.parity import LIMIT
@@ -50,7 +51,7 @@ def add_explanation(package: Path, notify: Notify, *, is_own_card: bool) -> None
         built, deviation = _checked_explain_graph(package / GRAPH, card, tensors)
         if card.explain is None and is_own_card:
             raise NotCompilable(
-                f'its card names no layer. With [explain], layer = "{built.layer}" and method = "{METHOD}" it has them'
+                f'its card names no layer. With [explain], layer = "{built.layer}" and method = "{METHOD}" it has one'
             )
     except NotCompilable as error:
         if card.explain is not None:
@@ -59,7 +60,7 @@ def add_explanation(package: Path, notify: Notify, *, is_own_card: bool) -> None
                 "take [explain] off the card."
             ) from error
         _write_report(package, {"unavailable": str(error)})
-        notify(f"No heatmaps: {error}.")
+        notify(f"No gradient: {error}. Its heatmaps take many predictions (method {RISE}).")
         return
     (package / EXPLAIN).write_bytes(built.model.SerializeToString(deterministic=True))
     outputs = OnnxExplainer(package / EXPLAIN).run(tensors, np.full(len(tensors), PREDICTED), frozenset(METHOD_NAMES))
