@@ -14,6 +14,7 @@ from api.body import Upload, read_many, read_one
 from api.caller import HttpCaller, timing_headers
 from api.parameters import ExplanationQuery, PredictionQuery
 from api.problems import problem_of
+from api.progress import ProgressResponse, wants_progress
 from api.schemas import (
     BatchAnswer,
     BatchError,
@@ -28,6 +29,7 @@ from api.schemas import (
 )
 from errors import DeadlineExceeded, InvalidInput, QueueFull, Unavailable
 from explain.base import NO_CONTRAST
+from explain.rise import RISE
 from models.answer import LabelForm
 from models.card import ImageCard, as_image_card
 from preprocessing.geometry import place
@@ -36,6 +38,7 @@ from serving.gradcam.wire import Explanation, ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.predictions import ImagePrediction
 from serving.predictor import Predictor
+from serving.rise import Progress
 
 Schema = TypeVar("Schema", bound=Prediction)
 Explained = TypeVar("Explained", bound=ExplainedPrediction)
@@ -82,7 +85,7 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
 
 
 async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
-    """Answer with a prediction and where the network looked.
+    """Answer with a prediction and where the network looked; RISE says how far it is to a client that asks for that.
 
     Raises:
         NoExplanation: the method takes a gradient, and the model has none; the message says why.
@@ -100,15 +103,21 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
     targets, top = query.targets(card.labels), query.explain_top or 0
     if query.format == "png" and max(len(targets), top) > 1:
         raise InvalidInput("format='png': a picture is of one class. Ask for one, or for format=json.")
-    predictions = await predictor.explain_image(
-        model, explanation_request, parameters, deadline, caller, targets=targets, top=top
-    )
-    answers = computed_answers(predictions)
-    if query.format == "png":
-        return Response(answers[0].value.picture, 200, timing_headers(answers), "image/png")
     request_id, form = request.state.request_id, query.label_form(card)
-    body = explained_answer(model, predictions, explanation_request, request_id, form, ExplainedPrediction)
-    return _json(body.model_dump_json(exclude={"explanation_error"}), answers)
+
+    async def answer(progress: Progress | None = None) -> Response:
+        predictions = await predictor.explain_image(
+            model, explanation_request, parameters, deadline, caller, targets=targets, top=top, progress=progress
+        )
+        answers = computed_answers(predictions)
+        if query.format == "png":
+            return Response(answers[0].value.picture, 200, timing_headers(answers), "image/png")
+        body = explained_answer(model, predictions, explanation_request, request_id, form, ExplainedPrediction)
+        return _json(body.model_dump_json(exclude={"explanation_error"}), answers)
+
+    if method == RISE and query.format == "json" and wants_progress(request):
+        return ProgressResponse(answer, request_id)
+    return await answer()
 
 
 async def explain_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from errors import VitrineError
-from models.card import as_row_card
+from models.card import as_image_card, as_row_card
 from runners.awaiting import awaitable
 from runners.runner import Answer
 from serving.attributions import RowExplanationRequest
@@ -181,6 +181,7 @@ class Predictor:
         caller: Caller | None = None,
     ) -> list[ImagePrediction | BaseException]:
         """Predict several pictures and give the map of each; one that is wrong costs the others nothing."""
+        as_image_card(model.card)
 
         def explain(payload: ImagePayload) -> Awaitable[ImagePrediction]:
             return self._images.map(model, payload, parameters, deadline)
