@@ -14,6 +14,7 @@ from api.body import Upload, read_many, read_one
 from api.caller import HttpCaller, timing_headers
 from api.parameters import ExplanationQuery, PredictionQuery
 from api.problems import problem_of
+from api.progress import ProgressResponse, wants_progress
 from api.schemas import (
     BatchAnswer,
     BatchError,
@@ -28,6 +29,7 @@ from api.schemas import (
 )
 from errors import DeadlineExceeded, InvalidInput, QueueFull, Unavailable
 from explain.base import NO_CONTRAST
+from explain.rise import RISE
 from models.answer import LabelForm
 from models.card import ImageCard, as_image_card
 from preprocessing.geometry import place
@@ -36,6 +38,7 @@ from serving.gradcam.wire import Explanation, ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.predictions import ImagePrediction
 from serving.predictor import Predictor
+from serving.rise import Progress
 
 Schema = TypeVar("Schema", bound=Prediction)
 Explained = TypeVar("Explained", bound=ExplainedPrediction)
@@ -82,32 +85,39 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
 
 
 async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
-    """Answer with a prediction and where the network looked.
+    """Answer with a prediction and where the network looked; RISE says how far it is to a client that asks for that.
 
     Raises:
-        NoExplanation: the model has no explanations, in whatever state it is; the message says why.
+        NoExplanation: the method takes a gradient, and the model has none; the message says why.
         Unavailable: the model is not ready.
     """
-    model.check_explainable()
     model.check_ready()  # before the body is read
     card = as_image_card(model.card)
     query = ExplanationQuery.read(request.scope["query_string"], card)
+    method = query.method or model.map_method
+    model.check_method(method)
     deadline = predictor.deadline(query.timeout_ms)
     upload = await read_one(request)
-    explanation_request = query.request(upload.data, card, card.explain.method if card.explain else "")
+    explanation_request = query.request(upload.data, card, method)
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     targets, top = query.targets(card.labels), query.explain_top or 0
     if query.format == "png" and max(len(targets), top) > 1:
         raise InvalidInput("format='png': a picture is of one class. Ask for one, or for format=json.")
-    predictions = await predictor.explain_image(
-        model, explanation_request, parameters, deadline, caller, targets=targets, top=top
-    )
-    answers = [prediction.answer for prediction in predictions]
-    if query.format == "png":
-        return Response(answers[0].value.picture, 200, timing_headers(answers), "image/png")
     request_id, form = request.state.request_id, query.label_form(card)
-    body = explained_answer(model, predictions, explanation_request, request_id, form, ExplainedPrediction)
-    return _json(body.model_dump_json(exclude={"explanation_error"}), answers)
+
+    async def answer(progress: Progress | None = None) -> Response:
+        predictions = await predictor.explain_image(
+            model, explanation_request, parameters, deadline, caller, targets=targets, top=top, progress=progress
+        )
+        answers = computed_answers(predictions)
+        if query.format == "png":
+            return Response(answers[0].value.picture, 200, timing_headers(answers), "image/png")
+        body = explained_answer(model, predictions, explanation_request, request_id, form, ExplainedPrediction)
+        return _json(body.model_dump_json(exclude={"explanation_error"}), answers)
+
+    if method == RISE and query.format == "json" and wants_progress(request):
+        return ProgressResponse(answer, request_id)
+    return await answer()
 
 
 async def explain_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -116,17 +126,17 @@ async def explain_batch(predictor: Predictor, model: LoadedModel, request: Reque
     Raises:
         VitrineError: as `explain`; not one picture could be queued, or all are late.
     """
-    model.check_explainable()
     model.check_ready()  # before the body is read
     started, card = time.monotonic(), as_image_card(model.card)
     query = ExplanationQuery.read(request.scope["query_string"], card)
     if query.format == "png":
         raise InvalidInput("format='png': a batch is answered in JSON, which holds each heatmap in base64.")
+    method = query.method or model.map_method
+    model.check_method(method)
     deadline = predictor.deadline(query.timeout_ms)
     uploads = await read_many(request, card.limits.max_items)
     request_id, form = request.state.request_id, query.label_form(card)
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
-    method = card.explain.method if card.explain else ""
     requests = [query.request(upload.data, card, method) for upload in uploads]
     targets, top = query.targets(card.labels), query.explain_top or 0
     results = await predictor.explain_images(model, requests, parameters, deadline, caller, targets=targets, top=top)
@@ -137,8 +147,14 @@ async def explain_batch(predictor: Predictor, model: LoadedModel, request: Reque
 
     body = ExplainedBatchAnswer(**_batch_fields(model, _entries(uploads, results, request_id, entry), started))
     explained = [result for result in results if not isinstance(result, BaseException)]
-    answers = [prediction.answer for predictions in explained for prediction in predictions]
+    answers = [answer for predictions in explained for answer in computed_answers(predictions)]
     return _json(batch_json(body, card.answer, {"explanation_error"}), answers)
+
+
+def computed_answers(predictions: Sequence[ImagePrediction]) -> list[Answer[Any]]:
+    """Return the answers of one picture whose times add up; by RISE all classes share the same work."""
+    answers = [prediction.answer for prediction in predictions]
+    return answers[:1] if answers[0].value.sampling is not None else answers
 
 
 def _entries(
@@ -236,17 +252,22 @@ def heatmap_base64(prediction: ImagePrediction) -> str | None:
 def explanation_details(card: ImageCard, answer: Answer[Explanation], request: ExplanationRequest) -> ExplanationFacts:
     """Return what was explained and how, and the map itself where that was asked for."""
     explanation, as_map = answer.value, request.output == "map"
+    sampling, layer = explanation.sampling, card.explain.layer if card.explain else None
     return ExplanationFacts(
         method=request.method,
         target=card.labels[explanation.target],
         target_class_id=explanation.target,
         contrast=None if request.contrast == NO_CONTRAST else card.labels[request.contrast],
-        layer=card.explain.layer if card.explain else "",
+        layer=None if sampling else layer,
         output=request.output,
         alpha=request.alpha if request.output == "overlay" else None,
         size=list(explanation.size),
         input_box=None if request.at_input_size else _input_box(card, explanation.size),
         map=[[float(f"{value:.6g}") for value in row] for row in explanation.map] if as_map else None,
+        peak=float(f"{explanation.map.max():.6g}") if sampling else None,
+        standard_error=float(f"{sampling.standard_error:.6g}") if sampling else None,
+        cost="many predictions" if sampling else "one pass",
+        evaluations=sampling.evaluations if sampling else None,
         time_ms=round(answer.decode_ms + answer.infer_ms, 3),
     )
 

@@ -17,6 +17,7 @@ from api.schemas import Health, Liveness, ModelFacts, ModelHealth, Stats, timest
 from api.target import VersionQuery, requested_model
 from errors import StoreError
 from explain.base import METHOD_NAMES
+from explain.rise import RISE
 from models.card import ImageCard
 from models.package import StoredModel
 from serving.attributions import row_methods, target_names
@@ -137,7 +138,7 @@ class MetadataRoutes:
         """Return `ready`, or why there are no explanations just now."""
         if model.not_explainable_reason:
             return model.not_explainable_reason
-        if not isinstance(model.card, ImageCard):
+        if not model.has_gradient:
             return "ready" if model.state == "ready" else f"{model.state}: {model.detail}"
         if self._explainer is None:
             return "switched off (VITRINE_EXPLAIN=false)"
@@ -238,11 +239,12 @@ def _explain_facts(model: LoadedModel) -> dict[str, Any] | None:
             "background": background.data if background else None,
             "background_rows": len(background.rows) if background else None,
         }
-    if card.explain is None or model.not_explainable_reason:
-        return None
+    if card.explain is None or not model.has_gradient:
+        rise = {"layer": None, "method": RISE, "methods": [RISE], "way": RISE, "no_gradient": model.no_gradient_reason}
+        return rise if stored else None
     return {
         **card.explain.model_dump(),
-        "methods": METHOD_NAMES,
+        "methods": [*METHOD_NAMES, RISE],
         "way": stored.explained_by if stored else None,
         "quality": stored.explanations() if stored else {},
     }

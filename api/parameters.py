@@ -20,8 +20,9 @@ from starlette.datastructures import QueryParams
 from api.explained_classes import ExplainedClasses
 from api.parameter_types import Number, Switch, whole_number
 from errors import InvalidInput
-from explain.base import NO_CONTRAST, PREDICTED, MethodName
+from explain.base import NO_CONTRAST, PREDICTED
 from explain.overlay import Output
+from explain.rise import DEFAULT_SAMPLES, LEAST_SAMPLES, MOST_SAMPLES, MapMethodName
 from models.answer import LabelForm
 from models.card import Card, ImageCard, ModelCard, is_detector, is_regressor
 from serving.attributions import target_names
@@ -148,8 +149,14 @@ class Drawing(BaseModel):
 
     format: Literal["json", "png"] = Field("json", description="json, or the picture itself.")
     output: Output = Field("overlay", description="The heatmap over the picture, the bare heatmap, the numbers.")
-    method: Annotated[MethodName | None, BeforeValidator(_with_plus)] = Field(
-        None, description="Instead of the card's."
+    method: Annotated[MapMethodName | None, BeforeValidator(_with_plus)] = Field(
+        None, description="Instead of the card's; rise takes many predictions and no gradient."
+    )
+    samples: Annotated[int, BeforeValidator(whole_number(LEAST_SAMPLES, MOST_SAMPLES))] = Field(
+        DEFAULT_SAMPLES,
+        ge=LEAST_SAMPLES,
+        le=MOST_SAMPLES,
+        description=f"How many masks rise draws, a prediction each; {DEFAULT_SAMPLES} by default.",
     )
     alpha: Annotated[float, Number] = Field(
         DEFAULT_ALPHA,
@@ -187,6 +194,7 @@ class ExplanationQuery(Query, ExplainedClasses, Drawing):
             at_input_size=self.size == "input",
             threshold=self.threshold,
             contrast=NO_CONTRAST if contrast is None else contrast,
+            samples=self.samples,
         )
 
 

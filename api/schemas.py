@@ -68,7 +68,7 @@ class ExplanationFacts(BaseModel):
     contrast: str | None = Field(
         None, description="The class that the target was set against.", exclude_if=lambda label: label is None
     )
-    layer: str
+    layer: str | None = Field(description="Whose activations the map is of; null with method=rise, which asks none.")
     output: str
     alpha: float | None = Field(description="Opacity of the overlay at its peak.")
     size: list[int] = Field(description="Width and height of the picture in pixels.")
@@ -79,8 +79,22 @@ class ExplanationFacts(BaseModel):
         exclude_if=lambda box: box is None,
     )
     map: list[list[float]] | None = Field(None, description="The map itself, row by row, with output=map.")
-    cost: Cost = Field("one pass", description="What it takes: one prediction and the way back to the layer.")
-    time_ms: float = Field(description="The time in the Grad-CAM process: decoding, prediction, map and drawing.")
+    peak: float | None = Field(
+        None,
+        description="Of rise: by how much seeing the map's peak raises the probability, or with `contrast` the "
+        "logarithm of the ratio, above its mean over all masks.",
+        exclude_if=lambda peak: peak is None,
+    )
+    standard_error: float | None = Field(
+        None, description="Of `peak`, over other draws of the masks.", exclude_if=lambda error: error is None
+    )
+    cost: Cost = Field("one pass", description="What it takes: a prediction and the way back to the layer, or many.")
+    evaluations: int | None = Field(
+        None,
+        description="Of rise: how many masked pictures the model computed, for all classes together.",
+        exclude_if=lambda evaluations: evaluations is None,
+    )
+    time_ms: float = Field(description="The time of all of it: decoding, predictions, map and drawing.")
 
 
 class ClassExplanation(ExplanationFacts):

@@ -76,7 +76,7 @@ class TorchServe:
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
         predicted = await explain_instances(self._predictor, model, instances, parameters, deadline, caller)
-        has_maps, explanations = model.has_maps, predicted.explanations
+        has_maps, explanations = isinstance(model.card, ImageCard), predicted.explanations
         answers = [[rows] for rows in explanations] if has_maps else list(explanations)
         body = {"explanations": answers} if instances.are_listed else answers[0]
         return JSONResponse(body, headers=timing_headers(predicted.answers))

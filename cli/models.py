@@ -16,18 +16,19 @@ from cli.stores import open_store, place_of
 from cli.tables import new_table, print_quality, print_table, print_values
 from cli.variants import make_variant_package
 from errors import CardError, StoreError
+from explain.rise import DEFAULT_SAMPLES, RISE
 from export import importers
 from export.adding import print_parity
 from export.card_text import card_for_own_weights
 from export.input_text import input_text
 from export.sources.names import check_other_store
 from models import registry
-from models.card import read_card
+from models.card import ImageCard, read_card
 from models.goldens import golden_inputs
 from models.package import EARLY_EXIT_VARIANT, StoredModel, VariantName
 from models.package import verify as verify_files
 from runners.tuned import read_tuned
-from serving.loaded_model import not_explainable_reason
+from serving.loaded_model import no_gradient_reason, not_explainable_reason
 
 
 @click.group(name="models")
@@ -67,6 +68,8 @@ def _explanations(stored: StoredModel) -> dict[str, Any]:
     """Return how a model is explained and what was measured of it, or why it is not."""
     if reason := not_explainable_reason(stored.card, stored):
         return {"unavailable": reason}
+    if isinstance(stored.card, ImageCard) and (reason := no_gradient_reason(stored.card, stored)):
+        return {"way": RISE, "cost": f"{DEFAULT_SAMPLES} predictions", "no gradient": reason}
     explanations = stored.explanations()
     explanations.pop("compared", None)
     return {"way": stored.explained_by} | explanations

@@ -10,6 +10,7 @@ from backends.base import Batch, Logits
 from errors import CardError, NotCompilable
 from explain.base import METHOD_NAMES, PREDICTED
 from explain.onnx import OnnxExplainer
+from explain.rise import RISE
 from export.card_text import with_section
 from export.operator_graph import Notify, first_line
 from export.parity import LIMIT
@@ -51,7 +52,7 @@ def add_explanation(package: Path, notify: Notify, *, is_own_card: bool) -> None
         _check_logits(package / EXPLAIN, card, tensors, np.stack([golden.logits for golden in goldens]))
         if card.explain is None and is_own_card:
             raise NotCompilable(
-                f'its card names no layer. With [explain], layer = "{built.layer}" and method = "{METHOD}" it has them'
+                f'its card names no layer. With [explain], layer = "{built.layer}" and method = "{METHOD}" it has one'
             )
     except NotCompilable as error:
         (package / EXPLAIN).unlink(missing_ok=True)
@@ -61,7 +62,7 @@ def add_explanation(package: Path, notify: Notify, *, is_own_card: bool) -> None
                 "take [explain] off the card."
             ) from error
         _write_report(package, {"unavailable": str(error)})
-        notify(f"No heatmaps: {error}.")
+        notify(f"No gradient: {error}. Its heatmaps take many predictions (method {RISE}).")
         return
     explain = card.explain or Explain(layer=built.layer, method=METHOD)
     if card.explain is None:

@@ -26,8 +26,8 @@ from regular_file import read_regular_file
 VariantName = Literal["fp16", "int8", "early-exit"]
 """What a graph that is not the plain one is called."""
 ExplanationWay = Literal["compiled", "graph-gradient", "autograd"]
-"""The way to a heatmap: PyTorch traced the gradient into a graph at import; or the gradient was written into an ONNX
-graph, without PyTorch; or there is no explain graph, and a server with PyTorch differentiates for each request."""
+"""The way to a gradient's heatmap: PyTorch traced it into a graph at import; or it was written into an ONNX graph,
+without PyTorch; or there is no explain graph, and a server with PyTorch differentiates for each request."""
 EARLY_EXIT_VARIANT: Final = "early-exit"
 MANIFEST, REPORT, EXPLANATIONS, PARITY = "manifest.json", "report.json", "explanations.json", "parity.json"
 GRAPH, EXPLAIN, WEIGHTS = "predict.onnx", "explain.onnx", "weights.safetensors"
@@ -72,7 +72,7 @@ class StoredModel:
 
     @property
     def explained_by(self) -> ExplanationWay:
-        """How the model is explained, if it is: see `ExplanationWay`."""
+        """How the model is explained, if it has a gradient: see `ExplanationWay`."""
         if self.explain_graph is None:
             return "autograd"
         return "graph-gradient" if self.card.architecture == "onnx" else "compiled"

@@ -179,7 +179,7 @@ def target_names(card: ModelCard) -> tuple[str, ...]:
 
 
 def explained_outputs(
-    outputs: Logits, card: RowCard, targets: Targets, contrast: int | None = None
+    outputs: Logits, card: ModelCard, targets: Targets, contrast: int | None = None
 ) -> npt.NDArray[np.float64]:
     """Return the numbers in each answer that are explained, shape (n, targets), float64.
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from errors import DeviceMissing, NoExplanation, StoreError, Unavailable
+from explain.rise import RISE
 from models.background import BACKGROUND, Background, read_background
 from models.card import Card, ImageCard
 from models.package import EARLY_EXIT_VARIANT, WEIGHTS, StoredModel, verify
@@ -46,6 +47,7 @@ class LoadedModel:
         self.version = stored.version if stored else None
         self.tag = stored.tag if stored else card.name
         self.not_explainable_reason = not_explainable_reason(card, stored)
+        self.no_gradient_reason = no_gradient_reason(card, stored) if isinstance(card, ImageCard) else ""
         self.background: Background | None = None
         self.state: State = "loading" if stored else "missing"
         self.detail = "waiting to be loaded" if stored else missing_reason
@@ -79,9 +81,31 @@ class LoadedModel:
             raise NoExplanation(f"There is no explanation: {self.not_explainable_reason}.")
 
     @property
-    def has_maps(self) -> bool:
-        """Whether the explanations are maps of pictures, which the Grad-CAM process computes."""
-        return isinstance(self.card, ImageCard) and not self.not_explainable_reason
+    def has_gradient(self) -> bool:
+        """Whether a gradient explains the model, in the Grad-CAM process; RISE explains any model of pictures."""
+        return isinstance(self.card, ImageCard) and not self.no_gradient_reason
+
+    @property
+    def map_method(self) -> str:
+        """The method that explains pictures where a request names none; empty for a model of rows."""
+        if not isinstance(self.card, ImageCard):
+            return ""
+        return self.card.explain.method if self.card.explain and self.has_gradient else RISE
+
+    def check_method(self, method: str) -> None:
+        """Return if a method explains the model's pictures.
+
+        Args:
+            method: what was asked for.
+
+        Raises:
+            NoExplanation: it takes a gradient, and there is none; the message says why, and what to ask for instead.
+        """
+        if self.no_gradient_reason and method != RISE:
+            raise NoExplanation(
+                f"method={method!r} takes a gradient, and there is none: {self.no_gradient_reason}. method={RISE} "
+                "does without."
+            )
 
     def submit(self, payload: Any, deadline: float | None = None) -> "Future[Answer[Any]]":
         """Queue one payload, or return the answer that was given to the same picture before.
@@ -196,16 +220,19 @@ class LoadedModel:
 
 
 def not_explainable_reason(card: Card, stored: StoredModel | None) -> str:
-    """Return why a model has no explanations; empty if it has."""
-    if not isinstance(card, ImageCard):
-        if stored is None or (stored.path / BACKGROUND).exists():
-            return ""
-        again = (
-            "add it again with --examples FILE, and it keeps some"
-            if card.architecture == "onnx"
-            else (f"import it again with a {BACKGROUND} beside its card")
-        )
-        return f"{card.name} has no background, the usual rows that a row is compared with; {again}"
+    """Return why a model has no explanations; empty if it has, as every model of pictures."""
+    if isinstance(card, ImageCard) or stored is None or (stored.path / BACKGROUND).exists():
+        return ""
+    again = (
+        "add it again with --examples FILE, and it keeps some"
+        if card.architecture == "onnx"
+        else (f"import it again with a {BACKGROUND} beside its card")
+    )
+    return f"{card.name} has no background, the usual rows that a row is compared with; {again}"
+
+
+def no_gradient_reason(card: ImageCard, stored: StoredModel | None) -> str:
+    """Return why no gradient explains a model of pictures; empty if one does."""
     if card.explain is None:
         unavailable = stored.explanations().get("unavailable") if stored else None
         return str(unavailable or f"the card of {card.name} names no layer to explain at")

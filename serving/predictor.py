@@ -7,19 +7,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from errors import InvalidInput, NoExplanation, Unavailable, VitrineError
+from errors import VitrineError
 from models.card import as_image_card, as_row_card
 from runners.awaiting import awaitable
 from runners.runner import Answer
-from serving.attributions import RowExplanationRequest, is_own_contrast
+from serving.attributions import RowExplanationRequest
+from serving.explained_images import ImageExplainer, at_once
 from serving.explained_rows import explain_with_reasons, predict_with_reasons
 from serving.gradcam.client import ExplainerClient
-from serving.gradcam.requests import default_request
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import ImagePayload, RowOutputs, RowPayload
@@ -30,6 +27,7 @@ from serving.predictions import (
     image_prediction,
     row_predictions,
 )
+from serving.rise import Progress
 from serving.waiting import Caller, settle_few_at_once, wait_for
 
 
@@ -44,6 +42,7 @@ class Predictor:
 
     def __init__(self, timeout_ms: float, explainer: ExplainerClient | None = None, top_k: int | None = None) -> None:
         self._timeout_ms, self.explainer, self.top_k = timeout_ms, explainer, top_k
+        self._images = ImageExplainer(explainer)
 
     def deadline(self, timeout_ms: float | None = None, since: float | None = None) -> float:
         """Return when a request has to be answered, as a value of `time.monotonic()`.
@@ -63,7 +62,7 @@ class Predictor:
         deadline: float,
         caller: Caller | None = None,
     ) -> ImagePrediction:
-        """Predict one picture; with a heatmap where that was asked for and the Grad-CAM process can.
+        """Predict one picture; with a heatmap where that was asked for and can be had in time.
 
         Raises:
             CallerGone: nobody waits for the answer any more.
@@ -73,7 +72,7 @@ class Predictor:
             Unavailable: the model is not ready.
         """
         if parameters.with_heatmap:
-            return await wait_for(self._predict_with_heatmap(model, payload, parameters, deadline), deadline, caller)
+            return await wait_for(self._images.predict(model, payload, parameters, deadline), deadline, caller)
         answer = await wait_for(awaitable(model.submit(payload, deadline)), deadline, caller)
         return image_prediction(model, answer, parameters)
 
@@ -103,9 +102,9 @@ class Predictor:
         if parameters.with_heatmap:
 
             def predict(payload: ImagePayload) -> Awaitable[ImagePrediction]:
-                return self._predict_with_heatmap(model, payload, parameters, deadline)
+                return self._images.predict(model, payload, parameters, deadline)
 
-            return await settle_few_at_once(predict, payloads, deadline, caller)
+            return await settle_few_at_once(predict, payloads, deadline, caller, at_once(model))
         submitted = _submit_all(model, payloads, deadline, all_or_none=all_or_none)
         waiting = asyncio.gather(
             *(awaitable(future) for future in submitted if isinstance(future, Future)), return_exceptions=True
@@ -126,8 +125,11 @@ class Predictor:
         *,
         targets: Sequence[int] = (),
         top: int = 0,
+        progress: Progress | None = None,
     ) -> list[ImagePrediction]:
-        """Predict and explain one picture in the Grad-CAM process, for one class or for several at once.
+        """Predict and explain one picture, for one class or for several at once.
+
+        RISE predicts it many times in this process, every other method takes a gradient in the Grad-CAM process.
 
         Args:
             model: the model.
@@ -137,19 +139,19 @@ class Predictor:
             caller: who waits.
             targets: the indices of the classes to explain in place of the request's target.
             top: how many of the most probable classes to explain instead; 0 for none.
+            progress: is told how far RISE is.
 
         Returns:
             A prediction for each class, in their order; they differ in nothing but their explanations.
 
         Raises:
             InvalidInput: a class that is explained is the contrast itself.
-            NoExplanation: the model has no explanations; the message says why.
+            NoExplanation: the method takes a gradient, and the model has none; the message says why.
             Unavailable: the model or the Grad-CAM process is not ready.
             VitrineError: as `predict_image`.
         """
-        return await wait_for(
-            self._explain_classes(model, request, parameters, deadline, targets, top), deadline, caller
-        )
+        work = self._images.explain(model, request, parameters, deadline, targets, top, progress)
+        return await wait_for(work, deadline, caller)
 
     async def explain_images(
         self,
@@ -165,9 +167,10 @@ class Predictor:
         """Predict and explain several pictures, each as `explain_image`; one that is wrong costs the others nothing."""
 
         def explain(request: ExplanationRequest) -> Awaitable[list[ImagePrediction]]:
-            return self._explain_classes(model, request, parameters, deadline, targets, top)
+            return self._images.explain(model, request, parameters, deadline, targets, top)
 
-        return await settle_few_at_once(explain, requests, deadline, caller)
+        together = at_once(model, requests[0].method if requests else "")
+        return await settle_few_at_once(explain, requests, deadline, caller, together)
 
     async def map_images(
         self,
@@ -178,13 +181,12 @@ class Predictor:
         caller: Caller | None = None,
     ) -> list[ImagePrediction | BaseException]:
         """Predict several pictures and give the map of each; one that is wrong costs the others nothing."""
-        card = as_image_card(model.card)
+        as_image_card(model.card)
 
-        async def explain(payload: ImagePayload) -> ImagePrediction:
-            request = await default_request(card, payload, parameters.threshold, "map")
-            return await self._explain(model, request, parameters, deadline)
+        def explain(payload: ImagePayload) -> Awaitable[ImagePrediction]:
+            return self._images.map(model, payload, parameters, deadline)
 
-        return await settle_few_at_once(explain, payloads, deadline, caller)
+        return await settle_few_at_once(explain, payloads, deadline, caller, at_once(model))
 
     async def predict_rows(
         self,
@@ -224,59 +226,6 @@ class Predictor:
         as_row_card(model.card)
         model.check_explainable()
         return await wait_for(explain_with_reasons(model, rows, request, parameters, deadline), deadline, caller)
-
-    async def _predict_with_heatmap(
-        self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
-    ) -> ImagePrediction:
-        """Predict with an explanation; where there is none, predict without it and say why."""
-        card, now = as_image_card(model.card), time.monotonic()
-        try:
-            request = await default_request(card, payload, parameters.threshold, "overlay")
-            # The explanation gets half of the time; the rest is for predicting without it.
-            return await self._explain(model, request, parameters, now + (deadline - now) / 2)
-        except VitrineError as error:
-            if isinstance(error, InvalidInput) and not isinstance(error, NoExplanation):
-                raise
-            explanation_error = str(error)
-        prediction = image_prediction(model, await awaitable(model.submit(payload, deadline)), parameters)
-        return prediction._replace(explanation_error=explanation_error)
-
-    async def _explain_classes(
-        self,
-        model: LoadedModel,
-        request: ExplanationRequest,
-        parameters: PredictionParameters,
-        deadline: float,
-        targets: Sequence[int],
-        top: int,
-    ) -> list[ImagePrediction]:
-        def explain(target: int) -> Awaitable[ImagePrediction]:
-            return self._explain(model, replace(request, target=target), parameters, deadline)
-
-        predictions = await asyncio.gather(*map(explain, targets or (request.target,)))
-        if top:
-            answered = predictions[0]
-            most_probable: list[int] = np.argsort(-answered.logits, kind="stable")[:top].tolist()
-            others = [class_id for class_id in most_probable if class_id != _explained_class(answered)]
-            explained = dict(zip(others, await asyncio.gather(*map(explain, others)), strict=True))
-            predictions = [explained.get(class_id, answered) for class_id in most_probable]
-        if any(_explained_class(prediction) == request.contrast for prediction in predictions):
-            raise is_own_contrast(as_image_card(model.card).labels[request.contrast])
-        return predictions
-
-    async def _explain(
-        self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
-    ) -> ImagePrediction:
-        model.check_ready()
-        model.check_explainable()
-        if self.explainer is None:
-            raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
-        answer = await self.explainer.explain(model.tag, request, deadline)
-        return image_prediction(model, answer, parameters, explanation=answer.value)
-
-
-def _explained_class(prediction: ImagePrediction) -> int | None:
-    return None if prediction.explanation is None else prediction.explanation.target
 
 
 def _submit_all(

@@ -93,11 +93,11 @@ class PredictionProcess:
         One that failed is not among them: it is released there, so that it is read anew once it is tried again here.
         """
         models = [*self.repository.every, *self.repository.candidates.values(), *self.repository.retired]
-        return [model.tag for model in models if model.stored and model.state != "failed" and model.has_maps]
+        return [model.tag for model in models if model.stored and model.state != "failed" and model.has_gradient]
 
     def _state_in_gradcam(self, model: LoadedModel) -> State:
         """Return the state of a version in the Grad-CAM process; `missing` where it will never be there."""
-        if self._explainer is None or self._explainer.unavailable_reason or not model.has_maps:
+        if self._explainer is None or self._explainer.unavailable_reason or not model.has_gradient:
             return "missing"
         state: State = self._explainer.status.get(model.tag, {"state": "loading"})["state"]
         return state

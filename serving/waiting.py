@@ -76,13 +76,14 @@ async def settle_few_at_once(
     asked: Sequence[Asked],
     deadline: float,
     caller: Caller | None,
+    at_once: int = AT_ONCE,
 ) -> list[Result | BaseException]:
-    """Return the result of each request, `AT_ONCE` of them under way together; an error takes the place of its result.
+    """Return the result of each request, `at_once` of them under way together; an error takes the place of its result.
 
     Raises:
         CallerGone, DeadlineExceeded: as `wait_for`.
     """
-    free = asyncio.Semaphore(AT_ONCE)
+    free = asyncio.Semaphore(at_once)
 
     async def settle(each: Asked) -> Result:
         async with free:

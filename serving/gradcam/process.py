@@ -18,7 +18,7 @@ from runners.memory import map_large_blocks
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation, answer_to_fields, fields_to_json, request_from_fields
 from serving.gradcam.worker import EXPLANATION
-from serving.loaded_model import not_explainable_reason
+from serving.loaded_model import no_gradient_reason
 from serving.loading import preparing_slow
 from serving.options import RunnerOptions
 from serving.repository import ModelRepository
@@ -43,7 +43,7 @@ class ExplanationProcess:
     ) -> None:
         self._stored = {model.tag: model for model in stored}
         self._followed = followed or FollowedFolders(())
-        explainable = [model for model in stored if _has_maps(model)]
+        explainable = [model for model in stored if _has_gradient(model)]
         self._decoding = DecodingProcess()
         role = preparing_slow(EXPLANATION, self._decoding.prepare)
         self._repository = ModelRepository(explainable, replace(options, workers=1), role=role)
@@ -127,7 +127,7 @@ class ExplanationProcess:
             if tag not in here:
                 name, _, version = tag.partition(":")
                 stored = self._stored.get(tag) or self._followed.open(name, version)
-                if isinstance(stored, StoredModel) and _has_maps(stored):
+                if isinstance(stored, StoredModel) and _has_gradient(stored):
                     model = self._repository.model_of(stored)
                     others = self._repository.versions.get(model.name, {}).values()
                     self._repository.put(model.name, [model, *others])
@@ -146,5 +146,5 @@ class ExplanationProcess:
         return missing
 
 
-def _has_maps(model: StoredModel) -> bool:
-    return isinstance(model.card, ImageCard) and not not_explainable_reason(model.card, model)
+def _has_gradient(model: StoredModel) -> bool:
+    return isinstance(model.card, ImageCard) and not no_gradient_reason(model.card, model)

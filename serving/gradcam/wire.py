@@ -12,6 +12,7 @@ from backends.base import Logits
 from errors import InferenceFailed, QueueFull, Unavailable, VitrineError
 from explain.base import NO_CONTRAST
 from explain.overlay import Output
+from explain.rise import DEFAULT_SAMPLES
 from runners.runner import Answer
 
 
@@ -22,12 +23,13 @@ class ExplanationRequest:
     Attributes:
         data: the encoded picture.
         target: the index of the class to explain, or -1 for the predicted one.
-        method: a CAM method.
+        method: a CAM method, or RISE's name, which never goes to the Grad-CAM process.
         output: what to draw, or `map` for the numbers.
         alpha: the opacity of an overlay at its peak, in [0, 1].
         at_input_size: whether to draw at the card's input size instead of the upload's own.
         threshold: used instead of the card's, where it decides what is predicted.
         contrast: the index of the class that the target is set against, or -1 for none.
+        samples: how many masks RISE draws.
     """
 
     data: bytes
@@ -38,6 +40,19 @@ class ExplanationRequest:
     at_input_size: bool
     threshold: float | None = None
     contrast: int = NO_CONTRAST
+    samples: int = DEFAULT_SAMPLES
+
+
+class Sampling(NamedTuple):
+    """What a map that was sampled took, and how sure it is.
+
+    Attributes:
+        evaluations: how many masked pictures the network computed, for all targets together.
+        standard_error: of the map's peak, in the map's unit.
+    """
+
+    evaluations: int
+    standard_error: float
 
 
 class Explanation(NamedTuple):
@@ -50,6 +65,7 @@ class Explanation(NamedTuple):
         map: shape (h, w), float32, 0 or more, as the method gave it.
         size: width and height of the picture, in pixels.
         sharpness: the upload's variance of the Laplacian; None where the card does not ask for it.
+        sampling: of a map that was sampled; None of a gradient's.
     """
 
     logits: Logits
@@ -58,6 +74,7 @@ class Explanation(NamedTuple):
     map: npt.NDArray[np.float32]
     size: tuple[int, int]
     sharpness: float | None
+    sampling: Sampling | None = None
 
 
 def request_to_json(request: ExplanationRequest) -> dict[str, Any]:

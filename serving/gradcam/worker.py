@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,46 +11,19 @@ from backends.base import Logits
 from errors import NoExplanation, StoreError
 from explain.base import NO_CONTRAST, PREDICTED, Explainer
 from explain.onnx import OnnxExplainer
-from explain.overlay import grey, heatmap, overlay, png
 from models.card import ImageCard
 from models.goldens import TOLERANCE
 from models.package import WEIGHTS, StoredModel
 from postprocessing.classification import classify
-from preprocessing.decode import check_structure
-from preprocessing.prepare import Keep, Prepare, is_slow, prepare, sharpness_s
-from preprocessing.spec import UInt8Image
+from preprocessing.prepare import Prepare, prepare
 from runners.cores import CoreShare
 from runners.plan import make_plan
-from serving.gradcam.heat import picture_heatmap
+from serving.gradcam.drawing import PreparedPicture, draw, is_slow_to_draw, prepare_to_draw
 from serving.gradcam.wire import Explanation, ExplanationRequest
 from serving.loading import LoadedPipeline, Role, device_for
 from serving.options import RunnerOptions
 
 logger = logging.getLogger("vitrine.explain")
-
-MAX_DRAWN_PIXELS, MAX_DRAWN_SIDE = 16_000_000, 65_535
-"""The largest picture that is drawn on at its own size; to draw on as much noise takes a second of one core."""
-
-_DRAWING_A_PIXEL_S = 60e-9
-"""How long one core takes to draw on a pixel of noise, heatmap and PNG together."""
-
-
-class PreparedPicture(NamedTuple):
-    """A picture that is decoded and transformed, with the request it came in.
-
-    Attributes:
-        request: what to explain, and how.
-        image: RGB, shape (H, W, 3), uint8, at the size that it is drawn at; None where it is not drawn.
-        tensor: shape `card.input.shape`, float32, as the network takes it.
-        sharpness: the picture's variance of the Laplacian; None where the card does not ask for it.
-        size: width and height of what is drawn, in pixels.
-    """
-
-    request: ExplanationRequest
-    image: UInt8Image | None
-    tensor: npt.NDArray[np.float32]
-    sharpness: float | None
-    size: tuple[int, int]
 
 
 class ExplanationPipeline:
@@ -77,9 +49,7 @@ class ExplanationPipeline:
 
     def is_slow(self, payload: ExplanationRequest) -> bool:
         """Return whether a picture may take long to decode and to draw on."""
-        drawing_s = 0.0 if payload.at_input_size or payload.output == "map" else _DRAWING_A_PIXEL_S
-        pixel_s = drawing_s + sharpness_s(self._card.input)
-        return self._prepare_slow is not None and is_slow(payload.data, self._card.limits, pixel_s)
+        return self._prepare_slow is not None and is_slow_to_draw(self._card, payload)
 
     def preprocess_slow(self, payload: ExplanationRequest) -> PreparedPicture:
         """Decode and transform one picture that may take long; errors as of `preprocess`, or that it took too long."""
@@ -123,22 +93,7 @@ class ExplanationPipeline:
                 "contrast: the explain graph of this model was made by an older Vitrine, which knew none. Import or "
                 "add the model again."
             )
-        structure = check_structure(request.data, self._card.limits)
-        size = structure.width, structure.height
-        keep: Keep = "original"
-        if request.at_input_size or request.output == "map":
-            keep = "resized" if request.at_input_size else "nothing"
-        elif structure.width * structure.height > MAX_DRAWN_PIXELS or max(size) > MAX_DRAWN_SIDE:
-            raise NoExplanation(
-                f"{structure.width}×{structure.height} pixels are too many to draw on (at most {MAX_DRAWN_PIXELS:,}, "
-                f"and {MAX_DRAWN_SIDE:,} on a side). Ask /explain for size=input."
-            )
-        picture = prepare_picture(request.data, self._card.limits, self._card.input, keep)
-        if picture.pixels is not None:
-            size = picture.pixels.shape[1], picture.pixels.shape[0]
-        elif structure.orientation >= 5 and self._card.input.orientation == "apply":
-            size = size[1], size[0]
-        return PreparedPicture(request, picture.pixels, picture.tensor, picture.sharpness, size)
+        return prepare_to_draw(prepare_picture, self._card, request)
 
     def _target(self, request: ExplanationRequest, logits: Logits) -> int:
         if request.target >= 0:
@@ -146,18 +101,8 @@ class ExplanationPipeline:
         return classify(logits, self._card, threshold=request.threshold).class_id
 
     def _draw(self, item: PreparedPicture, logits: Logits, target: int, values: npt.NDArray[np.float32]) -> Explanation:
-        request = item.request
-        picture = None
-        if request.output != "map" and item.image is not None:
-            picture = png(self._drawn(request, item.image, values))
+        picture = draw(self._card, item, values)
         return Explanation(logits, target, picture, values, item.size, item.sharpness)
-
-    def _drawn(self, request: ExplanationRequest, image: UInt8Image, values: npt.NDArray[np.float32]) -> UInt8Image:
-        """Return the heatmap in grey, or laid over the picture, at the picture's size."""
-        size = image.shape[0], image.shape[1]
-        at_input_size = request.at_input_size  # the picture is the network's input itself
-        heat = heatmap(values, size) if at_input_size else picture_heatmap(values, size, self._card.input)
-        return grey(heat) if request.output == "heatmap" else overlay(image, heat, request.alpha)
 
 
 def load_explanation(

@@ -212,14 +212,6 @@ def test_explanations_that_are_switched_off_say_so(make_client: MakeClient, tmp_
     assert answer["prediction"] == "bright" and "VITRINE_EXPLAIN=false" in answer["explanation_error"]
 
 
-@pytest.mark.parametrize("loaded", [True, False])
-def test_a_model_without_a_layer_says_so_in_whatever_state_it_is(
-    make_client: MakeClient, tmp_path: Path, loaded: bool
-) -> None:
-    response = explain(make_client(seal(tiny_package(tmp_path / "tiny")), loaded=loaded))
-    assert response.status_code == 400 and "names no layer" in response.json()["detail"]
-
-
 def test_a_card_may_ask_for_a_heatmap_by_default(tmp_path: Path) -> None:
     package = tiny_package(tmp_path / "tiny", explained=True)
     card = package / "card.toml"

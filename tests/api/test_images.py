@@ -95,14 +95,6 @@ def test_a_parameter_that_is_not_allowed_is_a_400_that_says_what_is(client: Test
     assert response.json()["detail"] == response.json()["error"] == text
 
 
-def test_a_heatmap_that_cannot_be_had_costs_no_prediction(client: TestClient) -> None:
-    answer = client.post("/predict?include_gradcam=true", content=plain(240)).json()
-    assert answer["prediction"] == "bright" and answer["gradcam_heatmap"] is None
-    assert "names no layer" in answer["explanation_error"]
-    response = client.post("/explain", content=plain(240))
-    assert response.status_code == 400 and "names no layer" in response.json()["detail"]
-
-
 def test_an_unknown_model_or_version_is_a_404_that_lists_the_known(client: TestClient) -> None:
     response = client.post("/models/absent/predict", content=plain(1))
     assert response.status_code == 404 and "Known models: tiny" in response.json()["detail"]

@@ -108,7 +108,7 @@ def test_the_limits_that_a_query_is_checked_by_stand_in_the_document(
 ) -> None:
     parameters = parameters_of(operations, "/models/tiny/explain")
     assert parameters["alpha"]["schema"] == {"type": "number", "minimum": 0, "maximum": 1}
-    assert parameters["method"]["schema"]["enum"] == ["gradcam", "gradcam++", "layercam", "hirescam"]
+    assert parameters["method"]["schema"]["enum"] == ["gradcam", "gradcam++", "layercam", "hirescam", "rise"]
     assert parameters["output"]["schema"]["enum"] == ["overlay", "heatmap", "map"]
     of_rows = parameters_of(operations, "/models/churn/explain")
     assert of_rows["method"]["schema"]["enum"] == ["shapley", "shapley-sampled"]

@@ -87,13 +87,14 @@ def test_a_graph_without_an_exact_gradient_is_served_and_says_why_it_has_no_heat
     graph_file(tmp_path / "flat.onnx", classes=30, size=64)
     result = run_add(tmp_path / "flat.onnx", "--labels", labels_file(tmp_path / "labels.txt"))
     assert result.exit_code == 0, result.output
-    assert "No heatmaps: it has no feature map" in result.output
+    assert "No gradient: it has no feature map" in result.output
     stored = store.find("flat")
     assert as_image_card(stored.card).explain is None and stored.explain_graph is None
     model = LoadedModel(stored.card, stored, PREDICTION)
-    assert model.not_explainable_reason.startswith("it has no feature map")
-    assert model_details(model, "0").explain is None
-    assert "unavailable it has no feature map" in shown("flat")
+    assert not model.not_explainable_reason and model.no_gradient_reason.startswith("it has no feature map")
+    facts = model_details(model, "0").explain
+    assert facts is not None and (facts["way"], facts["methods"]) == ("rise", ["rise"])
+    assert "way rise" in shown("flat") and "no gradient it has no feature map" in shown("flat")
 
 
 def test_a_card_of_ones_own_is_kept_and_names_the_layer(home: Path, graph: Path, labels: Path, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_card_of_ones_own_is_kept_and_names_the_layer(home: Path, graph: Path,
     assert "no feature map 'layer4'" in refused.output.replace("\n", " ") and layer in refused.output
     card.write_text(text[: text.index("[explain]")])
     bare = run_add(graph, "--card", card)
-    assert bare.exit_code == 0 and "No heatmaps: its card names no layer" in bare.output and layer in bare.output
+    assert bare.exit_code == 0 and "No gradient: its card names no layer" in bare.output and layer in bare.output
     assert as_image_card(store.find("mine").card).explain is None
 
 
@@ -120,7 +121,7 @@ def test_without_the_onnx_package_a_graph_is_served_and_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "onnx", None)
     result = run_add(graph, "--labels", labels)
     assert result.exit_code == 0, result.output
-    assert "No heatmaps: the onnx package" in result.output and "requirements/convert.txt" in result.output
+    assert "No gradient: the onnx package" in result.output and "requirements/convert.txt" in result.output
 
 
 def test_a_wrong_gradient_is_far_from_finite_differences(network: Cut) -> None:

@@ -83,7 +83,7 @@ def test_a_models_configuration_is_tritons(over_http: Any) -> None:
 
 def test_a_configuration_tells_the_outputs_that_a_request_may_name(over_http: Any) -> None:
     for name, outputs in (
-        ("tiny.tensor", "probabilities logits label"),
+        ("tiny.tensor", "probabilities logits label map"),
         ("explained", "probabilities logits label map"),
         ("machine-anomaly", "score is_anomaly contributions attributions"),
     ):

@@ -1,0 +1,116 @@
+"""Predictions of pictures together with where the model looked: by a gradient in the Grad-CAM process, or by RISE."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from errors import InvalidInput, NoExplanation, Unavailable, VitrineError
+from explain.overlay import Output
+from explain.rise import RISE
+from models.card import as_image_card
+from runners.awaiting import awaitable
+from serving.attributions import is_own_contrast
+from serving.gradcam.client import ExplainerClient
+from serving.gradcam.requests import default_request
+from serving.gradcam.wire import ExplanationRequest
+from serving.loaded_model import LoadedModel
+from serving.pipeline import ImagePayload
+from serving.predictions import ImagePrediction, PredictionParameters, image_prediction
+from serving.rise import Progress, RiseExplainer
+from serving.waiting import AT_ONCE
+
+
+class ImageExplainer:
+    """Explains pictures as their requests ask, or as is usual for the model.
+
+    Args:
+        client: calls the Grad-CAM process; None where that is switched off.
+    """
+
+    def __init__(self, client: ExplainerClient | None) -> None:
+        self._client, self._rise = client, RiseExplainer()
+
+    async def explain(
+        self,
+        model: LoadedModel,
+        request: ExplanationRequest,
+        parameters: PredictionParameters,
+        deadline: float,
+        targets: Sequence[int] = (),
+        top: int = 0,
+        progress: Progress | None = None,
+    ) -> list[ImagePrediction]:
+        """Predict and explain one picture, as `Predictor.explain_image` describes."""
+        labels = as_image_card(model.card).labels
+        model.check_ready()
+        if request.method == RISE:
+            return await self._rise.explain(model, request, parameters, deadline, targets, top, progress)
+
+        def explain(target: int) -> Awaitable[ImagePrediction]:
+            return self._by_gradient(model, replace(request, target=target), parameters, deadline)
+
+        predictions = await asyncio.gather(*map(explain, targets or (request.target,)))
+        if top:
+            answered = predictions[0]
+            most_probable: list[int] = np.argsort(-answered.logits, kind="stable")[:top].tolist()
+            others = [class_id for class_id in most_probable if class_id != _explained_class(answered)]
+            explained = dict(zip(others, await asyncio.gather(*map(explain, others)), strict=True))
+            predictions = [explained.get(class_id, answered) for class_id in most_probable]
+        if any(_explained_class(prediction) == request.contrast for prediction in predictions):
+            raise is_own_contrast(labels[request.contrast])
+        return predictions
+
+    async def predict(
+        self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
+    ) -> ImagePrediction:
+        """Predict with an explanation; where there is none, predict without it and say why."""
+        now = time.monotonic()
+        try:
+            request = await usual_request(model, payload, parameters, "overlay")
+            if request.method == RISE:
+                return await self._rise.predict(model, request, parameters, deadline)
+            # The explanation gets half of the time; the rest is for predicting without it.
+            return await self._by_gradient(model, request, parameters, now + (deadline - now) / 2)
+        except VitrineError as error:
+            if isinstance(error, InvalidInput) and not isinstance(error, NoExplanation):
+                raise
+            explanation_error = str(error)
+        prediction = image_prediction(model, await awaitable(model.submit(payload, deadline)), parameters)
+        return prediction._replace(explanation_error=explanation_error)
+
+    async def map(
+        self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
+    ) -> ImagePrediction:
+        """Predict and give the usual map of the label that is answered."""
+        request = await usual_request(model, payload, parameters, "map")
+        return (await self.explain(model, request, parameters, deadline))[0]
+
+    async def _by_gradient(
+        self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
+    ) -> ImagePrediction:
+        model.check_ready()
+        model.check_method(request.method)
+        if self._client is None:
+            raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
+        answer = await self._client.explain(model.tag, request, deadline)
+        return image_prediction(model, answer, parameters, explanation=answer.value)
+
+
+async def usual_request(
+    model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, output: Output
+) -> ExplanationRequest:
+    """Return the request to explain the label that is answered by the method that is usual for the model."""
+    request = await default_request(as_image_card(model.card), payload, parameters.threshold, output)
+    return replace(request, method=model.map_method)
+
+
+def at_once(model: LoadedModel, method: str = "") -> int:
+    """Return how many pictures of one request are explained together; by RISE one, which keeps the lanes busy."""
+    return 1 if (method or model.map_method) == RISE else AT_ONCE
+
+
+def _explained_class(prediction: ImagePrediction) -> int | None:
+    return None if prediction.explanation is None else prediction.explanation.target

@@ -1,0 +1,190 @@
+"""RISE by a model's own Runner: one picture is predicted behind random masks, a bounded chunk of them at a time."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from errors import DeadlineExceeded, QueueFull, VitrineError
+from explain.base import NO_CONTRAST
+from explain.rise import RiseMap, draw_masks, map_size, rise_maps
+from models.card import as_image_card
+from runners.awaiting import awaitable
+from runners.runner import Answer
+from serving.attributions import explained_outputs, is_own_contrast
+from serving.gradcam.drawing import PreparedPicture, draw
+from serving.gradcam.wire import Explanation, ExplanationRequest, Sampling
+from serving.loaded_model import LoadedModel
+from serving.masked import MaskedImage, MaskedOutputs
+from serving.pipeline import ShownOutputs
+from serving.predictions import ImagePrediction, PredictionParameters, image_prediction
+from serving.waiting import wait_for
+
+CHUNK_VALUES, MOST_IN_CHUNK = 2**19, 16
+"""The most values of masked tensors, two megabytes, and the most masks, that a lane is given at once, so that
+predictions get their turn: of 224 × 224 pixels these are three pictures."""
+MOST_UNDER_WAY = 4
+"""The pictures that are explained at once; more would only wait for each other, and predictions for all of them."""
+EXPLAINED_SHARE = 0.9
+"""The share of the time left after predicting a picture that its explanation may take."""
+
+Progress = Callable[[float], None]
+"""Is told what share of the work is done, from 0 to 1."""
+
+
+class RiseExplainer:
+    """Explains pictures of any model by RISE; `MOST_UNDER_WAY` of them at a time, of all models."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+
+    async def explain(
+        self,
+        model: LoadedModel,
+        request: ExplanationRequest,
+        parameters: PredictionParameters,
+        deadline: float,
+        targets: Sequence[int] = (),
+        top: int = 0,
+        progress: Progress | None = None,
+    ) -> list[ImagePrediction]:
+        """Predict and explain one picture; all targets share what the network computes.
+
+        One chunk waits in the model's queue at a time, whose lanes predict in between. Cancelling it ends the work
+        after the chunk that is being computed.
+
+        Args:
+            model: the model.
+            request: what to explain, and how.
+            parameters: what is asked of the prediction.
+            deadline: a value of `time.monotonic()`.
+            targets: the indices of the classes to explain in place of the request's target.
+            top: how many of the most probable classes to explain instead; 0 for none.
+            progress: is told after each chunk how far the work is.
+
+        Returns:
+            A prediction for each class, in their order; they differ in nothing but their explanations.
+
+        Raises:
+            InvalidInput: a class that is explained is the contrast itself, or the picture cannot be used.
+            NoExplanation: the picture is too large to be drawn on.
+            QueueFull: `MOST_UNDER_WAY` pictures are being explained, or the model's queue is full.
+            VitrineError: the Runner's own, as of `LoadedModel.submit`.
+        """
+        with self._place():
+            answer = await _shown(model, request, deadline)
+            prediction = _prediction(model, answer, parameters)
+            classes = _classes(prediction, targets or (request.target,), top)
+            return await _explained(model, answer, prediction, classes, deadline, progress)
+
+    async def predict(
+        self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
+    ) -> ImagePrediction:
+        """Predict one picture and explain its label, if the time allows; if not, say why there is no explanation.
+
+        Raises:
+            NoExplanation: the picture is too large to be drawn on.
+            VitrineError: as `explain`, of the prediction alone.
+        """
+        with self._place():
+            answer = await _shown(model, request, deadline)
+            prediction = _prediction(model, answer, parameters)
+            now = time.monotonic()
+            explained_by = now + EXPLAINED_SHARE * (deadline - now)
+            too_late = (
+                f"An explanation of {model.name} takes {request.samples:,} predictions, for which too little time was "
+                "left. Ask /explain for it, with a longer timeout_ms or fewer samples."
+            )
+            if now + request.samples * answer.infer_ms / 1e3 > explained_by:
+                return prediction._replace(explanation_error=too_late)
+            classes = [prediction.classification.class_id]
+            try:
+                work = _explained(model, answer, prediction, classes, explained_by)
+                return (await wait_for(work, explained_by))[0]
+            except DeadlineExceeded:
+                return prediction._replace(explanation_error=too_late)
+            except VitrineError as error:
+                return prediction._replace(explanation_error=str(error))
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._under_way >= MOST_UNDER_WAY:
+            raise QueueFull(
+                f"{MOST_UNDER_WAY} pictures are being explained by many predictions, as many as at once. Retry later.",
+                5,
+            )
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+
+
+async def _shown(model: LoadedModel, request: ExplanationRequest, deadline: float) -> Answer[ShownOutputs]:
+    return await awaitable(model.submit(request, deadline))
+
+
+def _prediction(model: LoadedModel, answer: Answer[ShownOutputs], parameters: PredictionParameters) -> ImagePrediction:
+    return image_prediction(model, answer._replace(value=answer.value.outputs), parameters)  # type: ignore[arg-type]
+
+
+def _classes(prediction: ImagePrediction, targets: Sequence[int], top: int) -> list[int]:
+    """Return the indices of the classes to explain; a target below 0 stands for the label that is answered."""
+    if top:
+        most_probable: list[int] = np.argsort(-prediction.logits, kind="stable")[:top].tolist()
+        return most_probable
+    return [target if target >= 0 else prediction.classification.class_id for target in targets]
+
+
+async def _explained(
+    model: LoadedModel,
+    answer: Answer[ShownOutputs],
+    prediction: ImagePrediction,
+    classes: Sequence[int],
+    deadline: float,
+    progress: Progress | None = None,
+) -> list[ImagePrediction]:
+    """Return the prediction with the explanation of each class; its times are those of the whole work."""
+    card, picture = as_image_card(model.card), answer.value.picture
+    request = picture.request
+    if request.contrast in classes:
+        raise is_own_contrast(card.labels[request.contrast])
+    maps, masked_ms = await _maps(model, picture, classes, deadline, progress)
+    started = time.monotonic()
+    drawn = [await asyncio.to_thread(draw, card, picture, rise_map.values) for rise_map in maps]
+    whole_ms = answer.infer_ms + masked_ms + (time.monotonic() - started) * 1e3
+    predictions = list[ImagePrediction]()
+    for class_id, rise_map, png in zip(classes, maps, drawn, strict=True):
+        sampling = Sampling(request.samples, rise_map.standard_error)
+        explanation = Explanation(
+            prediction.logits, class_id, png, rise_map.values, picture.size, picture.sharpness, sampling
+        )
+        whole = Answer(explanation, answer.queue_ms, answer.decode_ms, whole_ms, answer.batch_size)
+        predictions.append(prediction._replace(answer=whole, explanation=explanation))
+    return predictions
+
+
+async def _maps(
+    model: LoadedModel,
+    picture: PreparedPicture,
+    classes: Sequence[int],
+    deadline: float,
+    progress: Progress | None,
+) -> tuple[list[RiseMap], float]:
+    """Return the map of each class, and the milliseconds that lanes worked on them."""
+    card, request = as_image_card(model.card), picture.request
+    contrast = None if request.contrast == NO_CONTRAST else request.contrast
+    masks = draw_masks(request.samples)
+    size = max(1, min(MOST_IN_CHUNK, CHUNK_VALUES // picture.tensor.size))
+    scores, worked_ms = list[np.ndarray](), 0.0
+    for start in range(0, request.samples, size):
+        payload = MaskedImage(picture.tensor, masks.part(start, size))
+        answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline))
+        scores.append(explained_outputs(answer.value.logits, card, classes, contrast))
+        worked_ms += answer.decode_ms + answer.infer_ms
+        if progress is not None:
+            progress(min(1.0, (start + size) / request.samples))
+    maps = await asyncio.to_thread(rise_maps, np.concatenate(scores), masks, map_size(card.input.size))
+    return maps, worked_ms

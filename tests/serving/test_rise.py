@@ -1,0 +1,175 @@
+"""RISE through a model's own Runner, against what follows for a linear model, and how it ends before it is done."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import serving.rise
+from errors import CallerGone, DeadlineExceeded, InvalidInput, NoExplanation, QueueFull
+from explain.base import NO_CONTRAST, PREDICTED
+from explain.overlay import Output
+from explain.rise import CELLS, DEFAULT_SAMPLES, RISE, draw_masks
+from serving.gradcam.wire import ExplanationRequest
+from serving.loaded_model import LoadedModel
+from serving.masked import MaskedImage, masked_tensors
+from serving.pipeline import TransformedImage
+from serving.predictions import ImagePrediction
+from serving.predictor import Predictor
+from tests.conftest import encode
+from tests.explain.test_rise import spline
+from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
+from tests.tiny import WEIGHT, bright_square, logits_of_plain, plain, seal, tiny_package
+
+PREDICTOR = Predictor(30_000)
+PNG = encode(bright_square())
+
+
+def asked(
+    samples: int = DEFAULT_SAMPLES, target: int = PREDICTED, contrast: int = NO_CONTRAST, output: Output = "map"
+) -> ExplanationRequest:
+    return ExplanationRequest(PNG, target, RISE, output, 0.5, at_input_size=False, contrast=contrast, samples=samples)
+
+
+def explain(model: LoadedModel, request: ExplanationRequest, **how: Any) -> list[ImagePrediction]:
+    return run(PREDICTOR.explain_image(model, request, PLAIN, soon(), **how))
+
+
+def inferences(model: LoadedModel) -> int:
+    stats = model.own_stats()
+    assert stats is not None
+    return stats.inferences
+
+
+def test_a_linear_model_is_explained_by_its_weights(model: LoadedModel) -> None:
+    """The logits are linear in the input, so the logarithm of the ratio of two probabilities is, too."""
+    (prediction,) = explain(model, asked(8000, target=1, contrast=0))
+    scaled = (bright_square() / 255 - 0.5) / 0.5
+    weights = scaled @ (WEIGHT[:, 1] - WEIGHT[:, 0]) / 256
+    places = (np.arange(16) + 0.5) * CELLS / 16
+    alike = spline(np.abs(places[:, None] - places))
+    expected = np.maximum(alike @ weights @ alike / 2, 0)
+    explanation = prediction.explanation
+    assert explanation is not None and explanation.sampling is not None
+    error = explanation.sampling.standard_error
+    assert np.abs(explanation.map - expected).max() < 5 * error < 0.25 * expected.max()
+    assert max(np.unravel_index(explanation.map.argmax(), (16, 16))) < 4  # in the red square, which decides
+
+
+def test_every_target_shares_the_same_predictions(model: LoadedModel) -> None:
+    before = inferences(model)
+    both = explain(model, asked(50), targets=(1, 0))
+    assert inferences(model) - before == 1 + 50
+    assert [each.explanation.target for each in both if each.explanation] == [1, 0]
+    for target, found in enumerate(reversed(both)):
+        (alone,) = explain(model, asked(50, target=target))
+        assert alone.explanation is not None and found.explanation is not None
+        assert np.array_equal(alone.explanation.map, found.explanation.map)
+        assert alone.explanation.sampling == found.explanation.sampling
+    first, second = (each.explanation.target for each in explain(model, asked(20), top=2) if each.explanation)
+    assert (first, second) == tuple(np.argsort(-both[0].logits))
+
+
+def test_the_same_picture_is_explained_the_same_twice(model: LoadedModel) -> None:
+    first, second = (explain(model, asked(40, output="overlay"))[0] for _ in range(2))
+    assert first.explanation is not None and second.explanation is not None
+    assert np.array_equal(first.explanation.map, second.explanation.map)
+    assert first.explanation.picture == second.explanation.picture
+    assert first.classification == run(PREDICTOR.predict_image(model, PNG, PLAIN, soon())).classification
+
+
+def test_the_work_comes_in_chunks_and_says_how_far_it_is(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = explain(model, asked(20))
+    shares = list[float]()
+    monkeypatch.setattr(serving.rise, "CHUNK_VALUES", 8 * 3 * 16 * 16)  # eight pictures
+    (parts,) = explain(model, asked(20), progress=shares.append)
+    assert shares == [0.4, 0.8, 1.0]
+    assert whole.explanation is not None and parts.explanation is not None
+    assert parts.explanation.map == pytest.approx(whole.explanation.map, abs=1e-6)
+
+
+def test_a_client_that_leaves_ends_the_work(model: LoadedModel) -> None:
+    before = inferences(model)
+
+    async def leave_after_a_chunk() -> None:
+        left = asyncio.Event()
+
+        class Leaving:
+            async def gone(self) -> None:
+                await left.wait()
+
+        work = PREDICTOR.explain_image(model, asked(8000), PLAIN, soon(), Leaving(), progress=lambda share: left.set())
+        with pytest.raises(CallerGone):
+            await work
+
+    run(leave_after_a_chunk())
+    explain(model, asked(20))  # what was under way has been finished by now, and its place is free
+    assert 16 <= inferences(model) - before - 21 < 8000
+    assert PREDICTOR._images._rise._under_way == 0
+    after = inferences(model)
+    run(PREDICTOR.predict_image(model, PNG, PLAIN, soon()))
+    assert inferences(model) - after == 1
+
+
+def test_a_deadline_ends_the_work(model: LoadedModel) -> None:
+    with pytest.raises(DeadlineExceeded):
+        run(PREDICTOR.explain_image(model, asked(8000), PLAIN, time.monotonic() + 0.1))
+
+
+def test_more_pictures_at_once_than_there_are_places_are_refused(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.rise, "MOST_UNDER_WAY", 0)
+    with pytest.raises(QueueFull, match="Retry later"):
+        explain(model, asked())
+    prediction = run(PREDICTOR.predict_image(model, plain(200), WITH_HEATMAP, soon()))
+    assert "Retry later" in (prediction.explanation_error or "")
+    assert prediction.logits == pytest.approx(logits_of_plain(200), abs=1e-5)
+
+
+def test_a_prediction_comes_with_its_map_if_there_is_time(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    (result,) = run(PREDICTOR.predict_images(model, [PNG], WITH_HEATMAP, soon()))
+    assert isinstance(result, ImagePrediction) and result.explanation is not None and result.explanation.picture
+    assert result.explanation_error is None
+    monkeypatch.setattr(serving.rise, "EXPLAINED_SHARE", 0.0)
+    prediction = run(PREDICTOR.predict_image(model, PNG, WITH_HEATMAP, soon()))
+    assert prediction.explanation is None and "Ask /explain" in (prediction.explanation_error or "")
+    assert prediction.logits == pytest.approx(result.logits)
+
+
+def test_pictures_are_mapped_one_after_the_other_and_a_wrong_one_fails_alone(model: LoadedModel) -> None:
+    payloads = [PNG, b"no picture", TransformedImage(np.zeros((3, 16, 16), np.float32)), plain(200)]
+    first, wrong, tensor, last = run(PREDICTOR.map_images(model, payloads, PLAIN, soon()))
+    assert isinstance(wrong, InvalidInput) and isinstance(tensor, InvalidInput)
+    for result in (first, last):
+        assert isinstance(result, ImagePrediction) and result.explanation is not None
+        assert result.explanation.map.shape == (16, 16) and result.explanation.picture is None
+
+
+def test_what_cannot_be_explained_is_refused(model: LoadedModel) -> None:
+    with pytest.raises(InvalidInput, match="the label that is explained"):
+        explain(model, asked(contrast=int(explain(model, asked(20))[0].classification.class_id)))
+    gradient = ExplanationRequest(PNG, PREDICTED, "gradcam", "map", 0.5, at_input_size=False)
+    with pytest.raises(NoExplanation, match=r"'gradcam' takes a gradient.*names no layer.*method=rise"):
+        explain(model, gradient)
+
+
+def test_a_graph_that_takes_one_picture_at_a_time_is_explained_alike(model: LoadedModel, tmp_path: Path) -> None:
+    (expected,) = explain(model, asked(30))
+    with loaded(seal(tiny_package(tmp_path / "tiny", batch=1))) as single:
+        (found,) = explain(single, asked(30))
+    assert found.explanation is not None and expected.explanation is not None
+    assert found.explanation.map == pytest.approx(expected.explanation.map, abs=1e-6)
+
+
+def test_masks_lie_on_the_height_and_the_width_whatever_the_layout() -> None:
+    tensor, masks = np.random.default_rng(2).normal(size=(3, 8, 12)).astype(np.float32), draw_masks(5)
+    channels_first = masked_tensors(MaskedImage(tensor, masks), "nchw").tensors
+    channels_last = masked_tensors(MaskedImage(tensor.transpose(1, 2, 0), masks), "nhwc").tensors
+    assert channels_first.shape == (5, 3, 8, 12)
+    assert np.array_equal(channels_first, channels_last.transpose(0, 3, 1, 2))
+    shown = channels_first / tensor
+    assert shown.min() >= -1e-6 and shown.max() <= 1 + 1e-6
