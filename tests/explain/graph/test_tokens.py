@@ -28,7 +28,7 @@ def class_token_transformer() -> Any:
 
 
 def distilled_transformer() -> Any:
-    options = {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 7}
+    options: dict[str, Any] = {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 7}
     return timm.create_model("deit_tiny_distilled_patch16_224", **options)
 
 
@@ -53,7 +53,7 @@ TRANSFORMERS: dict[str, tuple[Callable[[], Any], str, tuple[int, int], int]] = {
 
 def maps_of_the_package(network: nn.Module, layer: str, before: int, size: tuple[int, int], image: Tensor) -> Any:
     def as_map(tokens: Tensor) -> Tensor:
-        return tokens[:, before:].unflatten(1, size).permute(0, 3, 1, 2)
+        return tokens[:, before:].reshape(len(tokens), *size, -1).permute(0, 3, 1, 2)
 
     maps = {}
     targets = [ClassifierOutputTarget(class_id) for class_id in (2, 5)]
