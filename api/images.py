@@ -106,9 +106,14 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
     request_id, form = request.state.request_id, query.label_form(card)
 
     async def answer(progress: Progress | None = None) -> Response:
-        predictions = await predictor.explain_image(
-            model, explanation_request, parameters, deadline, caller, targets=targets, top=top, progress=progress
-        )
+        try:
+            predictions = await predictor.explain_image(
+                model, explanation_request, parameters, deadline, caller, targets=targets, top=top, progress=progress
+            )
+        except DeadlineExceeded as error:
+            if method != RISE:
+                raise
+            raise DeadlineExceeded(f"{error} Fewer samples than {query.samples:,} take less time.") from error
         answers = computed_answers(predictions)
         if query.format == "png":
             return Response(answers[0].value.picture, 200, timing_headers(answers), "image/png")

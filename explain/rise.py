@@ -103,12 +103,12 @@ def rise_maps(scores: Float64Array, masks: Masks, size: tuple[int, int]) -> list
         size: height and width of the maps.
     """
     shown = rendered(masks, size).reshape(len(scores), -1)
-    where_shown = shown.T.astype(np.float64) @ scores / shown.sum(axis=0, dtype=np.float64)[:, None]
-    differences = where_shown - scores.mean(axis=0)  # (places, targets)
+    shown_in_all = shown.sum(axis=0, dtype=np.float64)
     maps = list[RiseMap]()
-    for target, values in enumerate(differences.T):
+    for of_target in scores.T:
+        values = shown.T @ (of_target - of_target.mean()).astype(np.float32) / shown_in_all
         peak = int(values.argmax())
-        error = _standard_error(scores[:, target], shown[:, peak].astype(np.float64))
+        error = _standard_error(of_target, shown[:, peak].astype(np.float64))
         maps.append(RiseMap(np.maximum(values, 0.0).astype(np.float32).reshape(size), error))
     return maps
 

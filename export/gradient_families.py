@@ -141,7 +141,7 @@ def maps_by_autograd(
 
 def _channels_first(value: Tensor, layout: Layout, size: tuple[int, int]) -> Tensor:
     if isinstance(layout, int):
-        value, layout = value[:, layout:].unflatten(1, size), "NHWC"
+        value, layout = value[:, layout:].reshape(len(value), *size, -1), "NHWC"
     return value.permute(0, 3, 1, 2) if layout == "NHWC" else value
 
 

@@ -165,6 +165,14 @@ def test_a_graph_that_takes_one_picture_at_a_time_is_explained_alike(model: Load
     assert found.explanation.map == pytest.approx(expected.explanation.map, abs=1e-6)
 
 
+def test_an_early_exit_answers_as_it_does_without_an_explanation(tmp_path: Path) -> None:
+    with loaded(seal(tiny_package(tmp_path / "tiny", batch=1, exits=True))) as exiting:
+        (explained,) = explain(exiting, asked(30))
+        predicted = run(PREDICTOR.predict_image(exiting, PNG, PLAIN, soon()))
+    assert explained.answered_by == predicted.answered_by is not None
+    assert explained.warnings == predicted.warnings and np.array_equal(explained.logits, predicted.logits)
+
+
 def test_masks_lie_on_the_height_and_the_width_whatever_the_layout() -> None:
     tensor, masks = np.random.default_rng(2).normal(size=(3, 8, 12)).astype(np.float32), draw_masks(5)
     channels_first = masked_tensors(MaskedImage(tensor, masks), "nchw").tensors

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,17 @@ from explain.graph.maps import ExplainGraph, computed, explain_graph, explained_
 from explain.methods import METHODS, cam
 
 
-def exported(network: nn.Module, image: Tensor, *, opset: int = 17, fixed_batch: bool = False) -> onnx.ModelProto:
+def exported(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    opset: int = 17,
+    fixed_batch: bool = False,
+    outputs: Sequence[str] = ("scores",),
+) -> onnx.ModelProto:
     """Return a network as a graph, by PyTorch's older exporter, which takes a tenth of the newer one's time."""
     file = io.BytesIO()
-    axes = {} if fixed_batch else {"picture": {0: "n"}, "scores": {0: "n"}}
+    axes = {} if fixed_batch else {name: {0: "n"} for name in ("picture", *outputs)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated; many graphs out there are of its making
         torch.onnx.export(
@@ -27,7 +35,7 @@ def exported(network: nn.Module, image: Tensor, *, opset: int = 17, fixed_batch:
             dynamo=False,
             opset_version=opset,
             input_names=["picture"],
-            output_names=["scores"],
+            output_names=list(outputs),
             dynamic_axes=axes,
         )
     return onnx.load_from_string(file.getvalue())

@@ -95,6 +95,32 @@ def test_a_map_whose_channels_come_last_is_explained_alike() -> None:
     assert_close(outputs_of(built, image, [2, 0])["gradcam"], expected.numpy())
 
 
+class ChannelsLast(nn.Module):
+    """Takes pictures (N, h, w, C), and gives the pooled features before the logits."""
+
+    def __init__(self, network: Cut) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        activations = self.network.start(image.permute(0, 3, 1, 2))
+        return activations.mean((2, 3)), self.network.end(activations)
+
+
+def test_pictures_may_have_their_channels_last_and_logits_may_be_one_output_of_two() -> None:
+    torch.manual_seed(8)
+    network = Cut(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)))
+    image = torch.randn(2, 3, 6, 8)
+    channels_last = image.permute(0, 2, 3, 1).contiguous()
+    model = exported(ChannelsLast(network), channels_last, outputs=["features", "logits"])
+    built = explain_graph(model, channels_last.numpy())
+    assert (built.layer, built.map_size) == (first_convolution(model), (6, 8))
+    outputs, expected = outputs_of(built, channels_last, [2, 0]), by_autograd(network, image, [2, 0])
+    assert_close(outputs["logits"], expected.logits)
+    for method in METHOD_NAMES:
+        assert_close(outputs[method], expected.maps[method])
+
+
 def test_a_graph_whose_batch_is_fixed_at_1_is_explained_item_by_item(tmp_path: Path) -> None:
     torch.manual_seed(6)
     network = Cut(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)))

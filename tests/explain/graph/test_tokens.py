@@ -26,7 +26,7 @@ def class_token_transformer() -> Any:
 
 
 def distilled_transformer() -> Any:
-    options = {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 7}
+    options: dict[str, Any] = {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 7}
     return timm.create_model("deit_tiny_distilled_patch16_224", **options)
 
 
@@ -50,7 +50,7 @@ TRANSFORMERS: dict[str, tuple[Callable[[], Any], str, tuple[int, int], int]] = {
 
 
 def tokens_as_map(before: int, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-    return lambda tokens: tokens[:, before:].unflatten(1, size).permute(0, 3, 1, 2)
+    return lambda tokens: tokens[:, before:].reshape(len(tokens), *size, -1).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
