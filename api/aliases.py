@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, RootModel, create_model
 
-from api.row_explanations import RowExplanationFacts
+from api.row_explanations import MaybeExplainedRow, RowExplanationFacts
 from api.schemas import (
     AnomalyPrediction,
     BatchAnswer,
@@ -16,14 +16,13 @@ from api.schemas import (
     ExplainedBatchPrediction,
     ExplainedPrediction,
     ExplainedRowBatchAnswer,
-    ModelFacts,
     Prediction,
     Regression,
     RowBatchAnswer,
     RowError,
     RowPrediction,
-    Stats,
 )
+from api.state_schemas import ModelFacts, Stats
 from models.answer import Aliases, value_at
 from models.card import Card, ImageCard, RowCard, is_detector, is_regressor
 
@@ -71,18 +70,18 @@ def answer_schemas(card: Card) -> AnswerSchemas:
         entry = schema_with_aliases(card, ExplainedBatchPrediction, form.also)
         explained_batch = _batch_schema(card, entry, BatchError, ExplainedBatchAnswer)
     else:
-        prediction = schema_with_aliases(card, row_answer_schema(card), form.also)
+        aliased = schema_with_aliases(card, row_answer_schema(card), form.also)
+        prediction = create_model(_name(card, row_answer_schema(card)), __base__=(MaybeExplainedRow, aliased))
         explained = create_model(
             f"{_name(card, row_answer_schema(card))}_explained",
             __base__=prediction,
-            explanation=(RowExplanationFacts, ...),
             explanations=(
                 list[RowExplanationFacts] | None,
                 Field(None, description="Of every target, in order, if several were asked for."),
             ),
         )
         explained_batch = _batch_schema(card, explained, RowError, ExplainedRowBatchAnswer, is_own=True)
-        batch = _batch_schema(card, prediction, RowError, RowBatchAnswer)
+        batch = _batch_schema(card, prediction, RowError, RowBatchAnswer, is_own=True)
     model = schema_with_aliases(card, ModelFacts, form.model_also)
     stats = schema_with_aliases(card, Stats, form.stats_also)
     return AnswerSchemas(prediction, batch, explained, explained_batch, model, stats)

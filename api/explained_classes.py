@@ -77,7 +77,7 @@ class ExplainedClasses(BaseModel):
 
     def targets(self, names: Sequence[str]) -> tuple[int, ...]:
         """Return the indices of what is to be explained; empty for what is answered, or the most probable labels."""
-        return tuple(index_of(target, names) for target in self.target)
+        return tuple(dict.fromkeys(index_of(target, names) for target in self.target))
 
     def contrast_index(self, names: Sequence[str]) -> int | None:
         """Return the index of the label that the targets are set against; None for none."""

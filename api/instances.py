@@ -111,7 +111,7 @@ async def explain_instances(
     if not isinstance(card, ImageCard):
         payload = row_payload(instances, card)
         request = RowExplanationRequest()
-        rows = await predictor.explain_rows(model, payload, request, parameters, deadline, caller)
+        rows = await predictor.explain_rows(model, payload, request, parameters, deadline, caller, all_or_none=True)
         return _rows_predicted(rows, card, instances)
     payloads = await asyncio.to_thread(image_payloads, instances, card)
     return _predicted(await predictor.map_images(model, payloads, parameters, deadline, caller), instances)

@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 
 from api.aliases import AnswerSchemas, with_aliases
 from api.operation import Endpoint, Operation, at_paths
-from api.schemas import Health, Liveness, ModelFacts, ModelHealth, Stats, timestamp
+from api.schemas import timestamp
+from api.state_schemas import Health, Liveness, ModelFacts, ModelHealth, Stats
 from api.target import VersionQuery, requested_model
 from errors import StoreError
 from explain.base import METHOD_NAMES

@@ -66,6 +66,8 @@ def _described(operation: Operation) -> dict[str, Any]:
     responses: dict[str, Any] = {
         "200": {"description": "Successful Response", "content": {"application/json": {"schema": schema}}}
     }
+    if operation.has_picture:
+        responses["200"]["content"]["image/png"] = {"schema": {"type": "string", "contentMediaType": "image/png"}}
     if operation.problems:
         problem = {"application/problem+json": {"schema": {"$ref": REFERENCE.format(model=Problem.__name__)}}}
         responses |= {str(status): {"description": text, "content": problem} for status, text in PROBLEMS.items()}

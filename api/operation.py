@@ -27,6 +27,7 @@ class Operation:
         answer: the model of the JSON it answers with; None where the documentation shows none.
         query: the model of its query parameters.
         body: OpenAPI's description of the request's body.
+        has_picture: whether it answers with a PNG instead where it is asked to.
         problems: whether it answers with all the problems of a prediction.
         documented: whether OpenAPI shows it; other names of an operation are not.
         summary: a few words; by default the endpoint's name.
@@ -41,6 +42,7 @@ class Operation:
     answer: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
+    has_picture: bool = False
     problems: bool = False
     documented: bool = True
     summary: str = ""

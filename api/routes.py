@@ -77,6 +77,7 @@ class PredictionRoutes:
                 answer=answer,
                 query=query,
                 body=body,
+                has_picture=path == "explain",
                 problems=True,
                 summary=summary,
                 description=card.description,

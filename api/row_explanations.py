@@ -49,6 +49,13 @@ class RowExplanationFacts(BaseModel):
     time_ms: float = Field(description="The time that these took, after the prediction.")
 
 
+class MaybeExplainedRow(BaseModel):
+    """What the answer about a row holds beside the prediction, where its explanation was asked for."""
+
+    explanation: RowExplanationFacts | None = Field(None, description="With include_explanation=true, and of /explain.")
+    explanation_error: str | None = Field(None, description="Why there is no explanation though one was asked for.")
+
+
 class _Asked(ExplainedClasses):
     """What an explanation of a row can be asked."""
 
@@ -56,8 +63,8 @@ class _Asked(ExplainedClasses):
     method: RowMethodName | None = Field(
         None, description="Exact Shapley values, the default of up to 12 features, or sampled ones with their error."
     )
-    samples: Annotated[int, BeforeValidator(whole_number(LEAST_SAMPLES, MOST_SAMPLES))] = Field(
-        DEFAULT_SAMPLES,
+    samples: Annotated[int | None, BeforeValidator(whole_number(LEAST_SAMPLES, MOST_SAMPLES))] = Field(
+        None,
         ge=LEAST_SAMPLES,
         le=MOST_SAMPLES,
         description=f"Orders of the features that sampling draws, beside their reverses; {DEFAULT_SAMPLES} by default.",
@@ -82,11 +89,17 @@ class ClassifierExplanationQuery(_Asked, RowQuery):
 
 
 class DetectorExplanationQuery(_Asked, DetectorQuery):
-    """What the explanation of a detector's rows can be asked."""
+    """What the explanation of a detector's rows can be asked, whose score is explained."""
+
+    explain_top: SkipJsonSchema[int | None] = None
+    contrast: SkipJsonSchema[str | None] = None
 
 
 class RegressorExplanationQuery(_Asked, RegressorQuery):
-    """What the explanation of a regressor's rows can be asked."""
+    """What the explanation of a regressor's rows can be asked, whose values are no alternatives to each other."""
+
+    explain_top: SkipJsonSchema[int | None] = None
+    contrast: SkipJsonSchema[str | None] = None
 
 
 RowExplanationQuery = ClassifierExplanationQuery | DetectorExplanationQuery | RegressorExplanationQuery

@@ -20,7 +20,7 @@ from errors import InvalidInput
 from models.answer import LabelForm
 from models.card import RowCard, as_row_card, is_detector
 from preprocessing.rows import Row
-from serving.attributions import MOST_EXPLAINED_ROWS, RowExplanation, too_many_rows
+from serving.attributions import MOST_EXPLAINED_ROWS, RowExplanation, is_own_contrast, too_many_rows
 from serving.loaded_model import LoadedModel
 from serving.predictions import RowPredictions
 from serving.predictor import Predictor
@@ -75,6 +75,8 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request, *,
     query = row_explanation_query(card).read(request.scope["query_string"], card)
     explanation_request = query.request(card)
     deadline = predictor.deadline(query.timeout_ms)
+    if query.format == "png" and max(len(explanation_request.targets), explanation_request.top) > 1:
+        raise InvalidInput("format='png': a picture is of one target. Ask for one, or for format=json.")
     rows, are_many = _rows(await read_json(request, card.limits.max_bytes), card, batch=batch)
     if are_many and query.format == "png":
         raise InvalidInput("format='png': a picture is of one row. Send one to /explain, or ask for format=json.")
@@ -85,11 +87,10 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request, *,
     if not are_many and predictions.problems:
         raise predictions.problems[0]
     headers = timing_headers([predictions.answer])
+    if not are_many and not predictions.explanations[0]:
+        raise is_own_contrast(card.labels[explanation_request.contrast or 0])
     if query.format == "png":
-        explanations = predictions.explanations[0]
-        if len(explanations) > 1:
-            raise InvalidInput("format='png': a picture is of one target. Ask for one, or for format=json.")
-        picture = await asyncio.to_thread(explanation_png, explanations[0], rows[0], card)
+        picture = await asyncio.to_thread(explanation_png, predictions.explanations[0][0], rows[0], card)
         return Response(picture, 200, headers, "image/png")
     answers = _answers(model, card, rows, predictions, request.state.request_id, query.label_form(card))
     text = _batch_json(model, predictions, answers) if are_many else answers[0]
@@ -188,7 +189,10 @@ def _explanation_columns(explanations: Sequence[Sequence[RowExplanation]], card:
     if not explanations:
         return {}
     facts = [[explanation_facts(explanation, card) for explanation in of_row] for of_row in explanations]
-    columns = {"explanation": [json.dumps(of_row[0], ensure_ascii=False) for of_row in facts]}
-    if len(facts[0]) > 1:
-        columns["explanations"] = [json.dumps(of_row, ensure_ascii=False) for of_row in facts]
-    return columns
+    columns: dict[str, list[Any]] = {"explanation": [of_row[0] if of_row else None for of_row in facts]}
+    if any(len(of_row) > 1 for of_row in facts):
+        columns["explanations"] = facts
+    if not all(facts):
+        own = "There is no explanation: the label that is answered is the contrast itself."
+        columns["explanation_error"] = [None if of_row else own for of_row in facts]
+    return {name: [json.dumps(value, ensure_ascii=False) for value in values] for name, values in columns.items()}

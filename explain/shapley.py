@@ -54,8 +54,14 @@ class ShapleyMethod(Protocol):
         """What the method is called."""
 
     @property
-    def coalitions(self) -> Coalitions:
-        """The coalitions to be valued, shape (C, F); the first has no feature, and none has all."""
+    def count(self) -> int:
+        """C, how many coalitions are to be valued."""
+
+    def coalitions(self, start: int, stop: int) -> Coalitions:
+        """Return those from one place to another, shape (stop - start, F); the first has no feature, and none has all.
+
+        A method of many features has more of them than memory should hold at once.
+        """
 
     def solve(self, worths: Float64Array, value: float) -> Attributions:
         """Return the attributions that follow from the worth of each coalition, shape (C,), and of all features."""
@@ -75,9 +81,13 @@ class ExactShapley:
         self._members = (codes[:, None] >> np.arange(features) & 1).astype(bool)
 
     @property
-    def coalitions(self) -> Coalitions:
-        """All coalitions but the one of all features, shape (2^F - 1, F)."""
-        return self._members[:-1]
+    def count(self) -> int:
+        """2^F - 1: all coalitions but the one of all features."""
+        return len(self._members) - 1
+
+    def coalitions(self, start: int, stop: int) -> Coalitions:
+        """Return the coalitions from one place to another."""
+        return self._members[:-1][start:stop]
 
     def solve(self, worths: Float64Array, value: float) -> Attributions:
         """Return the attributions, without an error."""
@@ -109,14 +119,20 @@ class SampledShapley:
     def __init__(self, features: int, samples: int = DEFAULT_SAMPLES) -> None:
         drawn = np.random.default_rng(0).permuted(np.tile(np.arange(features), (samples, 1)), axis=1)
         self._orders = np.concatenate([drawn, drawn[:, ::-1]])  # (2 samples, F)
+        self._places = np.argsort(self._orders, axis=1)  # at which place of an order each feature joins
 
     @property
-    def coalitions(self) -> Coalitions:
-        """No feature, then for each order its first, its first two, …, shape (1 + 2 samples · (F - 1), F)."""
+    def count(self) -> int:
+        """1 + 2 · samples · (F - 1): no feature, then of each order its first, its first two, and so on."""
+        orders, features = self._orders.shape
+        return 1 + orders * (features - 1)
+
+    def coalitions(self, start: int, stop: int) -> Coalitions:
+        """Return the coalitions from one place to another."""
         features = self._orders.shape[1]
-        places = np.argsort(self._orders, axis=1)  # at which place of an order each feature joins
-        joined = places[:, None, :] < np.arange(1, features)[:, None]
-        return np.concatenate([np.zeros((1, features), bool), joined.reshape(-1, features)])
+        which = np.arange(start, min(stop, self.count)) - 1
+        order, joined = np.divmod(which, max(1, features - 1))
+        return self._places[order] < np.where(which < 0, 0, joined + 1)[:, None]
 
     def solve(self, worths: Float64Array, value: float) -> Attributions:
         """Return the attributions, and the standard error of the mean over pairs of orders."""

@@ -5,7 +5,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from backends.base import Batch
-from explain.base import PREDICTED
+from errors import NotCompilable
+from explain.base import METHOD_NAMES, PREDICTED
 from explain.graph.maps import ExplainGraph, explained_classes, open_at
 
 STEPS = (1e-2, 2e-3)
@@ -26,15 +27,20 @@ def gradient_deviation(built: ExplainGraph, items: Batch) -> float:
 
     Returns:
         The largest difference between both slopes, as a share of the steepest that a gradient of that length can have.
+
+    Raises:
+        NotCompilable: a logit or a map is not finite, or not one item has a gradient that could be checked.
     """
-    names = ["logits", built.activations, built.gradient]
+    names = ["logits", built.activations, built.gradient, *METHOD_NAMES]
     whole, movable = open_at(built.model, names), open_at(_movable(built), ["logits"])
-    deviations = [0.0]
+    deviations = list[float]()
     for place in range(len(items)):
         image = items[place : place + 1]
         request = {"image": image} | explained_classes([PREDICTED])
         values = whole.run(names, request)
-        logits, activations, gradient = (np.asarray(value, np.float64) for value in values)
+        if not all(np.isfinite(value).all() for value in values):
+            raise NotCompilable("its maps are not finite numbers for a golden")
+        logits, activations, gradient = (np.asarray(value, np.float64) for value in values[:3])
         length, steepest = float(np.linalg.norm(activations)), float(np.linalg.norm(gradient))
         if length == 0 or steepest == 0:
             continue  # nothing that could be moved, or nothing that is seen of it
@@ -47,7 +53,9 @@ def gradient_deviation(built: ExplainGraph, items: Batch) -> float:
             above, below = (movable.run(["logits"], request | {SHIFT: shift})[0][0, explained] for shift in shifts)
             differences.append(abs((float(above) - float(below)) / (2 * step * length) - expected) / steepest)
         deviations.append(min(differences))
-    return max(deviations)
+    if not deviations:
+        raise NotCompilable("its logits do not change with the feature map, for any golden that was tried")
+    return float(np.max(deviations))  # which is NaN if one of them is
 
 
 def _movable(built: ExplainGraph) -> onnx.ModelProto:

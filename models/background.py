@@ -62,7 +62,9 @@ def read_background(package: Path, spec: RowInput) -> Background | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: the background cannot be read ({error!r}). Import the model again.") from error
+        raise StoreError(
+            f"{path}: the background cannot be read ({error!r}). Mend the file, or import the model again."
+        ) from error
     if not isinstance(rows, list) or not 1 <= len(rows) <= MOST_ROWS:
         raise StoreError(f"{path}: `rows` must be a list of 1 to {MOST_ROWS:,} rows.")
     checked = check_rows(rows, spec.model_copy(update={"identifiers": ()}))

@@ -133,7 +133,7 @@ ANSWER_FIELDS = frozenset(
     (
         *("model", "version", "prediction", "predicted_class_id", "confidence", "probabilities", "top", "threshold"),
         *("warnings", "device", "inference_time_ms", "request_id", "is_anomaly", "anomaly_score", "contributions"),
-        *("values", "units", "error"),
+        *("values", "units", "error", "explanation", "explanations", "explanation_error"),
     )
 )
 """Fields of answers, whose names no identifier may have, since it stands beside them."""

@@ -31,8 +31,11 @@ from serving.pipeline import MixedRows, RowOutputs
 
 MOST_EXPLAINED_ROWS = 64
 """The most rows of one request that are explained; each costs as much as thousands of predictions."""
-CHUNK_VALUES = 2**18
-"""The most values of mixed rows, a megabyte, that a lane is given at once, so that predictions get their turn."""
+CHUNK_VALUES, CHUNK_ROWS, CHUNK_MS = 2**18, 1000, 20.0
+"""The most values of mixed rows, a megabyte, and the rows that a lane is given at first; then as many as it computes in
+that many milliseconds, so that predictions get their turn."""
+MOST_EVALUATIONS = 10_000_000
+"""The most rows that the network computes for the explanations of one request; more would hardly be done in time."""
 Targets = Sequence[int] | Sequence[None]
 """The indices of labels or values; of a detector a single None, which stands for its score."""
 SCORE = "anomaly_score"
@@ -49,29 +52,31 @@ class RowExplanationRequest:
         top: how many of a classifier's most probable labels to explain instead; 0 to explain `targets`.
         contrast: the index of a label that the targets are set against; None for none.
         method: None for exact values of up to `MOST_EXACT_FEATURES` features, and sampled ones of more.
-        samples: how many orders of the features are drawn, where values are sampled.
+        samples: how many orders of the features are drawn, where values are sampled; None for `DEFAULT_SAMPLES`.
     """
 
     targets: tuple[int, ...] = ()
     top: int = 0
     contrast: int | None = None
     method: RowMethodName | None = None
-    samples: int = DEFAULT_SAMPLES
+    samples: int | None = None
 
     def shapley(self, card: RowCard) -> ShapleyMethod:
         """Return the method for a model.
 
         Raises:
-            InvalidInput: exact values were asked for of too many features.
+            InvalidInput: exact values were asked for of too many features, or together with samples.
         """
         features, offered = len(card.input.features), row_methods(card)
         if (self.method or offered[0]) == "shapley-sampled":
-            return SampledShapley(features, self.samples)
+            return SampledShapley(features, self.samples or DEFAULT_SAMPLES)
         if "shapley" not in offered:
             raise InvalidInput(
                 f"method='shapley': {card.name} has {features} features, and exact values are computed of up to "
                 f"{MOST_EXACT_FEATURES}; ask for method=shapley-sampled."
             )
+        if self.samples is not None:
+            raise InvalidInput("samples: exact values draw none; it goes with method=shapley-sampled.")
         return ExactShapley(features)
 
 
@@ -109,7 +114,7 @@ async def explain_rows(
 ) -> list[Sequence[RowExplanation]]:
     """Explain rows that were predicted, one after the other; all targets of a row share what the network computes.
 
-    One chunk waits in the model's queue at a time, whose lanes predict in between.
+    One chunk of all requests waits in the model's queue at a time, whose lanes predict in between.
 
     Args:
         model: the model that predicted them, whose rows are explainable.
@@ -119,11 +124,12 @@ async def explain_rows(
         deadline: a value of `time.monotonic()`.
 
     Returns:
-        For each row the explanations of its targets, in their order.
+        For each row the explanations of its targets, in their order; none for a row whose target is the contrast
+        itself.
 
     Raises:
-        InvalidInput: there are more than `MOST_EXPLAINED_ROWS`, the method does not go with the model, or the label
-            that is answered is the contrast itself.
+        InvalidInput: there are more than `MOST_EXPLAINED_ROWS`, they need more than `MOST_EVALUATIONS`, or the method
+            does not go with the model.
         VitrineError: the Runner's own, as of `LoadedModel.submit`.
     """
     card, background = as_row_card(model.card), model.background
@@ -132,13 +138,14 @@ async def explain_rows(
     if len(predicted.inputs) > MOST_EXPLAINED_ROWS:
         raise too_many_rows(len(predicted.inputs))
     method, names, contrast = request.shapley(card), target_names(card), request.contrast
-    evaluations, contrast_name = len(method.coalitions) * len(background.rows), None
-    if contrast is not None:
-        contrast_name = names[contrast]
-        if any(contrast in of_row for of_row in targets):
-            raise is_own_contrast(contrast_name)
+    evaluations = method.count * len(background.rows)
+    check_evaluations(len(predicted.inputs), evaluations)
+    contrast_name = None if contrast is None else names[contrast]
     explanations = list[Sequence[RowExplanation]]()
     for row, outputs, of_row in zip(predicted.inputs, predicted.outputs, targets, strict=True):
+        if contrast is not None and contrast in of_row:
+            explanations.append([])
+            continue
         started = time.monotonic()
         score = partial(explained_outputs, card=card, targets=of_row, contrast=contrast)
         worths = await _worths(model, row, background.rows, method, score, deadline)
@@ -164,6 +171,25 @@ def row_methods(card: RowCard) -> tuple[RowMethodName, ...]:
 def too_many_rows(count: int) -> InvalidInput:
     """Return the error of a request that asks for the explanation of too many rows."""
     return InvalidInput(f"At most {MOST_EXPLAINED_ROWS} rows of one request are explained, not {count:,}. Send fewer.")
+
+
+def check_evaluations(rows: int, of_each: int) -> None:
+    """Return if the explanations of so many rows can be computed in one request.
+
+    Args:
+        rows: how many rows are explained.
+        of_each: how many rows the network computes for each.
+
+    Raises:
+        InvalidInput: they are too many.
+    """
+    if rows * of_each > MOST_EVALUATIONS:
+        fitting = MOST_EVALUATIONS // of_each
+        advice = f"explain at most {fitting:,} rows at once" if fitting else "ask for fewer samples"
+        raise InvalidInput(
+            f"These explanations need {rows * of_each:,} evaluations of the model, and one request gets "
+            f"{MOST_EVALUATIONS:,}: {advice}."
+        )
 
 
 def is_own_contrast(label: str) -> InvalidInput:
@@ -210,16 +236,19 @@ async def _worths(
     deadline: float,
 ) -> npt.NDArray[np.float64]:
     """Return the worth of each coalition for each target, shape (C, targets): the mean score over the background."""
-    coalitions = method.coalitions
-    size = max(1, CHUNK_VALUES // background.size)
+    most = max(1, CHUNK_VALUES // background.size)
+    size, start = min(most, max(1, CHUNK_ROWS // len(background))), 0
     worths = list[npt.NDArray[np.float64]]()
 
     def mean_of(outputs: Logits) -> npt.NDArray[np.float64]:
         scores = score(outputs)
         return np.asarray(scores.reshape(-1, len(background), scores.shape[1]).mean(axis=1))
 
-    for start in range(0, len(coalitions), size):
-        payload = MixedRows(row, background, coalitions[start : start + size])
-        answer = await awaitable(model.submit(payload, deadline))
+    while start < method.count:
+        payload = MixedRows(row, background, method.coalitions(start, start + size))
+        async with model.explained_one_by_one:
+            answer = await awaitable(model.submit(payload, deadline))
         worths.append(await asyncio.to_thread(mean_of, answer.value.outputs))
+        start += size
+        size = max(1, min(most, 4 * size, int(size * CHUNK_MS / max(answer.infer_ms, 1e-3))))
     return np.concatenate(worths)

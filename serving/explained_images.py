@@ -5,8 +5,6 @@ import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from errors import InvalidInput, NoExplanation, Unavailable, VitrineError
 from explain.overlay import Output
 from explain.rise import RISE
@@ -18,7 +16,7 @@ from serving.gradcam.requests import default_request
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import ImagePayload
-from serving.predictions import ImagePrediction, PredictionParameters, image_prediction
+from serving.predictions import ImagePrediction, PredictionParameters, image_prediction, most_probable
 from serving.rise import Progress, RiseExplainer
 from serving.waiting import AT_ONCE
 
@@ -55,10 +53,10 @@ class ImageExplainer:
         predictions = await asyncio.gather(*map(explain, targets or (request.target,)))
         if top:
             answered = predictions[0]
-            most_probable: list[int] = np.argsort(-answered.logits, kind="stable")[:top].tolist()
-            others = [class_id for class_id in most_probable if class_id != _explained_class(answered)]
+            classes = most_probable(answered.logits, top, request.contrast)
+            others = [class_id for class_id in classes if class_id != _explained_class(answered)]
             explained = dict(zip(others, await asyncio.gather(*map(explain, others)), strict=True))
-            predictions = [explained.get(class_id, answered) for class_id in most_probable]
+            predictions = [explained.get(class_id, answered) for class_id in classes]
         if any(_explained_class(prediction) == request.contrast for prediction in predictions):
             raise is_own_contrast(labels[request.contrast])
         return predictions
@@ -107,9 +105,12 @@ async def usual_request(
     return replace(request, method=model.map_method)
 
 
-def at_once(model: LoadedModel, method: str = "") -> int:
-    """Return how many pictures of one request are explained together; by RISE one, which keeps the lanes busy."""
-    return 1 if (method or model.map_method) == RISE else AT_ONCE
+def at_once(model: LoadedModel, method: str = "", classes: int = 1) -> int:
+    """Return how many pictures of one request are explained together, for so many classes each.
+
+    By RISE it is one, which keeps the lanes busy.
+    """
+    return 1 if (method or model.map_method) == RISE else max(1, AT_ONCE // max(1, classes))
 
 
 def _explained_class(prediction: ImagePrediction) -> int | None:

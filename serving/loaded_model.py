@@ -1,5 +1,6 @@
 """One model of this process: its card, the state it is in, and its Runner once it is ready."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ class LoadedModel:
         self.not_explainable_reason = not_explainable_reason(card, stored)
         self.no_gradient_reason = no_gradient_reason(card, stored) if isinstance(card, ImageCard) else ""
         self.background: Background | None = None
+        self.explained_one_by_one = asyncio.Lock()  # chunks of explanations, of which a batch should hold one
         self.state: State = "loading" if stored else "missing"
         self.detail = "waiting to be loaded" if stored else missing_reason
         self.device: str | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from backends.base import WHOLE_NETWORK, AnsweredBy, Logits
 from errors import InvalidInput
@@ -129,7 +130,17 @@ def explained_targets(results: RowResults, request: RowExplanationRequest) -> Se
     if isinstance(results, Regressions):
         return [request.targets or (0,)] * len(results.values)
     if request.top:
-        order = np.argsort(-results.probabilities, axis=1, kind="stable")
-        most_probable: list[list[int]] = order[:, : request.top].tolist()
-        return most_probable
+        return [most_probable(of_row, request.top, request.contrast) for of_row in results.probabilities]
     return [request.targets or (class_id,) for class_id in results.class_ids.tolist()]
+
+
+def most_probable(scores: npt.NDArray[Any], count: int, contrast: int | None) -> list[int]:
+    """Return the indices of the most probable labels, the first first, without the one that they are set against.
+
+    Args:
+        scores: logits or probabilities, shape (K,).
+        count: how many; fewer come where the model has no more.
+        contrast: the index of the label that is left out; None or below 0 for none.
+    """
+    order: list[int] = np.argsort(-scores, kind="stable").tolist()
+    return [label for label in order if label != contrast][:count]

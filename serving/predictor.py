@@ -169,7 +169,7 @@ class Predictor:
         def explain(request: ExplanationRequest) -> Awaitable[list[ImagePrediction]]:
             return self._images.explain(model, request, parameters, deadline, targets, top)
 
-        together = at_once(model, requests[0].method if requests else "")
+        together = at_once(model, requests[0].method if requests else "", max(len(targets), top))
         return await settle_few_at_once(explain, requests, deadline, caller, together)
 
     async def map_images(
@@ -215,8 +215,12 @@ class Predictor:
         parameters: PredictionParameters,
         deadline: float,
         caller: Caller | None = None,
+        *,
+        all_or_none: bool = False,
     ) -> RowPredictions:
         """Predict the rows of one request and say of each that is right why it was answered so.
+
+        With `all_or_none` nothing is explained if a row is wrong.
 
         Raises:
             NoExplanation: the model has no background to compare a row with.
@@ -225,7 +229,8 @@ class Predictor:
         """
         as_row_card(model.card)
         model.check_explainable()
-        return await wait_for(explain_with_reasons(model, rows, request, parameters, deadline), deadline, caller)
+        work = explain_with_reasons(model, rows, request, parameters, deadline, all_or_none=all_or_none)
+        return await wait_for(work, deadline, caller)
 
 
 def _submit_all(

@@ -19,7 +19,7 @@ from serving.gradcam.wire import Explanation, ExplanationRequest, Sampling
 from serving.loaded_model import LoadedModel
 from serving.masked import MaskedImage, MaskedOutputs
 from serving.pipeline import ShownOutputs
-from serving.predictions import ImagePrediction, PredictionParameters, image_prediction
+from serving.predictions import ImagePrediction, PredictionParameters, image_prediction, most_probable
 from serving.waiting import wait_for
 
 CHUNK_VALUES, MOST_IN_CHUNK = 2**19, 16
@@ -76,7 +76,7 @@ class RiseExplainer:
         with self._place():
             answer = await _shown(model, request, deadline)
             prediction = _prediction(model, answer, parameters)
-            classes = _classes(prediction, targets or (request.target,), top)
+            classes = _classes(prediction, targets or (request.target,), top, request.contrast)
             return await _explained(model, answer, prediction, classes, deadline, progress)
 
     async def predict(
@@ -130,11 +130,10 @@ def _prediction(model: LoadedModel, answer: Answer[ShownOutputs], parameters: Pr
     return image_prediction(model, answer._replace(value=answer.value.outputs), parameters)  # type: ignore[arg-type]
 
 
-def _classes(prediction: ImagePrediction, targets: Sequence[int], top: int) -> list[int]:
+def _classes(prediction: ImagePrediction, targets: Sequence[int], top: int, contrast: int) -> list[int]:
     """Return the indices of the classes to explain; a target below 0 stands for the label that is answered."""
     if top:
-        most_probable: list[int] = np.argsort(-prediction.logits, kind="stable")[:top].tolist()
-        return most_probable
+        return most_probable(prediction.logits, top, contrast)
     return [target if target >= 0 else prediction.classification.class_id for target in targets]
 
 

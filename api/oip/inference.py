@@ -91,7 +91,9 @@ class Inference:
         rows = row_values(request.inputs, model.card)
         if any(output.name == ATTRIBUTIONS for output in outputs):
             reasons = RowExplanationRequest()
-            predicted = await self._predictor.explain_rows(model, rows, reasons, parameters, deadline, caller)
+            predicted = await self._predictor.explain_rows(
+                model, rows, reasons, parameters, deadline, caller, all_or_none=not partial
+            )
         else:
             predicted = await self._predictor.predict_rows(model, rows, parameters, deadline, caller)
         problems = predicted.problems

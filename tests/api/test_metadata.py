@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from api.schemas import ModelFacts
+from api.state_schemas import ModelFacts
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, file_digests
 from tests.api.conftest import MakeClient

@@ -139,6 +139,20 @@ def test_a_contrast_explains_the_ratio_of_two_probabilities(rows_client: TestCli
     check_sum(explanation)
 
 
+def test_the_contrast_is_none_of_the_most_probable_labels(rows_client: TestClient) -> None:
+    answer = post(rows_client, "/models/churn/explain?explain_top=2&contrast=class_0", CUSTOMER)
+    assert answer["explanation"]["target"] == "class_1" and "explanations" not in answer
+
+
+def test_a_row_that_is_answered_by_the_contrast_itself_goes_without_alone(rows_client: TestClient) -> None:
+    loyal = CUSTOMER | {"days_since_last_purchase": 1, "tenure_days": 3000}
+    answer = post(rows_client, "/models/churn/explain/batch?contrast=class_0", {"samples": [CUSTOMER, loyal]})
+    first, second = answer["predictions"]
+    assert (first["prediction"], second["prediction"]) == ("class_1", "class_0")
+    assert first["explanation"]["contrast"] == "class_0" and first["explanation_error"] is None
+    assert second["explanation"] is None and "the contrast itself" in second["explanation_error"]
+
+
 def test_sampled_attributions_state_how_far_they_may_be_off(rows_client: TestClient) -> None:
     answer = post(rows_client, "/models/churn/explain?target=1&method=shapley-sampled&samples=64", CUSTOMER)
     explanation = answer["explanation"]
@@ -211,7 +225,13 @@ def test_a_picture_of_bars_is_drawn(rows_client: TestClient) -> None:
         ("/models/churn/explain?explain_top=3", CUSTOMER, "explain_top='3': the model has 2 labels"),
         ("/models/churn/explain?explain_top=2&target=0", CUSTOMER, "explain_top='2': goes without target"),
         ("/models/churn/explain?target=class_0&contrast=0", CUSTOMER, "contrast='0': is the target itself"),
-        ("/models/churn/explain?explain_top=2&contrast=0", CUSTOMER, "contrast='class_0': that is the label"),
+        ("/models/churn/explain?threshold=1&contrast=0", CUSTOMER, "contrast='class_0': that is the label"),
+        ("/models/churn/explain?samples=16", CUSTOMER, "samples: exact values draw none"),
+        (
+            "/models/churn/explain?method=shapley-sampled&samples=1000",
+            {"samples": [CUSTOMER] * 64},
+            "need 64,006,400 evaluations of the model, and one request gets 10,000,000: explain at most 9 rows at once",
+        ),
         ("/models/machine-anomaly/explain?contrast=0", READING, "contrast='0': goes with a classifier"),
         ("/models/machine-anomaly/explain?explain_top=1", READING, "explain_top='1': the model has no labels"),
         ("/models/churn/explain/batch", CUSTOMER, "The body has no rows"),

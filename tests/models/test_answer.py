@@ -3,17 +3,8 @@
 import pytest
 from pydantic import BaseModel
 
-from api.schemas import (
-    AnomalyPrediction,
-    BatchAnswer,
-    ModelFacts,
-    Prediction,
-    Regression,
-    RowBatchAnswer,
-    RowPrediction,
-    Stats,
-    TopLabel,
-)
+from api.schemas import AnomalyPrediction, BatchAnswer, Prediction, Regression, RowBatchAnswer, RowPrediction, TopLabel
+from api.state_schemas import ModelFacts, Stats
 from errors import CardError
 from models.answer import answer_fields, value_at
 from models.card import Card, ImageCard, RowCard, parse_card, read_card

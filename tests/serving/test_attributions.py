@@ -1,5 +1,6 @@
 """Explaining rows through a model's own Runner, against the attributions of a linear model, which are known."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,50 @@ def test_the_work_comes_in_chunks_that_are_put_together_again(tmp_path: Path, mo
         ((whole,),) = explain(model, [np.ones(5)]).explanations
         before = model.own_stats()
         monkeypatch.setattr(serving.attributions, "CHUNK_VALUES", 3 * 8 * 5)  # three coalitions
+        monkeypatch.setattr(serving.attributions, "CHUNK_MS", 1e6)
         ((parts,),) = explain(model, [np.ones(5)]).explanations
         after = model.own_stats()
     assert before is not None and after is not None
     assert parts.attributions.values == pytest.approx(whole.attributions.values, abs=1e-5)
     assert after.succeeded - before.succeeded == 1 + 11  # the prediction, and 31 coalitions by threes
     assert after.inferences - before.inferences == 1 + 31 * 8
+
+
+def test_a_chunk_has_no_more_rows_than_are_computed_in_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.attributions, "CHUNK_ROWS", 8)  # one coalition
+    monkeypatch.setattr(serving.attributions, "CHUNK_MS", 0.0)
+    with loaded(seal(linear_package(tmp_path / "linear", 5))) as model:
+        explain(model, [np.ones(5)])
+        stats = model.own_stats()
+    assert stats is not None and stats.succeeded == 1 + 31  # the prediction, and a chunk for each coalition
+
+
+def test_explanations_that_are_asked_for_at_once_share_no_batch(tmp_path: Path) -> None:
+    with loaded(seal(linear_package(tmp_path / "linear", 8))) as model:
+
+        async def both() -> None:
+            rows, request = RowValues(np.ones((1, 8))), RowExplanationRequest()
+            await asyncio.gather(*(PREDICTOR.explain_rows(model, rows, request, PLAIN, soon()) for _ in range(4)))
+
+        run(both())
+        stats = model.own_stats()
+    assert stats is not None
+    chunks = stats.succeeded - 4
+    assert chunks >= 4 * 2 and stats.executions >= chunks
+
+
+def test_explanations_that_take_long_do_not_come_along_with_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.explained_rows, "MOST_EVALUATIONS_ASIDE", 31 * 8)
+    with loaded(seal(linear_package(tmp_path / "linear", 5))) as model:
+        one, two = (
+            run(PREDICTOR.predict_rows(model, RowValues(np.ones((count, 5))), WITH_HEATMAP, soon())) for count in (1, 2)
+        )
+    assert len(one.explanations) == 1 and one.explanation_error is None
+    assert not two.explanations and "Ask /explain for it" in (two.explanation_error or "") and len(two.outputs) == 2
 
 
 def test_rows_that_are_wrong_are_left_out(tmp_path: Path) -> None:
