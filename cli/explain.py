@@ -56,16 +56,21 @@ def picture_command(name: str, image: Path, output: Path) -> None:
 @explain.command(name="quality")
 @click.argument("name")
 @click.option("--count", default=500, show_default=True, help="Pictures with a known target.")
-@click.option("--curves-on", default=60, show_default=True, help="Of these, for insertion and deletion.")
-@click.option("--compare-on", default=160, show_default=True, help="Of these, for other layers and random weights.")
+@click.option("--curves-on", default=40, show_default=True, help="Of these, for insertion and deletion.")
+@click.option("--compare-on", default=160, show_default=True, help="Of these, for other layers and methods.")
+@click.option("--random-on", default=40, show_default=True, help="Of these, for random weights.")
+@click.option("--heads", default=8, show_default=True, help="Random heads; each counts with its opposite.")
 @click.option("--plot-to", default=None, type=click.Path(path_type=Path), help="docs/NAME-explanations.png by default.")
-def quality_command(name: str, count: int, curves_on: int, compare_on: int, plot_to: Path | None) -> None:
+def quality_command(
+    name: str, count: int, curves_on: int, compare_on: int, random_on: int, heads: int, plot_to: Path | None
+) -> None:
     """Pointing game, energy, insertion and deletion, other layers and random weights; writes it all beside the card."""
     try:
         from tqdm import tqdm
 
         from cli.explanation_plot import plot
         from export.explanation_report import measure
+        from export.randomised_maps import Counts
         from training.report import conditions
     except ImportError as error:
         raise click.ClickException(
@@ -77,7 +82,7 @@ def quality_command(name: str, count: int, curves_on: int, compare_on: int, plot
         raise click.ClickException(f"The card of {name} names no layer to explain, or no label to look for.")
     cases = list(tqdm(explained_cases(package, card, count), total=count, desc="draw"))
     target = card.labels.index(card.positive_label)
-    report = measure(card, card.explain, target, package, cases, curves_on=curves_on, compare_on=compare_on)
+    report = measure(card, card.explain, target, package, cases, curves_on, Counts(compare_on, random_on, heads))
     sections = {
         "layer": card.explain.layer,
         "method": card.explain.method,
@@ -115,7 +120,7 @@ def explained_cases(package: Path, card: ImageCard, count: int) -> Iterator[Case
 
 
 def _print(sections: dict[str, Any]) -> None:
-    table = Table("layer", "method", "pointing game", "energy within 15 px")
+    table = Table("layer", "method", "pointing game", "random head", "energy within 15 px")
     for row in sections["compared"]:
         table.add_row(*(str(value) for value in row.values()))
     Console(highlight=False).print(table)
