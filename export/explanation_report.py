@@ -5,26 +5,21 @@ weights replaced by random ones, and at other layers.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.stats import binomtest
+from torch import nn
 from tqdm import tqdm
 
 from backends.base import Backend
-from backends.onnx import OnnxBackend
-from explain.base import Explainer, Float32Array
-from explain.onnx import OnnxExplainer
+from explain.base import Explainer, Float32Array, Int64Array
 from explain.overlay import heatmap
 from export import explanation_quality as quality
 from export.explanation_quality import TOLERANCE_PX, Case, Score
 from export.randomised_maps import Counts, compared_figures, randomised_figures, randomised_maps
 from models.card import Explain, ImageCard
-from models.checkpoint import load_network, read_checkpoint
-from models.package import EXPLAIN, GRAPH, WEIGHTS
 from postprocessing.classification import card_probabilities
 
 BATCH = 8
@@ -47,52 +42,74 @@ class ExplanationReport(NamedTuple):
     curves: Curves
 
 
+class ExplainedModel(NamedTuple):
+    """A model with all that its explanations are measured with.
+
+    Attributes:
+        card: its card.
+        explain: the card's section on explanations.
+        explainer: computes the maps.
+        backend: computes the predictions.
+        network: with its PyTorch weights; None for a model that came as a graph, whose weights cannot be replaced.
+    """
+
+    card: ImageCard
+    explain: Explain
+    explainer: Explainer
+    backend: Backend
+    network: nn.Module | None
+
+
 def measure(
-    card: ImageCard, explain: Explain, target: int, package: Path, cases: Sequence[Case], curves_on: int, counts: Counts
+    model: ExplainedModel,
+    cases: Sequence[Case],
+    targets: Int64Array,
+    curves_on: int,
+    counts: Counts,
+    *,
+    data: str = "synthetic phantoms",
 ) -> ExplanationReport:
-    """Measure the explanations of a package.
+    """Measure a model's explanations: what has a place to be found is pointed at, what has weights gets random ones.
 
     Args:
-        card: the package's card.
-        explain: its section on explanations.
-        target: index of the class to explain, the one whose objects the masks show.
-        package: folder with the graphs and the weights.
-        cases: pictures with a known truth.
+        model: the model.
+        cases: pictures, all of them with a mask or none.
+        targets: the class that each is explained for, shape (N,), int64; the one that the masks show.
         curves_on: how many of them the insertion and deletion curves are computed for.
         counts: how many of them other layers and random weights are measured on.
+        data: what the pictures are, for the report.
     """
-    threads = torch.get_num_threads()
-    heats = heatmaps_of(OnnxExplainer(package / EXPLAIN, threads), cases, target, explain.method)
-    score = score_of(OnnxBackend(package / GRAPH, threads), card, target)
-    curves = mean_curves(score, cases[:curves_on], heats[:curves_on])
-    network = load_network(card, read_checkpoint(package / WEIGHTS).weights)
-    tensors = np.stack([case.tensor for case in cases[: max(counts.compare_on, counts.random_on)]])
-    maps = randomised_maps(card, explain, network, tensors, target, counts)
-    figures = {
-        **pointing_figures(cases, heats),
-        **{f"{kind}_auc": round(quality.area_under(curve), 4) for kind, curve in curves.items()},
-        "randomised": randomised_figures(maps, cases),
-        "compared": compared_figures(maps, cases),
-    }
+    heats = heatmaps_of(model.explainer, cases, targets, model.explain.method)
+    curves = mean_curves(model, cases[:curves_on], heats[:curves_on], targets)
+    is_known = bool(cases[0].mask.any())
+    figures: dict[str, Any] = pointing_figures(cases, heats, data=data) if is_known else {"n": len(cases), "data": data}
+    figures |= {f"{kind}_auc": round(quality.area_under(curve), 4) for kind, curve in curves.items()}
+    if model.network is not None:
+        tensors = np.stack([case.tensor for case in cases[: max(counts.compare_on, counts.random_on)]])
+        maps = randomised_maps(model.card, model.explain, model.network, tensors, targets, counts)
+        figures["randomised"] = randomised_figures(maps, cases, points=is_known)
+        if is_known:
+            figures["compared"] = compared_figures(maps, cases)
     return ExplanationReport(figures, heats, curves)
 
 
-def heatmaps_of(explainer: Explainer, cases: Sequence[Case], target: int, method: str) -> Float32Array:
+def heatmaps_of(explainer: Explainer, cases: Sequence[Case], targets: Int64Array, method: str) -> Float32Array:
     """Return the heatmaps of all cases at the input's size, shape (N, h, w), float32 in [0, 1]."""
     height, width = cases[0].mask.shape
     heats = list[Float32Array]()
     for first in tqdm(range(0, len(cases), BATCH), desc="explain"):
-        tensors = np.stack([case.tensor for case in cases[first : first + BATCH]])
-        outputs = explainer.run(tensors, np.full(len(tensors), target, np.int64), frozenset({method}))
+        batch = slice(first, first + BATCH)
+        tensors = np.stack([case.tensor for case in cases[batch]])
+        outputs = explainer.run(tensors, targets[batch], frozenset({method}))
         heats += [heatmap(cam, (height, width)) for cam in outputs.maps[method]]
     return np.stack(heats)
 
 
-def score_of(backend: Backend, card: ImageCard, target: int) -> Score:
-    """Return a function from inputs (N, 3, h, w) to the probability of a class, as the card has it."""
+def probability_of(model: ExplainedModel, target: int) -> Score:
+    """Return a function from inputs (N, C, h, w) to the probability of a class, as the card has it."""
 
     def score(batch: Float32Array) -> npt.NDArray[np.float64]:
-        return np.asarray(card_probabilities(backend.run(batch).logits, card)[:, target], np.float64)
+        return np.asarray(card_probabilities(model.backend.run(batch).logits, model.card)[:, target], np.float64)
 
     return score
 
@@ -136,11 +153,11 @@ def pointing_figures(cases: Sequence[Case], heats: Float32Array, *, data: str = 
     }
 
 
-def mean_curves(score: Score, cases: Sequence[Case], heats: Float32Array) -> Curves:
+def mean_curves(model: ExplainedModel, cases: Sequence[Case], heats: Float32Array, targets: Int64Array) -> Curves:
     """Return the mean insertion and deletion curves of the cases, each of shape (CURVE_STEPS + 1,)."""
     pairs = [
-        quality.insertion_deletion(score, case.tensor, heat, CURVE_STEPS)
-        for case, heat in zip(tqdm(cases, desc="insert, delete"), heats, strict=True)
+        quality.insertion_deletion(probability_of(model, int(target)), case.tensor, heat, CURVE_STEPS)
+        for case, heat, target in zip(tqdm(cases, desc="insert, delete"), heats, targets, strict=False)
     ]
     inserted, deleted = (np.mean([pair[index] for pair in pairs], axis=0) for index in (0, 1))
     return {"insertion": inserted, "deletion": deleted}

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from explain.base import Float32Array
+from explain.base import Float32Array, Int64Array
 from explain.methods import METHODS, cam, gradcam
 from models.architectures import build
 from models.card import ImageCard
@@ -24,7 +25,9 @@ AGAINST = "gradcam against the others"
 BATCH = 8
 
 
-def maps_at_layers(network: nn.Module, layers: Sequence[str], tensors: Float32Array, target: int) -> tuple[Maps, Maps]:
+def maps_at_layers(
+    network: nn.Module, layers: Sequence[str], tensors: Float32Array, targets: Int64Array
+) -> tuple[Maps, Maps]:
     """Return the maps of a network, and those that it would have if its logits had the opposite sign.
 
     The second are the maps of the same network with the weights of its last linear layer negated. A random head is as
@@ -34,9 +37,12 @@ def maps_at_layers(network: nn.Module, layers: Sequence[str], tensors: Float32Ar
         network: maps pictures (N, 3, h, w) to at least two logits.
         layers: names of modules whose outputs have shape (N, C, h, w), in the order in which they are computed.
         tensors: the pictures, shape (N, 3, h, w), float32.
-        target: index of the explained class.
+        targets: the class that each picture is explained for, shape (N,), int64.
     """
-    parts = [_maps_of_batch(network, layers, tensors[first : first + BATCH], target) for first in _starts(tensors)]
+    parts = [
+        _maps_of_batch(network, layers, tensors[first : first + BATCH], targets[first : first + BATCH])
+        for first in _starts(tensors)
+    ]
     own, opposite = (
         {key: np.concatenate([part[which][key] for part in parts]) for key in parts[0][0]} for which in (0, 1)
     )
@@ -47,7 +53,9 @@ def _starts(tensors: Float32Array) -> range:
     return range(0, len(tensors), BATCH)
 
 
-def _maps_of_batch(network: nn.Module, layers: Sequence[str], tensors: Float32Array, target: int) -> tuple[Maps, Maps]:
+def _maps_of_batch(
+    network: nn.Module, layers: Sequence[str], tensors: Float32Array, targets: Int64Array
+) -> tuple[Maps, Maps]:
     outputs = list[Tensor]()
 
     def keep_output(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
@@ -62,8 +70,9 @@ def _maps_of_batch(network: nn.Module, layers: Sequence[str], tensors: Float32Ar
     finally:
         for hook in hooks:
             hook.remove()
-    others = torch.cat([logits[:, :target], logits[:, target + 1 :]], 1).logsumexp(1)
-    of_target = torch.autograd.grad(logits[:, target].sum(), outputs, retain_graph=True)
+    is_target = functional.one_hot(torch.from_numpy(targets), logits.shape[1]).bool()
+    others = logits.masked_fill(is_target, -torch.inf).logsumexp(1)
+    of_target = torch.autograd.grad(logits[is_target].sum(), outputs, retain_graph=True)
     of_others = torch.autograd.grad(others.sum(), outputs)
     own, opposite = Maps(), Maps()
     for layer, output, gradient, against in zip(layers, outputs, of_target, of_others, strict=True):

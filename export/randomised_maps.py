@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from torch import nn
 
-from explain.base import METHOD_NAMES, Float32Array
+from explain.base import METHOD_NAMES, Float32Array, Int64Array
 from explain.overlay import heatmap
 from export import explanation_quality as quality
 from export.explanation_quality import TOLERANCE_PX, Case
@@ -64,7 +64,7 @@ def compared_layers(network: nn.Module, layer: str) -> tuple[str, ...]:
 
 
 def randomised_maps(
-    card: ImageCard, explain: Explain, network: nn.Module, tensors: Float32Array, target: int, counts: Counts
+    card: ImageCard, explain: Explain, network: nn.Module, tensors: Float32Array, targets: Int64Array, counts: Counts
 ) -> RandomisedMaps:
     """Compute the maps of the trained network and of networks with random weights.
 
@@ -73,21 +73,21 @@ def randomised_maps(
         explain: layer and method of the explanations.
         network: the trained network.
         tensors: the cases' pictures, shape (N, 3, h, w), float32.
-        target: index of the explained class.
+        targets: the class that each picture is explained for, shape (N,), int64.
         counts: how much is computed.
     """
     layers, stages = compared_layers(network, explain.layer), [name for name, _ in network.stages()]  # type: ignore[operator]
     after_layer = [f"{name}." for name in stages[stages.index(explain.layer) + 1 :]]
-    some = tensors[: counts.random_on]
+    some, their_targets = tensors[: counts.random_on], targets[: counts.random_on]
 
     def of_random(prefixes: Sequence[str], at: Sequence[str], count: int) -> list[Maps]:
         networks = randomised_networks(card, network, prefixes, count)
-        return [maps for mixed in networks for maps in maps_at_layers(mixed, at, some, target)]
+        return [maps for mixed in networks for maps in maps_at_layers(mixed, at, some, their_targets)]
 
     return RandomisedMaps(
         layers,
         (explain.layer, explain.method),
-        maps_at_layers(network, layers, tensors[: counts.compare_on], target)[0],
+        maps_at_layers(network, layers, tensors[: counts.compare_on], targets[: counts.compare_on])[0],
         {
             "head": of_random([f"{stages[-1]}."], layers, counts.heads),
             "after_layer": of_random(after_layer, [explain.layer], counts.networks),

@@ -1,12 +1,15 @@
 """The report on explanations: figures of cases solved on paper."""
 
+from typing import Literal
+
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from explain.base import Float32Array
+from backends.base import Batch, Outputs
 from export import explanation_report as report
 from export.explanation_quality import Case
+from models.card import Explain, read_image_card
+from tests.conftest import SHIPPED
 from tests.explain.nets import SIZE
 
 
@@ -30,13 +33,27 @@ def test_heatmaps_that_equal_the_masks_hit_every_time(cases: list[Case]) -> None
     assert figures["baselines"] == {"centre": pytest.approx(1 / 3, abs=1e-4), "brightest_blob": 1.0}
 
 
-def test_curves_begin_and_end_at_the_blurred_and_the_whole_picture(cases: list[Case]) -> None:
-    def mean_of_first_channel(batch: Float32Array) -> npt.NDArray[np.float64]:
-        return batch[:, 0].mean((1, 2)).astype(np.float64)
+class MeanOfRed:
+    """A model whose two logits are the mean of the first channel and its negative."""
 
+    runtime: Literal["onnx"] = "onnx"
+    device = "cpu"
+
+    def run(self, batch: Batch) -> Outputs:
+        mean = batch[:, 0].mean((1, 2))
+        return Outputs(np.stack([-mean, mean], 1))
+
+    def close(self) -> None: ...
+
+
+def test_curves_begin_and_end_at_the_blurred_and_the_whole_picture(cases: list[Case]) -> None:
+    card = read_image_card(SHIPPED / "card.toml").model_copy(update={"temperature": None})
+    model = report.ExplainedModel(card, Explain(layer="", method="gradcam"), None, MeanOfRed(), None)  # type: ignore[arg-type]
     heats = np.stack([case.mask for case in cases]).astype(np.float32)
-    curves = report.mean_curves(mean_of_first_channel, cases, heats)
-    whole = np.mean([case.tensor[0].mean() for case in cases])
+    targets = np.array([1, 1, 0])
+    curves = report.mean_curves(model, cases, heats, targets)
+    means = np.array([case.tensor[0].mean() for case in cases]) * [1, 1, -1]
+    whole = np.mean(1 / (1 + np.exp(-2 * means)))
     assert curves["insertion"].shape == curves["deletion"].shape == (report.CURVE_STEPS + 1,)
     assert [curves["insertion"][-1], curves["deletion"][0]] == pytest.approx([float(whole)] * 2, abs=1e-5)
     assert curves["insertion"][0] == pytest.approx(curves["deletion"][-1])
