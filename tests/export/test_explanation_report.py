@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from backends.base import Batch, Outputs
+from explain.autograd import AutogradExplainer
 from export import explanation_report as report
+from export import layer_maps
 from export.explanation_quality import Case
+from export.randomised_maps import Counts
 from models.card import Explain, read_image_card
 from tests.conftest import SHIPPED
-from tests.explain.nets import SIZE
+from tests.explain.nets import SIZE, SmallNet
 
 
 def case_at(row: int, column: int) -> Case:
@@ -57,3 +60,22 @@ def test_curves_begin_and_end_at_the_blurred_and_the_whole_picture(cases: list[C
     assert curves["insertion"].shape == curves["deletion"].shape == (report.CURVE_STEPS + 1,)
     assert [curves["insertion"][-1], curves["deletion"][0]] == pytest.approx([float(whole)] * 2, abs=1e-5)
     assert curves["insertion"][0] == pytest.approx(curves["deletion"][-1])
+
+
+def test_a_network_gets_random_weights_also_where_no_place_is_known(
+    cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_maps, "build", lambda card: SmallNet(seed=5))
+    card, explain = read_image_card(SHIPPED / "card.toml"), Explain(layer="middle", method="gradcam")
+    explainer = AutogradExplainer(SmallNet(), "middle")
+    model = report.ExplainedModel(card, explain, explainer, MeanOfRed(), SmallNet())
+    targets, counts = np.ones(3, np.int64), Counts(compare_on=2, random_on=2, heads=1, networks=1)
+    known = report.measure(model, cases, targets, 1, counts, data="squares")
+    assert known.figures["randomised"]["head"]["networks"] == 2
+    assert {"pointing_game", "compared", "insertion_auc", "deletion_auc"} <= set(known.figures)
+    blind = [case._replace(mask=np.zeros_like(case.mask)) for case in cases]
+    unknown = report.measure(model, blind, targets, 1, counts, data="squares")
+    assert set(unknown.figures) == {"n", "data", "insertion_auc", "deletion_auc", "randomised"}
+    correlations = {part: known.figures["randomised"][part]["rank_correlation"] for part in ("head", "all")}
+    assert {part: unknown.figures["randomised"][part]["rank_correlation"] for part in correlations} == correlations
+    assert all(correlation < 0.9 for correlation in correlations.values())
