@@ -186,7 +186,7 @@ def _targets(model: "ExplainedModel", cases: Sequence[Case], target: str | None)
     label = target if target is not None else card.positive_label
     if label is None:
         logits = [model.backend.run(case.tensor[None]).logits[0] for case in cases]
-        return np.argmax(logits, axis=1).astype(np.int64)
+        return np.asarray(np.argmax(logits, axis=1), np.int64)
     if label in card.labels:
         return np.full(len(cases), card.labels.index(label), np.int64)
     raise click.ClickException(f"--target: {card.name} has no label {label!r}; it has {', '.join(card.labels)}.")
