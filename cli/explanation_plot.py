@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from explain.overlay import overlay
 from export import explanation_quality as quality
-from export.explanation_report import TOLERANCE_PX, ExplanationReport
+from export.explanation_quality import TOLERANCE_PX
+from export.explanation_report import ExplanationReport
 
 EXAMPLES = 6
 

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from explain.base import Float32Array
 
+TOLERANCE_PX = 15
+"""How far from the object the pointing game lets a heatmap peak, in pixels (Zhang et al. 2018)."""
+
 Mask = npt.NDArray[np.bool_]
 Point = tuple[int, int]
 """Row and column, in pixels."""
@@ -27,7 +30,7 @@ class Case(NamedTuple):
 
     Attributes:
         tensor: the model's input, shape (3, h, w), float32.
-        mask: True on the object to be found, shape (h, w), bool.
+        mask: True on the object to be found, shape (h, w), bool; all False where nobody knows it.
         grey: the picture before normalisation, for baselines; shape (h, w), float32, in [0, 255].
     """
 

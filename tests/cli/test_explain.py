@@ -7,7 +7,7 @@ from click import ClickException
 from click.testing import CliRunner
 from PIL import Image
 
-from cli.explain import explained_cases
+from cli.explain_quality import explained_cases
 from cli.figure import FILL, GAP, HEIGHT, PANEL, TRACK, Caption, draw_figure
 from cli.main import main
 from models.card import read_image_card

@@ -1,16 +1,19 @@
-"""The report on explanations: figures of cases solved on paper, and of a small network whose weights are randomised."""
+"""The report on explanations: figures of cases solved on paper."""
+
+from typing import Literal
 
 import numpy as np
 import pytest
-import torch
 
+from backends.base import Batch, Outputs
 from explain.autograd import AutogradExplainer
 from export import explanation_report as report
+from export import layer_maps
 from export.explanation_quality import Case
-from models.card import Explain
+from export.randomised_maps import Counts
+from models.card import Explain, read_image_card
+from tests.conftest import SHIPPED
 from tests.explain.nets import SIZE, SmallNet
-
-LAYERS = ("stem", "early", "middle", "late", "late.1")
 
 
 def case_at(row: int, column: int) -> Case:
@@ -33,33 +36,46 @@ def test_heatmaps_that_equal_the_masks_hit_every_time(cases: list[Case]) -> None
     assert figures["baselines"] == {"centre": pytest.approx(1 / 3, abs=1e-4), "brightest_blob": 1.0}
 
 
+class MeanOfRed:
+    """A model whose two logits are the mean of the first channel and its negative."""
+
+    runtime: Literal["onnx"] = "onnx"
+    device = "cpu"
+
+    def run(self, batch: Batch) -> Outputs:
+        mean = batch[:, 0].mean((1, 2))
+        return Outputs(np.stack([-mean, mean], 1))
+
+    def close(self) -> None: ...
+
+
 def test_curves_begin_and_end_at_the_blurred_and_the_whole_picture(cases: list[Case]) -> None:
-    net = SmallNet()
+    card = read_image_card(SHIPPED / "card.toml").model_copy(update={"temperature": None})
+    model = report.ExplainedModel(card, Explain(layer="", method="gradcam"), None, MeanOfRed(), None)  # type: ignore[arg-type]
     heats = np.stack([case.mask for case in cases]).astype(np.float32)
-    curves = report.mean_curves(net, cases, heats, target=1)
-    with torch.inference_mode():
-        whole = net(torch.from_numpy(np.stack([case.tensor for case in cases]))).softmax(1)[:, 1].mean()
+    targets = np.array([1, 1, 0])
+    curves = report.mean_curves(model, cases, heats, targets)
+    means = np.array([case.tensor[0].mean() for case in cases]) * [1, 1, -1]
+    whole = np.mean(1 / (1 + np.exp(-2 * means)))
     assert curves["insertion"].shape == curves["deletion"].shape == (report.CURVE_STEPS + 1,)
     assert [curves["insertion"][-1], curves["deletion"][0]] == pytest.approx([float(whole)] * 2, abs=1e-5)
     assert curves["insertion"][0] == pytest.approx(curves["deletion"][-1])
 
 
-def test_random_weights_change_the_maps_and_the_trained_ones_are_left_as_they_were(cases: list[Case]) -> None:
-    net, explain = SmallNet(), Explain(layer="middle", method="layercam")
-    weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    heats = report.heatmaps_of(AutogradExplainer(net, "middle"), cases, 1, "trained")["layercam"]
-    figures = report.randomised_figures(net, SmallNet(seed=5), explain, cases, heats, target=1)
-    assert figures["trained"]["pointing_game"] == report.pointing_game(cases, heats)
-    assert set(figures) == {"trained", "head", "after_layer", "all"}
-    assert figures["all"]["rank_correlation"] < 0.99
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
-    same = report.randomised_figures(net, net, explain, cases, heats, target=1)
-    assert same["all"] == {**same["trained"], "rank_correlation": pytest.approx(1.0, abs=1e-3)}
-
-
-def test_layers_and_their_products_are_listed_from_the_best_to_the_worst(cases: list[Case]) -> None:
-    rows = report.compared_figures(SmallNet(), LAYERS, cases, target=1)
-    assert len(rows) == 5 * 4 + 2 * 3
-    shares = [row["pointing_game"] for row in rows]
-    assert shares == sorted(shares, reverse=True)
-    assert {row["layer"] for row in rows} == {*LAYERS, "middle x late.1", "early x middle", "middle x late"}
+def test_a_network_gets_random_weights_also_where_no_place_is_known(
+    cases: list[Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_maps, "build", lambda card: SmallNet(seed=5))
+    card, explain = read_image_card(SHIPPED / "card.toml"), Explain(layer="middle", method="gradcam")
+    explainer = AutogradExplainer(SmallNet(), "middle")
+    model = report.ExplainedModel(card, explain, explainer, MeanOfRed(), SmallNet())
+    targets, counts = np.ones(3, np.int64), Counts(compare_on=2, random_on=2, heads=1, networks=1)
+    known = report.measure(model, cases, targets, 1, counts, data="squares")
+    assert known.figures["randomised"]["head"]["networks"] == 2
+    assert {"pointing_game", "compared", "insertion_auc", "deletion_auc"} <= set(known.figures)
+    blind = [case._replace(mask=np.zeros_like(case.mask)) for case in cases]
+    unknown = report.measure(model, blind, targets, 1, counts, data="squares")
+    assert set(unknown.figures) == {"n", "data", "insertion_auc", "deletion_auc", "randomised"}
+    correlations = {part: known.figures["randomised"][part]["rank_correlation"] for part in ("head", "all")}
+    assert {part: unknown.figures["randomised"][part]["rank_correlation"] for part in correlations} == correlations
+    assert all(correlation < 0.9 for correlation in correlations.values())

@@ -13,8 +13,8 @@ from scipy.stats import binomtest
 from explain.onnx import OnnxExplainer
 from explain.overlay import heatmap
 from export import explanation_quality as quality
-from export.explanation_quality import Case
-from export.explanation_report import TOLERANCE_PX, pointing_figures
+from export.explanation_quality import TOLERANCE_PX, Case
+from export.explanation_report import pointing_figures
 from models.card import Explain, ImageCard
 from postprocessing.classification import card_probabilities
 from preprocessing.spec import ImageInput
