@@ -125,7 +125,7 @@ class SampledShapley:
     def count(self) -> int:
         """1 + 2 · samples · (F - 1): no feature, then of each order its first, its first two, and so on."""
         orders, features = self._orders.shape
-        return 1 + orders * (features - 1)
+        return int(1 + orders * (features - 1))
 
     def coalitions(self, start: int, stop: int) -> Coalitions:
         """Return the coalitions from one place to another."""

@@ -16,6 +16,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torchvision import models  # type: ignore[import-untyped]
 
@@ -50,8 +52,8 @@ def explain(container: Container, name: str, query: str, **body: object) -> Any:
 
 def tokens_as_map(tokens: Tensor) -> Tensor:
     """Return the tokens of a transformer behind its class token, as a square map."""
-    cells = tokens[:, 1:].transpose(1, 2)
-    return cells.unflatten(2, (int(cells.shape[2] ** 0.5),) * 2)
+    side = int((tokens.shape[1] - 1) ** 0.5)
+    return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, side, side)
 
 
 def test_models_are_added_by_a_command_each_while_the_container_runs_and_say_why(
@@ -88,7 +90,7 @@ def test_models_are_added_by_a_command_each_while_the_container_runs_and_say_why
         transformer = timm.create_model("test_vit", num_classes=3).eval()
         torch.save(transformer.state_dict(), tmp_path / "birds.pth")
         add("timm:test_vit", "--weights", tmp_path / "birds.pth", "--labels", labels, "--name", "birds")
-        tensor = timm.data.create_transform(**timm.data.resolve_model_data_config(transformer))(picture)[None]
+        tensor = create_transform(**resolve_data_config({}, model=transformer))(picture)[None]
         with torch.inference_mode():
             expected = dict(zip(("cat", "dog", "fox"), softmax(transformer(tensor)[0].double().numpy()), strict=True))
         assert post(container, "birds", data=DEER) == pytest.approx(expected, abs=1e-3)

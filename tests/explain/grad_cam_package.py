@@ -36,7 +36,7 @@ def package_maps(
         image = image.clone().requires_grad_()
         explained.outputs = explained.activations_and_grads(image)
         scores = [target(output) for target, output in zip(targets, explained.outputs, strict=True)]
-        torch.stack(scores).sum().backward()
+        torch.autograd.backward(torch.stack(scores).sum())
         activations = explained.activations_and_grads.activations[0].numpy()
         gradients = explained.activations_and_grads.gradients[0].numpy()
         maps = explained.get_cam_image(image, network.get_submodule(layer), targets, activations, gradients, False)

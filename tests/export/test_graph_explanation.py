@@ -1,6 +1,7 @@
 """`vitrine models add` of ONNX graphs: which are explained, from the command to the heatmap, and why others are not."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from torch import nn
+from torch import Tensor, nn
 
 from api.metadata import model_details
 from cli.main import main
+from errors import NotCompilable
 from explain.graph.maps import explain_graph
 from export.gradient_check import gradient_deviation
 from models import store
@@ -134,3 +136,32 @@ def test_a_wrong_gradient_is_far_from_finite_differences(network: Cut) -> None:
     place = next(index for index, node in enumerate(broken.graph.node) if built.gradient in node.output)
     broken.graph.node.insert(place + 1, doubled)
     assert gradient_deviation(built._replace(model=broken, gradient="doubled"), image.numpy()) > 0.3
+
+
+class Head(nn.Module):
+    """Mean, then a function that is not finite, or whose slope is 0, where the activations are."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.linear = function, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.function((x * torch.tensor([1.0, 1, 1, 0])[:, None, None]).mean((2, 3))))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: torch.relu(x).sqrt(), "not finite"),  # the slope of a root is infinite at 0
+        (lambda x: torch.clamp(x, 100, 101), "do not change with the feature map"),
+    ],
+)
+def test_a_gradient_that_is_nowhere_a_number_or_always_zero_is_refused(
+    function: Callable[[Tensor], Tensor], message: str
+) -> None:
+    torch.manual_seed(0)
+    pictures = torch.randn(2, 3, SIDE, SIDE)
+    built = explain_graph(exported(Cut(Head(function)), pictures), pictures.numpy())
+    with pytest.raises(NotCompilable, match=message):
+        gradient_deviation(built, pictures.numpy())

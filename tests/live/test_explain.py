@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from explain.autograd import AutogradExplainer
+from explain.base import NO_CONTRAST
 from models.checkpoint import load_network, read_checkpoint
 from preprocessing.decode import decode
 from preprocessing.transform import transform
@@ -41,18 +42,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.mark.parametrize(("target", "method"), [("stone", "layercam"), ("0", "gradcam++")])
+@pytest.mark.parametrize(
+    ("target", "contrast", "method"),
+    [("stone", "", "layercam"), ("0", "", "gradcam++"), ("stone", "no_stone", "gradcam")],
+)
 def test_the_map_is_that_of_autograd_on_the_shipped_weights(
-    shipped: Server, pictures: list[bytes], target: str, method: str
+    shipped: Server, pictures: list[bytes], target: str, contrast: str, method: str
 ) -> None:
     assert CARD.explain
     network = load_network(CARD, read_checkpoint(SHIPPED / "weights.safetensors").weights)
     explainer = AutogradExplainer(network, CARD.explain.layer)
-    class_ids = np.array([1 if target == "stone" else 0])
+    class_ids, contrasts = np.array([1 if target == "stone" else 0]), np.array([0 if contrast else NO_CONTRAST])
+    query = f"output=map&target={target}&method={method.replace('+', '%2B')}"
+    query += f"&contrast={contrast}" if contrast else ""
     for data in pictures[:3]:
-        body = post(shipped, data, f"/explain?output=map&target={target}&method={method.replace('+', '%2B')}").json()
+        body = post(shipped, data, f"/explain?{query}").json()
         tensor = transform(decode(data, CARD.limits), CARD.input).tensor[None]
-        expected = explainer.run(tensor, class_ids, frozenset({method})).maps[method][0]
+        expected = explainer.run(tensor, class_ids, frozenset({method}), contrasts).maps[method][0]
         assert np.abs(np.array(body["explanation"]["map"]) - expected).max() <= 1e-4 * expected.max()
         predicted = post(shipped, data).json()
         assert body["probabilities"]["stone"] == pytest.approx(predicted["probabilities"]["stone"], abs=1e-5)
