@@ -114,6 +114,19 @@ def test_a_client_that_leaves_ends_the_work(model: LoadedModel) -> None:
     assert inferences(model) - after == 1
 
 
+def test_predictions_of_others_get_their_turn(model: LoadedModel) -> None:
+    async def predict_meanwhile() -> None:
+        begun = asyncio.Event()
+        work = PREDICTOR.explain_image(model, asked(8000), PLAIN, soon(), progress=lambda share: begun.set())
+        explaining = asyncio.create_task(work)
+        await begun.wait()
+        await PREDICTOR.predict_image(model, PNG, PLAIN, soon())
+        assert not explaining.done()
+        explaining.cancel()
+
+    run(predict_meanwhile())
+
+
 def test_a_deadline_ends_the_work(model: LoadedModel) -> None:
     with pytest.raises(DeadlineExceeded):
         run(PREDICTOR.explain_image(model, asked(8000), PLAIN, time.monotonic() + 0.1))
