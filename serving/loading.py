@@ -23,8 +23,9 @@ from runners.pipeline import Pipeline
 from runners.plan import Plan, make_plan
 from runners.stats import metrics
 from runners.tuned import tuned_plan
+from serving.masked import ExplainablePipeline
 from serving.options import RunnerOptions
-from serving.pipeline import EarlyExitPipeline, make_pipeline
+from serving.pipeline import EarlyExitPipeline, ImagePipeline, make_pipeline
 from serving.self_check import golden_batch, golden_payload
 
 if TYPE_CHECKING:
@@ -122,8 +123,11 @@ def load_prediction(
             card, backend, lambda part: early_exits.labels(card.name, part).inc(), prepare_slow
         )
         begin_counting = pipeline.begin_counting
+    served: Pipeline[Any, Any, Any] = pipeline
+    if isinstance(card, ImageCard) and isinstance(pipeline, ImagePipeline):
+        served = ExplainablePipeline(card, pipeline, prepare_slow)
     return LoadedPipeline(
-        pipeline=pipeline,
+        pipeline=served,
         plan=plan,
         runner_name=card.name,
         runtime=backend.runtime,

@@ -15,9 +15,6 @@ from preprocessing.prepare import Prepare, is_slow, prepare, sharpness_s
 from preprocessing.rows import CheckedRows, Row, check_rows, check_values
 from preprocessing.spec import Float32Tensor, UInt8Image
 from preprocessing.transform import Transformed, transform
-from serving.gradcam.drawing import PreparedPicture, is_slow_to_draw, prepare_to_draw
-from serving.gradcam.wire import ExplanationRequest
-from serving.masked import MaskedImage, MaskedOutputs, MaskedTensors, masked_tensors
 
 HEAVY_BYTES = 32 * 1024
 """Decoding an encoded picture of this size takes a millisecond, more than handing it to another thread."""
@@ -39,10 +36,6 @@ class TransformedImage(NamedTuple):
 
 ImagePayload = bytes | DecodedImage | TransformedImage
 """What a pipeline of pictures takes; bytes are an encoded file."""
-
-
-ImageItem = Transformed | PreparedPicture | MaskedTensors
-"""What `ImagePipeline` makes of a payload, of a picture that is to be explained, and of a masked one."""
 
 
 class RowValues(NamedTuple):
@@ -83,13 +76,6 @@ class ImageOutputs(NamedTuple):
     answered_by: AnsweredBy | None = None
 
 
-class ShownOutputs(NamedTuple):
-    """What the network gave for a picture that is to be explained, and the picture as it got it."""
-
-    outputs: ImageOutputs
-    picture: PreparedPicture
-
-
 class RowOutputs(NamedTuple):
     """What the network gave for the rows of one request.
 
@@ -107,8 +93,6 @@ class RowOutputs(NamedTuple):
 class ImagePipeline:
     """Turns a picture into logits: decode, transform, infer.
 
-    A picture that is to be explained keeps what its drawing needs; then it comes again, behind masks.
-
     Args:
         card: the model's card.
         backend: runs the network.
@@ -118,16 +102,13 @@ class ImagePipeline:
     def __init__(self, card: ImageCard, backend: Backend, prepare_slow: Prepare | None = None) -> None:
         self._card, self._backend, self._prepare_slow = card, backend, prepare_slow
 
-    def preprocess(self, payload: ImagePayload | ExplanationRequest | MaskedImage) -> ImageItem:
+    def preprocess(self, payload: ImagePayload) -> Transformed:
         """Decode and transform one picture.
 
         Raises:
             InvalidInput: the picture, or what a client made of it, cannot be used.
-            NoExplanation: it is too large to be drawn on.
             TooLarge: it has more pixels than the card allows.
         """
-        if isinstance(payload, MaskedImage):
-            return masked_tensors(payload, self._card.input.layout)
         if isinstance(payload, TransformedImage):
             return Transformed(self._checked_tensor(payload.tensor), None)
         if isinstance(payload, DecodedImage):
@@ -136,54 +117,38 @@ class ImagePipeline:
             return transform(payload.pixels, self._card.input)
         return self._prepared(prepare, payload)
 
-    def is_slow(self, payload: ImagePayload | ExplanationRequest | MaskedImage) -> bool:
+    def is_slow(self, payload: ImagePayload) -> bool:
         """Return whether an encoded picture may take long to decode."""
-        if self._prepare_slow is None:
+        if self._prepare_slow is None or not isinstance(payload, bytes):
             return False
-        if isinstance(payload, ExplanationRequest):
-            return is_slow_to_draw(self._card, payload)
-        return isinstance(payload, bytes) and is_slow(payload, self._card.limits, sharpness_s(self._card.input))
+        return is_slow(payload, self._card.limits, sharpness_s(self._card.input))
 
-    def preprocess_slow(self, payload: ImagePayload | ExplanationRequest | MaskedImage) -> ImageItem:
+    def preprocess_slow(self, payload: ImagePayload) -> Transformed:
         """Decode and transform one picture that may take long; errors as of `preprocess`, or that it took too long."""
-        return self._prepared(self._prepare_slow or prepare, cast(bytes | ExplanationRequest, payload))
+        return self._prepared(self._prepare_slow or prepare, cast(bytes, payload))
 
-    def infer(self, batch: Sequence[ImageItem]) -> list[ImageOutputs | ShownOutputs | MaskedOutputs]:
-        """Run the network on pictures, all at once, and on each masked one by itself; one result for each."""
-        pictures = [item for item in batch if not isinstance(item, MaskedTensors)]
-        predicted = iter(self._predict(pictures) if pictures else ())
-        results = list[ImageOutputs | ShownOutputs | MaskedOutputs]()
-        for item in batch:
-            if isinstance(item, MaskedTensors):
-                results.append(MaskedOutputs(self._run(item.tensors).logits))
-            else:
-                outputs = next(predicted)
-                results.append(ShownOutputs(outputs, item) if isinstance(item, PreparedPicture) else outputs)
-        return results
+    def infer(self, batch: Sequence[Transformed]) -> list[ImageOutputs]:
+        """Run the network on transformed pictures; one result for each."""
+        logits = self.run(np.stack([item.tensor for item in batch])).logits
+        return [ImageOutputs(row, item.sharpness) for row, item in zip(logits, batch, strict=True)]
 
-    def count_inferences(self, item: ImageItem) -> int:
-        """Return 1, or the number of masks: so many pictures an item is."""
-        return len(item.tensors) if isinstance(item, MaskedTensors) else 1
-
-    def is_heavy(self, payload: ImagePayload | ExplanationRequest | MaskedImage) -> bool:
-        """Return whether a picture is large enough to be decoded by another thread."""
-        is_large = isinstance(payload, bytes) and len(payload) > HEAVY_BYTES
-        return is_large or isinstance(payload, DecodedImage | ExplanationRequest)
-
-    def _prepared(self, prepare_picture: Prepare, payload: bytes | ExplanationRequest) -> Transformed | PreparedPicture:
-        if isinstance(payload, ExplanationRequest):
-            return prepare_to_draw(prepare_picture, self._card, payload)
-        picture = prepare_picture(payload, self._card.limits, self._card.input)
-        return Transformed(picture.tensor, picture.sharpness)
-
-    def _predict(self, pictures: Sequence[Transformed | PreparedPicture]) -> list[ImageOutputs]:
-        logits = self._run(np.stack([item.tensor for item in pictures])).logits
-        return [ImageOutputs(row, item.sharpness) for row, item in zip(logits, pictures, strict=True)]
-
-    def _run(self, tensors: Float32Tensor) -> Outputs:
+    def run(self, tensors: Float32Tensor) -> Outputs:
+        """Run the network on tensors of shape (N, *card.input.shape), float32, and check what it gives."""
         outputs = self._backend.run(tensors)
         check_outputs(outputs.logits, len(tensors), len(self._card.labels))
         return outputs
+
+    def count_inferences(self, item: Transformed) -> int:
+        """Return 1: an item is one picture."""
+        return 1
+
+    def is_heavy(self, payload: ImagePayload) -> bool:
+        """Return whether a picture is large enough to be decoded by another thread."""
+        return isinstance(payload, DecodedImage) or (isinstance(payload, bytes) and len(payload) > HEAVY_BYTES)
+
+    def _prepared(self, prepare_picture: Prepare, data: bytes) -> Transformed:
+        picture = prepare_picture(data, self._card.limits, self._card.input)
+        return Transformed(picture.tensor, picture.sharpness)
 
     def _checked_tensor(self, tensor: Float32Tensor) -> Float32Tensor:
         """Return a tensor that a client transformed itself, if the network can be given it."""
@@ -222,14 +187,14 @@ class EarlyExitPipeline(ImagePipeline):
         """Count from now on; what was inferred before, such as the self-check, is no client's."""
         self._counts = True
 
-    def _predict(self, pictures: Sequence[Transformed | PreparedPicture]) -> list[ImageOutputs]:
-        logits, answered_by = self._run(np.stack([item.tensor for item in pictures]))
-        parts = answered_by or [WHOLE_NETWORK] * len(pictures)
+    def infer(self, batch: Sequence[Transformed]) -> list[ImageOutputs]:
+        """Run the network on transformed pictures; one result for each, with the part that answered."""
+        logits, answered_by = self.run(np.stack([item.tensor for item in batch]))
+        parts = answered_by or [WHOLE_NETWORK] * len(batch)
         if self._counts:
             for part in parts:
                 self._count(part)
-        rows = zip(logits, pictures, parts, strict=True)
-        return [ImageOutputs(row, item.sharpness, part) for row, item, part in rows]
+        return [ImageOutputs(row, item.sharpness, part) for row, item, part in zip(logits, batch, parts, strict=True)]
 
 
 class RowPipeline:

@@ -17,8 +17,7 @@ from serving.attributions import explained_outputs, is_own_contrast
 from serving.gradcam.drawing import PreparedPicture, draw
 from serving.gradcam.wire import Explanation, ExplanationRequest, Sampling
 from serving.loaded_model import LoadedModel
-from serving.masked import MaskedImage, MaskedOutputs
-from serving.pipeline import ShownOutputs
+from serving.masked import MaskedImage, MaskedOutputs, ShownOutputs
 from serving.predictions import ImagePrediction, PredictionParameters, image_prediction, most_probable
 from serving.waiting import wait_for
 

@@ -96,7 +96,7 @@ def test_the_map_is_laid_over_the_picture(client: TestClient) -> None:
     values = np.array(client.post(f"/explain?{query}&output=map", content=PNG).json()["explanation"]["map"])
     drawn = client.post(f"/explain?{query}&format=png", content=PNG).content
     expected = overlay(SQUARE, heatmap(values.astype(np.float32), (16, 16)), 0.5)
-    pixels = cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    pixels = np.asarray(cv2.imdecode(np.frombuffer(drawn, np.uint8), cv2.IMREAD_UNCHANGED))[..., ::-1]
     assert np.abs(pixels.astype(int) - expected).max() <= 2
     answer = client.post(f"/explain?{query}", content=PNG).json()
     assert base64.b64decode(answer["gradcam_heatmap"]) == drawn

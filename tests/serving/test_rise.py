@@ -16,7 +16,7 @@ from explain.rise import CELLS, DEFAULT_SAMPLES, RISE, draw_masks
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.masked import MaskedImage, masked_tensors
-from serving.pipeline import TransformedImage
+from serving.pipeline import ImagePayload, TransformedImage
 from serving.predictions import ImagePrediction
 from serving.predictor import Predictor
 from tests.conftest import encode
@@ -114,6 +114,19 @@ def test_a_client_that_leaves_ends_the_work(model: LoadedModel) -> None:
     assert inferences(model) - after == 1
 
 
+def test_predictions_of_others_get_their_turn(model: LoadedModel) -> None:
+    async def predict_meanwhile() -> None:
+        begun = asyncio.Event()
+        work = PREDICTOR.explain_image(model, asked(8000), PLAIN, soon(), progress=lambda share: begun.set())
+        explaining = asyncio.create_task(work)
+        await begun.wait()
+        await PREDICTOR.predict_image(model, PNG, PLAIN, soon())
+        assert not explaining.done()
+        explaining.cancel()
+
+    run(predict_meanwhile())
+
+
 def test_a_deadline_ends_the_work(model: LoadedModel) -> None:
     with pytest.raises(DeadlineExceeded):
         run(PREDICTOR.explain_image(model, asked(8000), PLAIN, time.monotonic() + 0.1))
@@ -141,7 +154,7 @@ def test_a_prediction_comes_with_its_map_if_there_is_time(model: LoadedModel, mo
 
 
 def test_pictures_are_mapped_one_after_the_other_and_a_wrong_one_fails_alone(model: LoadedModel) -> None:
-    payloads = [PNG, b"no picture", TransformedImage(np.zeros((3, 16, 16), np.float32)), plain(200)]
+    payloads: list[ImagePayload] = [PNG, b"no picture", TransformedImage(np.zeros((3, 16, 16), np.float32)), plain(200)]
     first, wrong, tensor, last = run(PREDICTOR.map_images(model, payloads, PLAIN, soon()))
     assert isinstance(wrong, InvalidInput) and isinstance(tensor, InvalidInput)
     for result in (first, last):
