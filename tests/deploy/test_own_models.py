@@ -90,7 +90,7 @@ def test_models_are_added_by_a_command_each_while_the_container_runs_and_say_why
         transformer = timm.create_model("test_vit", num_classes=3).eval()
         torch.save(transformer.state_dict(), tmp_path / "birds.pth")
         add("timm:test_vit", "--weights", tmp_path / "birds.pth", "--labels", labels, "--name", "birds")
-        tensor = create_transform(**resolve_data_config({}, model=transformer))(picture)[None]
+        tensor = create_transform(**resolve_data_config({}, model=transformer))(picture)[None]  # type: ignore[no-untyped-call]
         with torch.inference_mode():
             expected = dict(zip(("cat", "dog", "fox"), softmax(transformer(tensor)[0].double().numpy()), strict=True))
         assert post(container, "birds", data=DEER) == pytest.approx(expected, abs=1e-3)
