@@ -217,7 +217,7 @@ def explained_answer(
         schema: of the answer.
         more: the fields that only this schema has.
     """
-    facts = [explanation_details(as_image_card(model.card), each.answer, request) for each in predictions]
+    facts = [explanation_details(as_image_card(model.card), prediction.answer, request) for prediction in predictions]
     if len(facts) > 1:
         more["explanations"] = [
             ClassExplanation(**dict(fact), gradcam_heatmap=heatmap_base64(prediction))

@@ -85,9 +85,9 @@ async def settle_few_at_once(
     """
     free = asyncio.Semaphore(at_once)
 
-    async def settle(each: Asked) -> Result:
+    async def settle(request: Asked) -> Result:
         async with free:
-            return await answer(each)
+            return await answer(request)
 
     waiting = asyncio.gather(*map(settle, asked), return_exceptions=True)
     return await wait_for(waiting, deadline, caller)
