@@ -83,7 +83,7 @@ def spatial_layers(route: Paths, facts: Facts) -> Sequence[Layer]:
             layers.append(found[name])
         elif (grid := grids.get(name)) is not None:
             names = [name, *norms_beside(name, route.nodes)]
-            layers += [Layer(name, grid.size, channels_last=True, tokens_before=grid.before) for name in names]
+            layers += [Layer(value, grid.size, channels_last=True, tokens_before=grid.before) for value in names]
     return layers
 
 
