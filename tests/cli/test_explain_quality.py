@@ -1,6 +1,7 @@
 """`vitrine explain quality --data`: an installed graph without weights, on pictures with and without boxes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,23 @@ from click.testing import CliRunner, Result
 
 from cli.main import main
 from models import store
+from settings import load_settings
 from tests.conftest import encode
 from tests.tiny import bright_square, tiny_package
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A graph with an explain graph; its map is hottest where a picture is red."""
     monkeypatch.setenv("VITRINE_MODELS_DIR", str(tmp_path / "models"))
+    load_settings.cache_clear()
     (tmp_path / "models").mkdir()
     package = tiny_package(tmp_path / "package", explained=True)
     card = (package / "card.toml").read_text()
     (package / "card.toml").write_text(card.replace('"efficientnet-b4-head"', '"onnx"'))
     store.Store.own(tmp_path / "models").import_package(package)
+    yield
+    load_settings.cache_clear()
 
 
 @pytest.fixture
