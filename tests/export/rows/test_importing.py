@@ -232,7 +232,7 @@ def test_every_door_knows_the_values_of_a_regressor(
     assert client.get("/models/prices").json()["outputs"] == [{"name": "price", "unit": "CHF", "description": ""}]
     document = client.get("/openapi.json").json()
     schema = document["paths"]["/models/prices/predict"]["post"]["responses"]["200"]["content"]["application/json"]
-    assert schema["schema"]["$ref"].endswith("/Regression")
+    assert schema["schema"]["$ref"].endswith("/prices_Regression")
     tensor = {"name": "rows", "shape": [1, 2], "datatype": "FP32", "data": list(SENT.values())}
     (values,) = client.post("/v2/models/prices/infer", json={"inputs": [tensor]}).json()["outputs"]
     row = client.post("/models/prices/predict?label=index", json=SENT).json()
