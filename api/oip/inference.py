@@ -30,7 +30,7 @@ from postprocessing.anomaly import Anomalies
 from postprocessing.classification import card_probabilities
 from postprocessing.regression import Regressions
 from runners.runner import Answer
-from serving.attributions import RowExplanationRequest
+from serving.attributions import RowExplanation, RowExplanationRequest
 from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions
 from serving.predictor import Predictor
 from serving.waiting import Caller
@@ -214,13 +214,12 @@ def _row_response(
     else:
         labels = [card.labels[class_id] for class_id in results.class_ids]
         tensors = _classification_tensors(card, predicted.outputs, labels, outputs)
-    attributions = [of_row[0].attributions for of_row in predicted.explanations]
-    if attributions:
-        values = np.stack([attribution.values for attribution in attributions]).astype(np.float32)
+    explained = [of_row[0] for of_row in predicted.explanations]
+    if explained:
+        values = np.stack([explanation.attributions.values for explanation in explained]).astype(np.float32)
         tensors[ATTRIBUTIONS] = Tensor(ATTRIBUTIONS, "FP32", values)
     failed = {place: str(error) for place, error in predicted.problems.items()}
-    base_values = [attribution.base_value for attribution in attributions]
-    return _response(named, outputs, tensors, [predicted.answer], predicted.warnings, failed, base_values=base_values)
+    return _response(named, outputs, tensors, [predicted.answer], predicted.warnings, failed, explained=explained)
 
 
 def _classification_tensors(
@@ -242,7 +241,7 @@ def _response(
     warnings: Sequence[str],
     failed: dict[int, str],
     answered_by: Sequence[str] = (),
-    base_values: Sequence[float] = (),
+    explained: Sequence[RowExplanation] = (),
 ) -> InferResponse:
     parameters = dict[str, str | int | float | bool]()
     if warnings:
@@ -251,7 +250,9 @@ def _response(
         parameters["failed"] = json.dumps(failed)
     if answered_by:
         parameters["answered_by"] = ",".join(answered_by)
-    if base_values:
+    if explained:
+        base_values = [explanation.attributions.base_value for explanation in explained]
         parameters["base_values"] = ",".join(f"{base_value:.9g}" for base_value in base_values)
+        parameters["targets"] = json.dumps([explanation.target for explanation in explained], ensure_ascii=False)
     requested = [tensors[output.name] for output in outputs]
     return InferResponse(named.name, named.model.version or "", requested, parameters, answers)

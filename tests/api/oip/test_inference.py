@@ -174,6 +174,8 @@ def test_attributions_of_rows_add_up_to_what_is_answered(client: Any, triton: An
     explained = answer.as_numpy("attributions").sum(axis=1) + base_values
     assert explained == pytest.approx(answer.as_numpy("probabilities").max(axis=1), abs=1e-5)
     assert explained == pytest.approx(softmax(logits).max(axis=1), abs=1e-3)
+    most_probable = answer.as_numpy("probabilities").argmax(axis=1)
+    assert json.loads(parameter(answer, "targets")) == [f"class_{label}" for label in most_probable]
     assert client.infer("churn", sent).as_numpy("attributions") is None  # nobody asked
 
 
