@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits compare loadtest fuzz explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits compare chaos loadtest fuzz explain-quality image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -66,6 +66,9 @@ bench-limits: $(DEV)  ## What unfinished uploads and silent connections do to a 
 
 compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (30 minutes)
 	.venv-dev/bin/python -m loadtests.compare $(ARGS)
+
+chaos: $(DEV)  ## Overload, kills, a drain and a soak, on Vitrine and its peers (25 minutes)
+	.venv-dev/bin/python -m loadtests.chaos $(ARGS)
 
 loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a report and plots
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done

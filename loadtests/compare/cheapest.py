@@ -1,4 +1,4 @@
-"""Imports the two models of the comparison into its store, and makes the one that takes the least work there is.
+"""Imports the models of the comparison into its store, and makes the one that takes the least work there is.
 
 Run as `python -m loadtests.compare.cheapest FOLDER`, with `BENTOML_HOME` naming the store.
 """
@@ -69,5 +69,5 @@ if __name__ == "__main__":
     from models.store import import_package
 
     build(Path(sys.argv[1]))
-    for package in (package_folder("kidney-stone"), Path(sys.argv[1])):
+    for package in (package_folder("kidney-stone"), package_folder("churn"), Path(sys.argv[1])):
         print(import_package(package)[0].tag)

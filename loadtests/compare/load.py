@@ -225,12 +225,22 @@ def summarise(target: Target, exchanges: Sequence[Exchange], ramp_s: float, seco
 
 def closed(target: Target, clients: int, seconds: float, ramp_s: float = RAMP_S) -> Load:
     """Run clients that each send the next request when the last is answered, for the ramp and then so many seconds."""
-    return summarise(target, _run(_closed(target, clients, ramp_s + seconds)), ramp_s, seconds)
+    return summarise(target, closed_exchanges(target, clients, ramp_s + seconds), ramp_s, seconds)
 
 
 def opened(target: Target, rate: float, seconds: float, seed: int = 0) -> Load:
     """Send requests at random, `rate` of them a second on average; latency counts from when a request was due."""
-    return summarise(target, _run(_open(target, rate, RAMP_S + seconds, seed)), RAMP_S, seconds)
+    return summarise(target, open_exchanges(target, rate, RAMP_S + seconds, seed), RAMP_S, seconds)
+
+
+def closed_exchanges(target: Target, clients: int, seconds: float) -> list[Exchange]:
+    """Return all that clients of a closed loop sent within so many seconds, and what they got."""
+    return _run(_closed(target, clients, seconds))
+
+
+def open_exchanges(target: Target, rate: float, seconds: float, seed: int = 0) -> list[Exchange]:
+    """Return all that was sent at random, `rate` requests a second on average, and what it got."""
+    return _run(_open(target, rate, seconds, seed))
 
 
 def ask(target: Target) -> str:

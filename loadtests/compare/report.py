@@ -12,7 +12,7 @@ from loadtests.compare.figures import Aim, Row, aims, row
 from loadtests.compare.regimes import COMPUTE, OVERHEAD
 from loadtests.compare.turns import CLIENTS, RAW, Turn
 
-BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"
+MARKS = "<!-- compare:begin -->", "<!-- compare:end -->"
 DECIDES = {COMPUTE: 16, OVERHEAD: 64}
 """The number of clients whose throughput orders a regime's table."""
 ABOUT = {
@@ -82,11 +82,11 @@ def _aims_table(rows: Sequence[Aim]) -> str:
     return "\n".join(lines)
 
 
-def rewrite(document: Path, text: str) -> None:
-    """Put a text between the marks of a document, or at its end if it has none."""
-    before = document.read_text("utf-8") if document.exists() else "# Performance\n"
-    marked = f"{BEGIN}\n{text}\n{END}"
-    changed, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: marked, before, flags=re.DOTALL)
+def rewrite(document: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
+    """Put a text between the two marks of a document, or at its end if it has none."""
+    before = document.read_text("utf-8") if document.exists() else f"# {document.stem.capitalize()}\n"
+    (begin, end), marked = marks, f"{marks[0]}\n{text}\n{marks[1]}"
+    changed, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: marked, before, flags=re.DOTALL)
     document.write_text(changed if count else f"{before.rstrip()}\n\n{marked}\n", "utf-8")
 
 

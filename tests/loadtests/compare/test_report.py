@@ -61,10 +61,10 @@ def test_a_missing_peer_is_shown_with_its_reason_and_errors_are_counted(run: rep
 
 def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None:
     document = tmp_path / "performance.md"
-    document.write_text(f"before\n{report.BEGIN}\nold \\1\n{report.END}\nafter\n")
+    document.write_text(f"before\n{report.MARKS[0]}\nold \\1\n{report.MARKS[1]}\nafter\n")
     for _ in range(2):
         report.rewrite(document, r"new \d")
-    assert document.read_text() == f"before\n{report.BEGIN}\nnew \\d\n{report.END}\nafter\n"
+    assert document.read_text() == f"before\n{report.MARKS[0]}\nnew \\d\n{report.MARKS[1]}\nafter\n"
     report.rewrite(tmp_path / "fresh.md", "first")
     assert "first" in (tmp_path / "fresh.md").read_text()
 
