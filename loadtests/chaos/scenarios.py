@@ -189,12 +189,9 @@ def _cpu_s(executor: Executor) -> float:
 
 
 def _signal_busiest(running: Running, kind: signal.Signals) -> None:
-    """Signal the process that has computed most of late: of servers with several that compute, one of these."""
-    before = {process.pid: _spent_s(process) for process in running.tree.members()}
-    time.sleep(0.5)
-    members = [process for process in running.tree.members() if process.pid in before]
-    busiest = max(members, key=lambda process: _spent_s(process) - before[process.pid])
-    busiest.send_signal(kind)
+    """Signal the process that has computed most so far: of servers with several that compute, one of these."""
+    members = [process for process in running.tree.members() if process.pid != running.tree.process.pid]
+    max(members, key=_spent_s).send_signal(kind)
 
 
 def _signal_explainer(running: Running, kind: signal.Signals) -> None:

@@ -35,6 +35,8 @@ class Work:
         self._limits = ImageLimits.model_validate(card.get("limits", {}))
         self._labels: list[str] = card["labels"]
         self._temperature: float = card.get("temperature", 1.0)
+        self._positive: str | None = card.get("positive_label")
+        self._threshold: float = card.get("threshold", 0.5)
         cv2.setNumThreads(threads)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -56,8 +58,12 @@ class Work:
         scaled = logits.astype(np.float64) / self._temperature
         shifted = np.exp(scaled - scaled.max())
         probabilities = dict(zip(self._labels, (shifted / shifted.sum()).tolist(), strict=True))
+        label = max(probabilities, key=lambda name: probabilities[name])
+        if self._positive is not None:
+            negative = next(name for name in self._labels if name != self._positive)
+            label = self._positive if probabilities[self._positive] >= self._threshold else negative
         return {
-            "label": max(probabilities, key=lambda label: probabilities[label]),
+            "label": label,
             "probabilities": probabilities,
             "sharpness": item.sharpness,
         }

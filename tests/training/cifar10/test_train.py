@@ -8,7 +8,6 @@ from click.testing import CliRunner, Result
 
 from models.architectures.pyramidnet import Block, PyramidNet
 from training.cifar10 import train as cifar10
-from training.loop import take_step
 
 
 def run(data: Path, out: Path, epochs: int, *more: str) -> Result:
@@ -32,14 +31,16 @@ def test_a_training_that_was_interrupted_ends_with_the_weights_of_one_that_was_n
 
     calls = list[int]()
 
+    step = cifar10.Optimiser.step
+
     def fail_at_fourth_call(*arguments: object) -> None:
         calls.append(1)
         if len(calls) == 4:  # the second step of the second epoch
             raise KeyboardInterrupt
-        take_step(*arguments)  # type: ignore[arg-type]
+        step(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.cifar10.train.take_step", fail_at_fourth_call)
+        patch.setattr(cifar10.Optimiser, "step", fail_at_fourth_call)
         assert run(data, tmp_path / "broken", 2).exit_code != 0
     resumed = run(data, tmp_path / "broken", 2)
     assert resumed.exit_code == 0, resumed.output
@@ -58,7 +59,9 @@ def test_another_cycle_goes_on_from_the_weights_of_the_first(data: Path, tmp_pat
     result = run(data, tmp_path / "next", 1, "--rate", "0", "--start-from", str(tmp_path / "trained.pth"))
     assert result.exit_code == 0, result.output
     state = torch.load(tmp_path / "next" / "best_model.pth", weights_only=True)["model_state_dict"]
-    assert torch.equal(state["layer3.0.conv2.weight"], trained.state_dict()["layer3.0.conv2.weight"])
+    weight, earlier = state["layer3.0.conv2.weight"], trained.state_dict()["layer3.0.conv2.weight"]
+    assert torch.allclose(weight / weight.norm(), earlier / earlier.norm(), atol=1e-6)
+    assert torch.equal(state["layer3.0.bn3.weight"], trained.state_dict()["layer3.0.bn3.weight"])
 
 
 def test_pictures_and_depth_grow_and_the_rate_rises_and_falls() -> None:
@@ -92,12 +95,41 @@ def test_the_shallow_network_is_the_whole_one_whose_other_blocks_have_not_begun(
     assert learning - {""} == {f"layer{group}.{block}" for group in (1, 2, 3) for block in range(0, 18, 3)}
 
 
-def test_norms_and_biases_do_not_decay() -> None:
-    network = cifar10.initial_network()
-    decaying, rest = cifar10.optimiser_of(network).param_groups
-    assert decaying["weight_decay"] == 5e-4 and rest["weight_decay"] == 0.0
-    kinds = {
-        name.rpartition(".")[0].rpartition(".")[2][:2] for name, value in network.named_parameters() if value.ndim > 1
-    }
-    assert kinds == {"co", "fc"}
-    assert len(decaying["params"]) + len(rest["params"]) == len(list(network.parameters()))
+def test_filters_move_equally_in_all_directions_and_keep_their_length() -> None:
+    """Muon's update is the gradient with its singular values set to one; then the filters get back their length."""
+    network = cifar10.initial_network().to(memory_format=torch.channels_last)
+    optimiser, rate = cifar10.Optimiser(network), 0.1
+    block = network.layer1[0]
+    assert isinstance(block, Block)
+    torch.manual_seed(0)
+    torch.nn.init.ones_(block.bn3.weight)  # or the block would not learn yet
+    before = block.conv1.weight.detach().clone()
+    images = torch.randn(8, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    optimiser.step(torch.nn.functional.cross_entropy(network(images), torch.arange(8)), rate)
+    assert block.conv1.weight.grad is not None
+    left, _, right = torch.linalg.svd(block.conv1.weight.grad.flatten(1), full_matrices=False)
+    expected = before.flatten(1) - cifar10.FILTERS_RATE * rate * left @ right
+    expected *= len(before) ** 0.5 / expected.norm()
+    after = block.conv1.weight.detach()
+    assert after.norm() == pytest.approx(len(after) ** 0.5, rel=1e-5)
+    moved, should = (value.flatten() - before.flatten() for value in (after, expected))
+    # Five steps of Newton and Schulz bring singular values near one, not onto it.
+    assert torch.nn.functional.cosine_similarity(moved, should, dim=0) > 0.95
+    assert moved.norm() == pytest.approx(float(should.norm()), rel=0.3)
+
+
+def test_norms_and_the_last_layer_are_trained_by_sgd_and_filters_that_got_no_gradient_stay() -> None:
+    network = cifar10.initial_network().to(memory_format=torch.channels_last)
+    optimiser = cifar10.Optimiser(network)
+    left_out, taken = network.layer1[1], network.layer1[0]
+    assert isinstance(left_out, Block) and isinstance(taken, Block)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    images = torch.randn(8, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    loss = torch.nn.functional.cross_entropy(cifar10.Shallow(network)(images), torch.arange(8))
+    optimiser.step(loss, 0.1)
+    changed = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
+    assert "fc_out.weight" in changed and "bn_out.bias" in changed and "conv1.weight" in changed
+    assert not any(name.startswith("layer1.1.") for name in changed)
+    bias = network.fc_out.bias
+    assert bias.grad is not None  # at the first step Nesterov's momentum adds its 0.9 to the gradient
+    assert torch.allclose(bias, before["fc_out.bias"] - 0.1 * 1.9 * bias.grad, atol=1e-6)
