@@ -121,7 +121,7 @@ class Optimiser:
         loss.backward()  # type: ignore[no-untyped-call]
         for value, matrix in zip(self._filters, self._matrices, strict=True):
             matrix.grad = None if value.grad is None else _matrix(value.grad)
-        self.muon.step()
+        self.muon.step()  # type: ignore[no-untyped-call]
         self.sgd.step()
         with torch.no_grad():
             for matrix in self._matrices:
