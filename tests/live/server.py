@@ -77,7 +77,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
 
 def environment(home: Path, **settings: str) -> dict[str, str]:
     """The environment of a server: its own store, nothing of the caller's settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VITRINE_", "ORT_"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VITRINE_", "_VITRINE_", "ORT_"))}
     return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"} | settings
 
 
