@@ -67,7 +67,7 @@ class GradCam:
         """Step back behind predictions, and begin to load in the background."""
         log_to_stdout(SETTINGS.log_level)
         os.nice(NICENESS)
-        Heartbeat(run_folder()).start()
+        Heartbeat(run_folder(), [self.process.replace_stuck_lanes]).start()
         self.process.start()
 
     @bentoml.on_shutdown

@@ -168,6 +168,7 @@ class MetadataRoutes:
         else:
             problems = [*repository.lock_problems, *repository.unreadable.values()]
             problems += ["a model failed"] if "failed" in states else []
+            problems += [reason for model in every if (reason := model.stuck_reason)]
             status, detail = ("degraded" if problems else "healthy"), " ".join(problems)
         other_versions = {model.tag: model for model in every if model is not repository.models.get(model.name)}
         listed = dict(sorted((repository.models | other_versions).items()))

@@ -12,8 +12,9 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,19 @@ PRELOADED = ("uvicorn.logging", "uvloop", "_bentoml_impl.server.app", "_bentoml_
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
-def fork_processes() -> None:
-    """Have circus fork BentoML's processes from this one, in place of starting Python anew; only on Linux."""
-    if sys.platform != "linux":
-        return
-    from circus.watcher import Watcher
+def fork_processes(forget: Callable[[], object]) -> None:
+    """Have circus fork BentoML's processes from this one, in place of starting Python anew; only on Linux.
 
-    Watcher._process_class = _forked_process_class()
+    Args:
+        forget: makes a new process forget what this one has read when it started, such as its settings.
+    """
+    if sys.platform == "linux":
+        from circus.watcher import Watcher
+
+        Watcher._process_class = _forked_process_class(forget)
 
 
-def _forked_process_class() -> type[Any]:
+def _forked_process_class(forget: Callable[[], object]) -> type[Any]:
     from circus.process import Process
 
     class ForkedProcess(Process):  # type: ignore[misc]
@@ -53,16 +57,15 @@ def _forked_process_class() -> type[Any]:
             main = importlib.import_module(WORKER).main
             for name in PRELOADED:
                 importlib.import_module(name)
-            gc.collect()
-            gc.freeze()  # a collection would copy what is shared
+            gc.freeze()  # a collection in the new process would copy what is shared
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
             try:
                 pid = os.fork()
                 if not pid:
-                    _run(main, command[3:], self.env, self.working_dir, sockets)
+                    _run(main, command[3:], self.env, self.working_dir, sockets, forget)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            self.started, self._worker = psutil.Process(pid).create_time(), ForkedChild(pid)
+            self.started, self._worker = time.time(), ForkedChild(pid)
 
     return ForkedProcess
 
@@ -83,11 +86,22 @@ class ForkedChild(psutil.Process):
         return self.returncode
 
 
-def _run(main: Any, arguments: Sequence[str], env: Mapping[str, str], folder: str, sockets: Mapping[str, int]) -> None:
+def _run(
+    main: Callable[[Sequence[str]], object],
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    folder: str,
+    sockets: Mapping[str, int],
+    forget: Callable[[], object],
+) -> None:
     """Be a process of its own from here on, and never return."""
     code = 1
     try:
         _leave_supervisor(set(sockets.values()))
+        # service.py is run anew, so that it reads what is installed now. The rest holds no state.
+        sys.modules.pop("service", None)
+        importlib.import_module("bentoml._internal.log")._component_name.cache_clear()
+        forget()
         os.environ.clear()
         os.environ.update(env)
         os.chdir(folder)
@@ -124,18 +138,12 @@ def _leave_supervisor(kept: set[int]) -> None:
         os.closerange(start, descriptor)
         start = descriptor + 1
     os.closerange(start, 1 + max(map(int, os.listdir("/proc/self/fd"))))
-    # What service.py and the settings hold is of the time when the supervisor started.
-    import settings
-
-    settings.load_settings.cache_clear()
-    importlib.import_module("bentoml._internal.log")._component_name.cache_clear()
-    sys.modules.pop("service", None)
 
 
 def _set_title(arguments: Sequence[str]) -> None:
     """Show what this process is in place of the supervisor's command line."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
-    words = ["vitrine", "worker", *arguments[arguments.index("--service-name") + 1 :][:1]]
+    words = ["bentoml", "worker", *arguments[arguments.index("--service-name") + 1 :][:1]]
     title = b"\0".join(word.encode() for word in words)[: end - start - 1]
     ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)

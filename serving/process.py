@@ -69,7 +69,7 @@ class PredictionProcess:
             gradcam: BentoML's client of the Grad-CAM process, asynchronous.
         """
         end_within(self._settings.drain_seconds, self.repository)
-        Heartbeat(self._state.folder).start()
+        Heartbeat(self._state.folder, [self.repository.replace_stuck_lanes]).start()
         map_large_blocks()
         self._decoding.start()
         self.repository.start()

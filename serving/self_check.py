@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +18,7 @@ from preprocessing.prepare import prepare
 from preprocessing.rows import check_rows
 from runners.cores import CoreShare
 from runners.pipeline import Pipeline
+from runners.plan import Plan
 from runners.runner import Runner
 from serving.pipeline import RowOutputs
 
@@ -87,16 +89,23 @@ class SelfCheck:
             results = [runner.submit(payload).result().value for payload in self._payloads]
         self._compare(results, "alone")
 
-    def as_one_batch(self, pipeline: Pipeline[Any, Any, Any], share: CoreShare) -> None:
-        """Replay the goldens as one batch while every lane is at work, since other sessions then compute it.
+    def in_batches(self, pipeline: Pipeline[Any, Any, Any], plan: Plan, share: CoreShare) -> None:
+        """Replay the goldens as the requests of many clients: in batches, on every lane at once.
+
+        Other sessions may compute them than for a single client. Where none do, and every batch is of one item, there
+        is nothing to replay.
 
         Raises:
             StoreError: an output is too far from its reference.
         """
-        with ExitStack() as crowd:
+        if plan.max_batch == 1 and len(plan.widths) == 1:
+            return
+        prepared = [pipeline.preprocess(payload) for payload in self._payloads]
+        batches = [prepared[start : start + plan.max_batch] for start in range(0, len(prepared), plan.max_batch)]
+        with ExitStack() as crowd, ThreadPoolExecutor(plan.lanes, "self-check") as lanes:
             for _ in range(share.available):
                 crowd.enter_context(share)
-            results = pipeline.infer([pipeline.preprocess(payload) for payload in self._payloads])
+            results = [result for batch in lanes.map(pipeline.infer, batches) for result in batch]
         self._compare(results, "in a batch")
 
     def _compare(self, results: Sequence[Any], how: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from serving.forking import fork_processes
 from serving.heartbeat import SUPERVISOR
 from serving.supervisor import watch_processes
-from settings import Settings
+from settings import Settings, load_settings
 
 logger = logging.getLogger("vitrine")
 
@@ -40,7 +40,7 @@ def prepare_supervisor(settings: Settings) -> None:
     if SUPERVISOR not in os.environ:
         os.environ[SUPERVISOR] = str(os.getpid())
         watch_processes(run_folder(), settings.hang_seconds)
-        fork_processes()
+        fork_processes(forget=load_settings.cache_clear)
         if settings.api_keys_file is not None:  # the workers start in another folder
             os.environ["VITRINE_API_KEYS_FILE"] = str(settings.api_keys_file)
         if settings.models_dir is not None:
