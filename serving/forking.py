@@ -100,7 +100,9 @@ def _run(
         _leave_supervisor(set(sockets.values()))
         # service.py is run anew, so that it reads what is installed now. The rest holds no state.
         sys.modules.pop("service", None)
-        importlib.import_module("bentoml._internal.log")._component_name.cache_clear()
+        log = importlib.import_module("bentoml._internal.log")
+        log._component_name.cache_clear()
+        log.SERVER_LOGGING_CONFIG["disable_existing_loggers"] = False  # they are ours
         forget()
         os.environ.clear()
         os.environ.update(env)

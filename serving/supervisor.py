@@ -72,6 +72,7 @@ class Watch:
             with contextlib.suppress(ConflictError):  # it is at work on the processes already
                 self._arbiter.manage_watchers()
                 self._replaced_at.append(time.monotonic())
+                logger.error("process %s has died: replaced", ", ".join(str(process.pid) for process in dead))
         living = [process.pid for process in processes if process not in dead]
         for pid in self._watchdog.hung(living) if self._hang_seconds else ():
             logger.error("process %d has hung for %g s: replacing it", pid, self._hang_seconds)
