@@ -6,7 +6,7 @@ import mmap
 import os
 import signal
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 logger = logging.getLogger("vitrine")
@@ -38,6 +38,7 @@ class Heartbeat:
     def start(self) -> None:
         """Begin to beat on the running event loop, until it closes or the process ends."""
         try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # something that cleans up may delete it
             with self._path.open("w+b") as file:
                 file.truncate(_COUNT.size)
                 self._memory = mmap.mmap(file.fileno(), _COUNT.size)
@@ -65,7 +66,7 @@ class Watchdog:
     """Tells which processes have stopped beating.
 
     It counts its own looks, not time, so that nobody is blamed for what stopped the whole machine, such as sleep. A
-    process that has not begun to beat, because it is still importing, is left alone.
+    process without a file is left alone: it is still importing, or the folder cannot be written to.
 
     Args:
         folder: shared by the server's processes.
@@ -76,7 +77,7 @@ class Watchdog:
         self._folder, self._most_looks = folder, most_looks
         self._seen = dict[int, tuple[bytes, int]]()
 
-    def hung(self, processes: Iterable[int]) -> list[int]:
+    def hung(self, processes: Collection[int]) -> list[int]:
         """Look once; return which of the processes, by their ids, hang."""
         before, self._seen = self._seen, {}
         for process in processes:
@@ -86,7 +87,7 @@ class Watchdog:
                 continue
             last_count, looks = before.get(process, (b"", 0))
             self._seen[process] = count, looks + 1 if count == last_count else 0
-        for process in before.keys() - self._seen.keys():
+        for process in before.keys() - set(processes):
             heartbeat_file(self._folder, process).unlink(missing_ok=True)  # its id may come again
         return [process for process, (_, looks) in self._seen.items() if looks >= self._most_looks]
 

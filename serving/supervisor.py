@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections import deque
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Watch:
 
     def __init__(self, arbiter: Any, folder: Path, hang_seconds: float) -> None:
         self._arbiter, self._hang_seconds = arbiter, hang_seconds
-        self._watchdog = Watchdog(folder, max(1, round(hang_seconds / LOOK_S)))
+        self._watchdog = Watchdog(folder, ceil(hang_seconds / LOOK_S))
         self._replaced_at = deque[float](maxlen=MOST_AT_ONCE)
 
     def look(self) -> None:
@@ -75,7 +76,7 @@ class Watch:
                 logger.error("process %s has died: replaced", ", ".join(str(process.pid) for process in dead))
         living = [process.pid for process in processes if process not in dead]
         for pid in self._watchdog.hung(living) if self._hang_seconds else ():
-            logger.error("process %d has hung for %g s: replacing it", pid, self._hang_seconds)
+            logger.error("process %d hangs: replacing it (VITRINE_HANG_SECONDS=%g)", pid, self._hang_seconds)
             os.kill(pid, signal.SIGKILL)
 
     def _may_replace_at_once(self) -> bool:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import requests
 
 from tests.conftest import ROOT
@@ -61,6 +62,12 @@ class Server:
                 return
             time.sleep(0.1)
         raise AssertionError(f"no explanations in {START_S} s: {state}\n{self.log.read_text()[-3000:]}")
+
+    def process_of(self, service: str) -> psutil.Process:
+        """Return the one process of `vitrine`, which answers, or of `gradcam`."""
+        children = psutil.Process(self.process.pid).children()
+        (process,) = (child for child in children if service in child.cmdline())
+        return process
 
     def terminate(self) -> None:
         """Send SIGTERM to the supervisor."""

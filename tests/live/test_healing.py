@@ -25,12 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def process_of(server: Server, service: str) -> psutil.Process:
-    children = psutil.Process(server.process.pid).children()
-    (process,) = (child for child in children if child.cmdline()[:3] == ["bentoml", "worker", service])
-    return process
-
-
 def answers(server: Server, path: str) -> bool:
     try:
         return requests.post(server.url + path, data=PICTURE, timeout=5).status_code == 200
@@ -40,7 +34,7 @@ def answers(server: Server, path: str) -> bool:
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_only_worker_is_replaced(server: Server, fault: signal.Signals) -> None:
-    worker = process_of(server, "vitrine")
+    worker = server.process_of("vitrine")
     worker.send_signal(fault)
     wait_until(lambda: answers(server, "/predict"), 90)
     assert not worker.is_running()
@@ -51,7 +45,7 @@ def test_the_only_worker_is_replaced(server: Server, fault: signal.Signals) -> N
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_grad_cam_process_is_replaced_while_predictions_go_on(server: Server, fault: signal.Signals) -> None:
-    process = process_of(server, "gradcam")
+    process = server.process_of("gradcam")
     process.send_signal(fault)
 
     def explains() -> bool:

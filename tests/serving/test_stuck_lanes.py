@@ -104,7 +104,9 @@ def test_a_model_that_hangs_again_and_again_ends_the_process(served: ModelReposi
         for times in range(1, MOST_STUCK + 2):
             assert not signals
             hang(model, hanging)
-            wait_until(lambda: (served.replace_stuck_lanes(), len(model._abandoned) == times)[1])
+            while len(model._abandoned) < times:
+                served.replace_stuck_lanes()
+                time.sleep(0.02)
         assert signals[0] == signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
