@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from api.metadata import MetadataRoutes
 from errors import DeadlineExceeded, InferenceFailed, Unavailable
+from serving.gradcam.client import ExplainerClient
 from serving.loaded_model import LoadedModel
 from serving.options import RunnerOptions
 from serving.repository import MOST_STUCK, ModelRepository
@@ -69,8 +70,8 @@ def assert_answers(model: LoadedModel) -> None:
     assert np.allclose(answer.value.logits, logits_of_plain(100), atol=1e-5)
 
 
-def health(served: ModelRepository) -> dict[str, Any]:
-    response = asyncio.run(MetadataRoutes(served, None, {}, "0").health(Request({"type": "http"})))
+def health(served: ModelRepository, explainer: ExplainerClient | None = None) -> dict[str, Any]:
+    response = asyncio.run(MetadataRoutes(served, explainer, {}, "0").health(Request({"type": "http"})))
     body: dict[str, Any] = json.loads(bytes(response.body))
     return body
 
@@ -95,6 +96,20 @@ def test_lanes_take_over_from_one_that_hangs_and_health_says_so_until_it_returns
     assert isinstance(waits.exception(60), DeadlineExceeded | Unavailable | None)  # it does not wait for ever
     stats = model.stats()
     assert stats is not None and stats.succeeded >= 2
+
+
+def test_a_lane_that_hangs_in_the_grad_cam_process_is_in_health_too(served: ModelRepository, hanging: Hanging) -> None:
+    explainer = ExplainerClient(1000)
+    model = served.get()
+    explainer.status = {model.tag: {"state": model.state, "detail": model.stuck_reason}}
+    assert health(served, explainer)["status"] == "healthy"
+    hang(model, hanging)
+    wait_until(lambda: model.replace_stuck_lanes() == 1)
+    explainer.status = {model.tag: {"state": model.state, "detail": model.stuck_reason}}
+    hanging.released.set()
+    wait_until(lambda: not model.stuck_reason)
+    degraded = health(served, explainer)
+    assert degraded["status"] == "degraded" and f"explanations of {model.tag}: a lane" in degraded["detail"]
 
 
 def test_a_model_that_hangs_again_and_again_ends_the_process(served: ModelRepository, hanging: Hanging) -> None:
