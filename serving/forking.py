@@ -5,6 +5,7 @@ To import BentoML and the rest takes each process more than a second, and 90 MB 
 
 import asyncio
 import atexit
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -35,7 +36,7 @@ def fork_processes(forget: Callable[[], object]) -> None:
     Args:
         forget: makes a new process forget what this one has read when it started, such as its settings.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and Path("/proc/self/fd").exists():
         from circus.watcher import Watcher
 
         Watcher._process_class = _forked_process_class(forget)
@@ -56,7 +57,8 @@ def _forked_process_class(forget: Callable[[], object]) -> type[Any]:
                 return
             main = importlib.import_module(WORKER).main
             for name in PRELOADED:
-                importlib.import_module(name)
+                with contextlib.suppress(ImportError):
+                    importlib.import_module(name)
             gc.freeze()  # a collection in the new process would copy what is shared
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
             try:
@@ -146,8 +148,9 @@ def _leave_supervisor(kept: set[int]) -> None:
 
 def _set_title(arguments: Sequence[str]) -> None:
     """Show what this process is in place of the supervisor's command line."""
-    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
-    words = ["bentoml", "worker", *arguments[arguments.index("--service-name") + 1 :][:1]]
-    title = b"\0".join(word.encode() for word in words)[: end - start - 1]
-    ctypes.memmove(start, title.ljust(end - start, b"\0"), end - start)
+    line = Path("/proc/self/cmdline").read_bytes()
+    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+    if end - start == len(line):  # not where a sandbox tells something else
+        words = ["bentoml", "worker", *arguments[arguments.index("--service-name") + 1 :][:1]]
+        title = b"\0".join(word.encode() for word in words)[: len(line) - 1]
+        ctypes.memmove(start, title.ljust(len(line), b"\0"), len(line))
