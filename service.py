@@ -1,8 +1,12 @@
 """The two Bento services: wiring only. `bentoml serve` in this folder starts them."""
 
-from serving.startup import log_to_stdout, prepare_environment, prepare_supervisor, temporary_folder
+from serving.startup import log_to_stdout, prepare_environment, prepare_supervisor, run_folder
 
 prepare_environment()  # before BentoML and ONNX Runtime are imported
+
+import gc
+
+gc.disable()  # what is imported stays, and to look for garbage meanwhile took a twelfth of the time
 
 import os
 from typing import Any, cast
@@ -18,6 +22,7 @@ from models.served_versions import followed_folders, served_versions
 from models.store import open_packed
 from models.store_folder import StoreFolder
 from serving.gradcam.process import NICENESS, ExplanationProcess
+from serving.heartbeat import Heartbeat
 from serving.options import RunnerOptions
 from settings import load_settings
 
@@ -30,9 +35,7 @@ PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in SERVED.packed
 """The packed versions by name and version; as attributes of the service class they are what a build packs."""
 
 prepare_supervisor(SETTINGS)
-if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
-    BentoMLContainer.prometheus_multiproc_dir.set(temporary_folder("vitrine-metrics-"))
+BentoMLContainer.prometheus_multiproc_dir.set(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def served_models() -> list[StoredModel]:
@@ -64,10 +67,11 @@ class GradCam:
         self.process = ExplanationProcess(served_models(), options, FOLLOWED)
 
     @bentoml.on_startup
-    def start(self) -> None:
+    async def start(self) -> None:
         """Step back behind predictions, and begin to load in the background."""
         log_to_stdout(SETTINGS.log_level)
         os.nice(NICENESS)
+        Heartbeat(run_folder(), [self.process.replace_stuck_lanes]).start()
         self.process.start()
 
     @bentoml.on_shutdown
@@ -128,3 +132,4 @@ Vitrine: Any = bentoml.service(
     logging=QUIET,
     image=bentoml.images.Image(base_image="python:3.11-slim", distro=""),  # any other brings a compiler and git
 )(type("Vitrine", (_Vitrine,), MODELS | GRADCAM))
+gc.enable()

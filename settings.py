@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(gt=0)] = Field(
         20.0, description="After SIGTERM the process ends within this."
     )
+    hang_seconds: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="A process whose event loop stands still for so long is replaced; 0: never, for debuggers."
+    )
     cache_mb: Annotated[int, Field(ge=0)] = Field(
         0, description="Memory for answers to pictures that may come again; 0 keeps none."
     )

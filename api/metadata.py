@@ -148,6 +148,11 @@ class MetadataRoutes:
         status = self._explainer.status.get(model.tag, {"state": "missing", "detail": "not installed"})
         return "ready" if status["state"] == "ready" else f"{status['state']}: {status['detail']}"
 
+    def _details_of_ready_explanations(self) -> list[str]:
+        """Return what is wrong in the Grad-CAM process with models that it explains all the same."""
+        states = self._explainer.status.values() if self._explainer is not None else ()
+        return [state["detail"] for state in states if state["state"] == "ready" and state["detail"]]
+
     def _health(self) -> Health:
         repository = self._repository
         default = repository.models.get(repository.default)
@@ -168,6 +173,8 @@ class MetadataRoutes:
         else:
             problems = [*repository.lock_problems, *repository.unreadable.values()]
             problems += ["a model failed"] if "failed" in states else []
+            problems += [reason for model in every if (reason := model.stuck_reason)]
+            problems += [f"explanations of {detail}" for detail in self._details_of_ready_explanations()]
             status, detail = ("degraded" if problems else "healthy"), " ".join(problems)
         other_versions = {model.tag: model for model in every if model is not repository.models.get(model.name)}
         listed = dict(sorted((repository.models | other_versions).items()))

@@ -1,4 +1,4 @@
-"""`vitrine serve`: check the settings and the ports, import the shipped models, and become `bentoml serve`."""
+"""`vitrine serve`: check the settings and the ports, import the shipped models, and go on as `bentoml serve`."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ import click
 from api.auth import check_listening
 from api.keys import file_warnings
 from errors import VitrineError
-from serving.startup import check_port_free
+from serving.startup import check_port_free, prepare_environment
 from settings import Settings, load_settings, warnings_of
 
 HOME = Path(__file__).resolve().parent.parent
@@ -23,7 +23,7 @@ def serve() -> None:
     """Import the shipped models unless you brought other weights, then start the server; Ctrl-C stops it."""
     keep_models_dir()
     os.chdir(HOME)
-    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    prepare_environment()
     settings = load_settings()
     check_listening(settings, settings.host)
     for warning in warnings_of(settings) + file_warnings(settings.api_keys_file):
@@ -32,8 +32,11 @@ def serve() -> None:
     import_shipped(settings.models_dir)
     click.echo(f"Starting on http://{settings.host}:{settings.port}/ (Ctrl-C stops it)")
     sys.stdout.flush()
-    bentoml = str(Path(sys.executable).with_name("bentoml"))
-    os.execv(bentoml, [bentoml, "serve", "--host", settings.host, "--port", str(settings.port)])
+    from bentoml_cli.cli import cli
+
+    # In this very process, which has imported BentoML already.
+    sys.argv = ["bentoml", "serve", "--host", settings.host, "--port", str(settings.port)]
+    cli()
 
 
 def keep_models_dir() -> None:

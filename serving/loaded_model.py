@@ -13,6 +13,7 @@ from models.background import BACKGROUND, Background, read_background
 from models.card import Card, ImageCard
 from models.package import EARLY_EXIT_VARIANT, WEIGHTS, StoredModel, verify
 from runners.cores import CoreShare
+from runners.lane_watch import LaneWatch
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats, add_stats
 from serving.cache import NO_CACHE, ResponseCache
@@ -62,6 +63,8 @@ class LoadedModel:
         self._lifecycle = threading.Lock()
         self._loaded: LoadedPipeline | None = None
         self._runner: Runner[Any, Any, Any] | None = None
+        self._lanes: LaneWatch | None = None
+        self._abandoned = list[tuple[Runner[Any, Any, Any], LaneWatch]]()
         self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
     def check_ready(self) -> None:
@@ -135,11 +138,13 @@ class LoadedModel:
 
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
-        return add_stats([self._runner.stats(), *self.stats_of_other_workers]) if self._runner else None
+        return add_stats([own, *self.stats_of_other_workers]) if (own := self.own_stats()) else None
 
     def own_stats(self) -> RunnerStats | None:
         """Return the counts of this process alone."""
-        return self._runner.stats() if self._runner else None
+        if self._runner is None or not self._abandoned:
+            return self._runner.stats() if self._runner else None
+        return add_stats([runner.stats() for runner in (self._runner, *(before for before, _ in self._abandoned))])
 
     def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the model and replay its goldens; ends in `ready` or `failed` and never raises."""
@@ -154,7 +159,7 @@ class LoadedModel:
             if not isinstance(self.card, ImageCard):
                 self.background = read_background(self.stored.path, self.card.input)
             loaded = self._role.load(self.stored, options, share)
-            if (runner := self._start_runner(loaded, share)) is None:
+            if (runner := self._start_runner(loaded, share, options.timeout_ms / 1000)) is None:
                 return
             self._check(self.stored, loaded, runner, share)
             if loaded.begin_counting is not None:
@@ -168,29 +173,54 @@ class LoadedModel:
                 self.state, self.detail = "ready", ""
                 self._role.logger.info(self._role.ready_message, self.tag, self.load_seconds, self.device)
 
+    @property
+    def stuck_reason(self) -> str:
+        """What hangs in the model's backend; empty if nothing does."""
+        stuck_s = max((lanes.stuck_s() for _, lanes in self._abandoned), default=0.0)
+        return f"{self.tag}: a lane has hung in its backend for {stuck_s:.0f} s; another took over" if stuck_s else ""
+
+    def replace_stuck_lanes(self) -> int:
+        """Start new lanes if one hangs, with the same backend; return how often that has happened.
+
+        The requests that hang are answered by their deadlines. Those that wait go to the lanes that are left.
+        """
+        with self._lifecycle:
+            runner, lanes = self._runner, self._lanes
+            if self.state == "ready" and runner is not None and lanes is not None and lanes.stuck_s():
+                assert self._loaded is not None
+                self._abandoned.append((runner, lanes))
+                self._run(self._loaded, lanes.renewed())
+                self._role.logger.error("%s", self.stuck_reason)
+                threading.Thread(target=runner.close, args=(lanes.least_s,), daemon=True).start()
+        return len(self._abandoned)
+
     def close(self, timeout_s: float) -> bool:
         """Drain the Runner and release the model's memory; return False if something was stuck."""
         with self._lifecycle:
             if self.state not in ("missing", "failed"):
                 self.state, self.detail = "draining", "the server is shutting down"
-        drained = self._runner.close(timeout_s) if self._runner else True
+        drained = (self._runner.close(timeout_s) if self._runner else True) and not self.stuck_reason
         if drained and self._loaded is not None:
             self._loaded.release()
             self._loaded = None
         return drained
 
-    def _start_runner(self, loaded: LoadedPipeline, share: CoreShare) -> Runner[Any, Any, Any] | None:
+    def _start_runner(self, loaded: LoadedPipeline, share: CoreShare, least_s: float) -> Runner[Any, Any, Any] | None:
         """Start the Runner for the self-check; return None if the model was closed while it was being loaded."""
         with self._lifecycle:
             if self.state == "draining":
                 loaded.release()
                 return None
             self._loaded, self.runtime, self.device = loaded, loaded.runtime, loaded.device
-            self._runner = Runner(
-                loaded.runner_name, loaded.pipeline, loaded.plan, queue_size=self.queue_size, working=share
-            )
+            self._run(loaded, LaneWatch(share, least_s))
             self.state, self.detail = "checking", "replaying its goldens"
             return self._runner
+
+    def _run(self, loaded: LoadedPipeline, lanes: LaneWatch) -> None:
+        self._runner = Runner(
+            loaded.runner_name, loaded.pipeline, loaded.plan, queue_size=self.queue_size, working=lanes
+        )
+        self._lanes = lanes
 
     def _check(
         self, stored: StoredModel, loaded: LoadedPipeline, runner: Runner[Any, Any, Any], share: CoreShare
@@ -198,7 +228,7 @@ class LoadedModel:
         check = SelfCheck(stored, loaded.golden_payload, loaded.computed_by, loaded.golden_tolerance)
         check.one_by_one(runner)
         if loaded.checks_batches:
-            check.as_one_batch(loaded.pipeline, share)
+            check.in_batches(loaded.pipeline, loaded.plan, share)
 
     def _unavailable(self) -> Unavailable:
         message = self._role.unavailable_message.format(name=self.name, state=self.state, detail=self.detail)

@@ -50,7 +50,7 @@ class LoadedPipeline:
         computed_by: the class that computes, for messages.
         golden_payload: makes of a golden input what the pipeline preprocesses.
         golden_tolerance: the largest difference of a golden that passes, where it is less than the goldens' own.
-        checks_batches: whether the self-check also replays the goldens as one batch.
+        checks_batches: whether the self-check also replays the goldens in batches.
         begin_counting: called once the self-check has passed, where the pipeline counts what clients get.
         release: frees the model's memory; nothing may be inferred afterwards.
     """

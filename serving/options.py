@@ -18,6 +18,7 @@ class RunnerOptions:
     """
 
     queue_size: int = 256
+    timeout_ms: int = 30_000
     max_batch: int | None = None
     linger_ms: float | None = None
     device: str = "auto"

@@ -14,6 +14,7 @@ from runners.memory import map_large_blocks
 from serving.cache import ResponseCache
 from serving.follower import Follower
 from serving.gradcam.client import BentoMLCalls, ExplainerClient
+from serving.heartbeat import Heartbeat
 from serving.loaded_model import LoadedModel, State
 from serving.loading import PREDICTION, preparing_slow
 from serving.options import RunnerOptions
@@ -68,6 +69,7 @@ class PredictionProcess:
             gradcam: BentoML's client of the Grad-CAM process, asynchronous.
         """
         end_within(self._settings.drain_seconds, self.repository)
+        Heartbeat(self._state.folder, [self.repository.replace_stuck_lanes]).start()
         map_large_blocks()
         self._decoding.start()
         self.repository.start()

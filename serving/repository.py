@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import math
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +28,8 @@ from serving.workers import Workers
 
 REPLACEMENT_S = 120.0
 """The longest time that a worker in place of a dead one keeps from taking requests, in seconds."""
+MOST_STUCK = 3
+"""How often the lanes of one model are replaced, because one hangs, before the process is."""
 FIRST_NEWS_TIMEOUT_S = 5.0
 """How long a worker that starts waits for the others' news, in seconds."""
 
@@ -225,6 +229,13 @@ class ModelRepository:
     def closing(self) -> bool:
         """Whether this process drains or closes."""
         return self._closing
+
+    def replace_stuck_lanes(self) -> None:
+        """Start new lanes where one hangs in its backend; end the process where that happens again and again."""
+        for model in [*self.every, *self.retired]:
+            if model.replace_stuck_lanes() > MOST_STUCK and not self._closing:
+                self._role.logger.error("%s hangs again and again: ending this process for a new one", model.tag)
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def drain(self) -> None:
         """Refuse new work from now on; what is in flight goes on."""

@@ -1,7 +1,9 @@
 """The self-check: before a model answers, the reference inputs packed with it must come out as they should."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +19,7 @@ from preprocessing.prepare import prepare
 from preprocessing.rows import check_rows
 from runners.cores import CoreShare
 from runners.pipeline import Pipeline
+from runners.plan import Plan
 from runners.runner import Runner
 from serving.pipeline import RowOutputs
 
@@ -74,7 +77,7 @@ class SelfCheck:
         self._stored, self._computed_by = stored, computed_by
         self._goldens, own_tolerance = read_goldens(stored.path)
         self._tolerance = min(own_tolerance, tolerance)
-        self._payloads = [to_payload(golden.data) for golden in self._goldens]
+        self.payloads = [to_payload(golden.data) for golden in self._goldens]
 
     def one_by_one(self, runner: Runner[Any, Any, Any]) -> None:
         """Replay the goldens as the requests of a single client, one after the other.
@@ -84,20 +87,37 @@ class SelfCheck:
         """
         # Together they could share a batch, or be more than the queue takes.
         with runner.uncounted():
-            results = [runner.submit(payload).result().value for payload in self._payloads]
+            results = [runner.submit(payload).result().value for payload in self.payloads]
         self._compare(results, "alone")
 
-    def as_one_batch(self, pipeline: Pipeline[Any, Any, Any], share: CoreShare) -> None:
-        """Replay the goldens as one batch while every lane is at work, since other sessions then compute it.
+    def in_batches(self, pipeline: Pipeline[Any, Any, Any], plan: Plan, share: CoreShare) -> float:
+        """Replay the goldens as the requests of many clients: in batches, on every lane at once.
+
+        Other sessions may compute them than for a single client. Where none do, and every batch is of one item, there
+        is nothing to replay.
+
+        Returns:
+            The seconds that lanes were at work, added up; 0 where nothing was replayed.
 
         Raises:
             StoreError: an output is too far from its reference.
         """
-        with ExitStack() as crowd:
+        if plan.max_batch == 1 and len(plan.widths) == 1:
+            return 0.0
+        size = plan.max_batch
+        batches = [self.payloads[start : start + size] for start in range(0, len(self.payloads), size)]
+
+        def carry(batch: Sequence[Any]) -> tuple[Sequence[Any], float]:
+            started = time.monotonic()
+            results = pipeline.infer([pipeline.preprocess(payload) for payload in batch])
+            return results, time.monotonic() - started
+
+        with ExitStack() as crowd, ThreadPoolExecutor(plan.lanes, "self-check") as lanes:
             for _ in range(share.available):
                 crowd.enter_context(share)
-            results = pipeline.infer([pipeline.preprocess(payload) for payload in self._payloads])
-        self._compare(results, "in a batch")
+            carried = list(lanes.map(carry, batches))
+        self._compare([result for results, _ in carried for result in results], "in a batch")
+        return sum(seconds for _, seconds in carried)
 
     def _compare(self, results: Sequence[Any], how: str) -> None:
         for golden, result in zip(self._goldens, results, strict=True):

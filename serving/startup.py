@@ -9,34 +9,44 @@ import sys
 import tempfile
 from pathlib import Path
 
-from settings import Settings
+from serving.forking import fork_processes
+from serving.heartbeat import SUPERVISOR
+from serving.supervisor import watch_processes
+from settings import Settings, load_settings
 
 logger = logging.getLogger("vitrine")
 
 RUN_FOLDER = "_VITRINE_RUN"
 """The variable in which the supervisor tells the server's processes the folder that they share while it runs."""
-_SUPERVISED = "_VITRINE_SUPERVISED"
 
 
 def prepare_environment() -> None:
-    """Set what BentoML and ONNX Runtime read when they are imported."""
+    """Set what BentoML, ONNX Runtime and the client of Prometheus read when they are imported."""
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its official builds report to Microsoft unless this is set
     os.environ.pop("BENTOML_CONTAINERIZED", None)  # BentoML's images set it, and then a dead worker stays dead
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("vitrine-metrics-")
 
 
 def prepare_supervisor(settings: Settings) -> None:
-    """Prepare in the supervisor what its workers inherit: absolute paths, a free gRPC port, a shared folder."""
-    if _SUPERVISED not in os.environ:
-        os.environ[_SUPERVISED] = "1"
+    """Prepare in the supervisor what its workers inherit: absolute paths, a free gRPC port, a shared folder.
+
+    It will watch them, too.
+    """
+    if RUN_FOLDER not in os.environ:
+        os.environ[RUN_FOLDER] = temporary_folder("vitrine-run-")
+    if SUPERVISOR not in os.environ:
+        os.environ[SUPERVISOR] = str(os.getpid())
+        watch_processes(run_folder(), settings.hang_seconds)
+        fork_processes(forget=load_settings.cache_clear)
         if settings.api_keys_file is not None:  # the workers start in another folder
             os.environ["VITRINE_API_KEYS_FILE"] = str(settings.api_keys_file)
         if settings.models_dir is not None:
             os.environ["VITRINE_MODELS_DIR"] = str(settings.models_dir)
         if settings.grpc_port and sys.argv[1:2] == ["serve"]:
             _turn_grpc_off_if_taken(settings.host, settings.grpc_port)
-    if RUN_FOLDER not in os.environ:
-        os.environ[RUN_FOLDER] = temporary_folder("vitrine-run-")
 
 
 def run_folder() -> Path:

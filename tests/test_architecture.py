@@ -51,6 +51,7 @@ EXCEPTIONS = {
 """(file, module) → why the file may import the module all the same."""
 BENTOML = {
     "service.py": "it makes the two services",
+    "cli/serve.py": "it goes on as `bentoml serve`, in the same process",
     "deploy/container/entrypoint.py": "it is `bentoml serve`, in the process that the container starts",
     "loadtests/compare/peers/bentoml_batching.py": "it is the peer that shows BentoML's own batching",
 }

@@ -108,11 +108,15 @@ class ExplanationProcess:
         return missing | {
             model.tag: {
                 "state": model.state,
-                "detail": model.detail,
+                "detail": model.detail or model.stuck_reason,
                 "stats": asdict(stats) if (stats := model.own_stats()) else None,
             }
             for model in self._repository.every
         }
+
+    def replace_stuck_lanes(self) -> None:
+        """Start new lanes where one hangs, as `ModelRepository.replace_stuck_lanes`."""
+        self._repository.replace_stuck_lanes()
 
     def settled(self) -> bool:
         """Return whether no model is still loading; `status` says of one that failed why it did."""

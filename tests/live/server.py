@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import requests
 
 from tests.conftest import ROOT
@@ -62,6 +63,12 @@ class Server:
             time.sleep(0.1)
         raise AssertionError(f"no explanations in {START_S} s: {state}\n{self.log.read_text()[-3000:]}")
 
+    def process_of(self, service: str) -> psutil.Process:
+        """Return the one process of `vitrine`, which answers, or of `gradcam`."""
+        children = psutil.Process(self.process.pid).children()
+        (process,) = (child for child in children if service in child.cmdline())
+        return process
+
     def terminate(self) -> None:
         """Send SIGTERM to the supervisor."""
         self.process.send_signal(signal.SIGTERM)
@@ -77,7 +84,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
 
 def environment(home: Path, **settings: str) -> dict[str, str]:
     """The environment of a server: its own store, nothing of the caller's settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VITRINE_", "ORT_"))}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("VITRINE_", "_VITRINE_", "ORT_"))}
     return kept | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"} | settings
 
 

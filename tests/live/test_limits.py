@@ -8,7 +8,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
 import requests
 
@@ -47,13 +46,6 @@ def place(server: Server) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 0
 
 
-def worker(server: Server) -> psutil.Process:
-    """Return the process that answers."""
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    (process,) = (child for child in children if "vitrine" in child.cmdline()[-20:])
-    return process
-
-
 def test_health_answers_beside_more_silent_connections_than_there_are_file_descriptors(server: Server) -> None:
     with ExitStack() as stack:
         for _ in range(CONNECTIONS):
@@ -69,7 +61,7 @@ def test_health_answers_beside_more_silent_connections_than_there_are_file_descr
 
 
 def test_the_memory_of_uploads_that_never_end_goes_back_to_the_system(server: Server) -> None:
-    process = worker(server)
+    process = server.process_of("vitrine")
     rest = process.memory_info().rss
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n".encode()
     with ExitStack() as stack:

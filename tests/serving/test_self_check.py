@@ -63,7 +63,7 @@ def move_a_little(rows: list[dict[str, object]]) -> None:
 def test_goldens_that_come_out_as_they_should_pass_alone_and_in_a_batch_and_are_not_counted(tmp_path: Path) -> None:
     self_check, loaded = check(package(tmp_path))
     assert replay_alone(self_check, loaded).stats().succeeded == 0
-    self_check.as_one_batch(loaded.pipeline, SHARE)
+    self_check.in_batches(loaded.pipeline, Plan(max_batch=8), SHARE)
 
 
 def test_a_golden_that_is_off_is_named_with_its_distance_and_what_to_do(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_golden_that_is_off_is_named_with_its_distance_and_what_to_do(tmp_path
     off = abs(1 / (1 + np.exp(-np.diff(logits_of_plain(240))[0])) - 0.5)
     for replay, how in (
         (lambda: replay_alone(self_check, loaded), "alone"),
-        (lambda: self_check.as_one_batch(loaded.pipeline, SHARE), "in a batch"),
+        (lambda: self_check.in_batches(loaded.pipeline, Plan(max_batch=8), SHARE), "in a batch"),
     ):
         with pytest.raises(StoreError) as raised:
             replay()
@@ -115,3 +115,20 @@ def test_a_golden_picture_is_transformed_as_that_of_a_client(tmp_path: Path) -> 
     assert np.allclose(batch[:, 0, 0, 0], (-1, 1))
     with pytest.raises(StoreError, match=r"refuses the golden input bad\.png"):
         golden_batch(stored.card, [("bad.png", b"no picture")])
+
+
+@pytest.mark.parametrize(
+    ("plan", "sizes"), [(Plan(lanes=2, widths=(2, 1)), [1, 1]), (Plan(max_batch=8), [2]), (Plan(), [])]
+)
+def test_goldens_are_replayed_in_the_batches_that_the_plan_makes(tmp_path: Path, plan: Plan, sizes: list[int]) -> None:
+    self_check, loaded = check(package(tmp_path))
+    inferred, infer = list[int](), loaded.pipeline.infer
+
+    def counting(batch: list[object]) -> object:
+        inferred.append(len(batch))
+        assert SHARE.cores() == 1  # as where every lane is at work
+        return infer(batch)
+
+    loaded.pipeline.infer = counting  # type: ignore[method-assign, assignment]
+    seconds = self_check.in_batches(loaded.pipeline, plan, SHARE)
+    assert inferred == sizes and bool(seconds) == bool(sizes)

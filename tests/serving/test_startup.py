@@ -10,7 +10,14 @@ import pytest
 from serving.startup import check_port_free, prepare_environment, prepare_supervisor, run_folder, temporary_folder
 from settings import Settings
 
-OURS = ("_VITRINE_SUPERVISED", "_VITRINE_RUN", "VITRINE_API_KEYS_FILE", "VITRINE_GRPC_PORT", "VITRINE_MODELS_DIR")
+OURS = (
+    "_VITRINE_SUPERVISOR",
+    "_VITRINE_RUN",
+    "VITRINE_API_KEYS_FILE",
+    "VITRINE_GRPC_PORT",
+    "VITRINE_MODELS_DIR",
+    "PROMETHEUS_MULTIPROC_DIR",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +73,7 @@ def test_telemetry_is_off_unless_the_operator_wants_it_and_dead_workers_are_repl
     prepare_environment()
     assert (os.environ["BENTOML_DO_NOT_TRACK"], os.environ["ORT_DISABLE_TELEMETRY"]) == ("True", "0")
     assert "BENTOML_CONTAINERIZED" not in os.environ
+    assert Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).is_dir()
 
 
 def test_a_temporary_folder_is_this_process_alone() -> None:

@@ -1,0 +1,84 @@
+"""What the supervisor does beside starting processes: it notices soon that one has died, or hangs, and replaces it.
+
+BentoML's supervisor is circus. It looks for dead processes every ten seconds, and for hanging ones never.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import signal
+import time
+from collections import deque
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from serving.heartbeat import Watchdog
+
+logger = logging.getLogger("vitrine")
+
+LOOK_S = 0.25
+"""How often the supervisor looks at its processes, in seconds."""
+MOST_AT_ONCE, WITHIN_S = 5, 60.0
+"""How many times within so many seconds dead processes are replaced at once.
+
+If more die, as they do where none can start, it is left to circus, which waits for up to ten seconds each time.
+"""
+
+
+def watch_processes(folder: Path, hang_seconds: float) -> None:
+    """Have the supervisor, once it starts, replace processes that have died, and kill those that hang.
+
+    Args:
+        folder: shared by the server's processes, in which they beat.
+        hang_seconds: for how long the event loop of a process may stand still, in seconds; 0 for ever.
+    """
+    from circus.controller import Controller
+    from tornado.ioloop import PeriodicCallback
+
+    start = getattr(Controller.start, "__wrapped__", Controller.start)
+
+    @functools.wraps(start)
+    def start_and_watch(controller: Any) -> None:
+        start(controller)
+        watch = Watch(controller.arbiter, folder, hang_seconds)
+        PeriodicCallback(watch.look, LOOK_S * 1000).start()
+
+    Controller.start = start_and_watch
+
+
+class Watch:
+    """Looks after the processes of one supervisor.
+
+    Args:
+        arbiter: circus's, which starts the processes.
+        folder: as of `watch_processes`.
+        hang_seconds: as of `watch_processes`.
+    """
+
+    def __init__(self, arbiter: Any, folder: Path, hang_seconds: float) -> None:
+        self._arbiter, self._hang_seconds = arbiter, hang_seconds
+        self._watchdog = Watchdog(folder, ceil(hang_seconds / LOOK_S))
+        self._replaced_at = deque[float](maxlen=MOST_AT_ONCE)
+
+    def look(self) -> None:
+        """Look once."""
+        from circus.exc import ConflictError
+        from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
+
+        processes = [process for watcher in self._arbiter.iter_watchers() for process in watcher.processes.values()]
+        dead = [process for process in processes if process.status in (DEAD_OR_ZOMBIE, UNEXISTING)]
+        if dead and self._may_replace_at_once():
+            with contextlib.suppress(ConflictError):  # it is at work on the processes already
+                self._arbiter.manage_watchers()
+                self._replaced_at.append(time.monotonic())
+                logger.error("process %s has died: replaced", ", ".join(str(process.pid) for process in dead))
+        living = [process.pid for process in processes if process not in dead]
+        for pid in self._watchdog.hung(living) if self._hang_seconds else ():
+            logger.error("process %d hangs: replacing it (VITRINE_HANG_SECONDS=%g)", pid, self._hang_seconds)
+            os.kill(pid, signal.SIGKILL)
+
+    def _may_replace_at_once(self) -> bool:
+        is_often = len(self._replaced_at) == MOST_AT_ONCE and time.monotonic() < self._replaced_at[0] + WITHIN_S
+        return not is_often

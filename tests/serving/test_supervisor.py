@@ -1,0 +1,129 @@
+"""BentoML's real supervisor, with our watch, over a process that does nothing but beat."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serving.heartbeat import Heartbeat, Watchdog, heartbeat_file
+from serving.supervisor import MOST_AT_ONCE, Watch
+from tests.conftest import ROOT
+from tests.live.server import wait_until
+
+SUPERVISOR = """
+import os, sys
+from pathlib import Path
+from bentoml._internal.utils.circus import create_standalone_arbiter
+from bentoml.serving import create_watcher
+from serving.heartbeat import SUPERVISOR
+from serving.supervisor import watch_processes
+
+os.environ[SUPERVISOR] = str(os.getpid())
+watch_processes(Path(sys.argv[1]), 2.0)
+watcher = create_watcher(name="beating", args=["-c", sys.argv[2], sys.argv[1]])
+create_standalone_arbiter([watcher], check_delay=3600).start()  # so that circus itself replaces nothing
+"""
+BEATING = """
+import asyncio, os, signal, sys, time
+from pathlib import Path
+from serving.heartbeat import Heartbeat
+
+async def run():
+    signal.signal(signal.SIGUSR1, lambda number, frame: time.sleep(600))  # the event loop stands still
+    Heartbeat(Path(sys.argv[1])).start()
+    print(os.getpid(), flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(run())
+"""
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    environment = {key: value for key, value in os.environ.items() if key != "BENTOML_CONTAINERIZED"}
+    command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), BEATING]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    yield process
+    if process.poll() is None:
+        process.terminate()
+    assert process.stdout is not None
+    process.stdout.close()
+    process.wait(60)
+
+
+def test_what_dies_hangs_or_is_stopped_is_replaced_and_ends_with_its_supervisor(
+    supervisor: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    assert supervisor.stdout is not None
+    process = psutil.Process(int(supervisor.stdout.readline()))
+    for fault in (signal.SIGKILL, signal.SIGUSR1, signal.SIGSTOP):
+        process.send_signal(fault)
+        successor = psutil.Process(int(supervisor.stdout.readline()))
+        assert successor != process and not process.is_running()
+        process = successor
+    supervisor.kill()
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_only_silence_in_every_look_counts_as_hanging(tmp_path: Path) -> None:
+    watchdog, beating = Watchdog(tmp_path, 2), heartbeat_file(tmp_path, 7)
+    assert [watchdog.hung([7, 8]) for _ in range(4)] == [[]] * 4  # neither has begun to beat
+    beating.write_bytes(b"1")
+    assert [watchdog.hung([7]) for _ in range(2)] == [[], []]
+    beating.write_bytes(b"2")
+    assert [watchdog.hung([7]) for _ in range(4)] == [[], [], [7], [7]]
+    assert watchdog.hung([]) == [] and not beating.exists()  # its id may come again
+    beating.write_bytes(b"2")
+    assert watchdog.hung([7]) == []
+    beating.unlink()
+    assert [watchdog.hung([7]) for _ in range(4)] == [[]] * 4  # what cleans up is not the process's fault
+
+
+class Arbiter:
+    """Has one process, which is dead, and counts how often it is told to replace it."""
+
+    def __init__(self) -> None:
+        self.processes = {1: self}
+        self.status, self.pid, self.replaced = 1, 1, 0
+
+    def iter_watchers(self) -> list["Arbiter"]:
+        return [self]
+
+    def manage_watchers(self) -> None:
+        self.replaced += 1
+
+
+def test_processes_that_die_again_and_again_are_left_to_circus(tmp_path: Path) -> None:
+    from circus.process import DEAD_OR_ZOMBIE
+
+    arbiter = Arbiter()
+    arbiter.status = DEAD_OR_ZOMBIE
+    watch = Watch(arbiter, tmp_path, 0)
+    for _ in range(3 * MOST_AT_ONCE):
+        watch.look()
+    assert arbiter.replaced == MOST_AT_ONCE
+
+
+def test_a_check_that_fails_does_not_stop_the_heart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import asyncio
+
+    calls = list[int]()
+
+    def check() -> None:
+        calls.append(1)
+        raise RuntimeError
+
+    async def beat() -> None:
+        Heartbeat(tmp_path, [check]).start()
+        counts = {heartbeat_file(tmp_path, os.getpid()).read_bytes()}
+        while len(counts) < 2:
+            await asyncio.sleep(0.02)
+            counts.add(heartbeat_file(tmp_path, os.getpid()).read_bytes())
+
+    asyncio.run(asyncio.wait_for(beat(), 60))
+    assert len(calls) >= 2 and "a check of this process failed" in caplog.text
