@@ -67,6 +67,8 @@ class Watch:
         from circus.exc import ConflictError
         from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
 
+        if self._arbiter._stopping:
+            self._stop_listening()
         processes = [process for watcher in self._arbiter.iter_watchers() for process in watcher.processes.values()]
         dead = [process for process in processes if process.status in (DEAD_OR_ZOMBIE, UNEXISTING)]
         if dead and self._may_replace_at_once():
@@ -78,6 +80,15 @@ class Watch:
         for pid in self._watchdog.hung(living) if self._hang_seconds else ():
             logger.error("process %d hangs: replacing it (VITRINE_HANG_SECONDS=%g)", pid, self._hang_seconds)
             os.kill(pid, signal.SIGKILL)
+
+    def _stop_listening(self) -> None:
+        """Close the ports here too, so that who comes when the workers have closed them is refused and does not wait.
+
+        Calls to the Grad-CAM process go through a Unix socket, which is needed until the last request is answered.
+        """
+        for listening in self._arbiter.sockets.values():
+            if not listening.is_unix:
+                listening.close()
 
     def _may_replace_at_once(self) -> bool:
         is_often = len(self._replaced_at) == MOST_AT_ONCE and time.monotonic() < self._replaced_at[0] + WITHIN_S

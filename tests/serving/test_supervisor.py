@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from circus.sockets import CircusSocket
 
 from serving.heartbeat import Heartbeat, Watchdog, heartbeat_file
 from serving.supervisor import MOST_AT_ONCE, Watch
@@ -90,6 +92,7 @@ class Arbiter:
     def __init__(self) -> None:
         self.processes = {1: self}
         self.status, self.pid, self.replaced = 1, 1, 0
+        self.sockets, self._stopping = dict[str, CircusSocket](), False
 
     def iter_watchers(self) -> list["Arbiter"]:
         return [self]
@@ -107,6 +110,23 @@ def test_processes_that_die_again_and_again_are_left_to_circus(tmp_path: Path) -
     for _ in range(3 * MOST_AT_ONCE):
         watch.look()
     assert arbiter.replaced == MOST_AT_ONCE
+
+
+def test_who_comes_while_the_server_drains_is_refused_but_the_grad_cam_process_is_still_reached(tmp_path: Path) -> None:
+    arbiter, path = Arbiter(), tmp_path / "gradcam.sock"
+    arbiter.sockets = {"http": CircusSocket(port=0, host="127.0.0.1"), "gradcam": CircusSocket(path=str(path))}
+    for listening in arbiter.sockets.values():
+        listening.bind_and_listen()
+    address, watch = arbiter.sockets["http"].getsockname(), Watch(arbiter, tmp_path, 0)
+    watch.look()
+    socket.create_connection(address, 10).close()
+    arbiter._stopping = True
+    watch.look()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, 10)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    arbiter.sockets["gradcam"].close()
 
 
 def test_a_check_that_fails_does_not_stop_the_heart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
