@@ -45,10 +45,8 @@ class RiseExplainer:
         request: ExplanationRequest,
         parameters: PredictionParameters,
         deadline: float,
-        targets: Sequence[int] = (),
-        top: int = 0,
         progress: Progress | None = None,
-    ) -> list[ImagePrediction]:
+    ) -> ImagePrediction:
         """Predict and explain one picture; all targets share what the network computes.
 
         One chunk waits in the model's queue at a time, whose lanes predict in between. Cancelling it ends the work
@@ -59,12 +57,7 @@ class RiseExplainer:
             request: what to explain, and how.
             parameters: what is asked of the prediction.
             deadline: a value of `time.monotonic()`.
-            targets: the indices of the classes to explain in place of the request's target.
-            top: how many of the most probable classes to explain instead; 0 for none.
             progress: is told after each chunk how far the work is.
-
-        Returns:
-            A prediction for each class, in their order; they differ in nothing but their explanations.
 
         Raises:
             InvalidInput: a class that is explained is the contrast itself, or the picture cannot be used.
@@ -75,7 +68,7 @@ class RiseExplainer:
         with self._place():
             answer = await _shown(model, request, deadline)
             prediction = _prediction(model, answer, parameters)
-            classes = _classes(prediction, targets or (request.target,), top, request.contrast)
+            classes = _classes(prediction, request)
             return await _explained(model, answer, prediction, classes, deadline, progress)
 
     async def predict(
@@ -101,7 +94,7 @@ class RiseExplainer:
             classes = [prediction.classification.class_id]
             try:
                 work = _explained(model, answer, prediction, classes, explained_by)
-                return (await wait_for(work, explained_by))[0]
+                return await wait_for(work, explained_by)
             except DeadlineExceeded:
                 return prediction._replace(explanation_error=too_late)
             except VitrineError as error:
@@ -129,11 +122,11 @@ def _prediction(model: LoadedModel, answer: Answer[ShownOutputs], parameters: Pr
     return image_prediction(model, answer._replace(value=answer.value.outputs), parameters)  # type: ignore[arg-type]
 
 
-def _classes(prediction: ImagePrediction, targets: Sequence[int], top: int, contrast: int) -> list[int]:
-    """Return the indices of the classes to explain; a target below 0 stands for the label that is answered."""
-    if top:
-        return most_probable(prediction.logits, top, contrast)
-    return [target if target >= 0 else prediction.classification.class_id for target in targets]
+def _classes(prediction: ImagePrediction, request: ExplanationRequest) -> Sequence[int]:
+    """Return the indices of the classes to explain; without any, that of the label that is answered."""
+    if request.top:
+        return most_probable(prediction.logits, request.top, request.contrast)
+    return request.targets or (prediction.classification.class_id,)
 
 
 async def _explained(
@@ -143,7 +136,7 @@ async def _explained(
     classes: Sequence[int],
     deadline: float,
     progress: Progress | None = None,
-) -> list[ImagePrediction]:
+) -> ImagePrediction:
     """Return the prediction with the explanation of each class; its times are those of the whole work."""
     card, picture = as_image_card(model.card), answer.value.picture
     request = picture.request
@@ -153,15 +146,11 @@ async def _explained(
     started = time.monotonic()
     drawn = [await asyncio.to_thread(draw, card, picture, rise_map.values) for rise_map in maps]
     whole_ms = answer.infer_ms + masked_ms + (time.monotonic() - started) * 1e3
-    predictions = list[ImagePrediction]()
-    for class_id, rise_map, png in zip(classes, maps, drawn, strict=True):
-        sampling = Sampling(request.samples, rise_map.standard_error)
-        explanation = Explanation(
-            prediction.logits, class_id, png, rise_map.values, picture.size, picture.sharpness, sampling
-        )
-        whole = Answer(explanation, answer.queue_ms, answer.decode_ms, whole_ms, answer.batch_size)
-        predictions.append(prediction._replace(answer=whole, explanation=explanation))
-    return predictions
+    explanations = [
+        Explanation(class_id, png, rise_map.values, picture.size, Sampling(request.samples, rise_map.standard_error))
+        for class_id, rise_map, png in zip(classes, maps, drawn, strict=True)
+    ]
+    return prediction._replace(answer=prediction.answer._replace(infer_ms=whole_ms), explanations=explanations)
 
 
 async def _maps(
