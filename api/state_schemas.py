@@ -67,6 +67,10 @@ class Stats(BaseModel):
     last_inference: float = Field(0.0, description="Unix time of the latest batch; 0 before the first.")
     waiting: int = 0
     running: int = 0
+    evaluations: int = Field(
+        0, description="Pictures or rows computed for explanations, which no counter above has; see `explain`, too."
+    )
+    evaluation_seconds: float = Field(0.0, description="The time that was spent on those.")
     explain: dict[str, Any] | None = Field(
         None, description="The same counters for its explanations, while the Grad-CAM process answers."
     )

@@ -97,6 +97,10 @@ class ExplanationPipeline:
         """Return how many classes are explained: so many times an item is computed."""
         return max(1, len(item.request.targets), item.request.top)
 
+    def is_evaluation(self, payload: ExplanationRequest) -> bool:
+        """Return False: each picture is a client's."""
+        return False
+
     def is_heavy(self, payload: ExplanationRequest) -> bool:
         """Return True: every picture is decoded, and most are drawn on."""
         return True

@@ -40,10 +40,11 @@ def explain(model: LoadedModel, request: ExplanationRequest, **how: Any) -> Imag
     return run(PREDICTOR.explain_image(model, request, PLAIN, soon(), **how))
 
 
-def inferences(model: LoadedModel) -> int:
+def computed(model: LoadedModel) -> int:
+    """How many pictures were computed, for clients and for explanations."""
     stats = model.own_stats()
     assert stats is not None
-    return stats.inferences
+    return stats.inferences + stats.evaluations
 
 
 def test_a_linear_model_is_explained_by_its_weights(model: LoadedModel) -> None:
@@ -62,9 +63,9 @@ def test_a_linear_model_is_explained_by_its_weights(model: LoadedModel) -> None:
 
 
 def test_every_target_shares_the_same_predictions(model: LoadedModel) -> None:
-    before = inferences(model)
+    before = computed(model)
     both = explain(model, asked(50, 1, 0))
-    assert inferences(model) - before == 1 + 50
+    assert computed(model) - before == 1 + 50
     assert [explanation.target for explanation in both.explanations] == [1, 0]
     for shared in both.explanations:
         (alone,) = explain(model, asked(50, shared.target)).explanations
@@ -92,7 +93,7 @@ def test_the_work_comes_in_chunks_and_says_how_far_it_is(model: LoadedModel, mon
 
 
 def test_a_client_that_leaves_ends_the_work(model: LoadedModel) -> None:
-    before = inferences(model)
+    before = computed(model)
 
     async def leave_after_a_chunk() -> None:
         left = asyncio.Event()
@@ -107,11 +108,11 @@ def test_a_client_that_leaves_ends_the_work(model: LoadedModel) -> None:
 
     run(leave_after_a_chunk())
     explain(model, asked(20))  # what was under way has been finished by now, and its place is free
-    assert 16 <= inferences(model) - before - 21 < 8000
+    assert 16 <= computed(model) - before - 21 < 8000
     assert PREDICTOR._images._rise._under_way == 0
-    after = inferences(model)
+    after = computed(model)
     run(PREDICTOR.predict_image(model, PNG, PLAIN, soon()))
-    assert inferences(model) - after == 1
+    assert computed(model) - after == 1
 
 
 def test_predictions_of_others_get_their_turn(model: LoadedModel) -> None:
