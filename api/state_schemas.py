@@ -115,6 +115,6 @@ class ModelFacts(BaseModel):
     sha256: dict[str, str]
     parity: dict[str, Any] = Field(description="What import measured of the served graph against its reference.")
     explain: dict[str, Any] | None = Field(
-        description="Layer, methods, way and measured quality of explanations; of rows their background; null where "
-        "there are none."
+        description="Layer, methods, way, measured quality and cost of explanations; of rows their background; null "
+        "where there are none."
     )

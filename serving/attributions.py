@@ -227,6 +227,11 @@ def explained_outputs(
     return card_probabilities(outputs, card)[:, chosen]
 
 
+def chunk_coalitions(background: Float32Array) -> int:
+    """Return how many coalitions a lane is given at once, at most, over a background of shape (B, features)."""
+    return max(1, CHUNK_VALUES // background.size)
+
+
 async def _worths(
     model: LoadedModel,
     row: Float32Array,
@@ -236,7 +241,7 @@ async def _worths(
     deadline: float,
 ) -> npt.NDArray[np.float64]:
     """Return the worth of each coalition for each target, shape (C, targets): the mean score over the background."""
-    most = max(1, CHUNK_VALUES // background.size)
+    most = chunk_coalitions(background)
     size, start = min(most, max(1, CHUNK_ROWS // len(background))), 0
     worths = list[npt.NDArray[np.float64]]()
 

@@ -11,6 +11,7 @@ from errors import DeadlineExceeded, QueueFull, VitrineError
 from explain.base import NO_CONTRAST
 from explain.rise import RiseMap, draw_masks, map_size, rise_maps
 from models.card import as_image_card
+from preprocessing.spec import Float32Tensor
 from runners.awaiting import awaitable
 from runners.runner import Answer
 from serving.attributions import explained_outputs, is_own_contrast
@@ -114,6 +115,11 @@ class RiseExplainer:
             self._under_way -= 1
 
 
+def chunk_masks(tensor: Float32Tensor) -> int:
+    """Return how many masks a lane is given at once for a picture that is this transformed tensor."""
+    return max(1, min(MOST_IN_CHUNK, CHUNK_VALUES // tensor.size))
+
+
 async def _shown(model: LoadedModel, request: ExplanationRequest, deadline: float) -> Answer[ShownOutputs]:
     return await awaitable(model.submit(request, deadline))
 
@@ -164,7 +170,7 @@ async def _maps(
     card, request = as_image_card(model.card), picture.request
     contrast = None if request.contrast == NO_CONTRAST else request.contrast
     masks = draw_masks(request.samples)
-    size = max(1, min(MOST_IN_CHUNK, CHUNK_VALUES // picture.tensor.size))
+    size = chunk_masks(picture.tensor)
     scores, worked_ms = list[np.ndarray](), 0.0
     for start in range(0, request.samples, size):
         payload = MaskedImage(picture.tensor, masks.part(start, size))
