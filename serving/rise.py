@@ -9,7 +9,7 @@ import numpy as np
 
 from errors import DeadlineExceeded, QueueFull, VitrineError
 from explain.base import NO_CONTRAST
-from explain.rise import RiseMap, draw_masks, map_size, rise_maps
+from explain.rise import Masks, RiseMap, draw_masks, map_size, rise_maps
 from models.card import as_image_card
 from preprocessing.spec import Float32Tensor
 from runners.awaiting import awaitable
@@ -120,6 +120,13 @@ def chunk_masks(tensor: Float32Tensor) -> int:
     return max(1, min(MOST_IN_CHUNK, CHUNK_VALUES // tensor.size))
 
 
+def chunks(tensor: Float32Tensor, masks: Masks) -> Iterator[MaskedImage]:
+    """Yield a picture that is this transformed tensor with all of its masks, as many at a time as a lane is given."""
+    size = chunk_masks(tensor)
+    for start in range(0, len(masks.knots), size):
+        yield MaskedImage(tensor, masks.part(start, size))
+
+
 async def _shown(model: LoadedModel, request: ExplanationRequest, deadline: float) -> Answer[ShownOutputs]:
     return await awaitable(model.submit(request, deadline))
 
@@ -170,14 +177,13 @@ async def _maps(
     card, request = as_image_card(model.card), picture.request
     contrast = None if request.contrast == NO_CONTRAST else request.contrast
     masks = draw_masks(request.samples)
-    size = chunk_masks(picture.tensor)
-    scores, worked_ms = list[np.ndarray](), 0.0
-    for start in range(0, request.samples, size):
-        payload = MaskedImage(picture.tensor, masks.part(start, size))
+    scores, worked_ms, done = list[np.ndarray](), 0.0, 0
+    for payload in chunks(picture.tensor, masks):
         answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline))
         scores.append(explained_outputs(answer.value.logits, card, classes, contrast))
         worked_ms += answer.decode_ms + answer.infer_ms
+        done += len(scores[-1])
         if progress is not None:
-            progress(min(1.0, (start + size) / request.samples))
+            progress(done / request.samples)
     maps = await asyncio.to_thread(rise_maps, np.concatenate(scores), masks, map_size(card.input.size))
     return maps, worked_ms

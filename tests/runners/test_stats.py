@@ -59,14 +59,16 @@ def test_what_explanations_ask_for_is_counted_apart_and_comes_after_the_predicti
         assert waits.wait(20) and 13 not in map(abs, batch)
         return batch
 
-    runner = start_runner(
-        "apart",
-        int,
-        run,
-        max_batch=8,
-        is_evaluation=lambda item: item < 0,
-        count_inferences=lambda n: 1 if n > 0 else 100,
-    )
+    def keep(item: int) -> int:
+        return item
+
+    def is_evaluation(item: int) -> bool:
+        return item < 0
+
+    def count(item: int) -> int:
+        return 100 if item < 0 else 1
+
+    runner = start_runner("apart", keep, run, max_batch=8, is_evaluation=is_evaluation, count_inferences=count)
     first = runner.submit(1)
     assert begun.wait(20)
     futures = [runner.submit(item) for item in (-2, 3, -13, 4, -5)]

@@ -1,0 +1,45 @@
+"""The model that `vitrine explain` works on: installed, or as it ships."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.stores import open_store
+from errors import StoreError
+from models import registry
+from models.card import Card, ImageCard, read_card
+from models.package import EARLY_EXIT_VARIANT, GRAPH, StoredModel
+
+if TYPE_CHECKING:
+    from backends.base import Backend
+
+
+def model_to_explain(name: str) -> tuple[StoredModel, ImageCard]:
+    """Return a model of pictures with its card: the installed one, else the bundled one, with the weights that ship.
+
+    Args:
+        name: the model's name, or `name:version` of an installed one.
+
+    Raises:
+        ClickException: there is no such model, or it takes no pictures.
+    """
+    try:
+        stored = open_store().find(name)
+    except StoreError as error:
+        package = registry.package_folder(name)
+        if not (package / GRAPH).exists():
+            raise click.ClickException(str(error)) from error
+        stored = StoredModel(read_card(package / "card.toml"), "as shipped", package)
+    card: Card = stored.card
+    if not isinstance(card, ImageCard):
+        raise click.ClickException(f"{name} takes no pictures: ask /models/{card.name}/explain about a row.")
+    return stored, card
+
+
+def backend_of(stored: StoredModel) -> "Backend":
+    """Return what predicts with a model's graph, on all cores."""
+    from backends.onnx import EarlyExitBackend, OnnxBackend
+    from runners.cores import available_cores
+
+    kind = EarlyExitBackend if stored.variant == EARLY_EXIT_VARIANT else OnnxBackend
+    return kind(stored.graph, available_cores())
