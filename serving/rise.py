@@ -15,6 +15,7 @@ from preprocessing.spec import Float32Tensor
 from runners.awaiting import awaitable
 from runners.runner import Answer
 from serving.attributions import explained_outputs, is_own_contrast
+from serving.evaluations import evaluate
 from serving.gradcam.drawing import PreparedPicture, draw
 from serving.gradcam.wire import Explanation, ExplanationRequest, Sampling
 from serving.loaded_model import LoadedModel
@@ -63,7 +64,8 @@ class RiseExplainer:
         Raises:
             InvalidInput: a class that is explained is the contrast itself, or the picture cannot be used.
             NoExplanation: the picture is too large to be drawn on.
-            QueueFull: `MOST_UNDER_WAY` pictures are being explained, or the model's queue is full.
+            QueueFull: `MOST_UNDER_WAY` pictures are being explained, or the model's queue is full; one that fills up
+                later is waited for.
             VitrineError: the Runner's own, as of `LoadedModel.submit`.
         """
         with self._place():
@@ -179,7 +181,7 @@ async def _maps(
     masks = draw_masks(request.samples)
     scores, worked_ms, done = list[np.ndarray](), 0.0, 0
     for payload in chunks(picture.tensor, masks):
-        answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline))
+        answer: Answer[MaskedOutputs] = await evaluate(model, payload, deadline)
         scores.append(explained_outputs(answer.value.logits, card, classes, contrast))
         worked_ms += answer.decode_ms + answer.infer_ms
         done += len(scores[-1])
