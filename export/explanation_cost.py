@@ -115,7 +115,7 @@ Seconds = dict[str, tuple[float, int]]
 
 def _rise_cost(stored: StoredModel, pipeline: Pipeline[Any, Any, Any], payload: Any) -> Seconds:
     tensor = pipeline.preprocess(payload).tensor
-    size = chunk_masks(tensor)
+    size = chunk_masks(tensor, "cpu")
     chunk = MaskedImage(tensor, draw_masks(DEFAULT_SAMPLES).part(0, size))
     return {RISE: (_shortest_s(pipeline, chunk) / size * DEFAULT_SAMPLES, DEFAULT_SAMPLES)}
 

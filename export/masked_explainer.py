@@ -39,7 +39,7 @@ class MaskedExplainer:
             explained_outputs(
                 self._backend.run(masked_tensors(chunk, card.input.layout).tensors).logits, card, classes, contrast
             )
-            for chunk in chunks(tensor, masks)
+            for chunk in chunks(tensor, masks, self.device)
         ]
         return rise_maps(np.concatenate(scores), masks, map_size(card.input.size))
 

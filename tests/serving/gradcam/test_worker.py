@@ -214,10 +214,7 @@ def test_all_classes_of_a_picture_are_explained_in_one_run_or_one_more(
         assert np.abs(explanation.map - expected).max() <= 1e-4 * expected.max()
 
 
-def test_a_batch_of_many_classes_is_run_a_bounded_part_at_a_time(
-    package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "MOST_IN_RUN", 4)
+def test_a_batch_of_many_classes_is_run_a_bounded_part_at_a_time(package: Path) -> None:
     explainer, card = CountedExplainer(OnnxExplainer(package / EXPLAIN)), stored(package).card
     assert isinstance(card, ImageCard)
     pipeline = worker.ExplanationPipeline(card, explainer)
