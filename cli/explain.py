@@ -7,11 +7,11 @@ import click
 import numpy as np
 
 from cli.explain_quality import quality_command
-from cli.explained_model import backend_of, model_to_explain
+from cli.explained_model import backend_of, model_to_explain, samples_option
 from cli.figure import Caption, draw_figure
 from explain.base import METHOD_NAMES, PREDICTED, Float32Array
 from explain.overlay import overlay, png
-from explain.rise import DEFAULT_SAMPLES, LEAST_SAMPLES, MOST_SAMPLES, RISE
+from explain.rise import RISE
 from export.masked_explainer import MaskedExplainer
 from models.card import ImageCard
 from models.package import StoredModel
@@ -43,13 +43,7 @@ def explain() -> None:
 @click.option(
     "--method", type=click.Choice([*METHOD_NAMES, RISE]), help="The card's by default; rise where there is no gradient."
 )
-@click.option(
-    "--samples",
-    type=click.IntRange(LEAST_SAMPLES, MOST_SAMPLES),
-    default=DEFAULT_SAMPLES,
-    show_default=True,
-    help="How many masks rise draws, a prediction each.",
-)
+@samples_option
 def picture_command(name: str, image: Path, output: Path, method: str | None, samples: int) -> None:
     """Predict IMAGE with the model NAME, and draw it beside its heatmap, label and probabilities.
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from cli.explained_model import backend_of
+from cli.explained_model import backend_of, samples_option
 from cli.stores import open_store
 from cli.tables import new_table, print_table
 from errors import StoreError
-from explain.rise import DEFAULT_SAMPLES, LEAST_SAMPLES, MOST_SAMPLES, RISE
+from explain.rise import RISE
 from export.explanation_quality import Case
 from models import registry
 from models.card import ImageCard, read_image_card
@@ -49,13 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--method", type=click.Choice([RISE]), help="Measure rise in place of the card's method; of an installed model."
 )
-@click.option(
-    "--samples",
-    type=click.IntRange(LEAST_SAMPLES, MOST_SAMPLES),
-    default=DEFAULT_SAMPLES,
-    show_default=True,
-    help="How many masks rise draws for each picture, a prediction each.",
-)
+@samples_option
 @click.option("--plot-to", default=None, type=click.Path(path_type=Path), help="docs/NAME-explanations.png by default.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
 def quality_command(

@@ -1,4 +1,4 @@
-"""The model that `vitrine explain` works on: installed, or as it ships."""
+"""What the commands of `vitrine explain` share: an option, and the model they work on, installed or as it ships."""
 
 from typing import TYPE_CHECKING
 
@@ -6,12 +6,21 @@ import click
 
 from cli.stores import open_store
 from errors import StoreError
+from explain.rise import DEFAULT_SAMPLES, LEAST_SAMPLES, MOST_SAMPLES
 from models import registry
 from models.card import Card, ImageCard, read_card
 from models.package import EARLY_EXIT_VARIANT, GRAPH, StoredModel
 
 if TYPE_CHECKING:
     from backends.base import Backend
+
+samples_option = click.option(
+    "--samples",
+    type=click.IntRange(LEAST_SAMPLES, MOST_SAMPLES),
+    default=DEFAULT_SAMPLES,
+    show_default=True,
+    help="How many masks rise draws for a picture, a prediction each.",
+)
 
 
 def model_to_explain(name: str) -> tuple[StoredModel, ImageCard]:
