@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from api.parameter_types import whole_number
 
 MOST_TARGETS = 10
-"""The most classes of one request that are explained; each costs as much as an explanation of its own."""
+"""The most classes of one request that are explained; by a gradient each costs a run of the network."""
 
 
 def checked_target(target: str, info: ValidationInfo) -> str:

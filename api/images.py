@@ -100,25 +100,24 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
     upload = await read_one(request)
     explanation_request = query.request(upload.data, card, method)
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
-    targets, top = query.targets(card.labels), query.explain_top or 0
-    if query.format == "png" and max(len(targets), top) > 1:
+    if query.format == "png" and max(len(explanation_request.targets), explanation_request.top) > 1:
         raise InvalidInput("format='png': a picture is of one class. Ask for one, or for format=json.")
     request_id, form = request.state.request_id, query.label_form(card)
 
     async def answer(progress: Progress | None = None) -> Response:
         try:
-            predictions = await predictor.explain_image(
-                model, explanation_request, parameters, deadline, caller, targets=targets, top=top, progress=progress
+            prediction = await predictor.explain_image(
+                model, explanation_request, parameters, deadline, caller, progress=progress
             )
         except DeadlineExceeded as error:
             if method != RISE:
                 raise
             raise DeadlineExceeded(f"{error} Fewer samples than {query.samples:,} take less time.") from error
-        answers = computed_answers(predictions)
         if query.format == "png":
-            return Response(answers[0].value.picture, 200, timing_headers(answers), "image/png")
-        body = explained_answer(model, predictions, explanation_request, request_id, form, ExplainedPrediction)
-        return _json(body.model_dump_json(exclude={"explanation_error"}), answers)
+            picture = prediction.explanation.picture if prediction.explanation else None
+            return Response(picture, 200, timing_headers([prediction.answer]), "image/png")
+        body = explained_answer(model, prediction, explanation_request, request_id, form, ExplainedPrediction)
+        return _json(body.model_dump_json(exclude={"explanation_error"}), [prediction.answer])
 
     if method == RISE and query.format == "json" and wants_progress(request):
         return ProgressResponse(answer, request_id)
@@ -143,23 +142,15 @@ async def explain_batch(predictor: Predictor, model: LoadedModel, request: Reque
     request_id, form = request.state.request_id, query.label_form(card)
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     requests = [query.request(upload.data, card, method) for upload in uploads]
-    targets, top = query.targets(card.labels), query.explain_top or 0
-    results = await predictor.explain_images(model, requests, parameters, deadline, caller, targets=targets, top=top)
+    results = await predictor.explain_images(model, requests, parameters, deadline, caller)
 
-    def entry(upload: Upload, predictions: Sequence[ImagePrediction]) -> BatchPrediction:
+    def entry(upload: Upload, prediction: ImagePrediction) -> BatchPrediction:
         schema = ExplainedBatchPrediction
-        return explained_answer(model, predictions, requests[0], request_id, form, schema, filename=upload.filename)
+        return explained_answer(model, prediction, requests[0], request_id, form, schema, filename=upload.filename)
 
     body = ExplainedBatchAnswer(**_batch_fields(model, _entries(uploads, results, request_id, entry), started))
-    explained = [result for result in results if not isinstance(result, BaseException)]
-    answers = [answer for predictions in explained for answer in computed_answers(predictions)]
+    answers = [result.answer for result in results if not isinstance(result, BaseException)]
     return _json(batch_json(body, card.answer, {"explanation_error"}), answers)
-
-
-def computed_answers(predictions: Sequence[ImagePrediction]) -> list[Answer[Any]]:
-    """Return the answers of one picture whose times add up; by RISE all classes share the same work."""
-    answers = [prediction.answer for prediction in predictions]
-    return answers[:1] if answers[0].value.sampling is not None else answers
 
 
 def _entries(
@@ -199,7 +190,7 @@ def _batch_fields(
 
 def explained_answer(
     model: LoadedModel,
-    predictions: Sequence[ImagePrediction],
+    prediction: ImagePrediction,
     request: ExplanationRequest,
     request_id: str,
     form: LabelForm,
@@ -210,20 +201,21 @@ def explained_answer(
 
     Args:
         model: the model.
-        predictions: one for each class.
+        prediction: with its explanations.
         request: how they were asked for.
         request_id: of the HTTP request.
         form: whether a label is named or given by its index.
         schema: of the answer.
         more: the fields that only this schema has.
     """
-    facts = [explanation_details(as_image_card(model.card), prediction.answer, request) for prediction in predictions]
+    card, explanations = as_image_card(model.card), prediction.explanations
+    facts = [explanation_details(card, explanation, prediction.answer, request) for explanation in explanations]
     if len(facts) > 1:
         more["explanations"] = [
-            ClassExplanation(**dict(fact), gradcam_heatmap=heatmap_base64(prediction))
-            for fact, prediction in zip(facts, predictions, strict=True)
+            ClassExplanation(**dict(fact), gradcam_heatmap=heatmap_base64(explanation))
+            for fact, explanation in zip(facts, explanations, strict=True)
         ]
-    return prediction_answer(model, predictions[0], request_id, form, schema, explanation=facts[0], **more)
+    return prediction_answer(model, prediction, request_id, form, schema, explanation=facts[0], **more)
 
 
 def prediction_answer(
@@ -240,24 +232,28 @@ def prediction_answer(
         **origin_fields(model, prediction.answer, prediction.warnings, request_id),
         timestamp=timestamp(),
         answered_by=prediction.answered_by,
-        gradcam_heatmap=heatmap_base64(prediction),
+        gradcam_heatmap=heatmap_base64(prediction.explanation),
         explanation_error=prediction.explanation_error,
         **more,
     )
     return with_aliases(answer, model.card.answer.also)
 
 
-def heatmap_base64(prediction: ImagePrediction) -> str | None:
-    """Return the drawn heatmap of a prediction; None where there is none, or the numbers were asked for."""
-    explanation = prediction.explanation
+def heatmap_base64(explanation: Explanation | None) -> str | None:
+    """Return the drawn heatmap; None where there is no explanation, or the numbers were asked for."""
     picture = explanation.picture if explanation is not None else None
     return base64.b64encode(picture).decode() if picture is not None else None
 
 
-def explanation_details(card: ImageCard, answer: Answer[Explanation], request: ExplanationRequest) -> ExplanationFacts:
-    """Return what was explained and how, and the map itself where that was asked for."""
-    explanation, as_map = answer.value, request.output == "map"
-    sampling, layer = explanation.sampling, card.explain.layer if card.explain else None
+def explanation_details(
+    card: ImageCard, explanation: Explanation, answer: Answer[Any], request: ExplanationRequest
+) -> ExplanationFacts:
+    """Return what was explained and how, and the map itself where that was asked for; the time is that of all."""
+    as_map, sampling, layer = (
+        request.output == "map",
+        explanation.sampling,
+        card.explain.layer if card.explain else None,
+    )
     return ExplanationFacts(
         method=request.method,
         target=card.labels[explanation.target],

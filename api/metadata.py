@@ -20,6 +20,7 @@ from errors import StoreError
 from explain.base import METHOD_NAMES
 from explain.rise import RISE
 from models.card import ImageCard
+from models.cost import read_cost
 from models.package import StoredModel
 from serving.attributions import row_methods, target_names
 from serving.gradcam.client import ExplainerClient
@@ -229,7 +230,7 @@ def model_details(model: LoadedModel, service_version: str) -> ModelFacts:
         sha256=_digests(stored) if stored else {},
         metrics=report.get("metrics", {}),
         parity=stored.parity() if stored else {},
-        explain=_explain_facts(model),
+        explain=_with_cost(_explain_facts(model), stored),
         service_version=service_version,
     )
 
@@ -256,6 +257,12 @@ def _explain_facts(model: LoadedModel) -> dict[str, Any] | None:
         "way": stored.explained_by if stored else None,
         "quality": stored.explanations() if stored else {},
     }
+
+
+def _with_cost(facts: dict[str, Any] | None, stored: StoredModel | None) -> dict[str, Any] | None:
+    """Return how a model is explained, with what that costs where it was measured."""
+    cost = read_cost(stored.path) if stored and facts else None
+    return facts | {"cost": cost.model_dump(exclude_none=True)} if facts and cost else facts
 
 
 def _digests(stored: StoredModel) -> dict[str, str]:

@@ -20,7 +20,7 @@ from starlette.datastructures import QueryParams
 from api.explained_classes import ExplainedClasses
 from api.parameter_types import Number, Switch, whole_number
 from errors import InvalidInput
-from explain.base import NO_CONTRAST, PREDICTED
+from explain.base import NO_CONTRAST
 from explain.overlay import Output
 from explain.rise import DEFAULT_SAMPLES, LEAST_SAMPLES, MOST_SAMPLES, MapMethodName
 from models.answer import LabelForm
@@ -183,11 +183,11 @@ class ExplanationQuery(Query, ExplainedClasses, Drawing):
         return output
 
     def request(self, data: bytes, card: ModelCard, default_method: str) -> ExplanationRequest:
-        """Return the request for one encoded picture, of the first class that is to be explained."""
+        """Return the request for one encoded picture, of all classes that are to be explained."""
         contrast = self.contrast_index(card.labels)
         return ExplanationRequest(
             data,
-            next(iter(self.targets(card.labels)), PREDICTED),
+            self.targets(card.labels),
             self.method or default_method,
             self.output,
             self.alpha,
@@ -195,6 +195,7 @@ class ExplanationQuery(Query, ExplainedClasses, Drawing):
             threshold=self.threshold,
             contrast=NO_CONTRAST if contrast is None else contrast,
             samples=self.samples,
+            top=self.explain_top or 0,
         )
 
 

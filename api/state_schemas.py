@@ -67,6 +67,10 @@ class Stats(BaseModel):
     last_inference: float = Field(0.0, description="Unix time of the latest batch; 0 before the first.")
     waiting: int = 0
     running: int = 0
+    evaluations: int = Field(
+        0, description="Pictures or rows computed for explanations, which no counter above has; see `explain`, too."
+    )
+    evaluation_seconds: float = Field(0.0, description="The time that was spent on those.")
     explain: dict[str, Any] | None = Field(
         None, description="The same counters for its explanations, while the Grad-CAM process answers."
     )
@@ -111,6 +115,6 @@ class ModelFacts(BaseModel):
     sha256: dict[str, str]
     parity: dict[str, Any] = Field(description="What import measured of the served graph against its reference.")
     explain: dict[str, Any] | None = Field(
-        description="Layer, methods, way and measured quality of explanations; of rows their background; null where "
-        "there are none."
+        description="Layer, methods, way, measured quality and cost of explanations; of rows their background; null "
+        "where there are none."
     )

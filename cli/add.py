@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from cli.cost import measure_and_warn
 from cli.expected import Expected, expected_options
 from cli.stores import open_store, place_of
 from cli.variants import make_variant_package
@@ -117,6 +118,7 @@ def add(
     store = open_store()
     stored, is_new = add_model(request, store, click.echo, replace=replace, check=check, make_variant=make_variant)
     click.echo(f"{'Added' if is_new else 'Already there:'} {stored.tag}{place_of(store)}")
+    measure_and_warn(stored)
 
 
 def _check_options(source: Source, options: Mapping[str, Any]) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from cli.explained_model import backend_of, samples_option
 from cli.stores import open_store
 from cli.tables import new_table, print_table
 from errors import StoreError
+from explain.rise import RISE
 from export.explanation_quality import Case
 from models import registry
 from models.card import ImageCard, read_image_card
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 @click.option(
     "--heads", type=click.IntRange(1), default=8, show_default=True, help="Random heads; each counts with its opposite."
 )
+@click.option(
+    "--method", type=click.Choice([RISE]), help="Measure rise in place of the card's method; of an installed model."
+)
+@samples_option
 @click.option("--plot-to", default=None, type=click.Path(path_type=Path), help="docs/NAME-explanations.png by default.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures there.")
 def quality_command(
@@ -55,6 +61,8 @@ def quality_command(
     compare_on: int,
     random_on: int,
     heads: int,
+    method: str | None,
+    samples: int,
     plot_to: Path | None,
     json_file: Path | None,
 ) -> None:
@@ -64,14 +72,15 @@ def quality_command(
     game, energy, insertion and deletion, other layers and random weights. All of it is written beside the card.
 
     \b
-    With --data NAME is any installed model with heatmaps. The folder has pictures, and may have a file boxes.csv:
+    With --data NAME is any installed model of pictures. The folder has pictures, and may have a file boxes.csv:
       picture,x,y,width,height
       ward/one.png,120,64,18,22
     in pixels, from the upper left corner; one line for each box, the picture's path within the folder.
 
     With boxes there is all of the above. Without them there are insertion, deletion, and how far the heatmaps change
     with random weights. A model that came as a graph has no PyTorch weights to replace: of it there are no figures
-    with random weights, nor of other layers.
+    with random weights, nor of other layers. Nor are there any of rise, which explains a model without a gradient and
+    takes hundreds of predictions a picture: --count and --samples keep it short.
     """
     try:
         from export.explanation_report import measure
@@ -83,8 +92,10 @@ def quality_command(
         ) from error
     counts = Counts(compare_on, random_on, heads)
     if folder is not None:
-        model = _installed_model(name)
+        model = _installed_model(name, by_masks=method == RISE, samples=samples)
         cases = _folder_cases(folder, model.card, count)
+    elif method is not None:
+        raise click.ClickException("--method goes with --data FOLDER.")
     else:
         package = explained_package(name)
         model = _bundled_model(package)
@@ -94,8 +105,9 @@ def quality_command(
     report = measure(model, cases, targets, curves_on, counts, data=data)
     command = f"vitrine explain quality {name}" + (f" --data {folder.name}" if folder else "") + f" --count {count}"
     sections = {
-        "layer": model.explain.layer,
-        "method": model.explain.method,
+        "layer": model.explain.layer if model.explain else None,
+        "method": model.method,
+        **({} if model.explain else {"samples": samples}),
         **report.figures,
         "conditions": conditions(command),
     }
@@ -103,7 +115,9 @@ def quality_command(
         json_file = json_file or package / EXPLANATIONS
         _plot(report, cases, model.card, plot_to or Path("docs") / f"{name}-explanations.png")
     _print(sections)
-    if model.network is None:
+    if model.explain is None:
+        click.echo("No weights were randomised: rise would take hundreds of predictions for each of them.")
+    elif model.network is None:
         click.echo(f"{name} has no PyTorch weights that could be replaced by random ones: nothing was randomised.")
     if json_file is not None:
         json_file.write_text(json.dumps(sections, indent=1) + "\n", "utf-8")
@@ -149,23 +163,31 @@ def _bundled_model(package: Path) -> "ExplainedModel":
     return ExplainedModel(card, card.explain, explainer, backend, network)
 
 
-def _installed_model(name: str) -> "ExplainedModel":
-    """Return an installed model with what explains it; one of the architecture `onnx` has no network."""
-    from backends.onnx import OnnxBackend
+def _installed_model(name: str, *, by_masks: bool, samples: int) -> "ExplainedModel":
+    """Return an installed model with what explains it; one of the architecture `onnx` has no network.
+
+    Args:
+        name: the model's name, or `name:version`.
+        by_masks: whether RISE explains it even if it has a gradient.
+        samples: how many masks RISE draws.
+    """
     from export.explanation_report import ExplainedModel
+    from export.masked_explainer import MaskedExplainer
     from models.checkpoint import load_network, read_checkpoint
-    from runners.cores import available_cores
     from serving.gradcam.worker import load_explainer
+    from serving.loaded_model import no_gradient_reason
 
     try:
         stored = open_store().find(name)
         card = stored.card
-        if not isinstance(card, ImageCard) or card.explain is None:
-            raise StoreError(f"{stored.tag} has no heatmaps: it takes no pictures, or its card names no layer.")
+        if not isinstance(card, ImageCard):
+            raise StoreError(f"{stored.tag} has no heatmaps: it takes no pictures.")
+        backend = backend_of(stored)
+        if by_masks or no_gradient_reason(card, stored):
+            return ExplainedModel(card, None, MaskedExplainer(card, backend, samples), backend, None)
         network = None
         if card.architecture != "onnx" and (stored.path / WEIGHTS).exists():
             network = load_network(card, read_checkpoint(stored.path / WEIGHTS).weights)
-        backend = OnnxBackend(stored.graph, available_cores())
         return ExplainedModel(card, card.explain, load_explainer(stored, "cpu"), backend, network)
     except StoreError as error:
         raise click.ClickException(str(error)) from error

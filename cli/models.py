@@ -8,6 +8,7 @@ import click
 
 from cli.add import add
 from cli.compare import compare
+from cli.cost import measure_and_warn, print_cost
 from cli.diff import diff
 from cli.expected import Expected, expected_options
 from cli.model_list import list_
@@ -23,11 +24,13 @@ from export.card_text import card_for_own_weights
 from export.input_text import input_text
 from export.sources.names import check_other_store
 from models import registry
-from models.card import ImageCard, read_card
+from models.card import ImageCard, RowCard, read_card
+from models.cost import read_cost
 from models.goldens import golden_inputs
 from models.package import EARLY_EXIT_VARIANT, StoredModel, VariantName
 from models.package import verify as verify_files
 from runners.tuned import read_tuned
+from serving.attributions import row_methods
 from serving.loaded_model import no_gradient_reason, not_explainable_reason
 
 
@@ -50,6 +53,8 @@ def show(name: str) -> None:
         print_quality(metrics, f"Measured quality of {stored.tag}")
     print_values(f"{stored.card.title} ({stored.tag})", stored.card.model_dump())
     print_values("Explanations", _explanations(stored))
+    if cost := read_cost(stored.path):
+        print_cost(cost)
     parity = stored.parity()
     variant = parity.pop("variant", {})
     print_values("Parity check", parity)
@@ -70,6 +75,8 @@ def _explanations(stored: StoredModel) -> dict[str, Any]:
         return {"unavailable": reason}
     if isinstance(stored.card, ImageCard) and (reason := no_gradient_reason(stored.card, stored)):
         return {"way": RISE, "cost": f"{DEFAULT_SAMPLES} predictions", "no gradient": reason}
+    if isinstance(stored.card, RowCard):
+        return {"way": row_methods(stored.card)[0]}
     explanations = stored.explanations()
     explanations.pop("compared", None)
     return {"way": stored.explained_by} | explanations
@@ -127,6 +134,7 @@ def import_(
         check_other_store(name, package, store)
         stored, is_new = store.import_package(package, own_weights=weights is not None or variant != "fp32")
     click.echo(f"{'Imported' if is_new else 'Already there:'} {stored.tag}{place_of(store)}")
+    measure_and_warn(stored)
 
 
 def _check_options(name: str, weights: Path | None, card_file: Path | None, variant: str) -> None:

@@ -9,6 +9,7 @@ import click
 
 from api.auth import check_listening
 from api.keys import file_warnings
+from cli.cost import measure_and_warn
 from errors import VitrineError
 from serving.startup import check_port_free, prepare_environment
 from settings import Settings, load_settings, warnings_of
@@ -97,4 +98,5 @@ def import_shipped(own_folder: Path | None = None) -> list[str]:
             else:
                 if stored.version != before:
                     click.echo(f"Imported {stored.tag}" + (f", in place of {before}" if before else ""))
+                    measure_and_warn(stored)
     return failed

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from backends.base import Backend
 from explain.base import Explainer, Float32Array, Int64Array
 from explain.overlay import heatmap
+from explain.rise import RISE
 from export import explanation_quality as quality
 from export.explanation_quality import TOLERANCE_PX, Case, Score
 from export.randomised_maps import Counts, compared_figures, randomised_figures, randomised_maps
@@ -47,17 +48,22 @@ class ExplainedModel(NamedTuple):
 
     Attributes:
         card: its card.
-        explain: the card's section on explanations.
+        explain: the card's section on explanations; None to explain by RISE, and then there is no `network`.
         explainer: computes the maps.
         backend: computes the predictions.
         network: with its PyTorch weights; None for a model that came as a graph, whose weights cannot be replaced.
     """
 
     card: ImageCard
-    explain: Explain
+    explain: Explain | None
     explainer: Explainer
     backend: Backend
     network: nn.Module | None
+
+    @property
+    def method(self) -> str:
+        """The method that is measured."""
+        return self.explain.method if self.explain else RISE
 
 
 def measure(
@@ -79,12 +85,12 @@ def measure(
         counts: how many of them other layers and random weights are measured on.
         data: what the pictures are, for the report.
     """
-    heats = heatmaps_of(model.explainer, cases, targets, model.explain.method)
+    heats = heatmaps_of(model.explainer, cases, targets, model.method)
     curves = mean_curves(model, cases[:curves_on], heats[:curves_on], targets)
     is_known = bool(cases[0].mask.any())
     figures: dict[str, Any] = pointing_figures(cases, heats, data=data) if is_known else {"n": len(cases), "data": data}
     figures |= {f"{kind}_auc": round(quality.area_under(curve), 4) for kind, curve in curves.items()}
-    if model.network is not None:
+    if model.network is not None and model.explain is not None:
         tensors = np.stack([case.tensor for case in cases[: max(counts.compare_on, counts.random_on)]])
         maps = randomised_maps(model.card, model.explain, model.network, tensors, targets, counts)
         figures["randomised"] = randomised_figures(maps, cases, points=is_known)

@@ -4,8 +4,8 @@ A package holds `card.toml`, `predict.onnx`, `goldens/`, and where the model has
 came as a graph), `explain.onnx` (if the card names a layer), `exit.safetensors` (the head of an early exit) and
 `background.json` (the rows that explanations compare a row with). Reports lie beside them. The version is the first 16
 hex digits of the SHA-256 over everything but the reports, so the same content always has the same tag. In the store,
-`manifest.json` holds the SHA-256 of each file, and `tuning.json`, if there is one, how the model runs best on which
-machine.
+`manifest.json` holds the SHA-256 of each file; `tuning.json`, if there is one, how the model runs best on which
+machine; and `cost.json` what its explanations cost where it was imported.
 """
 
 import hashlib

@@ -33,5 +33,11 @@ class Pipeline(Protocol[Payload, Prepared, Result]):
     def count_inferences(self, item: Prepared) -> int:
         """Return how many pictures or rows an item holds; 0 for an item in which every row was wrong."""
 
+    def is_evaluation(self, payload: Payload) -> bool:
+        """Return whether an explanation asks for it, as for one of many, and no client for its answer.
+
+        Such items are inferred by themselves, and are no part of the statistics of predictions.
+        """
+
     def is_heavy(self, payload: Payload) -> bool:
         """Return whether preprocessing takes long enough to be worth another thread."""

@@ -38,6 +38,7 @@ class Answer(NamedTuple, Generic[Result]):
 class _Item(Generic[Payload, Result]):
     payload: Payload
     deadline: float | None
+    stats: StatsKeeper
     future: "Future[Answer[Result]]" = field(default_factory=Future)
     queued_at: float = field(default_factory=time.monotonic)
     taken_at: float = 0.0
@@ -83,7 +84,7 @@ class Runner(Generic[Payload, Prepared, Result]):
         self._busy: set[_Item[Payload, Result]] = set()
         self._slow: set[_Item[Payload, Result]] = set()
         self._closing = False
-        self._stats = StatsKeeper(name)
+        self._stats, self._evaluations = StatsKeeper(name), StatsKeeper(name, of_evaluations=True)
         self._aside = ThreadPoolExecutor(1, f"slow-{name}")
         self._pool = ThreadPoolExecutor(plan.decoders, f"decode-{name}") if plan.decoders else None
         self._lanes = [
@@ -103,7 +104,8 @@ class Runner(Generic[Payload, Prepared, Result]):
             QueueFull: as many items wait as the queue takes.
             Unavailable: the Runner is closing.
         """
-        item: _Item[Payload, Result] = _Item(payload, deadline)
+        stats = self._evaluations if self._pipeline.is_evaluation(payload) else self._stats
+        item: _Item[Payload, Result] = _Item(payload, deadline, stats)
         with self._changed:
             if self._closing:
                 raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
@@ -113,7 +115,7 @@ class Runner(Generic[Payload, Prepared, Result]):
                 )
             if len(self._queue) >= self._queue_size:
                 seconds = ceil(len(self._queue) * self._stats.seconds_an_item() / len(self._lanes))
-                self._stats.count("rejected")
+                stats.count("rejected")
                 message = f"{self._name} has {self._queue_size} items waiting, as many as it takes. Retry later."
                 raise QueueFull(message, max(1, seconds))
             self._queue.append(item)
@@ -124,16 +126,16 @@ class Runner(Generic[Payload, Prepared, Result]):
         """Return counts and times since the start."""
         with self._changed:
             waiting, running = len(self._queue) + len(self._slow), len(self._busy)
-        return self._stats.snapshot(waiting, running)
+        return self._stats.snapshot(waiting, running, self._evaluations)
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
         """Leave what is done meanwhile out of `stats` and of the metrics, because no client asked for it."""
-        self._stats.muted = True
+        self._stats.muted = self._evaluations.muted = True
         try:
             yield
         finally:
-            self._stats.muted = False
+            self._stats.muted = self._evaluations.muted = False
 
     def close(self, timeout_s: float) -> bool:
         """Refuse new items, finish the waiting ones and end the lanes.
@@ -197,8 +199,9 @@ class Runner(Generic[Payload, Prepared, Result]):
         pool = self._pool if len(items) > 1 and any(is_heavy(item.payload) for item in items) else None
         attempts = map(self._preprocess, items) if pool is None else pool.map(self._preprocess, items)
         batch = [pair for pair in attempts if pair and not self._is_settled(pair[0]) and self._starts(pair[0])]
-        if batch:
-            self._infer(batch)
+        for stats in (self._stats, self._evaluations):  # predictions first, since a client waits for each
+            if part := [pair for pair in batch if pair[0].stats is stats]:
+                self._infer(part)
 
     def _preprocess(self, item: "_Item[Payload, Result]") -> "tuple[_Item[Payload, Result], Prepared] | None":
         if item.prepared is not None:
@@ -259,15 +262,15 @@ class Runner(Generic[Payload, Prepared, Result]):
         infer_s = time.monotonic() - started
         counts = [self._pipeline.count_inferences(prepared) for _, prepared in batch]
         if inferences := sum(counts):
-            self._stats.executed(inferences, infer_s, len(batch))
+            batch[0][0].stats.executed(inferences, infer_s, len(batch))
         for (item, _), count, result in zip(batch, counts, results, strict=True):
             if item.future.done():  # `close` gave up on it
                 continue
             queue_s, decode_s = item.taken_at - item.queued_at, item.preprocessed_at - item.taken_at
             if count:
-                self._stats.answered(queue_s, decode_s, infer_s)
+                item.stats.answered(queue_s, decode_s, infer_s)
             else:
-                self._stats.count(InvalidInput.__name__)
+                item.stats.count(InvalidInput.__name__)
             answer = Answer(result, queue_s * 1e3, decode_s * 1e3, infer_s * 1e3, len(batch))
             with contextlib.suppress(InvalidStateError):  # given up this very moment
                 item.future.set_result(answer)
@@ -282,17 +285,15 @@ class Runner(Generic[Payload, Prepared, Result]):
 
     def _starts(self, item: "_Item[Payload, Result]") -> bool:
         """Keep an item from being cancelled from now on; return False, counted once, if it was cancelled before."""
-        try:
+        with contextlib.suppress(RuntimeError):  # given up by `close` this very moment
             if item.future.set_running_or_notify_cancel():
                 return True
-            self._stats.count("cancelled")
-        except RuntimeError:  # given up by `close` this very moment
-            pass
+            item.stats.count("cancelled")
         return False
 
     def _fail(self, item: "_Item[Payload, Result]", error: VitrineError) -> None:
         if not item.future.done():
-            self._stats.count(type(error).__name__)
+            item.stats.count(type(error).__name__)
             with contextlib.suppress(InvalidStateError):  # cancelled or given up this very moment
                 # The error's origin leads back to the item, whose payload would stay until the garbage collector runs.
                 error.__cause__ = error.__context__ = None

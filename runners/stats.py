@@ -32,6 +32,9 @@ class RunnerStats:
         last_inference: `time.time()` of the latest batch; 0.0 before the first.
         waiting: items in the queue now.
         running: items in a lane now.
+        evaluations: pictures or rows that were computed for explanations; they count nowhere above but in `waiting`
+            and `running`.
+        evaluation_seconds: the time that lanes worked on them.
     """
 
     succeeded: int = 0
@@ -47,6 +50,8 @@ class RunnerStats:
     last_inference: float = 0.0
     waiting: int = 0
     running: int = 0
+    evaluations: int = 0
+    evaluation_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Metrics:
     decode: Histogram
     infer: Histogram
     batch: Histogram
+    evaluations: Counter
+    evaluation_seconds: Counter
     out_of_memory: Counter
     cache: Counter
     early_exit: Counter
@@ -88,6 +95,8 @@ def _make() -> Metrics:
         decode=seconds("decode", "Seconds to decode and transform an item."),
         infer=seconds("infer", "Seconds of a batch in the backend."),
         batch=Histogram("vitrine_batch_size", "Items in a batch.", ["model"], buckets=_SIZES),
+        evaluations=Counter("vitrine_evaluations", "Pictures or rows computed for explanations.", ["model"]),
+        evaluation_seconds=Counter("vitrine_evaluation_seconds", "Seconds that lanes worked on those.", ["model"]),
         cache=Counter(
             "vitrine_cache_requests", "Pictures looked up in the response cache, by outcome.", ["model", "outcome"]
         ),
@@ -111,10 +120,15 @@ class _Observed(NamedTuple):
 
 
 class StatsKeeper:
-    """Counts what the lanes of one Runner do, but nothing while it is `muted`."""
+    """Counts what the lanes of one Runner do, but nothing while it is `muted`.
 
-    def __init__(self, name: str) -> None:
-        self._name, self.muted = name, False
+    Args:
+        name: the Runner's.
+        of_evaluations: whether it counts what explanations ask for, which has metrics of its own.
+    """
+
+    def __init__(self, name: str, *, of_evaluations: bool = False) -> None:
+        self._name, self._of_evaluations, self.muted = name, of_evaluations, False
         self._lock = threading.Lock()
         self._stats = RunnerStats(failed=Tally[str]())
         self._items = 0
@@ -136,8 +150,12 @@ class StatsKeeper:
         """Count one batch of `size` inferences that went through the backend for this number of items."""
         if self.muted:
             return
-        self._observed.batch.observe(size)
-        self._observed.infer.observe(seconds)
+        if self._of_evaluations:
+            metrics().evaluations.labels(self._name).inc(size)
+            metrics().evaluation_seconds.labels(self._name).inc(seconds)
+        else:
+            self._observed.batch.observe(size)
+            self._observed.infer.observe(seconds)
         key, stats = size if size <= 64 else 1 << (size - 1).bit_length(), self._stats
         with self._lock:
             times, before = stats.batches.get(key, (0, 0.0))
@@ -152,8 +170,11 @@ class StatsKeeper:
         """Count one item that got its result."""
         if self.muted:
             return
-        self._observed.queue.observe(queue_s)
-        self._observed.decode.observe(decode_s)
+        if self._of_evaluations:
+            metrics().evaluation_seconds.labels(self._name).inc(decode_s)
+        else:
+            self._observed.queue.observe(queue_s)
+            self._observed.decode.observe(decode_s)
         with self._lock:
             self._stats.succeeded += 1
             self._stats.queue_seconds += queue_s
@@ -166,10 +187,17 @@ class StatsKeeper:
             busy_s = self._stats.decode_seconds + self._stats.infer_seconds
             return busy_s / self._items if self._items else 0.0
 
-    def snapshot(self, waiting: int, running: int) -> RunnerStats:
-        """Return the counters as they stand."""
+    def snapshot(self, waiting: int, running: int, evaluations: "StatsKeeper | None" = None) -> RunnerStats:
+        """Return the counters as they stand, with the sums of those that count what explanations ask for."""
+        computed, seconds = evaluations._computed() if evaluations else (0, 0.0)
         with self._lock:
-            return replace(add_stats([self._stats]), waiting=waiting, running=running)
+            counted = replace(self._stats, evaluations=computed, evaluation_seconds=seconds)
+            return replace(add_stats([counted]), waiting=waiting, running=running)
+
+    def _computed(self) -> tuple[int, float]:
+        """Return how many pictures or rows were computed, and the seconds that lanes worked on them."""
+        with self._lock:
+            return self._stats.inferences, self._stats.decode_seconds + self._stats.infer_seconds
 
 
 def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
@@ -182,11 +210,11 @@ def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
             batches[size] = (before[0] + times, round(before[1] + seconds, 6))
     sums: dict[str, Any] = {
         name: sum(getattr(part, name) for part in parts)
-        for name in ("succeeded", "executions", "inferences", "waiting", "running")
+        for name in ("succeeded", "executions", "inferences", "waiting", "running", "evaluations")
     }
     sums |= {
         name: round(sum(getattr(part, name) for part in parts), 6)
-        for name in ("queue_seconds", "decode_seconds", "infer_seconds", "waited_seconds")
+        for name in ("queue_seconds", "decode_seconds", "infer_seconds", "waited_seconds", "evaluation_seconds")
     }
     return RunnerStats(
         **sums,

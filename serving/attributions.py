@@ -25,7 +25,7 @@ from explain.shapley import (
 from models.background import Background
 from models.card import ModelCard, RowCard, as_row_card, is_detector, is_regressor
 from postprocessing.classification import card_probabilities, tempered
-from runners.awaiting import awaitable
+from serving.evaluations import evaluate
 from serving.loaded_model import LoadedModel
 from serving.pipeline import MixedRows, RowOutputs
 
@@ -227,6 +227,11 @@ def explained_outputs(
     return card_probabilities(outputs, card)[:, chosen]
 
 
+def chunk_coalitions(background: Float32Array) -> int:
+    """Return how many coalitions a lane is given at once, at most, over a background of shape (B, features)."""
+    return max(1, CHUNK_VALUES // background.size)
+
+
 async def _worths(
     model: LoadedModel,
     row: Float32Array,
@@ -236,7 +241,7 @@ async def _worths(
     deadline: float,
 ) -> npt.NDArray[np.float64]:
     """Return the worth of each coalition for each target, shape (C, targets): the mean score over the background."""
-    most = max(1, CHUNK_VALUES // background.size)
+    most = chunk_coalitions(background)
     size, start = min(most, max(1, CHUNK_ROWS // len(background))), 0
     worths = list[npt.NDArray[np.float64]]()
 
@@ -247,7 +252,7 @@ async def _worths(
     while start < method.count:
         payload = MixedRows(row, background, method.coalitions(start, start + size))
         async with model.explained_one_by_one:
-            answer = await awaitable(model.submit(payload, deadline))
+            answer = await evaluate(model, payload, deadline)
         worths.append(await asyncio.to_thread(mean_of, answer.value.outputs))
         start += size
         size = max(1, min(most, 4 * size, int(size * CHUNK_MS / max(answer.infer_ms, 1e-3))))

@@ -76,8 +76,12 @@ NO_CACHE = ResponseCache(0)
 
 def _without_views(value: Any) -> Any:
     """Return a copy whose arrays are their own, because a row of a batch would keep the whole batch in memory."""
-    arrays = {name: part.copy() for name, part in value._asdict().items() if isinstance(part, np.ndarray)}
-    return value._replace(**arrays)
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if not isinstance(value, tuple):
+        return value
+    parts = map(_without_views, value)
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
 
 
 def size_of(value: Any) -> int:

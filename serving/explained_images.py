@@ -1,8 +1,6 @@
 """Predictions of pictures together with where the model looked: by a gradient in the Grad-CAM process, or by RISE."""
 
-import asyncio
 import time
-from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 
 from errors import InvalidInput, NoExplanation, Unavailable, VitrineError
@@ -16,7 +14,7 @@ from serving.gradcam.requests import default_request
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import ImagePayload
-from serving.predictions import ImagePrediction, PredictionParameters, image_prediction, most_probable
+from serving.predictions import ImagePrediction, PredictionParameters, image_prediction
 from serving.rise import Progress, RiseExplainer
 from serving.waiting import AT_ONCE
 
@@ -37,29 +35,16 @@ class ImageExplainer:
         request: ExplanationRequest,
         parameters: PredictionParameters,
         deadline: float,
-        targets: Sequence[int] = (),
-        top: int = 0,
         progress: Progress | None = None,
-    ) -> list[ImagePrediction]:
+    ) -> ImagePrediction:
         """Predict and explain one picture, as `Predictor.explain_image` describes."""
-        labels = as_image_card(model.card).labels
         model.check_ready()
         if request.method == RISE:
-            return await self._rise.explain(model, request, parameters, deadline, targets, top, progress)
-
-        def explain(target: int) -> Awaitable[ImagePrediction]:
-            return self._by_gradient(model, replace(request, target=target), parameters, deadline)
-
-        predictions = await asyncio.gather(*map(explain, targets or (request.target,)))
-        if top:
-            answered = predictions[0]
-            classes = most_probable(answered.logits, top, request.contrast)
-            others = [class_id for class_id in classes if class_id != _explained_class(answered)]
-            explained = dict(zip(others, await asyncio.gather(*map(explain, others)), strict=True))
-            predictions = [explained.get(class_id, answered) for class_id in classes]
-        if any(_explained_class(prediction) == request.contrast for prediction in predictions):
-            raise is_own_contrast(labels[request.contrast])
-        return predictions
+            return await self._rise.explain(model, request, parameters, deadline, progress)
+        prediction = await self._by_gradient(model, request, parameters, deadline)
+        if any(explanation.target == request.contrast for explanation in prediction.explanations):
+            raise is_own_contrast(as_image_card(model.card).labels[request.contrast])
+        return prediction
 
     async def predict(
         self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
@@ -84,7 +69,7 @@ class ImageExplainer:
     ) -> ImagePrediction:
         """Predict and give the usual map of the label that is answered."""
         request = await usual_request(model, payload, parameters, "map")
-        return (await self.explain(model, request, parameters, deadline))[0]
+        return await self.explain(model, request, parameters, deadline)
 
     async def _by_gradient(
         self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
@@ -94,7 +79,7 @@ class ImageExplainer:
         if self._client is None:
             raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
         answer = await self._client.explain(model.tag, request, deadline)
-        return image_prediction(model, answer, parameters, explanation=answer.value)
+        return image_prediction(model, answer, parameters, answer.value.explanations)
 
 
 async def usual_request(
@@ -105,13 +90,6 @@ async def usual_request(
     return replace(request, method=model.map_method)
 
 
-def at_once(model: LoadedModel, method: str = "", classes: int = 1) -> int:
-    """Return how many pictures of one request are explained together, for so many classes each.
-
-    By RISE it is one, which keeps the lanes busy.
-    """
-    return 1 if (method or model.map_method) == RISE else max(1, AT_ONCE // max(1, classes))
-
-
-def _explained_class(prediction: ImagePrediction) -> int | None:
-    return None if prediction.explanation is None else prediction.explanation.target
+def at_once(model: LoadedModel, method: str = "") -> int:
+    """Return how many pictures of one request are explained together; by RISE it is one, which keeps the lanes busy."""
+    return 1 if (method or model.map_method) == RISE else AT_ONCE

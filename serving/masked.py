@@ -104,6 +104,10 @@ class ExplainablePipeline:
         """Return 1, or the number of masks: so many pictures an item is."""
         return len(item.tensors) if isinstance(item, MaskedTensors) else 1
 
+    def is_evaluation(self, payload: Payload) -> bool:
+        """Return whether this is a picture behind masks, which an explanation asks for."""
+        return isinstance(payload, MaskedImage)
+
     def is_heavy(self, payload: Payload) -> bool:
         """Return whether a picture is large enough to be decoded by another thread."""
         if isinstance(payload, ExplanationRequest | MaskedImage):

@@ -142,6 +142,10 @@ class ImagePipeline:
         """Return 1: an item is one picture."""
         return 1
 
+    def is_evaluation(self, payload: ImagePayload) -> bool:
+        """Return False: each picture is a client's."""
+        return False
+
     def is_heavy(self, payload: ImagePayload) -> bool:
         """Return whether a picture is large enough to be decoded by another thread."""
         return isinstance(payload, DecodedImage) or (isinstance(payload, bytes) and len(payload) > HEAVY_BYTES)
@@ -233,6 +237,10 @@ class RowPipeline:
     def count_inferences(self, item: CheckedRows) -> int:
         """Return the number of rows that are right."""
         return len(item.tensor)
+
+    def is_evaluation(self, payload: RowPayload | MixedRows) -> bool:
+        """Return whether these are the rows of an explanation."""
+        return isinstance(payload, MixedRows)
 
     def is_heavy(self, payload: RowPayload | MixedRows) -> bool:
         """Return False: rows are checked faster than they are handed over."""

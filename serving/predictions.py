@@ -45,7 +45,7 @@ class ImagePrediction(NamedTuple):
         warnings: what to bear in mind about this answer.
         answered_by: the part of the network that answered; None for a model without an early exit.
         answer: the Runner's answer, with its times.
-        explanation: where the network looked; None where nobody asked or there is none.
+        explanations: where the network looked for each class; empty where nobody asked or there are none.
         explanation_error: why there is no explanation although one was asked for.
     """
 
@@ -54,8 +54,13 @@ class ImagePrediction(NamedTuple):
     warnings: list[str]
     answered_by: AnsweredBy | None
     answer: Answer[Any]
-    explanation: Explanation | None = None
+    explanations: Sequence[Explanation] = ()
     explanation_error: str | None = None
+
+    @property
+    def explanation(self) -> Explanation | None:
+        """That of the first class; None where there is none."""
+        return self.explanations[0] if self.explanations else None
 
 
 RowResults = Classifications | Anomalies | Regressions
@@ -85,21 +90,24 @@ class RowPredictions(NamedTuple):
 
 
 def image_prediction(
-    model: LoadedModel, answer: Answer[Any], parameters: PredictionParameters, explanation: Explanation | None = None
+    model: LoadedModel,
+    answer: Answer[Any],
+    parameters: PredictionParameters,
+    explanations: Sequence[Explanation] = (),
 ) -> ImagePrediction:
     """Return what the answer for one picture means, as the card and the parameters say."""
     card, outputs = as_image_card(model.card), answer.value
-    if explanation is None:
-        answered_by: AnsweredBy | None = outputs.answered_by
+    if explanations:
+        answered_by: AnsweredBy | None = WHOLE_NETWORK if model.has_early_exit else None
     else:
-        answered_by = WHOLE_NETWORK if model.has_early_exit else None
+        answered_by = outputs.answered_by
     return ImagePrediction(
         classify(outputs.logits, card, threshold=parameters.threshold, top_k=parameters.top_k),
         outputs.logits,
         image_warnings(card, outputs.sharpness, answered_by, parameters.threshold),
         answered_by,
         answer,
-        explanation,
+        explanations,
     )
 
 

@@ -123,10 +123,8 @@ class Predictor:
         deadline: float,
         caller: Caller | None = None,
         *,
-        targets: Sequence[int] = (),
-        top: int = 0,
         progress: Progress | None = None,
-    ) -> list[ImagePrediction]:
+    ) -> ImagePrediction:
         """Predict and explain one picture, for one class or for several at once.
 
         RISE predicts it many times in this process, every other method takes a gradient in the Grad-CAM process.
@@ -137,12 +135,7 @@ class Predictor:
             parameters: what is asked of the prediction.
             deadline: a value of `time.monotonic()`.
             caller: who waits.
-            targets: the indices of the classes to explain in place of the request's target.
-            top: how many of the most probable classes to explain instead; 0 for none.
             progress: is told how far RISE is.
-
-        Returns:
-            A prediction for each class, in their order; they differ in nothing but their explanations.
 
         Raises:
             InvalidInput: a class that is explained is the contrast itself.
@@ -150,7 +143,7 @@ class Predictor:
             Unavailable: the model or the Grad-CAM process is not ready.
             VitrineError: as `predict_image`.
         """
-        work = self._images.explain(model, request, parameters, deadline, targets, top, progress)
+        work = self._images.explain(model, request, parameters, deadline, progress)
         return await wait_for(work, deadline, caller)
 
     async def explain_images(
@@ -160,16 +153,13 @@ class Predictor:
         parameters: PredictionParameters,
         deadline: float,
         caller: Caller | None = None,
-        *,
-        targets: Sequence[int] = (),
-        top: int = 0,
-    ) -> list[list[ImagePrediction] | BaseException]:
+    ) -> list[ImagePrediction | BaseException]:
         """Predict and explain several pictures, each as `explain_image`; one that is wrong costs the others nothing."""
 
-        def explain(request: ExplanationRequest) -> Awaitable[list[ImagePrediction]]:
-            return self._images.explain(model, request, parameters, deadline, targets, top)
+        def explain(request: ExplanationRequest) -> Awaitable[ImagePrediction]:
+            return self._images.explain(model, request, parameters, deadline)
 
-        together = at_once(model, requests[0].method if requests else "", max(len(targets), top))
+        together = at_once(model, requests[0].method if requests else "")
         return await settle_few_at_once(explain, requests, deadline, caller, together)
 
     async def map_images(

@@ -9,11 +9,13 @@ import numpy as np
 
 from errors import DeadlineExceeded, QueueFull, VitrineError
 from explain.base import NO_CONTRAST
-from explain.rise import RiseMap, draw_masks, map_size, rise_maps
+from explain.rise import Masks, RiseMap, draw_masks, map_size, rise_maps
 from models.card import as_image_card
+from preprocessing.spec import Float32Tensor
 from runners.awaiting import awaitable
 from runners.runner import Answer
 from serving.attributions import explained_outputs, is_own_contrast
+from serving.evaluations import evaluate
 from serving.gradcam.drawing import PreparedPicture, draw
 from serving.gradcam.wire import Explanation, ExplanationRequest, Sampling
 from serving.loaded_model import LoadedModel
@@ -21,9 +23,9 @@ from serving.masked import MaskedImage, MaskedOutputs, ShownOutputs
 from serving.predictions import ImagePrediction, PredictionParameters, image_prediction, most_probable
 from serving.waiting import wait_for
 
-CHUNK_VALUES, MOST_IN_CHUNK = 2**19, 16
-"""The most values of masked tensors, two megabytes, and the most masks, that a lane is given at once, so that
-predictions get their turn: of 224 × 224 pixels these are three pictures."""
+CHUNK_VALUES, ACCELERATOR_CHUNK_VALUES, MOST_IN_CHUNK = 2**18, 2**22, 16
+"""The most values of masked tensors, and the most masks, that a lane is given at once, so that predictions get their
+turn: of 224 × 224 pixels a CPU is given one picture, as batches do not help it, and an accelerator 16."""
 MOST_UNDER_WAY = 4
 """The pictures that are explained at once; more would only wait for each other, and predictions for all of them."""
 EXPLAINED_SHARE = 0.9
@@ -45,10 +47,8 @@ class RiseExplainer:
         request: ExplanationRequest,
         parameters: PredictionParameters,
         deadline: float,
-        targets: Sequence[int] = (),
-        top: int = 0,
         progress: Progress | None = None,
-    ) -> list[ImagePrediction]:
+    ) -> ImagePrediction:
         """Predict and explain one picture; all targets share what the network computes.
 
         One chunk waits in the model's queue at a time, whose lanes predict in between. Cancelling it ends the work
@@ -59,23 +59,19 @@ class RiseExplainer:
             request: what to explain, and how.
             parameters: what is asked of the prediction.
             deadline: a value of `time.monotonic()`.
-            targets: the indices of the classes to explain in place of the request's target.
-            top: how many of the most probable classes to explain instead; 0 for none.
             progress: is told after each chunk how far the work is.
-
-        Returns:
-            A prediction for each class, in their order; they differ in nothing but their explanations.
 
         Raises:
             InvalidInput: a class that is explained is the contrast itself, or the picture cannot be used.
             NoExplanation: the picture is too large to be drawn on.
-            QueueFull: `MOST_UNDER_WAY` pictures are being explained, or the model's queue is full.
+            QueueFull: `MOST_UNDER_WAY` pictures are being explained, or the model's queue is full; one that fills up
+                later is waited for.
             VitrineError: the Runner's own, as of `LoadedModel.submit`.
         """
         with self._place():
             answer = await _shown(model, request, deadline)
             prediction = _prediction(model, answer, parameters)
-            classes = _classes(prediction, targets or (request.target,), top, request.contrast)
+            classes = _classes(prediction, request)
             return await _explained(model, answer, prediction, classes, deadline, progress)
 
     async def predict(
@@ -101,7 +97,7 @@ class RiseExplainer:
             classes = [prediction.classification.class_id]
             try:
                 work = _explained(model, answer, prediction, classes, explained_by)
-                return (await wait_for(work, explained_by))[0]
+                return await wait_for(work, explained_by)
             except DeadlineExceeded:
                 return prediction._replace(explanation_error=too_late)
             except VitrineError as error:
@@ -121,6 +117,19 @@ class RiseExplainer:
             self._under_way -= 1
 
 
+def chunk_masks(tensor: Float32Tensor, device: str | None) -> int:
+    """Return how many masks a lane of this device is given at once for a picture that is this transformed tensor."""
+    values = CHUNK_VALUES if device == "cpu" else ACCELERATOR_CHUNK_VALUES
+    return max(1, min(MOST_IN_CHUNK, values // tensor.size))
+
+
+def chunks(tensor: Float32Tensor, masks: Masks, device: str | None) -> Iterator[MaskedImage]:
+    """Yield a picture that is this transformed tensor with all of its masks, as many at a time as a lane is given."""
+    size = chunk_masks(tensor, device)
+    for start in range(0, len(masks.knots), size):
+        yield MaskedImage(tensor, masks.part(start, size))
+
+
 async def _shown(model: LoadedModel, request: ExplanationRequest, deadline: float) -> Answer[ShownOutputs]:
     return await awaitable(model.submit(request, deadline))
 
@@ -129,11 +138,11 @@ def _prediction(model: LoadedModel, answer: Answer[ShownOutputs], parameters: Pr
     return image_prediction(model, answer._replace(value=answer.value.outputs), parameters)  # type: ignore[arg-type]
 
 
-def _classes(prediction: ImagePrediction, targets: Sequence[int], top: int, contrast: int) -> list[int]:
-    """Return the indices of the classes to explain; a target below 0 stands for the label that is answered."""
-    if top:
-        return most_probable(prediction.logits, top, contrast)
-    return [target if target >= 0 else prediction.classification.class_id for target in targets]
+def _classes(prediction: ImagePrediction, request: ExplanationRequest) -> Sequence[int]:
+    """Return the indices of the classes to explain; without any, that of the label that is answered."""
+    if request.top:
+        return most_probable(prediction.logits, request.top, request.contrast)
+    return request.targets or (prediction.classification.class_id,)
 
 
 async def _explained(
@@ -143,7 +152,7 @@ async def _explained(
     classes: Sequence[int],
     deadline: float,
     progress: Progress | None = None,
-) -> list[ImagePrediction]:
+) -> ImagePrediction:
     """Return the prediction with the explanation of each class; its times are those of the whole work."""
     card, picture = as_image_card(model.card), answer.value.picture
     request = picture.request
@@ -153,15 +162,11 @@ async def _explained(
     started = time.monotonic()
     drawn = [await asyncio.to_thread(draw, card, picture, rise_map.values) for rise_map in maps]
     whole_ms = answer.infer_ms + masked_ms + (time.monotonic() - started) * 1e3
-    predictions = list[ImagePrediction]()
-    for class_id, rise_map, png in zip(classes, maps, drawn, strict=True):
-        sampling = Sampling(request.samples, rise_map.standard_error)
-        explanation = Explanation(
-            prediction.logits, class_id, png, rise_map.values, picture.size, picture.sharpness, sampling
-        )
-        whole = Answer(explanation, answer.queue_ms, answer.decode_ms, whole_ms, answer.batch_size)
-        predictions.append(prediction._replace(answer=whole, explanation=explanation))
-    return predictions
+    explanations = [
+        Explanation(class_id, png, rise_map.values, picture.size, Sampling(request.samples, rise_map.standard_error))
+        for class_id, rise_map, png in zip(classes, maps, drawn, strict=True)
+    ]
+    return prediction._replace(answer=prediction.answer._replace(infer_ms=whole_ms), explanations=explanations)
 
 
 async def _maps(
@@ -175,14 +180,13 @@ async def _maps(
     card, request = as_image_card(model.card), picture.request
     contrast = None if request.contrast == NO_CONTRAST else request.contrast
     masks = draw_masks(request.samples)
-    size = max(1, min(MOST_IN_CHUNK, CHUNK_VALUES // picture.tensor.size))
-    scores, worked_ms = list[np.ndarray](), 0.0
-    for start in range(0, request.samples, size):
-        payload = MaskedImage(picture.tensor, masks.part(start, size))
-        answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline))
+    scores, worked_ms, done = list[np.ndarray](), 0.0, 0
+    for payload in chunks(picture.tensor, masks, model.device):
+        answer: Answer[MaskedOutputs] = await evaluate(model, payload, deadline)
         scores.append(explained_outputs(answer.value.logits, card, classes, contrast))
         worked_ms += answer.decode_ms + answer.infer_ms
+        done += len(scores[-1])
         if progress is not None:
-            progress(min(1.0, (start + size) / request.samples))
+            progress(done / request.samples)
     maps = await asyncio.to_thread(rise_maps, np.concatenate(scores), masks, map_size(card.input.size))
     return maps, worked_ms

@@ -40,7 +40,7 @@ def pictures() -> list[bytes]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty BENTOML_HOME for this process and the processes that it starts."""
+    """An empty BENTOML_HOME for this process and the processes that it starts; nothing measures what it installs."""
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.models.model import ModelStore
 
@@ -49,6 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "bentos").mkdir()
     monkeypatch.setenv("BENTOML_HOME", str(folder))
     monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "True")
+    monkeypatch.setattr("export.explanation_cost.measure_cost", lambda stored: "")  # it takes seconds
     BentoMLContainer.model_store.set(ModelStore(folder / "models"))
     yield folder
     BentoMLContainer.model_store.reset()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from errors import DeadlineExceeded, QueueFull, Unavailable
 from runners.runner import Answer
 from serving.cache import NO_CACHE, ResponseCache
-from serving.gradcam.wire import Explanation, ExplanationRequest, answer_from_fields, request_to_json
+from serving.gradcam.wire import ExplainedPicture, ExplanationRequest, answer_from_fields, request_to_json
 
 logger = logging.getLogger("vitrine.explain")
 
@@ -102,7 +102,7 @@ class ExplainerClient:
         """Why no calls are made just now, for any model; empty while they are made."""
         return self._unavailable_reason
 
-    async def explain(self, tag: str, request: ExplanationRequest, deadline: float) -> "Answer[Explanation]":
+    async def explain(self, tag: str, request: ExplanationRequest, deadline: float) -> "Answer[ExplainedPicture]":
         """Explain one picture, or return the answer that was given to the same request before.
 
         Args:
@@ -124,7 +124,9 @@ class ExplainerClient:
             self._cache.keep(key, answer)
         return answer
 
-    async def _explain_remotely(self, tag: str, request: ExplanationRequest, deadline: float) -> "Answer[Explanation]":
+    async def _explain_remotely(
+        self, tag: str, request: ExplanationRequest, deadline: float
+    ) -> "Answer[ExplainedPicture]":
         circuit = self._circuits.setdefault(tag, _Circuit())
         self._check_available(circuit)
         started = time.monotonic()

@@ -16,7 +16,7 @@ from preprocessing.sandbox.process import DecodingProcess
 from runners.awaiting import awaitable
 from runners.memory import map_large_blocks
 from runners.runner import Answer
-from serving.gradcam.wire import Explanation, answer_to_fields, fields_to_json, request_from_fields
+from serving.gradcam.wire import ExplainedPicture, answer_to_fields, fields_to_json, request_from_fields
 from serving.gradcam.worker import EXPLANATION
 from serving.loaded_model import no_gradient_reason
 from serving.loading import preparing_slow
@@ -48,7 +48,7 @@ class ExplanationProcess:
         role = preparing_slow(EXPLANATION, self._decoding.prepare)
         self._repository = ModelRepository(explainable, replace(options, workers=1), role=role)
         self._asked_for_at = dict[str, float]()
-        self._calls = dict[str, Future[Answer[Explanation]]]()
+        self._calls = dict[str, Future[Answer[ExplainedPicture]]]()
 
     def start(self) -> None:
         """Begin to load in the background."""
@@ -79,7 +79,7 @@ class ExplanationProcess:
             model = self._repository.get(name, version)
             future = model.submit(request_from_fields(fields), deadline)
             self._calls[call] = future
-            answer: Answer[Explanation] = await awaitable(future)
+            answer: Answer[ExplainedPicture] = await awaitable(future)
             reply = answer_to_fields(answer)
             return fields_to_json(reply) if isinstance(fields["data"], str) else reply
         except asyncio.CancelledError:

@@ -5,7 +5,6 @@ import asyncio
 import cv2
 
 from errors import InvalidInput
-from explain.base import PREDICTED
 from explain.overlay import Output
 from models.card import ImageCard
 from preprocessing.decode import check_size
@@ -34,7 +33,7 @@ async def default_request(
     data = await _encoded(payload, card)
     method = card.explain.method if card.explain else ""
     at_input_size = output == "map"
-    return ExplanationRequest(data, PREDICTED, method, output, DEFAULT_ALPHA, at_input_size, threshold)
+    return ExplanationRequest(data, (), method, output, DEFAULT_ALPHA, at_input_size, threshold)
 
 
 async def _encoded(payload: ImagePayload, card: ImageCard) -> bytes:

@@ -22,7 +22,7 @@ class ExplanationRequest:
 
     Attributes:
         data: the encoded picture.
-        target: the index of the class to explain, or -1 for the predicted one.
+        targets: the indices of the classes to explain; empty for the predicted one.
         method: a CAM method, or RISE's name, which never goes to the Grad-CAM process.
         output: what to draw, or `map` for the numbers.
         alpha: the opacity of an overlay at its peak, in [0, 1].
@@ -30,10 +30,11 @@ class ExplanationRequest:
         threshold: used instead of the card's, where it decides what is predicted.
         contrast: the index of the class that the target is set against, or -1 for none.
         samples: how many masks RISE draws.
+        top: how many of the most probable classes to explain in place of `targets`; 0 for none.
     """
 
     data: bytes
-    target: int
+    targets: tuple[int, ...]
     method: str
     output: Output
     alpha: float
@@ -41,6 +42,7 @@ class ExplanationRequest:
     threshold: float | None = None
     contrast: int = NO_CONTRAST
     samples: int = DEFAULT_SAMPLES
+    top: int = 0
 
 
 class Sampling(NamedTuple):
@@ -56,25 +58,35 @@ class Sampling(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """A prediction and where the network looked for it.
+    """Where the network looked for one class.
 
     Attributes:
-        logits: shape (K,), float32.
         target: the index of the class that was explained.
         picture: a PNG; None where the map was asked for.
         map: shape (h, w), float32, 0 or more, as the method gave it.
         size: width and height of the picture, in pixels.
-        sharpness: the upload's variance of the Laplacian; None where the card does not ask for it.
         sampling: of a map that was sampled; None of a gradient's.
     """
 
-    logits: Logits
     target: int
     picture: bytes | None
     map: npt.NDArray[np.float32]
     size: tuple[int, int]
-    sharpness: float | None
     sampling: Sampling | None = None
+
+
+class ExplainedPicture(NamedTuple):
+    """A prediction and where the network looked for each class that is explained.
+
+    Attributes:
+        logits: shape (K,), float32.
+        sharpness: the upload's variance of the Laplacian; None where the card does not ask for it.
+        explanations: one for each class, in the order in which they were asked for, or of their probability.
+    """
+
+    logits: Logits
+    sharpness: float | None
+    explanations: tuple[Explanation, ...]
 
 
 def request_to_json(request: ExplanationRequest) -> dict[str, Any]:
@@ -84,39 +96,56 @@ def request_to_json(request: ExplanationRequest) -> dict[str, Any]:
 
 def request_from_fields(fields: dict[str, Any]) -> ExplanationRequest:
     """Return the request, whether it came as a pickle or as JSON."""
-    return ExplanationRequest(**fields | {"data": _to_bytes(fields["data"])})
+    return ExplanationRequest(**fields | {"data": _to_bytes(fields["data"]), "targets": tuple(fields["targets"])})
 
 
-def answer_to_fields(answer: "Answer[Explanation] | VitrineError") -> dict[str, Any]:
+def answer_to_fields(answer: "Answer[ExplainedPicture] | VitrineError") -> dict[str, Any]:
     """Return what crosses of an answer, or the name and text of an error."""
     if isinstance(answer, VitrineError):
         retry_after = {"retry_after_s": answer.retry_after_s} if isinstance(answer, QueueFull | Unavailable) else {}
         return {"error": type(answer).__name__, "detail": str(answer), **retry_after}
-    return {"answer": answer._replace(value=answer.value._asdict())._asdict()}  # type: ignore[arg-type]
+    explanations = [explanation._asdict() for explanation in answer.value.explanations]
+    return {"answer": answer._asdict() | {"value": answer.value._asdict() | {"explanations": explanations}}}
 
 
 def fields_to_json(fields: dict[str, Any]) -> dict[str, Any]:
     """Return what `answer_to_fields` made as JSON can carry it, to the same last bit of every float32."""
     if "answer" not in fields:
         return fields
-    value = dict(fields["answer"]["value"])
-    value |= {name: value[name].tolist() for name in ("logits", "map")}
-    value["picture"] = base64.b64encode(value["picture"]).decode() if value["picture"] is not None else None
+    value = fields["answer"]["value"]
+    explanations = [
+        explanation
+        | {
+            "map": explanation["map"].tolist(),
+            "picture": base64.b64encode(picture).decode() if (picture := explanation["picture"]) is not None else None,
+        }
+        for explanation in value["explanations"]
+    ]
+    value = value | {"logits": value["logits"].tolist(), "explanations": explanations}
     return {"answer": fields["answer"] | {"value": value}}
 
 
-def answer_from_fields(fields: dict[str, Any]) -> "Answer[Explanation]":
+def answer_from_fields(fields: dict[str, Any]) -> "Answer[ExplainedPicture]":
     """Return the answer, whether it came as a pickle or as JSON.
 
     Raises:
         VitrineError: the error that came in its place, as it was raised there.
     """
     if "answer" in fields:
-        answer = dict(fields["answer"])
-        value = dict(answer["value"])
-        value |= {name: np.asarray(value[name], np.float32) for name in ("logits", "map")}
-        value |= {"size": tuple(value["size"]), "picture": _to_bytes(value["picture"])}
-        return Answer(**{**answer, "value": Explanation(**value)})
+        answer, value = fields["answer"], fields["answer"]["value"]
+        explanations = tuple(
+            Explanation(
+                **explanation
+                | {
+                    "picture": _to_bytes(explanation["picture"]),
+                    "map": np.asarray(explanation["map"], np.float32),
+                    "size": tuple(explanation["size"]),
+                }
+            )
+            for explanation in value["explanations"]
+        )
+        explained = ExplainedPicture(np.asarray(value["logits"], np.float32), value["sharpness"], explanations)
+        return Answer(**answer | {"value": explained})
     kind = getattr(errors, str(fields.get("error")), InferenceFailed)
     arguments = [fields["retry_after_s"]] if "retry_after_s" in fields else []
     raise kind(str(fields.get("detail")), *arguments)

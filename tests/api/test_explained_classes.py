@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from tests.api.conftest import client_maker
 from tests.conftest import encode
-from tests.local_gradcam import local_gradcam
+from tests.local_gradcam import LocalGradCam, local_gradcam
 from tests.tiny import WEIGHT, bright_square, map_of, plain, seal, tiny_package
 
 SQUARE = bright_square()
@@ -17,10 +17,25 @@ PNG = encode(SQUARE)
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, LocalGradCam]]:
     stored = seal(tiny_package(tmp_path_factory.mktemp("explained") / "tiny", explained=True))
-    with local_gradcam(stored) as (explainer, _), client_maker() as make:
-        yield make(stored, explainer=explainer)
+    with local_gradcam(stored) as (explainer, process), client_maker() as make:
+        yield make(stored, explainer=explainer), process
+
+
+@pytest.fixture
+def client(served: tuple[TestClient, LocalGradCam]) -> TestClient:
+    return served[0]
+
+
+@pytest.mark.parametrize("query", ["target=bright&target=dark", "explain_top=2"])
+def test_all_classes_of_a_picture_are_one_call_to_the_grad_cam_process(
+    served: tuple[TestClient, LocalGradCam], query: str
+) -> None:
+    client, process = served
+    calls = process.calls
+    assert len(client.post(f"/explain?{query}", content=PNG).json()["explanations"]) == 2
+    assert process.calls == calls + 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 
 from api.parameters import DetectorQuery, ExplanationQuery, PredictionQuery, prediction_query
 from errors import InvalidInput
-from explain.base import METHOD_NAMES, PREDICTED
+from explain.base import METHOD_NAMES
 from models.card import read_card, read_image_card
 from serving.gradcam.wire import ExplanationRequest
 from serving.predictions import PredictionParameters
@@ -33,7 +33,7 @@ def request_of(query: bytes) -> ExplanationRequest:
 def test_an_empty_query_asks_for_the_cards_own_explanation() -> None:
     assert CARD.explain is not None
     request = request_of(b"")
-    assert request == ExplanationRequest(b"data", PREDICTED, CARD.explain.method, "overlay", 0.5, at_input_size=False)
+    assert request == ExplanationRequest(b"data", (), CARD.explain.method, "overlay", 0.5, at_input_size=False)
     assert ExplanationQuery.read(b"", CARD).format == "json"
 
 
@@ -49,13 +49,15 @@ def test_every_parameter_reaches_the_core() -> None:
     assert read.timeout_ms == 1500
     query = b"target=stone&method=hirescam&output=heatmap&alpha=0.25&size=input&threshold=0.75"
     assert request_of(query) == ExplanationRequest(
-        b"data", 1, "hirescam", "heatmap", 0.25, at_input_size=True, threshold=0.75
+        b"data", (1,), "hirescam", "heatmap", 0.25, at_input_size=True, threshold=0.75
     )
+    assert request_of(b"target=stone&target=0").targets == (1, 0)
+    assert request_of(b"explain_top=2").top == 2
 
 
 @pytest.mark.parametrize(("query", "index"), [("no_stone", 0), ("stone", 1), ("0", 0), ("1", 1)])
 def test_a_target_is_a_label_or_its_index(query: str, index: int) -> None:
-    assert request_of(encoded(target=query)).target == index
+    assert request_of(encoded(target=query)).targets == (index,)
 
 
 @pytest.mark.parametrize("query", ["", "Stone", "2", "-1", "1.0", "\u0661", "0x1", " 1"])

@@ -27,15 +27,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield make(seal(tiny_package(tmp_path_factory.mktemp("rise") / "tiny")))
 
 
-def inferences(client: TestClient) -> int:
-    counted: int = client.get("/models/tiny/stats").json()["inferences"]
-    return counted
+def computed(client: TestClient) -> tuple[int, int]:
+    """How many pictures were predicted for clients, and how many for explanations."""
+    stats = client.get("/models/tiny/stats").json()
+    return stats["inferences"], stats["evaluations"]
 
 
 def test_a_model_without_a_gradient_is_explained_by_many_predictions(client: TestClient) -> None:
-    before = inferences(client)
+    predicted_before, evaluated_before = computed(client)
     answer = client.post("/explain?output=map", content=PNG).json()
-    assert inferences(client) - before == 1 + 300
+    assert computed(client) == (predicted_before + 1, evaluated_before + 300)
     details = answer["explanation"]
     values = np.array(details["map"])
     assert values.shape == (16, 16) and values.min() >= 0 and details["peak"] == values.max()
@@ -70,9 +71,9 @@ def test_the_model_says_how_it_is_explained(client: TestClient) -> None:
 
 
 def test_several_classes_share_the_same_predictions(client: TestClient) -> None:
-    before = inferences(client)
+    predicted_before, evaluated_before = computed(client)
     response = client.post("/explain?output=map&target=dark&target=bright&samples=40", content=PNG)
-    assert inferences(client) - before == 41
+    assert computed(client) == (predicted_before + 1, evaluated_before + 40)
     answer = response.json()
     dark, bright = answer["explanations"]
     assert (dark["target"], bright["target"], bright["evaluations"]) == ("dark", "bright", 40)

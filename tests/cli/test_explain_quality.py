@@ -65,6 +65,22 @@ def test_with_boxes_the_pointing_game_is_played(pictures: Path) -> None:
 
 
 @pytest.mark.usefixtures("installed")
+def test_rise_is_measured_where_that_is_asked_for_or_nothing_else_can_be(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "boxes.csv").write_text("picture,x,y,width,height\nfirst.png,0,0,1,1\nlast.png,0,0,1,1\n")
+    options = ["--samples", "100", "--target", "bright"]
+    result, asked = measured(pictures, "--method", "rise", *options)
+    assert result.exit_code == 0 and "No weights were randomised" in result.output, result.output
+    assert (asked["method"], asked["layer"], asked["samples"], asked["pointing_game"]) == ("rise", None, 100, 0.5)
+    store.Store.own(tmp_path / "models").import_package(tiny_package(tmp_path / "without"))
+    result, figures = measured(pictures, *options)
+    assert result.exit_code == 0, result.output
+    assert {name: figures[name] for name in figures if name != "conditions"} == {
+        name: asked[name] for name in asked if name != "conditions"
+    }
+    assert figures["insertion_auc"] > figures["deletion_auc"]
+
+
+@pytest.mark.usefixtures("installed")
 def test_what_cannot_be_measured_is_said(pictures: Path) -> None:
     result, _ = measured(pictures, "--target", "purple")
     assert result.exit_code == 1 and "it has dark, bright" in result.output

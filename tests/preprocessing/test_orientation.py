@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from explain.base import PREDICTED
 from preprocessing.prepare import prepare
 from preprocessing.spec import ImageInput, ImageLimits
 from runners.cores import CoreShare
@@ -44,7 +43,7 @@ def test_a_picture_whose_orientation_is_ignored_is_taken_as_it_is_stored(kind: s
 
 
 def test_a_map_of_such_a_picture_has_the_stored_size(tmp_path_factory: pytest.TempPathFactory) -> None:
-    request = ExplanationRequest(photograph("JPEG"), PREDICTED, "layercam", "map", 0.5, at_input_size=False)
+    request = ExplanationRequest(photograph("JPEG"), (), "layercam", "map", 0.5, at_input_size=False)
     for word, size in (("apply", (40, 60)), ("ignore", (60, 40))):
         folder = tiny_package(tmp_path_factory.mktemp(word) / "tiny", explained=True)
         card = (folder / "card.toml").read_text()

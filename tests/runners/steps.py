@@ -23,6 +23,7 @@ class Steps:
     is_heavy: Callable[[Any], bool] = lambda _: True
     is_slow: Callable[[Any], bool] = lambda _: False
     preprocess_slow: Callable[[Any], Any] = lambda payload: payload
+    is_evaluation: Callable[[Any], bool] = lambda _: False
 
 
 def start_runner(
@@ -36,8 +37,10 @@ def start_runner(
     is_heavy: Callable[[Payload], bool] = lambda _: True,
     is_slow: Callable[[Payload], bool] = lambda _: False,
     preprocess_slow: Callable[[Payload], Prepared] | None = None,
+    is_evaluation: Callable[[Payload], bool] = lambda _: False,
     **plan: Any,
 ) -> Runner[Payload, Prepared, Result]:
     """Start a Runner; `plan` are fields of its plan."""
-    pipeline = Steps(preprocess, infer, count_inferences, is_heavy, is_slow, preprocess_slow or preprocess)  # type: ignore[arg-type]
+    slow = preprocess_slow or preprocess
+    pipeline = Steps(preprocess, infer, count_inferences, is_heavy, is_slow, slow, is_evaluation)  # type: ignore[arg-type]
     return Runner(name, pipeline, Plan(**plan), queue_size=queue_size, working=working)

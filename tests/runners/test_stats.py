@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import pytest
 from prometheus_client import REGISTRY
 
+from errors import InferenceFailed
 from runners.stats import RunnerStats, StatsKeeper, add_stats, stats_from_json
 from tests.conftest import ROOT
 from tests.runners.steps import start_runner
@@ -46,8 +49,53 @@ def test_prometheus_sees_what_a_runner_did() -> None:
     assert (stats.succeeded, stats.executions, stats.mean_batch, stats.waiting, stats.running) == (3, 3, 1.0, 0, 0)
 
 
+def test_what_explanations_ask_for_is_counted_apart_and_comes_after_the_predictions_of_its_batch() -> None:
+    """Numbers below 0 are evaluations, of 100 inferences each; one of them fails, another is cancelled."""
+    batches, begun, waits = list[list[int]](), threading.Event(), threading.Event()
+
+    def run(batch: list[int]) -> Sequence[int]:
+        batches.append(batch)
+        begun.set()
+        assert waits.wait(20) and 13 not in map(abs, batch)
+        return batch
+
+    def keep(item: int) -> int:
+        return item
+
+    def is_evaluation(item: int) -> bool:
+        return item < 0
+
+    def count(item: int) -> int:
+        return 100 if item < 0 else 1
+
+    runner = start_runner("apart", keep, run, max_batch=8, is_evaluation=is_evaluation, count_inferences=count)
+    first = runner.submit(1)
+    assert begun.wait(20)
+    futures = [runner.submit(item) for item in (-2, 3, -13, 4, -5)]
+    futures[-1].cancel()
+    waits.set()
+    assert first.result(20).value == 1
+    assert [future.result(20).value for future in (futures[0], futures[1], futures[3])] == [-2, 3, 4]
+    with pytest.raises(InferenceFailed):
+        futures[2].result(20)
+    assert runner.close(20)
+    assert batches == [[1], [3, 4], [-2, -13], [-2], [-13]]
+    stats = runner.stats()
+    assert (stats.succeeded, stats.failed, stats.executions, stats.inferences) == (3, {}, 2, 3)
+    assert (set(stats.batches), stats.mean_batch, stats.evaluations) == ({1, 2}, 1.5, 100)
+    assert stats.evaluation_seconds > 0
+    values = {
+        name: REGISTRY.get_sample_value(f"vitrine_{name}", {"model": "apart"})
+        for name in ("batch_size_count", "infer_seconds_count", "queue_seconds_count", "evaluations_total")
+    }
+    assert list(values.values()) == [2, 2, 3, 100]
+
+
 def test_what_two_processes_did_adds_up_also_after_json() -> None:
     one, other = StatsKeeper("one"), StatsKeeper("other")
+    evaluations = StatsKeeper("other", of_evaluations=True)
+    evaluations.executed(300, 1.5, items=1)
+    evaluations.answered(9.0, 0.25, 1.5)
     one.executed(2, 0.5, items=2)
     one.executed(4, 1.0, items=4)
     one.answered(0.1, 0.2, 0.3)
@@ -55,7 +103,7 @@ def test_what_two_processes_did_adds_up_also_after_json() -> None:
     other.executed(4, 2.0, items=4)
     other.count("rejected")
     other.count("InvalidImage")
-    told = stats_from_json(json.loads(json.dumps(asdict(other.snapshot(waiting=1, running=2)))))
+    told = stats_from_json(json.loads(json.dumps(asdict(other.snapshot(1, 2, evaluations)))))
     total = add_stats([one.snapshot(waiting=3, running=0), told])
     assert total == RunnerStats(
         succeeded=1,
@@ -71,4 +119,6 @@ def test_what_two_processes_did_adds_up_also_after_json() -> None:
         last_inference=told.last_inference,
         waiting=4,
         running=2,
+        evaluations=300,
+        evaluation_seconds=1.75,
     )

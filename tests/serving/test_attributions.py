@@ -1,6 +1,7 @@
 """Explaining rows through a model's own Runner, against the attributions of a linear model, which are known."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from errors import InvalidInput, NoExplanation, StoreError
 from models.background import BACKGROUND, read_background, write_background
 from models.card import as_row_card, read_card
 from models.package import content_version, file_digests
+from preprocessing.rows import CheckedRows
 from serving.attributions import RowExplanationRequest
-from serving.pipeline import RowValues
+from serving.pipeline import MixedRows, RowOutputs, RowPipeline, RowValues
 from serving.predictions import RowPredictions
 from serving.predictor import Predictor
 from tests.linear import linear_package, rows_of, weights_of
@@ -27,6 +29,19 @@ PREDICTOR = Predictor(30_000)
 def explain(model: Any, values: Any, request: RowExplanationRequest | None = None) -> RowPredictions:
     rows = RowValues(np.asarray(values, np.float64))
     return run(PREDICTOR.explain_rows(model, rows, request or RowExplanationRequest(), PLAIN, soon()))
+
+
+def chunks_of(model: Any) -> list[int]:
+    """A list to which the number of coalitions is added of each chunk that the model is given from now on."""
+    chunks, submit = list[int](), model.submit
+
+    def noted(payload: Any, deadline: float) -> Any:
+        if isinstance(payload, MixedRows):
+            chunks.append(len(payload.coalitions))
+        return submit(payload, deadline)
+
+    model.submit = noted
+    return chunks
 
 
 @pytest.mark.parametrize(("features", "method"), [(3, "shapley"), (12, "shapley"), (13, "shapley-sampled")])
@@ -49,15 +64,22 @@ def test_a_linear_model_is_explained_by_its_weights(
 def test_the_work_comes_in_chunks_that_are_put_together_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with loaded(seal(linear_package(tmp_path / "linear", 5))) as model:
         ((whole,),) = explain(model, [np.ones(5)]).explanations
-        before = model.own_stats()
         monkeypatch.setattr(serving.attributions, "CHUNK_VALUES", 3 * 8 * 5)  # three coalitions
         monkeypatch.setattr(serving.attributions, "CHUNK_MS", 1e6)
+        chunks = chunks_of(model)
         ((parts,),) = explain(model, [np.ones(5)]).explanations
-        after = model.own_stats()
-    assert before is not None and after is not None
     assert parts.attributions.values == pytest.approx(whole.attributions.values, abs=1e-5)
-    assert after.succeeded - before.succeeded == 1 + 11  # the prediction, and 31 coalitions by threes
-    assert after.inferences - before.inferences == 1 + 31 * 8
+    assert chunks == [3] * 10 + [1]  # 31 coalitions by threes
+
+
+def test_evaluations_are_counted_apart_from_predictions(tmp_path: Path) -> None:
+    with loaded(seal(linear_package(tmp_path / "linear", 5))) as model:
+        explain(model, np.ones((3, 5)))
+        stats = model.own_stats()
+    assert stats is not None
+    assert (stats.succeeded, stats.executions, stats.inferences, stats.mean_batch) == (1, 1, 3, 3.0)
+    assert list(stats.batches) == [3] and stats.waited_seconds == stats.infer_seconds
+    assert stats.evaluations == 3 * 31 * 8 and stats.evaluation_seconds > 0
 
 
 def test_a_chunk_has_no_more_rows_than_are_computed_in_its_time(
@@ -66,23 +88,31 @@ def test_a_chunk_has_no_more_rows_than_are_computed_in_its_time(
     monkeypatch.setattr(serving.attributions, "CHUNK_ROWS", 8)  # one coalition
     monkeypatch.setattr(serving.attributions, "CHUNK_MS", 0.0)
     with loaded(seal(linear_package(tmp_path / "linear", 5))) as model:
+        chunks = chunks_of(model)
         explain(model, [np.ones(5)])
-        stats = model.own_stats()
-    assert stats is not None and stats.succeeded == 1 + 31  # the prediction, and a chunk for each coalition
+    assert chunks == [1] * 31
 
 
-def test_explanations_that_are_asked_for_at_once_share_no_batch(tmp_path: Path) -> None:
+def test_explanations_that_are_asked_for_at_once_share_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = list[int]()
+    infer = RowPipeline.infer
+
+    def noted(pipeline: RowPipeline, batch: Sequence[CheckedRows]) -> list[RowOutputs]:
+        batches.append(max(len(item.tensor) for item in batch) if len(batch) > 1 else 0)
+        return infer(pipeline, batch)
+
+    monkeypatch.setattr(RowPipeline, "infer", noted)
     with loaded(seal(linear_package(tmp_path / "linear", 8))) as model:
 
         async def both() -> None:
             rows, request = RowValues(np.ones((1, 8))), RowExplanationRequest()
             await asyncio.gather(*(PREDICTOR.explain_rows(model, rows, request, PLAIN, soon()) for _ in range(4)))
 
+        chunks = chunks_of(model)
         run(both())
-        stats = model.own_stats()
-    assert stats is not None
-    chunks = stats.succeeded - 4
-    assert chunks >= 4 * 2 and stats.executions >= chunks
+    assert len(chunks) >= 4 * 2 and max(batches) <= 1  # predictions alone may be together, a row each
 
 
 def test_explanations_that_take_long_do_not_come_along_with_predictions(

@@ -14,7 +14,7 @@ from serving.cache import ENTRY_OVERHEAD_BYTES, MAX_PICTURE_BYTES, NO_CACHE, Res
 from serving.gradcam.wire import ExplanationRequest
 from serving.pipeline import ImageOutputs
 
-ASK = ExplanationRequest(b"", -1, "gradcam", "overlay", 0.5, at_input_size=True)
+ASK = ExplanationRequest(b"", (), "gradcam", "overlay", 0.5, at_input_size=True)
 
 
 def answer(number: float) -> Answer[Any]:
@@ -47,7 +47,9 @@ def test_whatever_an_answer_depends_on_is_another_key() -> None:
     parameters = [
         None,
         ASK,
-        replace(ASK, target=1),
+        replace(ASK, targets=(1,)),
+        replace(ASK, targets=(1, 0)),
+        replace(ASK, top=2),
         replace(ASK, method="layercam"),
         replace(ASK, output="map"),
         replace(ASK, alpha=0.25),

@@ -18,7 +18,6 @@ from errors import (
     QueueFull,
     Unavailable,
 )
-from explain.base import PREDICTED
 from postprocessing.anomaly import Anomalies
 from postprocessing.classification import Classifications
 from preprocessing.transform import Transformed
@@ -144,7 +143,7 @@ def test_a_queue_that_does_not_take_all_refuses_the_rest_or_all(
 def test_a_model_that_is_not_ready_says_what_it_does(tmp_path: Path) -> None:
     stored = seal(tiny_package(tmp_path / "tiny", explained=True))
     model, predictor = LoadedModel(stored.card, stored, PREDICTION), Predictor(10_000, ExplainerClient(1000))
-    request = ExplanationRequest(plain(1), PREDICTED, "gradcam", "map", 0.5, at_input_size=True)
+    request = ExplanationRequest(plain(1), (), "gradcam", "map", 0.5, at_input_size=True)
     for work in (
         predictor.predict_image(model, plain(1), PLAIN, soon()),
         predictor.predict_image(model, plain(1), WITH_HEATMAP, soon()),

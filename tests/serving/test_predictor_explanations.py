@@ -16,7 +16,6 @@ from errors import (
     Unavailable,
     VitrineError,
 )
-from explain.base import PREDICTED
 from serving.gradcam.client import ExplainerClient
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
@@ -45,8 +44,8 @@ def test_an_explanation_comes_with_its_prediction(
 ) -> None:
     model, explainer, _ = explained
     pixels = bright_square()
-    request = ExplanationRequest(encode(pixels), 1, "hirescam", "map", 0.5, at_input_size=True)
-    (prediction,) = run(Predictor(10_000, explainer).explain_image(model, request, PLAIN, soon()))
+    request = ExplanationRequest(encode(pixels), (1,), "hirescam", "map", 0.5, at_input_size=True)
+    prediction = run(Predictor(10_000, explainer).explain_image(model, request, PLAIN, soon()))
     assert prediction.explanation is not None and prediction.explanation.target == 1
     assert np.allclose(prediction.explanation.map, map_of(pixels, 1, "hirescam"), rtol=1e-4, atol=1e-5)
     plain_prediction = run(Predictor(10_000).predict_image(model, encode(pixels), PLAIN, soon()))
@@ -137,6 +136,6 @@ def test_where_no_gradient_is_taken_the_prediction_says_so(
     model, predictor = explained[0], Predictor(10_000, None)
     prediction = run(predictor.predict_image(model, plain(1), WITH_HEATMAP, soon()))
     assert prediction.explanation is None and "VITRINE_EXPLAIN=false" in (prediction.explanation_error or "")
-    request = ExplanationRequest(plain(1), PREDICTED, "gradcam", "map", 0.5, at_input_size=True)
+    request = ExplanationRequest(plain(1), (), "gradcam", "map", 0.5, at_input_size=True)
     with pytest.raises(Unavailable, match="VITRINE_EXPLAIN=false"):
         run(predictor.explain_image(model, request, PLAIN, soon()))

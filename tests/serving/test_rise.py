@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import serving.evaluations
 import serving.rise
+import serving.waiting
 from errors import CallerGone, DeadlineExceeded, InvalidInput, NoExplanation, QueueFull
-from explain.base import NO_CONTRAST, PREDICTED
+from explain.base import NO_CONTRAST
 from explain.overlay import Output
 from explain.rise import CELLS, DEFAULT_SAMPLES, RISE, draw_masks
 from serving.gradcam.wire import ExplanationRequest
@@ -29,24 +31,27 @@ PNG = encode(bright_square())
 
 
 def asked(
-    samples: int = DEFAULT_SAMPLES, target: int = PREDICTED, contrast: int = NO_CONTRAST, output: Output = "map"
+    samples: int = DEFAULT_SAMPLES, *targets: int, contrast: int = NO_CONTRAST, output: Output = "map", top: int = 0
 ) -> ExplanationRequest:
-    return ExplanationRequest(PNG, target, RISE, output, 0.5, at_input_size=False, contrast=contrast, samples=samples)
+    return ExplanationRequest(
+        PNG, targets, RISE, output, 0.5, at_input_size=False, contrast=contrast, samples=samples, top=top
+    )
 
 
-def explain(model: LoadedModel, request: ExplanationRequest, **how: Any) -> list[ImagePrediction]:
+def explain(model: LoadedModel, request: ExplanationRequest, **how: Any) -> ImagePrediction:
     return run(PREDICTOR.explain_image(model, request, PLAIN, soon(), **how))
 
 
-def inferences(model: LoadedModel) -> int:
+def computed(model: LoadedModel) -> int:
+    """How many pictures were computed, for clients and for explanations."""
     stats = model.own_stats()
     assert stats is not None
-    return stats.inferences
+    return stats.inferences + stats.evaluations
 
 
 def test_a_linear_model_is_explained_by_its_weights(model: LoadedModel) -> None:
     """The logits are linear in the input, so the logarithm of the ratio of two probabilities is, too."""
-    (prediction,) = explain(model, asked(8000, target=1, contrast=0))
+    prediction = explain(model, asked(8000, 1, contrast=0))
     scaled = (bright_square() / 255 - 0.5) / 0.5
     weights = scaled @ (WEIGHT[:, 1] - WEIGHT[:, 0]) / 256
     places = (np.arange(16) + 0.5) * CELLS / 16
@@ -60,21 +65,19 @@ def test_a_linear_model_is_explained_by_its_weights(model: LoadedModel) -> None:
 
 
 def test_every_target_shares_the_same_predictions(model: LoadedModel) -> None:
-    before = inferences(model)
-    both = explain(model, asked(50), targets=(1, 0))
-    assert inferences(model) - before == 1 + 50
-    assert [each.explanation.target for each in both if each.explanation] == [1, 0]
-    for target, found in enumerate(reversed(both)):
-        (alone,) = explain(model, asked(50, target=target))
-        assert alone.explanation is not None and found.explanation is not None
-        assert np.array_equal(alone.explanation.map, found.explanation.map)
-        assert alone.explanation.sampling == found.explanation.sampling
-    first, second = (each.explanation.target for each in explain(model, asked(20), top=2) if each.explanation)
-    assert (first, second) == tuple(np.argsort(-both[0].logits))
+    before = computed(model)
+    both = explain(model, asked(50, 1, 0))
+    assert computed(model) - before == 1 + 50
+    assert [explanation.target for explanation in both.explanations] == [1, 0]
+    for shared in both.explanations:
+        (alone,) = explain(model, asked(50, shared.target)).explanations
+        assert np.array_equal(alone.map, shared.map) and alone.sampling == shared.sampling
+    first, second = (explanation.target for explanation in explain(model, asked(20, top=2)).explanations)
+    assert (first, second) == tuple(np.argsort(-both.logits))
 
 
 def test_the_same_picture_is_explained_the_same_twice(model: LoadedModel) -> None:
-    first, second = (explain(model, asked(40, output="overlay"))[0] for _ in range(2))
+    first, second = (explain(model, asked(40, output="overlay")) for _ in range(2))
     assert first.explanation is not None and second.explanation is not None
     assert np.array_equal(first.explanation.map, second.explanation.map)
     assert first.explanation.picture == second.explanation.picture
@@ -82,17 +85,18 @@ def test_the_same_picture_is_explained_the_same_twice(model: LoadedModel) -> Non
 
 
 def test_the_work_comes_in_chunks_and_says_how_far_it_is(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    (whole,) = explain(model, asked(20))
+    whole = explain(model, asked(20))
     shares = list[float]()
     monkeypatch.setattr(serving.rise, "CHUNK_VALUES", 8 * 3 * 16 * 16)  # eight pictures
-    (parts,) = explain(model, asked(20), progress=shares.append)
+    parts = explain(model, asked(20), progress=shares.append)
     assert shares == [0.4, 0.8, 1.0]
     assert whole.explanation is not None and parts.explanation is not None
     assert parts.explanation.map == pytest.approx(whole.explanation.map, abs=1e-6)
 
 
-def test_a_client_that_leaves_ends_the_work(model: LoadedModel) -> None:
-    before = inferences(model)
+def test_a_client_that_leaves_ends_the_work(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving.waiting, "UNWATCHED_S", 0.0)  # a fast machine is done by the time it looks
+    before = computed(model)
 
     async def leave_after_a_chunk() -> None:
         left = asyncio.Event()
@@ -107,11 +111,11 @@ def test_a_client_that_leaves_ends_the_work(model: LoadedModel) -> None:
 
     run(leave_after_a_chunk())
     explain(model, asked(20))  # what was under way has been finished by now, and its place is free
-    assert 16 <= inferences(model) - before - 21 < 8000
+    assert 16 <= computed(model) - before - 21 < 8000
     assert PREDICTOR._images._rise._under_way == 0
-    after = inferences(model)
+    after = computed(model)
     run(PREDICTOR.predict_image(model, PNG, PLAIN, soon()))
-    assert inferences(model) - after == 1
+    assert computed(model) - after == 1
 
 
 def test_predictions_of_others_get_their_turn(model: LoadedModel) -> None:
@@ -127,9 +131,42 @@ def test_predictions_of_others_get_their_turn(model: LoadedModel) -> None:
     run(predict_meanwhile())
 
 
+def test_a_queue_that_fills_up_meanwhile_is_waited_for(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving.evaluations, "RETRY_S", 0.01)
+    expected, submit, asked_for = explain(model, asked(50)), model.submit, list[MaskedImage]()
+
+    def crowded(payload: Any, deadline: float) -> Any:
+        if isinstance(payload, MaskedImage):
+            asked_for.append(payload)
+            if len(asked_for) % 2:
+                raise QueueFull("full")
+        return submit(payload, deadline)
+
+    monkeypatch.setattr(model, "submit", crowded)
+    explained = explain(model, asked(50))
+    assert len(asked_for) == 2 * 4  # of the four chunks each was refused once
+    assert explained.explanation is not None and expected.explanation is not None
+    assert np.array_equal(explained.explanation.map, expected.explanation.map)
+
+
+def test_a_queue_that_stays_full_ends_the_work_at_the_deadline(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = model.submit
+
+    def full(payload: Any, deadline: float) -> Any:
+        if isinstance(payload, MaskedImage):
+            raise QueueFull("full")
+        return submit(payload, deadline)
+
+    monkeypatch.setattr(model, "submit", full)
+    with pytest.raises(QueueFull):
+        run(PREDICTOR.explain_image(model, asked(50), PLAIN, time.monotonic() + 0.5))
+
+
 def test_a_deadline_ends_the_work(model: LoadedModel) -> None:
     with pytest.raises(DeadlineExceeded):
-        run(PREDICTOR.explain_image(model, asked(8000), PLAIN, time.monotonic() + 0.1))
+        run(PREDICTOR.explain_image(model, asked(8000), PLAIN, time.monotonic() + 0.02))
 
 
 def test_more_pictures_at_once_than_there_are_places_are_refused(
@@ -164,23 +201,23 @@ def test_pictures_are_mapped_one_after_the_other_and_a_wrong_one_fails_alone(mod
 
 def test_what_cannot_be_explained_is_refused(model: LoadedModel) -> None:
     with pytest.raises(InvalidInput, match="the label that is explained"):
-        explain(model, asked(contrast=int(explain(model, asked(20))[0].classification.class_id)))
-    gradient = ExplanationRequest(PNG, PREDICTED, "gradcam", "map", 0.5, at_input_size=False)
+        explain(model, asked(contrast=int(explain(model, asked(20)).classification.class_id)))
+    gradient = ExplanationRequest(PNG, (), "gradcam", "map", 0.5, at_input_size=False)
     with pytest.raises(NoExplanation, match=r"'gradcam' takes a gradient.*names no layer.*method=rise"):
         explain(model, gradient)
 
 
 def test_a_graph_that_takes_one_picture_at_a_time_is_explained_alike(model: LoadedModel, tmp_path: Path) -> None:
-    (expected,) = explain(model, asked(30))
+    expected = explain(model, asked(30))
     with loaded(seal(tiny_package(tmp_path / "tiny", batch=1))) as single:
-        (found,) = explain(single, asked(30))
+        found = explain(single, asked(30))
     assert found.explanation is not None and expected.explanation is not None
     assert found.explanation.map == pytest.approx(expected.explanation.map, abs=1e-6)
 
 
 def test_an_early_exit_answers_as_it_does_without_an_explanation(tmp_path: Path) -> None:
     with loaded(seal(tiny_package(tmp_path / "tiny", batch=1, exits=True))) as exiting:
-        (explained,) = explain(exiting, asked(30))
+        explained = explain(exiting, asked(30))
         predicted = run(PREDICTOR.predict_image(exiting, PNG, PLAIN, soon()))
     assert explained.answered_by == predicted.answered_by is not None
     assert explained.warnings == predicted.warnings and np.array_equal(explained.logits, predicted.logits)

@@ -24,7 +24,7 @@ from preprocessing.spec import ImageLimits
 from runners.cores import CoreShare
 from runners.runner import Answer
 from serving.gradcam.client import ExplainerClient
-from serving.gradcam.wire import Explanation, ExplanationRequest
+from serving.gradcam.wire import ExplainedPicture, Explanation, ExplanationRequest
 from serving.loading import PREDICTION, LoadedPipeline, load_prediction
 from serving.options import RunnerOptions
 from serving.predictor import Predictor
@@ -44,12 +44,12 @@ class ChannelMeans(ExplainerClient):
     def __init__(self) -> None:
         super().__init__(timeout_ms=1000)
 
-    async def explain(self, tag: str, request: ExplanationRequest, deadline: float) -> Answer[Explanation]:
+    async def explain(self, tag: str, request: ExplanationRequest, deadline: float) -> Answer[ExplainedPicture]:
         """Return a map of shape (1, 3), and the same numbers as logits."""
         image = decode(request.data, ImageLimits(max_items=1))
         means = image.mean((0, 1), dtype=np.float32)
-        explanation = Explanation(means[:2], 0, None, means[None], (image.shape[1], image.shape[0]), None)
-        return Answer(explanation, 0.0, 0.0, 0.0, 1)
+        explanation = Explanation(0, None, means[None], (image.shape[1], image.shape[0]))
+        return Answer(ExplainedPicture(means[:2], None, (explanation,)), 0.0, 0.0, 0.0, 1)
 
 
 class Brake:

@@ -13,11 +13,17 @@ from errors import DeadlineExceeded, QueueFull, Unavailable
 from runners.runner import Answer
 from serving.gradcam import client
 from serving.gradcam.client import MAX_FAILURES, MAX_IN_FLIGHT, ExplainerClient
-from serving.gradcam.wire import Explanation, ExplanationRequest, answer_to_fields
+from serving.gradcam.wire import ExplainedPicture, Explanation, ExplanationRequest, answer_to_fields
 
-REQUEST = ExplanationRequest(b"", -1, "layercam", "map", 0.5, at_input_size=False)
+REQUEST = ExplanationRequest(b"", (), "layercam", "map", 0.5, at_input_size=False)
 ANSWER = Answer(
-    Explanation(np.array([1, 2], np.float32), 1, b"png", np.ones((2, 2), np.float32), (4, 3), None), 1.0, 2.0, 3.0, 1
+    ExplainedPicture(
+        np.array([1, 2], np.float32), None, (Explanation(1, b"png", np.ones((2, 2), np.float32), (4, 3)),)
+    ),
+    1.0,
+    2.0,
+    3.0,
+    1,
 )
 PATIENCE_S = 60.0
 
@@ -136,7 +142,7 @@ def test_when_the_process_goes_calls_under_way_are_given_up_and_come_back_with_i
             await explainer.explain("small", REQUEST, soon())
         process.gone = process.holding = False
         await until(lambda: not explainer.unavailable_reason)
-        assert (await explainer.explain("small", REQUEST, soon())).value.target == 1
+        assert (await explainer.explain("small", REQUEST, soon())).value.explanations[0].target == 1
         watching.cancel()
 
     run(work())
@@ -219,7 +225,7 @@ def test_clients_with_short_deadlines_close_nothing_to_others() -> None:
                 await explainer.explain("small", REQUEST, soon(0.02))
         assert not explainer.unavailable_reason
         process.released = True
-        assert (await patient).value.target == 1
+        assert (await patient).value.explanations[0].target == 1
         watching.cancel()
 
     run(work())

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from errors import InvalidInput, TooLarge
-from explain.base import PREDICTED
 from models.card import as_image_card, parse_card
 from preprocessing.decode import decode
 from serving.gradcam.requests import default_request
@@ -18,7 +17,7 @@ TINY = as_image_card(parse_card(CARD.format(name="tiny") + EXPLAINED, "the tiny 
 
 def test_an_encoded_picture_travels_as_it_came_and_the_predicted_class_is_explained() -> None:
     request = asyncio.run(default_request(TINY, plain(9), 0.3, "overlay"))
-    assert (request.data, request.target, request.method) == (plain(9), PREDICTED, "layercam")
+    assert (request.data, request.targets, request.method) == (plain(9), (), "layercam")
     assert (request.threshold, request.at_input_size) == (0.3, False)
 
 

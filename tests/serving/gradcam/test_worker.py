@@ -17,11 +17,14 @@ from PIL import Image
 
 from errors import InvalidImage, NoExplanation, NotFound, Unavailable
 from explain.autograd import AutogradExplainer
+from explain.base import PREDICTED, Explainer, ExplainerOutputs, Float32Array, Int64Array
 from explain.onnx import OnnxExplainer
-from models.card import read_card
+from models.card import ImageCard, read_card
 from models.package import EXPLAIN, MANIFEST, StoredModel, file_digests
 from postprocessing.classification import classify
+from preprocessing.prepare import prepare
 from runners.cores import CoreShare
+from serving.gradcam import worker
 from serving.gradcam.process import ExplanationProcess
 from serving.gradcam.wire import ExplanationRequest, answer_from_fields
 from serving.gradcam.worker import EXPLANATION, load_explainer, load_explanation
@@ -53,14 +56,14 @@ def explained(stored: StoredModel, options: RunnerOptions, *, cores: int = 1) ->
 
 
 def ask(data: bytes, **options: Any) -> ExplanationRequest:
-    return replace(ExplanationRequest(data, -1, "layercam", "map", 0.5, at_input_size=False), **options)
+    return replace(ExplanationRequest(data, (), "layercam", "map", 0.5, at_input_size=False), **options)
 
 
 def test_items_of_one_batch_keep_their_own_targets_methods_and_contrasts(package: Path) -> None:
     model = explained(stored(package), RunnerOptions(max_batch=8), cores=1)
     assert (model.state, model.detail) == ("ready", "")
     requests = [
-        ask(coloured(seed), target=seed % 4 - 1, method=method, contrast=(-1, 2, -1, 0)[seed])
+        ask(coloured(seed), targets=(seed - 1,) if seed else (), method=method, contrast=(-1, 2, -1, 0)[seed])
         for seed in range(4)
         for method in ("gradcam", "hirescam")
     ]
@@ -69,10 +72,11 @@ def test_items_of_one_batch_keep_their_own_targets_methods_and_contrasts(package
     batches = list[int]()
     for request, future in zip(requests, futures, strict=True):
         batches.append(future.result(30).batch_size)
-        explanation = future.result(30).value
+        logits, _, (explanation,) = future.result(30).value
+        (target,) = request.targets or (PREDICTED,)
         expected = reference.run(
             tensor_of(request.data, package),
-            np.array([request.target]),
+            np.array([target]),
             frozenset({request.method}),
             np.array([request.contrast]),
         )
@@ -80,8 +84,8 @@ def test_items_of_one_batch_keep_their_own_targets_methods_and_contrasts(package
             np.abs(explanation.map - expected.maps[request.method][0]).max()
             <= 1e-4 * expected.maps[request.method].max()
         )
-        assert np.allclose(explanation.logits, expected.logits[0], atol=1e-4)
-        assert explanation.target == (expected.logits[0].argmax() if request.target < 0 else request.target)
+        assert np.allclose(logits, expected.logits[0], atol=1e-4)
+        assert explanation.target == (expected.logits[0].argmax() if target == PREDICTED else target)
     assert max(batches) > 1
     with pytest.raises(InvalidImage):
         model.submit(ask(b"no picture"), None).result(30)
@@ -102,9 +106,9 @@ def test_a_graph_that_knows_no_contrast_explains_without_and_refuses_one(package
     data = coloured(3)
     newer, model = explained(stored(package), RunnerOptions()), explained(stored(older), RunnerOptions())
     of_newer, of_older = (each.submit(ask(data), None).result(30).value for each in (newer, model))
-    assert np.array_equal(of_newer.map, of_older.map)
+    assert np.array_equal(of_newer.explanations[0].map, of_older.explanations[0].map)
     with pytest.raises(NoExplanation, match="Import or add the model again"):
-        model.submit(ask(data, target=1, contrast=0), None).result(30)
+        model.submit(ask(data, targets=(1,), contrast=0), None).result(30)
     assert newer.close(5) and model.close(5)
 
 
@@ -137,7 +141,8 @@ def test_on_an_accelerator_what_waits_is_explained_together(package: Path, monke
     reference = AutogradExplainer(small_net(), "middle")
     for seed, answer in enumerate(answers):
         expected = reference.run(tensor_of(coloured(seed), package), np.array([-1]), frozenset({"layercam"}))
-        assert np.abs(answer.value.map - expected.maps["layercam"][0]).max() <= 1e-4 * expected.maps["layercam"].max()
+        (explanation,) = answer.value.explanations
+        assert np.abs(explanation.map - expected.maps["layercam"][0]).max() <= 1e-4 * expected.maps["layercam"].max()
     assert model.close(5)
 
 
@@ -147,14 +152,79 @@ def test_where_a_threshold_decides_the_class_it_calls_is_explained(package: Path
     model = explained(replace(plain, card=green), RunnerOptions(max_batch=8), cores=1)
     reference, data = AutogradExplainer(small_net(), "middle"), coloured(3)
     for threshold in (1e-9, 1.0, 0.5):
-        explanation = model.submit(ask(data, threshold=threshold), None).result(30).value
-        class_id = classify(explanation.logits, model.card, threshold=threshold).class_id
+        logits, _, (explanation,) = model.submit(ask(data, threshold=threshold), None).result(30).value
+        class_id = classify(logits, model.card, threshold=threshold).class_id
         assert explanation.target == class_id
         expected = reference.run(tensor_of(data, package), np.array([class_id]), frozenset({"layercam"})).maps[
             "layercam"
         ][0]
         assert np.abs(explanation.map - expected).max() <= 1e-4 * expected.max()
     assert model.close(5)
+
+
+class CountedExplainer:
+    """An explainer that notes how many tensors each of its runs gets."""
+
+    def __init__(self, explainer: Explainer) -> None:
+        self._explainer, self.sizes = explainer, list[int]()
+        self.runtime, self.device, self.takes_contrasts = explainer.runtime, explainer.device, True
+        self.runs_in_parallel, self.close = explainer.runs_in_parallel, explainer.close
+
+    def run(
+        self, batch: Float32Array, targets: Int64Array, methods: frozenset[str], contrasts: Int64Array | None = None
+    ) -> ExplainerOutputs:
+        """Explain one batch."""
+        self.sizes.append(len(batch))
+        return self._explainer.run(batch, targets, methods, contrasts)
+
+
+@pytest.mark.parametrize("kind", ["compiled", "autograd"])
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [({"targets": (2, 0)}, [2]), ({"top": 1}, [1]), ({"top": 3}, [1, 2]), ({"top": 2, "contrast": 0}, None)],
+)
+def test_all_classes_of_a_picture_are_explained_in_one_run_or_one_more(
+    package: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: dict[str, Any], sizes: list[int] | None
+) -> None:
+    """The picture is decoded once, whatever is explained of it, and each map is what it is by itself."""
+    compiled, autograd = OnnxExplainer(package / EXPLAIN), AutogradExplainer(small_net(), "middle")
+    explainer = CountedExplainer(compiled if kind == "compiled" else autograd)
+    decoded = list[bytes]()
+
+    def counted_prepare(data: bytes, *how: Any) -> Any:
+        decoded.append(data)
+        return prepare(data, *how)
+
+    monkeypatch.setattr(worker, "prepare", counted_prepare)
+    card = stored(package).card
+    assert isinstance(card, ImageCard)
+    pipeline = worker.ExplanationPipeline(card, explainer)
+    request = ask(coloured(3), **options)
+    prepared = pipeline.preprocess(request)
+    ((logits, _, explanations),) = pipeline.infer([prepared])
+    ranked = [class_id for class_id in np.argsort(-logits).tolist() if class_id != request.contrast]
+    classes = [explanation.target for explanation in explanations]
+    assert classes == list(request.targets or ranked[: request.top])
+    assert sizes is None or explainer.sizes == sizes
+    assert len(explainer.sizes) <= 2 and len(decoded) == 1
+    for explanation in explanations:
+        contrast = np.array([request.contrast])
+        alone = autograd.run(prepared.tensor[None], np.array([explanation.target]), frozenset({"layercam"}), contrast)
+        expected = alone.maps["layercam"][0]
+        assert np.abs(explanation.map - expected).max() <= 1e-4 * expected.max()
+
+
+def test_a_batch_of_many_classes_is_run_a_bounded_part_at_a_time(package: Path) -> None:
+    explainer, card = CountedExplainer(OnnxExplainer(package / EXPLAIN)), stored(package).card
+    assert isinstance(card, ImageCard)
+    pipeline = worker.ExplanationPipeline(card, explainer)
+    requests = [ask(coloured(seed), targets=(seed % 3, (seed + 1) % 3)) for seed in range(3)]
+    together = pipeline.infer([pipeline.preprocess(request) for request in requests])
+    assert explainer.sizes == [4, 2]
+    for request, explained_picture in zip(requests, together, strict=True):
+        (alone,) = pipeline.infer([pipeline.preprocess(request)])
+        for explanation, expected in zip(explained_picture.explanations, alone.explanations, strict=True):
+            assert explanation.target == expected.target and np.allclose(explanation.map, expected.map, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(70_000, 8), (4100, 4100)])
@@ -165,8 +235,8 @@ def test_a_picture_too_large_to_draw_on_is_told_so_and_its_map_is_still_to_be_ha
     data = encode(Image.new("RGB", size, (9, 99, 199)))
     with pytest.raises(NoExplanation, match="size=input"):
         model.submit(ask(data, output="overlay"), None).result(30)
-    assert model.submit(ask(data, output="overlay", at_input_size=True), None).result(30).value.picture
-    assert model.submit(ask(data), None).result(30).value.size == size
+    assert model.submit(ask(data, output="overlay", at_input_size=True), None).result(30).value.explanations[0].picture
+    assert model.submit(ask(data), None).result(30).value.explanations[0].size == size
     assert model.close(5)
 
 
@@ -202,7 +272,7 @@ def test_the_process_answers_calls_and_tells_state_and_counts(package: Path) -> 
         assert process.status()[TAG]["state"] == "ready"
         request = ask(coloured(1))
         answer = answer_from_fields(await process.explain(TAG, asdict(request), 30.0, "first"))
-        assert answer.value.map.max() > 0
+        assert answer.value.explanations[0].map.max() > 0
         with pytest.raises(NotFound, match="other:1 has no explanations"):
             answer_from_fields(await process.explain("other:1", asdict(request), 30.0, "second"))
         assert process.status()[TAG]["stats"]["succeeded"] == 1
