@@ -67,6 +67,9 @@ class Stats(BaseModel):
     last_inference: float = Field(0.0, description="Unix time of the latest batch; 0 before the first.")
     waiting: int = 0
     running: int = 0
+    expected_seconds: float = Field(
+        0.0, description="How long an item that came now would wait for its turn; of several workers the longest."
+    )
     explain: dict[str, Any] | None = Field(
         None, description="The same counters for its explanations, while the Grad-CAM process answers."
     )

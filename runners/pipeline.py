@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from runners.admission import Work
+
 Payload = TypeVar("Payload", contravariant=True)
 Prepared = TypeVar("Prepared")
 Result = TypeVar("Result", covariant=True)
@@ -32,6 +34,9 @@ class Pipeline(Protocol[Payload, Prepared, Result]):
 
     def count_inferences(self, item: Prepared) -> int:
         """Return how many pictures or rows an item holds; 0 for an item in which every row was wrong."""
+
+    def work(self, payload: Payload) -> Work:
+        """Return how much a payload asks of a lane, as far as can be told without looking into it."""
 
     def is_heavy(self, payload: Payload) -> bool:
         """Return whether preprocessing takes long enough to be worth another thread."""

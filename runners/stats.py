@@ -32,6 +32,7 @@ class RunnerStats:
         last_inference: `time.time()` of the latest batch; 0.0 before the first.
         waiting: items in the queue now.
         running: items in a lane now.
+        expected_seconds: how long an item that came now would wait for a lane; of several processes the longest.
     """
 
     succeeded: int = 0
@@ -47,6 +48,7 @@ class RunnerStats:
     last_inference: float = 0.0
     waiting: int = 0
     running: int = 0
+    expected_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,6 @@ class StatsKeeper:
         self._name, self.muted = name, False
         self._lock = threading.Lock()
         self._stats = RunnerStats(failed=Tally[str]())
-        self._items = 0
 
     @cached_property
     def _observed(self) -> _Observed:
@@ -125,15 +126,15 @@ class StatsKeeper:
         histograms = (every.queue, every.decode, every.infer, every.batch)
         return _Observed(*(histogram.labels(self._name) for histogram in histograms))
 
-    def count(self, outcome: str) -> None:
-        """Count one item that got no result, as `cancelled`, `rejected` or by the name of its error."""
+    def count(self, outcome: str, times: int = 1) -> None:
+        """Count items that got no result, as `cancelled`, `rejected` or by the name of their error."""
         if self.muted:
             return
         with self._lock:
-            self._stats.failed[outcome] += 1
+            self._stats.failed[outcome] += times
 
-    def executed(self, size: int, seconds: float, items: int) -> None:
-        """Count one batch of `size` inferences that went through the backend for this number of items."""
+    def executed(self, size: int, seconds: float) -> None:
+        """Count one batch of `size` inferences that went through the backend."""
         if self.muted:
             return
         self._observed.batch.observe(size)
@@ -146,7 +147,6 @@ class StatsKeeper:
             stats.inferences += size
             stats.infer_seconds += seconds
             stats.last_inference = time.time()
-            self._items += items
 
     def answered(self, queue_s: float, decode_s: float, waited_s: float) -> None:
         """Count one item that got its result."""
@@ -160,16 +160,11 @@ class StatsKeeper:
             self._stats.decode_seconds += decode_s
             self._stats.waited_seconds += waited_s
 
-    def seconds_an_item(self) -> float:
-        """Return the mean seconds of preprocessing and inference an item; 0 before the first."""
+    def snapshot(self, waiting: int, running: int, expected_s: float) -> RunnerStats:
+        """Return the counters as they stand, with what is waiting and running now, and the wait that follows."""
         with self._lock:
-            busy_s = self._stats.decode_seconds + self._stats.infer_seconds
-            return busy_s / self._items if self._items else 0.0
-
-    def snapshot(self, waiting: int, running: int) -> RunnerStats:
-        """Return the counters as they stand."""
-        with self._lock:
-            return replace(add_stats([self._stats]), waiting=waiting, running=running)
+            counted = add_stats([self._stats])
+        return replace(counted, waiting=waiting, running=running, expected_seconds=round(expected_s, 6))
 
 
 def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
@@ -194,6 +189,7 @@ def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
         mean_batch=sums["inferences"] / sums["executions"] if sums["executions"] else 0.0,
         batches=dict(sorted(batches.items())),
         last_inference=max(part.last_inference for part in parts),
+        expected_seconds=max(part.expected_seconds for part in parts),
     )
 
 

@@ -247,7 +247,7 @@ async def _worths(
     while start < method.count:
         payload = MixedRows(row, background, method.coalitions(start, start + size))
         async with model.explained_one_by_one:
-            answer = await awaitable(model.submit(payload, deadline))
+            answer = await awaitable(model.submit(payload, deadline, is_admitted=True))
         worths.append(await asyncio.to_thread(mean_of, answer.value.outputs))
         start += size
         size = max(1, min(most, 4 * size, int(size * CHUNK_MS / max(answer.infer_ms, 1e-3))))

@@ -55,7 +55,6 @@ class LoadedModel:
         self.detail = "waiting to be loaded" if stored else missing_reason
         self.device: str | None = None
         self.load_seconds: float | None = None
-        self.queue_size = RunnerOptions().queue_size
         self.runtime = "onnx"
         self.has_early_exit = stored is not None and stored.variant == EARLY_EXIT_VARIANT
         self._role, self._cache = role, cache
@@ -109,29 +108,56 @@ class LoadedModel:
                 "does without."
             )
 
-    def submit(self, payload: Any, deadline: float | None = None) -> "Future[Answer[Any]]":
+    def check_room(self) -> None:
+        """Return if a payload that came now might be queued, or be answered from the cache.
+
+        Raises:
+            QueueFull: so much waits that none would be.
+            Unavailable: the model is not ready.
+        """
+        if self.state != "ready" or self._runner is None:
+            raise self._unavailable()
+        if not self._cache.keeps_answers:
+            self._runner.check_room()
+
+    def submit(
+        self, payload: Any, deadline: float | None = None, *, is_admitted: bool = False
+    ) -> "Future[Answer[Any]]":
         """Queue one payload, or return the answer that was given to the same picture before.
 
         Args:
             payload: what the model's pipeline preprocesses.
             deadline: a value of `time.monotonic()`.
+            is_admitted: whether it is a part of something that was begun, which is queued however much waits.
 
         Raises:
-            QueueFull: as many payloads wait as the queue takes.
+            QueueFull: the payload would wait too long, or be late.
             Unavailable: the model is not ready.
         """
         if self.state != "ready" or self._runner is None:
             raise self._unavailable()
         key = self._cache.key(self.tag, payload)
         if key is None:
-            return self._runner.submit(payload, deadline)
+            return self._runner.submit(payload, deadline, is_admitted=is_admitted)
         if (answer := self._cache.get(self.name, key)) is not None:
-            answered = Future[Answer[Any]]()
-            answered.set_result(answer)
-            return answered
-        future = self._runner.submit(payload, deadline)
-        future.add_done_callback(lambda done: self._cache.keep_result(key, done))
-        return future
+            return _answered(answer)
+        return self._kept(key, self._runner.submit(payload, deadline, is_admitted=is_admitted))
+
+    def submit_all(self, payloads: Sequence[Any], deadline: float | None = None) -> "list[Future[Answer[Any]]]":
+        """Queue the payloads of one request, but for those that were answered before: all of them or none.
+
+        Arguments and errors are those of `submit`.
+        """
+        if self.state != "ready" or self._runner is None:
+            raise self._unavailable()
+        keys = [self._cache.key(self.tag, payload) for payload in payloads]
+        cached = [self._cache.get(self.name, key) if key is not None else None for key in keys]
+        others = [payload for payload, answer in zip(payloads, cached, strict=True) if answer is None]
+        queued = iter(self._runner.submit_all(others, deadline) if others else ())
+        return [
+            self._kept(key, next(queued)) if answer is None else _answered(answer)
+            for key, answer in zip(keys, cached, strict=True)
+        ]
 
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
@@ -146,7 +172,6 @@ class LoadedModel:
         if self.stored is None:
             return
         started = time.monotonic()
-        self.queue_size = options.queue_size_for(self.card)
         try:
             self.detail = "checking its files"
             verify(self.stored)
@@ -154,7 +179,7 @@ class LoadedModel:
             if not isinstance(self.card, ImageCard):
                 self.background = read_background(self.stored.path, self.card.input)
             loaded = self._role.load(self.stored, options, share)
-            if (runner := self._start_runner(loaded, share)) is None:
+            if (runner := self._start_runner(loaded, options, share)) is None:
                 return
             self._check(self.stored, loaded, runner, share)
             if loaded.begin_counting is not None:
@@ -179,7 +204,9 @@ class LoadedModel:
             self._loaded = None
         return drained
 
-    def _start_runner(self, loaded: LoadedPipeline, share: CoreShare) -> Runner[Any, Any, Any] | None:
+    def _start_runner(
+        self, loaded: LoadedPipeline, options: RunnerOptions, share: CoreShare
+    ) -> Runner[Any, Any, Any] | None:
         """Start the Runner for the self-check; return None if the model was closed while it was being loaded."""
         with self._lifecycle:
             if self.state == "draining":
@@ -187,7 +214,12 @@ class LoadedModel:
                 return None
             self._loaded, self.runtime, self.device = loaded, loaded.runtime, loaded.device
             self._runner = Runner(
-                loaded.runner_name, loaded.pipeline, loaded.plan, queue_size=self.queue_size, working=share
+                loaded.runner_name,
+                loaded.pipeline,
+                loaded.plan,
+                queue_size=options.queue_size,
+                queue_ms=options.queue_ms,
+                working=share,
             )
             self.state, self.detail = "checking", "replaying its goldens"
             return self._runner
@@ -198,7 +230,13 @@ class LoadedModel:
         check = SelfCheck(stored, loaded.golden_payload, loaded.computed_by, loaded.golden_tolerance)
         check.one_by_one(runner)
         if loaded.checks_batches:
-            check.as_one_batch(loaded.pipeline, share)
+            runner.measured(check.payloads, check.as_one_batch(loaded.pipeline, share))
+
+    def _kept(self, key: Any, future: "Future[Answer[Any]]") -> "Future[Answer[Any]]":
+        """Return a future whose answer will be kept, unless its key is None."""
+        if key is not None:
+            future.add_done_callback(lambda done: self._cache.keep_result(key, done))
+        return future
 
     def _unavailable(self) -> Unavailable:
         message = self._role.unavailable_message.format(name=self.name, state=self.state, detail=self.detail)
@@ -219,6 +257,12 @@ class LoadedModel:
             self.state, self.detail = "failed", detail
         self._role.logger.error("%s: %s", self.name, detail, exc_info=None if is_explained else error)
         self.close(1.0)  # nothing is in flight
+
+
+def _answered(answer: Answer[Any]) -> "Future[Answer[Any]]":
+    future = Future[Answer[Any]]()
+    future.set_result(answer)
+    return future
 
 
 def not_explainable_reason(card: Card, stored: StoredModel | None) -> str:

@@ -9,6 +9,7 @@ from models.card import ImageCard
 from preprocessing.prepare import Prepare, prepare
 from preprocessing.spec import Float32Tensor
 from preprocessing.transform import Transformed
+from runners.admission import Work
 from serving.gradcam.drawing import PreparedPicture, is_slow_to_draw, prepare_to_draw
 from serving.gradcam.wire import ExplanationRequest
 from serving.pipeline import ImageOutputs, ImagePayload, ImagePipeline
@@ -103,6 +104,12 @@ class ExplainablePipeline:
     def count_inferences(self, item: Item) -> int:
         """Return 1, or the number of masks: so many pictures an item is."""
         return len(item.tensors) if isinstance(item, MaskedTensors) else 1
+
+    def work(self, payload: Payload) -> Work:
+        """Return one item with the bytes that have to be decoded; a masked picture is as many items as masks."""
+        if isinstance(payload, MaskedImage):
+            return Work(len(payload.masks.shifts))
+        return Work(1, len(payload.data)) if isinstance(payload, ExplanationRequest) else self._images.work(payload)
 
     def is_heavy(self, payload: Payload) -> bool:
         """Return whether a picture is large enough to be decoded by another thread."""

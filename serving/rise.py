@@ -179,7 +179,7 @@ async def _maps(
     scores, worked_ms = list[np.ndarray](), 0.0
     for start in range(0, request.samples, size):
         payload = MaskedImage(picture.tensor, masks.part(start, size))
-        answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline))
+        answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline, is_admitted=True))
         scores.append(explained_outputs(answer.value.logits, card, classes, contrast))
         worked_ms += answer.decode_ms + answer.infer_ms
         if progress is not None:

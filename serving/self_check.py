@@ -1,6 +1,7 @@
 """The self-check: before a model answers, the reference inputs packed with it must come out as they should."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -74,7 +75,7 @@ class SelfCheck:
         self._stored, self._computed_by = stored, computed_by
         self._goldens, own_tolerance = read_goldens(stored.path)
         self._tolerance = min(own_tolerance, tolerance)
-        self._payloads = [to_payload(golden.data) for golden in self._goldens]
+        self.payloads = [to_payload(golden.data) for golden in self._goldens]
 
     def one_by_one(self, runner: Runner[Any, Any, Any]) -> None:
         """Replay the goldens as the requests of a single client, one after the other.
@@ -84,11 +85,14 @@ class SelfCheck:
         """
         # Together they could share a batch, or be more than the queue takes.
         with runner.uncounted():
-            results = [runner.submit(payload).result().value for payload in self._payloads]
+            results = [runner.submit(payload, is_admitted=True).result().value for payload in self.payloads]
         self._compare(results, "alone")
 
-    def as_one_batch(self, pipeline: Pipeline[Any, Any, Any], share: CoreShare) -> None:
+    def as_one_batch(self, pipeline: Pipeline[Any, Any, Any], share: CoreShare) -> float:
         """Replay the goldens as one batch while every lane is at work, since other sessions then compute it.
+
+        Returns:
+            The seconds that it took.
 
         Raises:
             StoreError: an output is too far from its reference.
@@ -96,8 +100,11 @@ class SelfCheck:
         with ExitStack() as crowd:
             for _ in range(share.available):
                 crowd.enter_context(share)
-            results = pipeline.infer([pipeline.preprocess(payload) for payload in self._payloads])
+            started = time.monotonic()
+            results = pipeline.infer([pipeline.preprocess(payload) for payload in self.payloads])
+            seconds = time.monotonic() - started
         self._compare(results, "in a batch")
+        return seconds
 
     def _compare(self, results: Sequence[Any], how: str) -> None:
         for golden, result in zip(self._goldens, results, strict=True):

@@ -48,15 +48,15 @@ def test_prometheus_sees_what_a_runner_did() -> None:
 
 def test_what_two_processes_did_adds_up_also_after_json() -> None:
     one, other = StatsKeeper("one"), StatsKeeper("other")
-    one.executed(2, 0.5, items=2)
-    one.executed(4, 1.0, items=4)
+    one.executed(2, 0.5)
+    one.executed(4, 1.0)
     one.answered(0.1, 0.2, 0.3)
     one.count("rejected")
-    other.executed(4, 2.0, items=4)
+    other.executed(4, 2.0)
     other.count("rejected")
     other.count("InvalidImage")
-    told = stats_from_json(json.loads(json.dumps(asdict(other.snapshot(waiting=1, running=2)))))
-    total = add_stats([one.snapshot(waiting=3, running=0), told])
+    told = stats_from_json(json.loads(json.dumps(asdict(other.snapshot(waiting=1, running=2, expected_s=0.5)))))
+    total = add_stats([one.snapshot(waiting=3, running=0, expected_s=0.25), told])
     assert total == RunnerStats(
         succeeded=1,
         failed={"rejected": 2, "InvalidImage": 1},
@@ -71,4 +71,5 @@ def test_what_two_processes_did_adds_up_also_after_json() -> None:
         last_inference=told.last_inference,
         waiting=4,
         running=2,
+        expected_seconds=0.5,
     )
