@@ -49,9 +49,11 @@ class Item(Future[Any]):
         if self._deadline is not None and time.monotonic() >= self._deadline:
             name = self._queue.name
             self.fail(DeadlineExceeded(f"{name} could not answer before the deadline. Allow more time."))
+        if not self.done():
+            return False
         if self.cancelled():
             self.starts()
-        return self.done()
+        return True
 
     def starts(self) -> bool:
         """Keep the item from being cancelled from now on; return False, counted once, if it was cancelled before."""
