@@ -9,7 +9,7 @@
     ├── NotAllowed              403  the key may not do this                   (api.control)
     ├── NotFound                404  no such model or version                  (serving.repository)
     ├── BodyTimeout             408  a request's body is late or too slow      (api.bodies)
-    ├── QueueFull               429  a queue, or the memory for bodies, is full (runners, serving.gradcam, api.bodies)
+    ├── QueueFull               429  too long a wait, or too many bytes     (runners, serving.gradcam, api.bodies)
     ├── CallerGone              499  nobody waits for the answer any more      (serving.waiting, api.body)
     ├── Unavailable             503  starting, draining, self-check failed     (runners, serving)
     ├── DeadlineExceeded        504  the caller's deadline passed              (runners, serving)
@@ -63,7 +63,7 @@ class BodyTimeout(VitrineError):
 
 
 class QueueFull(VitrineError):
-    """The model's queue, or the memory for bodies, is full; `retry_after_s` says when to come back."""
+    """The request would wait too long, or the memory for bodies is taken; `retry_after_s` says when to come back."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)

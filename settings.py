@@ -86,7 +86,12 @@ class Settings(BaseSettings):
     device: Annotated[str, AfterValidator(parse)] = Field(
         "auto", description="auto, cpu (on ONNX Runtime), or cuda, cuda:1, …, mps, torch-cpu (on PyTorch)."
     )
-    queue_size: Annotated[int, Field(ge=1)] = Field(256, description="How many items may wait for each model.")
+    queue_ms: Annotated[int, Field(ge=1)] = Field(
+        2000, description="The longest that an item may be expected to wait for its model; others are refused at once."
+    )
+    queue_size: Annotated[int, Field(ge=1)] = Field(
+        16_384, description="How many items may wait for each model in each worker, which bounds their memory."
+    )
     max_batch: Annotated[int, Field(ge=1)] | None = Field(
         None, description="The largest batch; empty: as tuned here, else the default plan's."
     )

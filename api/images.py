@@ -50,9 +50,10 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
     model.check_ready()  # before the body is read
     card = as_image_card(model.card)
     query = PredictionQuery.read(request.scope["query_string"], card)
-    deadline = predictor.deadline(query.timeout_ms)
-    upload = await read_one(request)
-    parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
+    deadline, parameters = predictor.deadline(query.timeout_ms), query.parameters(card, predictor.top_k)
+    if not parameters.with_heatmap:
+        model.check_room()  # before the body is read
+    upload, caller = await read_one(request), HttpCaller(request)
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
     body: Prediction = prediction_answer(model, prediction, request.state.request_id, query.label_form(card))
     exclude = None if parameters.with_heatmap else {"explanation_error"}
@@ -68,10 +69,11 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     model.check_ready()  # before the body is read
     started, card = time.monotonic(), as_image_card(model.card)
     query = PredictionQuery.read(request.scope["query_string"], card)
-    deadline = predictor.deadline(query.timeout_ms)
-    uploads = await read_many(request, card.limits.max_items)
+    deadline, parameters = predictor.deadline(query.timeout_ms), query.parameters(card, predictor.top_k)
+    if not parameters.with_heatmap:
+        model.check_room()  # before the body is read
+    uploads, caller = await read_many(request, card.limits.max_items), HttpCaller(request)
     request_id, form = request.state.request_id, query.label_form(card)
-    parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     payloads = [upload.data for upload in uploads]
     results = await predictor.predict_images(model, payloads, parameters, deadline, caller)
 
@@ -96,6 +98,8 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
     query = ExplanationQuery.read(request.scope["query_string"], card)
     method = query.method or model.map_method
     model.check_method(method)
+    if method == RISE:
+        model.check_room()
     deadline = predictor.deadline(query.timeout_ms)
     upload = await read_one(request)
     explanation_request = query.request(upload.data, card, method)
@@ -137,6 +141,8 @@ async def explain_batch(predictor: Predictor, model: LoadedModel, request: Reque
         raise InvalidInput("format='png': a batch is answered in JSON, which holds each heatmap in base64.")
     method = query.method or model.map_method
     model.check_method(method)
+    if method == RISE:
+        model.check_room()
     deadline = predictor.deadline(query.timeout_ms)
     uploads = await read_many(request, card.limits.max_items)
     request_id, form = request.state.request_id, query.label_form(card)

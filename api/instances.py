@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from api.json_values import decode_base64
-from api.oip.items import max_items
 from api.row_explanations import explanation_facts
 from api.rows import flat_row
 from backends.base import Logits
@@ -83,10 +82,10 @@ async def predict_instances(
         VitrineError: as `Predictor.predict_images` and `Predictor.predict_rows`.
     """
     card = model.card
-    _check_count(card, instances, model.queue_size)
+    _check_count(card, instances)
     if isinstance(card, ImageCard):
         payloads = await asyncio.to_thread(image_payloads, instances, card)  # which may be megabytes
-        settled = await predictor.predict_images(model, payloads, parameters, deadline, caller, all_or_none=True)
+        settled = await predictor.predict_images(model, payloads, parameters, deadline, caller)
         return _predicted(settled, instances)
     rows = await predictor.predict_rows(model, row_payload(instances, card), parameters, deadline, caller)
     return _rows_predicted(rows, card, instances)
@@ -107,7 +106,7 @@ async def explain_instances(
         VitrineError: as `Predictor.explain_image` and `Predictor.explain_rows`.
     """
     card = model.card
-    _check_count(card, instances, model.queue_size)
+    _check_count(card, instances)
     if not isinstance(card, ImageCard):
         payload = row_payload(instances, card)
         request = RowExplanationRequest()
@@ -154,8 +153,8 @@ def row_payload(instances: Instances, card: RowCard) -> RowPayload:
         raise InvalidInput("A number is too large for any feature.") from error
 
 
-def _check_count(card: Card, instances: Instances, queue_size: int) -> None:
-    count, most = len(instances.values), max_items(card, queue_size)
+def _check_count(card: Card, instances: Instances) -> None:
+    count, most = len(instances.values), card.limits.max_items
     if not 1 <= count <= most:
         raise InvalidInput(f"{card.name} takes 1 to {most:,} instances in one request, not {count:,}.")
 

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.auth import PATHS, Authenticator
 from api.bodies import Bodies, Body
 from api.problems import CALLER_GONE, problem_response
-from errors import Unavailable, VitrineError
+from api.refusals import refuse
+from errors import QueueFull, Unavailable, VitrineError
 from runners.stats import metrics
 
 logger = logging.getLogger("vitrine.api")
@@ -88,6 +89,7 @@ class Middleware:
         path = scope["path"].rstrip("/") or "/"
         exchange = _Exchange(request_id, scope["method"], path, started)
         body = Body(self._bodies)
+        announced = announced_bytes(headers.get(b"content-length", b""))
         state = {**scope.get("state", {}), "request_id": request_id, "body": body}
         scope = dict(scope, path=path, state=state)
         if exchange.method == "HEAD":  # the server sends no body for it whatever the application does
@@ -111,12 +113,16 @@ class Middleware:
             if self._authenticator is not None:  # before the body is read
                 exchange.key_name = self._authenticator.authenticate_http(path, wants_page(scope), scope["headers"])
                 state["key_name"] = exchange.key_name
-            if announced := announced_bytes(headers.get(b"content-length", b"")):
+            if announced:
                 self._bodies.check_size(announced)
             await self._app(scope, partial(body.receive, receive), send_with_id)
         except Exception as error:
             if exchange.status == 0:
-                await problem_response(error, state["request_id"])(scope, receive, send_with_id)
+                response = problem_response(error, state["request_id"])
+                if isinstance(error, QueueFull) and not body.is_complete:
+                    await refuse(response, headers, announced, scope, receive, send_with_id)
+                else:
+                    await response(scope, receive, send_with_id)
             elif not isinstance(error, VitrineError):
                 logger.error("request %s failed after its answer began", exchange.request_id, exc_info=error)
         finally:

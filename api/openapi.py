@@ -18,7 +18,7 @@ PROBLEMS = {
     401: "No API key, or a wrong one; only where keys are asked for",
     404: "Unknown model; the known ones are listed",
     413: "Too many bytes or pixels",
-    429: "The queue is full; see Retry-After",
+    429: "It would wait too long, or be late; see Retry-After",
     503: "Starting, draining, or the self-check failed",
     504: "The deadline passed",
 }

@@ -71,6 +71,9 @@ class Stats(BaseModel):
         0, description="Pictures or rows computed for explanations, which no counter above has; see `explain`, too."
     )
     evaluation_seconds: float = Field(0.0, description="The time that was spent on those.")
+    expected_seconds: float = Field(
+        0.0, description="How long an item that came now would wait for its turn; of several workers the longest."
+    )
     explain: dict[str, Any] | None = Field(
         None, description="The same counters for its explanations, while the Grad-CAM process answers."
     )

@@ -18,9 +18,9 @@ from models.package import StoredModel
 from postprocessing.classification import Classification, classify
 from preprocessing.prepare import prepare
 from preprocessing.spec import Float32Tensor
+from serving.explainable import no_gradient_reason
 from serving.gradcam.heat import picture_heatmap
 from serving.gradcam.worker import load_explainer
-from serving.loaded_model import no_gradient_reason
 
 
 class Explained(NamedTuple):

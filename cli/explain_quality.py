@@ -174,8 +174,8 @@ def _installed_model(name: str, *, by_masks: bool, samples: int) -> "ExplainedMo
     from export.explanation_report import ExplainedModel
     from export.masked_explainer import MaskedExplainer
     from models.checkpoint import load_network, read_checkpoint
+    from serving.explainable import no_gradient_reason
     from serving.gradcam.worker import load_explainer
-    from serving.loaded_model import no_gradient_reason
 
     try:
         stored = open_store().find(name)

@@ -31,7 +31,7 @@ from models.package import EARLY_EXIT_VARIANT, StoredModel, VariantName
 from models.package import verify as verify_files
 from runners.tuned import read_tuned
 from serving.attributions import row_methods
-from serving.loaded_model import no_gradient_reason, not_explainable_reason
+from serving.explainable import no_gradient_reason, not_explainable_reason
 
 
 @click.group(name="models")

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from runners.admission import Work
+
 Payload = TypeVar("Payload", contravariant=True)
 Prepared = TypeVar("Prepared")
 Result = TypeVar("Result", covariant=True)
@@ -38,6 +40,9 @@ class Pipeline(Protocol[Payload, Prepared, Result]):
 
         Such items are inferred by themselves, and are no part of the statistics of predictions.
         """
+
+    def work(self, payload: Payload) -> Work:
+        """Return how much a payload asks of a lane, as far as can be told without looking into it."""
 
     def is_heavy(self, payload: Payload) -> bool:
         """Return whether preprocessing takes long enough to be worth another thread."""

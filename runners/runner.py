@@ -4,16 +4,16 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from math import ceil
-from typing import Any, Generic, NamedTuple, TypeVar
+from math import ceil, inf
+from typing import Generic, NamedTuple, TypeVar
 
-from errors import DeadlineExceeded, InferenceFailed, InvalidInput, QueueFull, Unavailable, VitrineError
+from errors import InferenceFailed, InvalidInput, QueueFull, Unavailable, VitrineError
+from runners.admission import Backlog, Turn, Work, total
 from runners.pipeline import Pipeline
 from runners.plan import Plan
+from runners.queue import Item, Queue
 from runners.stats import RunnerStats, StatsKeeper
 
 logger = logging.getLogger("vitrine.runner")
@@ -21,6 +21,9 @@ logger = logging.getLogger("vitrine.runner")
 Payload = TypeVar("Payload")
 Prepared = TypeVar("Prepared")
 Result = TypeVar("Result")
+
+MOST_SLOW = 256
+"""The number of items that may wait to be prepared beside the lanes, whatever the queue takes."""
 
 
 class Answer(NamedTuple, Generic[Result]):
@@ -32,18 +35,6 @@ class Answer(NamedTuple, Generic[Result]):
     infer_ms: float
     batch_size: int
     cached: bool = False
-
-
-@dataclass(eq=False)
-class _Item(Generic[Payload, Result]):
-    payload: Payload
-    deadline: float | None
-    stats: StatsKeeper
-    future: "Future[Answer[Result]]" = field(default_factory=Future)
-    queued_at: float = field(default_factory=time.monotonic)
-    taken_at: float = 0.0
-    preprocessed_at: float = 0.0
-    prepared: Any = None
 
 
 class Runner(Generic[Payload, Prepared, Result]):
@@ -62,7 +53,9 @@ class Runner(Generic[Payload, Prepared, Result]):
         pipeline: what turns payloads into results. A VitrineError that its `preprocess` raises is that item's answer.
         plan: lanes, batch size, linger and decoders. A lane that lingers takes all it may, not its share, since full
             batches are what was asked for.
-        queue_size: the number of items that may wait, and of slow ones beside them; more are refused with `QueueFull`.
+        queue_size: the number of items that may wait, and of slow ones beside them, but no more of these than
+            `MOST_SLOW`; others are refused with `QueueFull`.
+        queue_ms: how long an item may have to wait; one that would wait longer, or be late, is refused likewise.
         working: a context that a lane enters while it carries items; it may be entered several times at once.
     """
 
@@ -72,19 +65,22 @@ class Runner(Generic[Payload, Prepared, Result]):
         pipeline: Pipeline[Payload, Prepared, Result],
         plan: Plan,
         *,
-        queue_size: int = 256,
+        queue_size: int = 16_384,
+        queue_ms: float = inf,
         working: contextlib.AbstractContextManager[object] | None = None,
     ) -> None:
         self._name, self._pipeline = name, pipeline
         self._working = working or contextlib.nullcontext()
-        self._max_batch, self._queue_size, self._linger_s = plan.max_batch, queue_size, plan.linger_ms / 1000
-        self._queue: deque[_Item[Payload, Result]] = deque()
-        self._changed = threading.Condition()
+        self._max_batch, self._linger_s = plan.max_batch, plan.linger_ms / 1000
+        self._changed, self._stats = threading.Condition(), StatsKeeper(name)
+        self._backlog = Backlog(plan.lanes, queue_ms / 1000)
+        self._queue = Queue(name, self._changed, self._stats, self._backlog, queue_size)
         self._idle = plan.lanes
-        self._busy: set[_Item[Payload, Result]] = set()
-        self._slow: set[_Item[Payload, Result]] = set()
+        self._busy: set[Item] = set()
+        self._slow: set[Item] = set()
+        self._most_slow = min(queue_size, MOST_SLOW)
         self._closing = False
-        self._stats, self._evaluations = StatsKeeper(name), StatsKeeper(name, of_evaluations=True)
+        self._evaluations = StatsKeeper(name, of_evaluations=True)
         self._aside = ThreadPoolExecutor(1, f"slow-{name}")
         self._pool = ThreadPoolExecutor(plan.decoders, f"decode-{name}") if plan.decoders else None
         self._lanes = [
@@ -93,40 +89,48 @@ class Runner(Generic[Payload, Prepared, Result]):
         for lane in self._lanes:
             lane.start()
 
-    def submit(self, payload: Payload, deadline: float | None = None) -> "Future[Answer[Result]]":
+    def submit(
+        self, payload: Payload, deadline: float | None = None, *, is_admitted: bool = False
+    ) -> "Future[Answer[Result]]":
         """Queue one item.
 
         Args:
             payload: what the pipeline preprocesses.
             deadline: a value of `time.monotonic()`; an item that is late, or was cancelled, is not computed.
+            is_admitted: whether it is a part of something that was begun, which is queued however much waits.
 
         Raises:
-            QueueFull: as many items wait as the queue takes.
+            QueueFull: the queue is full, or the item would wait too long.
             Unavailable: the Runner is closing.
         """
-        stats = self._evaluations if self._pipeline.is_evaluation(payload) else self._stats
-        item: _Item[Payload, Result] = _Item(payload, deadline, stats)
+        item = self._item(payload, deadline)
+        self._enqueue((item,), None if is_admitted else item.work, deadline)
+        return item
+
+    def submit_all(self, payloads: Sequence[Payload], deadline: float | None = None) -> "list[Future[Answer[Result]]]":
+        """Queue the items of one request, all of them or none; arguments and errors as of `submit`."""
+        items = [self._item(payload, deadline) for payload in payloads]
+        if items:
+            self._enqueue(items, total(item.work for item in items), deadline)
+        return [*items]
+
+    def check_room(self) -> None:
+        """Return if an item that came now would be queued, which is quicker than to submit one; else QueueFull."""
+        if self._backlog.is_full():
+            with self._changed:
+                self._queue.check_room(Work(), 1, None, time.monotonic())
+
+    def measured(self, payloads: Sequence[Payload], seconds: float) -> None:
+        """Expect from now on what a lane took for one batch of these payloads while all others were at work."""
         with self._changed:
-            if self._closing:
-                raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
-            if len(self._queue) >= self._queue_size:
-                self._queue = deque(
-                    waiting for waiting in self._queue if not waiting.future.cancelled() or self._starts(waiting)
-                )
-            if len(self._queue) >= self._queue_size:
-                seconds = ceil(len(self._queue) * self._stats.seconds_an_item() / len(self._lanes))
-                stats.count("rejected")
-                message = f"{self._name} has {self._queue_size} items waiting, as many as it takes. Retry later."
-                raise QueueFull(message, max(1, seconds))
-            self._queue.append(item)
-            self._changed.notify()
-        return item.future
+            self._backlog.measured(total(map(self._pipeline.work, payloads)), seconds, is_crowded=True)
 
     def stats(self) -> RunnerStats:
         """Return counts and times since the start."""
         with self._changed:
             waiting, running = len(self._queue) + len(self._slow), len(self._busy)
-        return self._stats.snapshot(waiting, running, self._evaluations)
+            expected_s = self._backlog.seconds()
+        return self._stats.snapshot(waiting, running, expected_s, self._evaluations)
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -152,31 +156,50 @@ class Runner(Generic[Payload, Prepared, Result]):
         for lane in self._lanes:
             lane.join(max(0.0, deadline - time.monotonic()))
         with self._changed:
-            waiting, running = [*self._queue, *self._slow], list(self._busy)
-            self._queue.clear()
+            waiting, running = [*self._queue.clear(), *self._slow], list(self._busy)
         self._aside.shutdown(wait=False, cancel_futures=True)
         if self._pool is not None:
             self._pool.shutdown(wait=not any(lane.is_alive() for lane in self._lanes), cancel_futures=True)
-        for item in [*(item for item in waiting if not self._is_settled(item)), *running]:
-            self._fail(item, Unavailable(f"{self._name} was shut down before it got to this. Send it again."))
+        for item in [*(item for item in waiting if not item.is_settled()), *running]:
+            item.fail(Unavailable(f"{self._name} was shut down before it got to this. Send it again."))
         return not any(lane.is_alive() for lane in self._lanes)
 
+    def _item(self, payload: Payload, deadline: float | None) -> Item:
+        stats = self._evaluations if self._pipeline.is_evaluation(payload) else self._stats
+        return Item(payload, self._pipeline.work(payload), deadline, self._queue, stats)
+
+    def _enqueue(self, items: Sequence[Item], work: Work | None, deadline: float | None) -> None:
+        """Queue items whose work this is, all or none; where it is None they were admitted before."""
+        with self._changed:
+            if self._closing:
+                raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
+            if work is not None:
+                self._queue.check_room(work, len(items), deadline, items[0].queued_at)
+            for item in items:
+                self._queue.append(item)
+            self._changed.notify(len(items))
+
     def _lane(self) -> None:
-        while (items := self._take()) is not None:
+        while (taken := self._take()) is not None:
+            (items, turn), done = taken, Work(0)
             try:
                 with self._working:
-                    self._carry(items)
+                    done = turn.work if self._carry(items) else total(item.work for item in items if item.is_begun)
             except BaseException:  # a lane outlives whatever happens in it
                 logger.exception("%s: a lane failed outside its backend", self._name)
                 for item in items:
-                    self._fail(item, InferenceFailed("The prediction failed."))
+                    item.fail(InferenceFailed("The prediction failed."))
             finally:
                 with self._changed:
                     self._idle += 1
                     self._busy.difference_update(items)
-            del items  # or an idle lane keeps the last payloads alive
+                    self._backlog.end(turn, done)
+            for item in items:
+                if not item.is_aside:
+                    item.payload = None  # whoever holds an item for its answer needs no more
+            del items, taken  # or an idle lane keeps the last ones alive
 
-    def _take(self) -> "list[_Item[Payload, Result]] | None":
+    def _take(self) -> "tuple[list[Item], Turn] | None":
         """Return this lane's fair share of what is waiting, or None once the Runner is closing and nothing waits."""
         with self._changed:
             while not self._queue:
@@ -184,67 +207,74 @@ class Runner(Generic[Payload, Prepared, Result]):
                     return None
                 self._changed.wait()
             if self._linger_s:
-                full_by = self._queue[0].queued_at + self._linger_s
+                full_by = self._queue.first_came_at() + self._linger_s
                 while 0 < len(self._queue) < self._max_batch and not self._closing:
                     if not self._changed.wait(max(0.0, full_by - time.monotonic())):
                         break
             share = len(self._queue) if self._linger_s else ceil(len(self._queue) / self._idle)
-            items = [self._queue.popleft() for _ in range(min(self._max_batch, share))]
+            items = self._queue.take(min(self._max_batch, share))
             self._idle -= 1
             self._busy.update(items)
-            return items
+            work = items[0].work if len(items) == 1 else total(item.work for item in items)
+            return items, self._backlog.begin(work)
 
-    def _carry(self, items: "list[_Item[Payload, Result]]") -> None:
+    def _carry(self, items: list[Item]) -> bool:
+        """Answer what can be answered of some items; return whether that was all."""
         is_heavy = self._pipeline.is_heavy
         pool = self._pool if len(items) > 1 and any(is_heavy(item.payload) for item in items) else None
         attempts = map(self._preprocess, items) if pool is None else pool.map(self._preprocess, items)
-        batch = [pair for pair in attempts if pair and not self._is_settled(pair[0]) and self._starts(pair[0])]
+        batch = [pair for pair in attempts if pair and not pair[0].is_settled() and pair[0].starts()]
         for stats in (self._stats, self._evaluations):  # predictions first, since a client waits for each
             if part := [pair for pair in batch if pair[0].stats is stats]:
                 self._infer(part)
+        return len(batch) == len(items)
 
-    def _preprocess(self, item: "_Item[Payload, Result]") -> "tuple[_Item[Payload, Result], Prepared] | None":
+    def _preprocess(self, item: Item) -> "tuple[Item, Prepared] | None":
         if item.prepared is not None:
             return item, item.prepared
         item.taken_at = time.monotonic()
-        if self._is_settled(item):
+        if item.is_settled():
             return None
         try:
             if item in self._slow:
+                item.is_begun = True
                 return item, self._pipeline.preprocess_slow(item.payload)
             if not self._pipeline.is_slow(item.payload):
+                item.is_begun = True
                 return item, self._pipeline.preprocess(item.payload)
             self._set_aside(item)
         except VitrineError as error:
-            self._fail(item, error)
+            item.fail(error)
         except Exception:
             logger.exception("%s: an item could not be preprocessed", self._name)
-            self._fail(item, InferenceFailed("The prediction failed."))
+            item.fail(InferenceFailed("The prediction failed."))
         finally:
             item.preprocessed_at = time.monotonic()
         return None
 
-    def _set_aside(self, item: "_Item[Payload, Result]") -> None:
+    def _set_aside(self, item: Item) -> None:
         """Have an item prepared beside the lanes."""
         with self._changed:
-            if len(self._slow) >= self._queue_size:
-                message = f"{self._name} has {self._queue_size} items waiting that are slow to prepare. Retry later."
+            if len(self._slow) >= self._most_slow:
+                message = f"{self._name} has {self._most_slow} items waiting that are slow to prepare. Retry later."
                 raise QueueFull(message, 5)
+            item.is_aside = True
             self._slow.add(item)
         self._aside.submit(self._prepare_aside, item)
 
-    def _prepare_aside(self, item: "_Item[Payload, Result]") -> None:
+    def _prepare_aside(self, item: Item) -> None:
         """Prepare one slow item, put it before those that wait for a lane, and wait for its answer."""
         prepared = self._preprocess(item)
         with self._changed:
             self._slow.discard(item)
             if prepared is not None:
                 item.prepared = prepared[1]
-                self._queue.appendleft(item)
+                item.work = Work(item.work.items)  # its size is dealt with
+                self._queue.put_first(item)
             self._changed.notify_all()
-        wait((item.future,))  # what is prepared may be large: no more than one such item at a time
+        wait((item,))  # what is prepared may be large: no more than one such item at a time
 
-    def _infer(self, batch: "list[tuple[_Item[Payload, Result], Prepared]]") -> None:
+    def _infer(self, batch: "list[tuple[Item, Prepared]]") -> None:
         started = time.monotonic()
         try:
             results = self._pipeline.infer([prepared for _, prepared in batch])
@@ -253,18 +283,18 @@ class Runner(Generic[Payload, Prepared, Result]):
         except Exception:
             logger.exception("%s: a batch of %d failed", self._name, len(batch))
             if len(batch) == 1:
-                self._fail(batch[0][0], InferenceFailed("The prediction failed."))
+                batch[0][0].fail(InferenceFailed("The prediction failed."))
             else:
                 for item, prepared in batch:
-                    if not self._is_settled(item):
+                    if not item.is_settled():
                         self._infer([(item, prepared)])
             return
         infer_s = time.monotonic() - started
         counts = [self._pipeline.count_inferences(prepared) for _, prepared in batch]
         if inferences := sum(counts):
-            batch[0][0].stats.executed(inferences, infer_s, len(batch))
+            batch[0][0].stats.executed(inferences, infer_s)
         for (item, _), count, result in zip(batch, counts, results, strict=True):
-            if item.future.done():  # `close` gave up on it
+            if item.done():  # `close` gave up on it
                 continue
             queue_s, decode_s = item.taken_at - item.queued_at, item.preprocessed_at - item.taken_at
             if count:
@@ -273,28 +303,4 @@ class Runner(Generic[Payload, Prepared, Result]):
                 item.stats.count(InvalidInput.__name__)
             answer = Answer(result, queue_s * 1e3, decode_s * 1e3, infer_s * 1e3, len(batch))
             with contextlib.suppress(InvalidStateError):  # given up this very moment
-                item.future.set_result(answer)
-
-    def _is_settled(self, item: "_Item[Payload, Result]") -> bool:
-        """Return whether nothing is left to do for an item: it is late, was cancelled, or was given up by `close`."""
-        if item.deadline is not None and time.monotonic() >= item.deadline:
-            self._fail(item, DeadlineExceeded(f"{self._name} could not answer before the deadline. Allow more time."))
-        if item.future.cancelled():
-            self._starts(item)
-        return item.future.done()
-
-    def _starts(self, item: "_Item[Payload, Result]") -> bool:
-        """Keep an item from being cancelled from now on; return False, counted once, if it was cancelled before."""
-        with contextlib.suppress(RuntimeError):  # given up by `close` this very moment
-            if item.future.set_running_or_notify_cancel():
-                return True
-            item.stats.count("cancelled")
-        return False
-
-    def _fail(self, item: "_Item[Payload, Result]", error: VitrineError) -> None:
-        if not item.future.done():
-            item.stats.count(type(error).__name__)
-            with contextlib.suppress(InvalidStateError):  # cancelled or given up this very moment
-                # The error's origin leads back to the item, whose payload would stay until the garbage collector runs.
-                error.__cause__ = error.__context__ = None
-                item.future.set_exception(error.with_traceback(None))
+                item.set_result(answer)

@@ -35,6 +35,7 @@ class RunnerStats:
         evaluations: pictures or rows that were computed for explanations; they count nowhere above but in `waiting`
             and `running`.
         evaluation_seconds: the time that lanes worked on them.
+        expected_seconds: how long an item that came now would wait for a lane; of several processes the longest.
     """
 
     succeeded: int = 0
@@ -52,6 +53,7 @@ class RunnerStats:
     running: int = 0
     evaluations: int = 0
     evaluation_seconds: float = 0.0
+    expected_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,6 @@ class StatsKeeper:
         self._name, self._of_evaluations, self.muted = name, of_evaluations, False
         self._lock = threading.Lock()
         self._stats = RunnerStats(failed=Tally[str]())
-        self._items = 0
 
     @cached_property
     def _observed(self) -> _Observed:
@@ -139,15 +140,15 @@ class StatsKeeper:
         histograms = (every.queue, every.decode, every.infer, every.batch)
         return _Observed(*(histogram.labels(self._name) for histogram in histograms))
 
-    def count(self, outcome: str) -> None:
-        """Count one item that got no result, as `cancelled`, `rejected` or by the name of its error."""
+    def count(self, outcome: str, times: int = 1) -> None:
+        """Count items that got no result, as `cancelled`, `rejected` or by the name of their error."""
         if self.muted:
             return
         with self._lock:
-            self._stats.failed[outcome] += 1
+            self._stats.failed[outcome] += times
 
-    def executed(self, size: int, seconds: float, items: int) -> None:
-        """Count one batch of `size` inferences that went through the backend for this number of items."""
+    def executed(self, size: int, seconds: float) -> None:
+        """Count one batch of `size` inferences that went through the backend."""
         if self.muted:
             return
         if self._of_evaluations:
@@ -164,7 +165,6 @@ class StatsKeeper:
             stats.inferences += size
             stats.infer_seconds += seconds
             stats.last_inference = time.time()
-            self._items += items
 
     def answered(self, queue_s: float, decode_s: float, waited_s: float) -> None:
         """Count one item that got its result."""
@@ -181,20 +181,24 @@ class StatsKeeper:
             self._stats.decode_seconds += decode_s
             self._stats.waited_seconds += waited_s
 
-    def seconds_an_item(self) -> float:
-        """Return the mean seconds of preprocessing and inference an item; 0 before the first."""
-        with self._lock:
-            busy_s = self._stats.decode_seconds + self._stats.infer_seconds
-            return busy_s / self._items if self._items else 0.0
+    def snapshot(
+        self, waiting: int, running: int, expected_s: float, evaluations: "StatsKeeper | None" = None
+    ) -> RunnerStats:
+        """Return the counters as they stand, with what is waiting and running now, and the wait that follows.
 
-    def snapshot(self, waiting: int, running: int, evaluations: "StatsKeeper | None" = None) -> RunnerStats:
-        """Return the counters as they stand, with the sums of those that count what explanations ask for."""
-        computed, seconds = evaluations._computed() if evaluations else (0, 0.0)
+        Args:
+            waiting: items in the queue.
+            running: items in a lane.
+            expected_s: how long an item that came now would wait.
+            evaluations: counts what explanations ask for.
+        """
         with self._lock:
-            counted = replace(self._stats, evaluations=computed, evaluation_seconds=seconds)
-            return replace(add_stats([counted]), waiting=waiting, running=running)
+            counted = add_stats([self._stats])
+        computed, seconds = evaluations.computed() if evaluations else (0, 0.0)
+        counted = replace(counted, evaluations=computed, evaluation_seconds=round(seconds, 6))
+        return replace(counted, waiting=waiting, running=running, expected_seconds=round(expected_s, 6))
 
-    def _computed(self) -> tuple[int, float]:
+    def computed(self) -> tuple[int, float]:
         """Return how many pictures or rows were computed, and the seconds that lanes worked on them."""
         with self._lock:
             return self._stats.inferences, self._stats.decode_seconds + self._stats.infer_seconds
@@ -222,6 +226,7 @@ def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
         mean_batch=sums["inferences"] / sums["executions"] if sums["executions"] else 0.0,
         batches=dict(sorted(batches.items())),
         last_inference=max(part.last_inference for part in parts),
+        expected_seconds=max(part.expected_seconds for part in parts),
     )
 
 

@@ -25,7 +25,7 @@ from explain.shapley import (
 from models.background import Background
 from models.card import ModelCard, RowCard, as_row_card, is_detector, is_regressor
 from postprocessing.classification import card_probabilities, tempered
-from serving.evaluations import evaluate
+from runners.awaiting import awaitable
 from serving.loaded_model import LoadedModel
 from serving.pipeline import MixedRows, RowOutputs
 
@@ -252,7 +252,7 @@ async def _worths(
     while start < method.count:
         payload = MixedRows(row, background, method.coalitions(start, start + size))
         async with model.explained_one_by_one:
-            answer = await evaluate(model, payload, deadline)
+            answer = await awaitable(model.submit(payload, deadline, is_admitted=True))
         worths.append(await asyncio.to_thread(mean_of, answer.value.outputs))
         start += size
         size = max(1, min(most, 4 * size, int(size * CHUNK_MS / max(answer.infer_ms, 1e-3))))

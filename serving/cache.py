@@ -35,6 +35,11 @@ class ResponseCache:
             max_bytes, getsizeof=lambda answer: ENTRY_OVERHEAD_BYTES + size_of(answer.value)
         )
 
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether there is memory for any answer."""
+        return self._max_bytes > 0
+
     def key(self, tag: str, payload: object, parameters: object = None) -> bytes | None:
         """Return the key of an answer, or None where it is not kept: the payload is no bytes, or too many.
 

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from errors import DeviceMissing, NoExplanation, StoreError, Unavailable
 from explain.rise import RISE
-from models.background import BACKGROUND, Background, read_background
+from models.background import Background, read_background
 from models.card import Card, ImageCard
-from models.package import EARLY_EXIT_VARIANT, WEIGHTS, StoredModel, verify
+from models.package import EARLY_EXIT_VARIANT, StoredModel, verify
 from runners.cores import CoreShare
 from runners.lane_watch import LaneWatch
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats, add_stats
 from serving.cache import NO_CACHE, ResponseCache
+from serving.explainable import no_gradient_reason, not_explainable_reason
 from serving.loading import LoadedPipeline, Role
 from serving.options import RunnerOptions
 from serving.self_check import SelfCheck
@@ -56,7 +57,6 @@ class LoadedModel:
         self.detail = "waiting to be loaded" if stored else missing_reason
         self.device: str | None = None
         self.load_seconds: float | None = None
-        self.queue_size = RunnerOptions().queue_size
         self.runtime = "onnx"
         self.has_early_exit = stored is not None and stored.variant == EARLY_EXIT_VARIANT
         self._role, self._cache = role, cache
@@ -64,6 +64,7 @@ class LoadedModel:
         self._loaded: LoadedPipeline | None = None
         self._runner: Runner[Any, Any, Any] | None = None
         self._lanes: LaneWatch | None = None
+        self._options = RunnerOptions()
         self._abandoned = list[tuple[Runner[Any, Any, Any], LaneWatch]]()
         self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
@@ -112,29 +113,56 @@ class LoadedModel:
                 "does without."
             )
 
-    def submit(self, payload: Any, deadline: float | None = None) -> "Future[Answer[Any]]":
+    def check_room(self) -> None:
+        """Return if a payload that came now might be queued, or be answered from the cache.
+
+        Raises:
+            QueueFull: so much waits that none would be.
+            Unavailable: the model is not ready.
+        """
+        if self.state != "ready" or self._runner is None:
+            raise self._unavailable()
+        if not self._cache.keeps_answers:
+            self._runner.check_room()
+
+    def submit(
+        self, payload: Any, deadline: float | None = None, *, is_admitted: bool = False
+    ) -> "Future[Answer[Any]]":
         """Queue one payload, or return the answer that was given to the same picture before.
 
         Args:
             payload: what the model's pipeline preprocesses.
             deadline: a value of `time.monotonic()`.
+            is_admitted: whether it is a part of something that was begun, which is queued however much waits.
 
         Raises:
-            QueueFull: as many payloads wait as the queue takes.
+            QueueFull: the payload would wait too long, or be late.
             Unavailable: the model is not ready.
         """
         if self.state != "ready" or self._runner is None:
             raise self._unavailable()
         key = self._cache.key(self.tag, payload)
         if key is None:
-            return self._runner.submit(payload, deadline)
+            return self._runner.submit(payload, deadline, is_admitted=is_admitted)
         if (answer := self._cache.get(self.name, key)) is not None:
-            answered = Future[Answer[Any]]()
-            answered.set_result(answer)
-            return answered
-        future = self._runner.submit(payload, deadline)
-        future.add_done_callback(lambda done: self._cache.keep_result(key, done))
-        return future
+            return _answered(answer)
+        return self._kept(key, self._runner.submit(payload, deadline, is_admitted=is_admitted))
+
+    def submit_all(self, payloads: Sequence[Any], deadline: float | None = None) -> "list[Future[Answer[Any]]]":
+        """Queue the payloads of one request, but for those that were answered before: all of them or none.
+
+        Arguments and errors are those of `submit`.
+        """
+        if self.state != "ready" or self._runner is None:
+            raise self._unavailable()
+        keys = [self._cache.key(self.tag, payload) for payload in payloads]
+        cached = [self._cache.get(self.name, key) if key is not None else None for key in keys]
+        others = [payload for payload, answer in zip(payloads, cached, strict=True) if answer is None]
+        queued = iter(self._runner.submit_all(others, deadline) if others else ())
+        return [
+            self._kept(key, next(queued)) if answer is None else _answered(answer)
+            for key, answer in zip(keys, cached, strict=True)
+        ]
 
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
@@ -151,7 +179,6 @@ class LoadedModel:
         if self.stored is None:
             return
         started = time.monotonic()
-        self.queue_size = options.queue_size_for(self.card)
         try:
             self.detail = "checking its files"
             verify(self.stored)
@@ -159,7 +186,7 @@ class LoadedModel:
             if not isinstance(self.card, ImageCard):
                 self.background = read_background(self.stored.path, self.card.input)
             loaded = self._role.load(self.stored, options, share)
-            if (runner := self._start_runner(loaded, share, options.timeout_ms / 1000)) is None:
+            if (runner := self._start_runner(loaded, options, share)) is None:
                 return
             self._check(self.stored, loaded, runner, share)
             if loaded.begin_counting is not None:
@@ -189,7 +216,7 @@ class LoadedModel:
             if self.state == "ready" and runner is not None and lanes is not None and lanes.stuck_s():
                 assert self._loaded is not None
                 self._abandoned.append((runner, lanes))
-                self._run(self._loaded, lanes.renewed())
+                self._run(self._loaded, self._options, lanes.renewed())
                 self._role.logger.error("%s", self.stuck_reason)
                 threading.Thread(target=runner.close, args=(lanes.least_s,), daemon=True).start()
         return len(self._abandoned)
@@ -205,30 +232,43 @@ class LoadedModel:
             self._loaded = None
         return drained
 
-    def _start_runner(self, loaded: LoadedPipeline, share: CoreShare, least_s: float) -> Runner[Any, Any, Any] | None:
+    def _start_runner(
+        self, loaded: LoadedPipeline, options: RunnerOptions, share: CoreShare
+    ) -> Runner[Any, Any, Any] | None:
         """Start the Runner for the self-check; return None if the model was closed while it was being loaded."""
         with self._lifecycle:
             if self.state == "draining":
                 loaded.release()
                 return None
             self._loaded, self.runtime, self.device = loaded, loaded.runtime, loaded.device
-            self._run(loaded, LaneWatch(share, least_s))
+            self._run(loaded, options, LaneWatch(share, options.timeout_ms / 1000))
             self.state, self.detail = "checking", "replaying its goldens"
             return self._runner
 
-    def _run(self, loaded: LoadedPipeline, lanes: LaneWatch) -> None:
+    def _run(self, loaded: LoadedPipeline, options: RunnerOptions, lanes: LaneWatch) -> None:
         self._runner = Runner(
-            loaded.runner_name, loaded.pipeline, loaded.plan, queue_size=self.queue_size, working=lanes
+            loaded.runner_name,
+            loaded.pipeline,
+            loaded.plan,
+            queue_size=options.queue_size,
+            queue_ms=options.queue_ms,
+            working=lanes,
         )
-        self._lanes = lanes
+        self._options, self._lanes = options, lanes
 
     def _check(
         self, stored: StoredModel, loaded: LoadedPipeline, runner: Runner[Any, Any, Any], share: CoreShare
     ) -> None:
         check = SelfCheck(stored, loaded.golden_payload, loaded.computed_by, loaded.golden_tolerance)
         check.one_by_one(runner)
-        if loaded.checks_batches:
-            check.in_batches(loaded.pipeline, loaded.plan, share)
+        if loaded.checks_batches and (seconds := check.in_batches(loaded.pipeline, loaded.plan, share)):
+            runner.measured(check.payloads, seconds)
+
+    def _kept(self, key: Any, future: "Future[Answer[Any]]") -> "Future[Answer[Any]]":
+        """Return a future whose answer will be kept, unless its key is None."""
+        if key is not None:
+            future.add_done_callback(lambda done: self._cache.keep_result(key, done))
+        return future
 
     def _unavailable(self) -> Unavailable:
         message = self._role.unavailable_message.format(name=self.name, state=self.state, detail=self.detail)
@@ -251,23 +291,7 @@ class LoadedModel:
         self.close(1.0)  # nothing is in flight
 
 
-def not_explainable_reason(card: Card, stored: StoredModel | None) -> str:
-    """Return why a model has no explanations; empty if it has, as every model of pictures."""
-    if isinstance(card, ImageCard) or stored is None or (stored.path / BACKGROUND).exists():
-        return ""
-    again = (
-        "add it again with --examples FILE, and it keeps some"
-        if card.architecture == "onnx"
-        else (f"import it again with a {BACKGROUND} beside its card")
-    )
-    return f"{card.name} has no background, the usual rows that a row is compared with; {again}"
-
-
-def no_gradient_reason(card: ImageCard, stored: StoredModel | None) -> str:
-    """Return why no gradient explains a model of pictures; empty if one does."""
-    if card.explain is None:
-        unavailable = stored.explanations().get("unavailable") if stored else None
-        return str(unavailable or f"the card of {card.name} names no layer to explain at")
-    if stored and stored.explain_graph is None and not (stored.path / WEIGHTS).exists():
-        return f"{card.name} came as an ONNX graph and has no explain graph yet; `vitrine models add` it again"
-    return ""
+def _answered(answer: Answer[Any]) -> "Future[Answer[Any]]":
+    future = Future[Answer[Any]]()
+    future.set_result(answer)
+    return future

@@ -9,6 +9,7 @@ from models.card import ImageCard
 from preprocessing.prepare import Prepare, prepare
 from preprocessing.spec import Float32Tensor
 from preprocessing.transform import Transformed
+from runners.admission import Work
 from serving.gradcam.drawing import PreparedPicture, is_slow_to_draw, prepare_to_draw
 from serving.gradcam.wire import ExplanationRequest
 from serving.pipeline import ImageOutputs, ImagePayload, ImagePipeline
@@ -107,6 +108,12 @@ class ExplainablePipeline:
     def is_evaluation(self, payload: Payload) -> bool:
         """Return whether this is a picture behind masks, which an explanation asks for."""
         return isinstance(payload, MaskedImage)
+
+    def work(self, payload: Payload) -> Work:
+        """Return one item with the bytes that have to be decoded; a masked picture is as many items as masks."""
+        if isinstance(payload, MaskedImage):
+            return Work(len(payload.masks.shifts))
+        return Work(1, len(payload.data)) if isinstance(payload, ExplanationRequest) else self._images.work(payload)
 
     def is_heavy(self, payload: Payload) -> bool:
         """Return whether a picture is large enough to be decoded by another thread."""

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from math import ceil
 from typing import Any
 
-from models.card import Card, ImageCard
 from runners.cores import available_cores
 from runners.plan import Plan
 
@@ -14,10 +12,11 @@ from runners.plan import Plan
 class RunnerOptions:
     """Settings of Runners; what is None is left to the tuned plan where there is one, else to the machine's own plan.
 
-    The cores and the queue are divided by `workers`, the processes that serve the same models.
+    The cores are divided by `workers`, the processes that serve the same models.
     """
 
-    queue_size: int = 256
+    queue_ms: float = 2000.0
+    queue_size: int = 16_384
     timeout_ms: int = 30_000
     max_batch: int | None = None
     linger_ms: float | None = None
@@ -32,12 +31,6 @@ class RunnerOptions:
     def cores(self) -> int:
         """Return the number of cores of one worker."""
         return max(1, available_cores() // self.workers)
-
-    def queue_size_for(self, card: Card) -> int:
-        """Return how many items may wait in one worker, which is never fewer than one request may bring."""
-        share = ceil(self.queue_size / self.workers)
-        largest_request = min(card.limits.max_items, self.queue_size) if isinstance(card, ImageCard) else 1
-        return max(share, largest_request)
 
     def override(self, plan: Plan) -> Plan:
         """Return the plan with what the operator set in place of its own values."""

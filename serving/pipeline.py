@@ -15,9 +15,12 @@ from preprocessing.prepare import Prepare, is_slow, prepare, sharpness_s
 from preprocessing.rows import CheckedRows, Row, check_rows, check_values
 from preprocessing.spec import Float32Tensor, UInt8Image
 from preprocessing.transform import Transformed, transform
+from runners.admission import Work
 
 HEAVY_BYTES = 32 * 1024
 """Decoding an encoded picture of this size takes a millisecond, more than handing it to another thread."""
+PIXEL_BYTES_A_BYTE = 8
+"""An encoded picture has about so many times fewer bytes than its pixels."""
 LARGEST_MAGNITUDE = 1e3
 """The limit for values of a tensor that a client transformed itself; an 8-bit picture's stay under about 20."""
 
@@ -146,6 +149,12 @@ class ImagePipeline:
         """Return False: each picture is a client's."""
         return False
 
+    def work(self, payload: ImagePayload) -> Work:
+        """Return one item, with the bytes that have to be decoded as its size; of pixels as many as of a JPEG."""
+        if isinstance(payload, bytes):
+            return Work(1, len(payload))
+        return Work(1, payload.pixels.nbytes // PIXEL_BYTES_A_BYTE if isinstance(payload, DecodedImage) else 0)
+
     def is_heavy(self, payload: ImagePayload) -> bool:
         """Return whether a picture is large enough to be decoded by another thread."""
         return isinstance(payload, DecodedImage) or (isinstance(payload, bytes) and len(payload) > HEAVY_BYTES)
@@ -241,6 +250,12 @@ class RowPipeline:
     def is_evaluation(self, payload: RowPayload | MixedRows) -> bool:
         """Return whether these are the rows of an explanation."""
         return isinstance(payload, MixedRows)
+
+    def work(self, payload: RowPayload | MixedRows) -> Work:
+        """Return one item, with the number of its rows as its size."""
+        if isinstance(payload, MixedRows):
+            return Work(1, len(payload.background) * len(payload.coalitions))
+        return Work(1, len(payload.values if isinstance(payload, RowValues) else payload))
 
     def is_heavy(self, payload: RowPayload | MixedRows) -> bool:
         """Return False: rows are checked faster than they are handed over."""

@@ -6,10 +6,7 @@ It knows no transport. HTTP, and the Open Inference Protocol over HTTP and gRPC,
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
-from concurrent.futures import Future
-from typing import Any
 
-from errors import VitrineError
 from models.card import as_image_card, as_row_card
 from runners.awaiting import awaitable
 from runners.runner import Answer
@@ -68,7 +65,7 @@ class Predictor:
             CallerGone: nobody waits for the answer any more.
             DeadlineExceeded: the deadline passed.
             InvalidInput: the picture cannot be used.
-            QueueFull: as many pictures wait as the queue takes.
+            QueueFull: the picture would wait too long, or be late.
             Unavailable: the model is not ready.
         """
         if parameters.with_heatmap:
@@ -83,12 +80,8 @@ class Predictor:
         parameters: PredictionParameters,
         deadline: float,
         caller: Caller | None = None,
-        *,
-        all_or_none: bool = False,
     ) -> list[ImagePrediction | BaseException]:
         """Predict several pictures; one that is wrong costs the others nothing.
-
-        With `all_or_none` a queue that does not take all pictures refuses the whole request.
 
         Returns:
             For each picture its prediction, or the error that is its answer.
@@ -96,8 +89,8 @@ class Predictor:
         Raises:
             CallerGone: nobody waits for the answers any more.
             DeadlineExceeded: the deadline passed.
-            QueueFull: with `all_or_none`, the queue does not take all pictures.
-            Unavailable: with `all_or_none`, the model is not ready.
+            QueueFull: the queue does not take all pictures; it takes all or none.
+            Unavailable: the model is not ready.
         """
         if parameters.with_heatmap:
 
@@ -105,14 +98,11 @@ class Predictor:
                 return self._images.predict(model, payload, parameters, deadline)
 
             return await settle_few_at_once(predict, payloads, deadline, caller, at_once(model))
-        submitted = _submit_all(model, payloads, deadline, all_or_none=all_or_none)
-        waiting = asyncio.gather(
-            *(awaitable(future) for future in submitted if isinstance(future, Future)), return_exceptions=True
-        )
-        answers = iter(await wait_for(waiting, deadline, caller))
-        settled = [next(answers) if isinstance(item, Future) else item for item in submitted]
+        submitted = model.submit_all(payloads, deadline)
+        waiting = asyncio.gather(*map(awaitable, submitted), return_exceptions=True)
         return [
-            item if isinstance(item, BaseException) else image_prediction(model, item, parameters) for item in settled
+            item if isinstance(item, BaseException) else image_prediction(model, item, parameters)
+            for item in await wait_for(waiting, deadline, caller)
         ]
 
     async def explain_image(
@@ -221,21 +211,3 @@ class Predictor:
         model.check_explainable()
         work = explain_with_reasons(model, rows, request, parameters, deadline, all_or_none=all_or_none)
         return await wait_for(work, deadline, caller)
-
-
-def _submit_all(
-    model: LoadedModel, payloads: Sequence[ImagePayload], deadline: float, *, all_or_none: bool
-) -> list["Future[Answer[Any]] | VitrineError"]:
-    """Queue every payload; the error of one that is refused takes its place, or with `all_or_none` is raised."""
-    submitted = list[Future[Answer[Any]] | VitrineError]()
-    for payload in payloads:
-        try:
-            submitted.append(model.submit(payload, deadline))
-        except VitrineError as error:
-            if all_or_none:
-                for item in submitted:
-                    if isinstance(item, Future):
-                        item.cancel()
-                raise
-            submitted.append(error)
-    return submitted

@@ -15,7 +15,6 @@ from preprocessing.spec import Float32Tensor
 from runners.awaiting import awaitable
 from runners.runner import Answer
 from serving.attributions import explained_outputs, is_own_contrast
-from serving.evaluations import evaluate
 from serving.gradcam.drawing import PreparedPicture, draw
 from serving.gradcam.wire import Explanation, ExplanationRequest, Sampling
 from serving.loaded_model import LoadedModel
@@ -182,7 +181,7 @@ async def _maps(
     masks = draw_masks(request.samples)
     scores, worked_ms, done = list[np.ndarray](), 0.0, 0
     for payload in chunks(picture.tensor, masks, model.device):
-        answer: Answer[MaskedOutputs] = await evaluate(model, payload, deadline)
+        answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline, is_admitted=True))
         scores.append(explained_outputs(answer.value.logits, card, classes, contrast))
         worked_ms += answer.decode_ms + answer.infer_ms
         done += len(scores[-1])

@@ -87,7 +87,7 @@ class SelfCheck:
         """
         # Together they could share a batch, or be more than the queue takes.
         with runner.uncounted():
-            results = [runner.submit(payload).result().value for payload in self.payloads]
+            results = [runner.submit(payload, is_admitted=True).result().value for payload in self.payloads]
         self._compare(results, "alone")
 
     def in_batches(self, pipeline: Pipeline[Any, Any, Any], plan: Plan, share: CoreShare) -> float:

@@ -125,7 +125,6 @@ class ModelMeasurer:
     def __init__(self, stored: StoredModel, options: RunnerOptions, share: CoreShare, probe_s: float) -> None:
         self.device = device_for(stored, options.device)
         self._stored, self._share, self._probe_s = stored, share, probe_s
-        self._queue_size = options.queue_size_for(stored.card)
         goldens, _ = read_goldens(stored.path)
         self._payloads = cycle([golden_payload(stored.card, golden.data) for golden in goldens])
         backend, self.default = load_backend(stored, self.device, share, options.override)
@@ -153,7 +152,7 @@ class ModelMeasurer:
 
     def saturation(self, plan: Plan) -> float:
         """Return the requests answered a second while twice as many are waiting as the lanes can take."""
-        waiting = min(self._queue_size, 2 * plan.lanes * plan.max_batch)
+        waiting = 2 * plan.lanes * plan.max_batch
         with self._runner(plan) as runner:
             return closed_loop(runner.submit, self._payloads, waiting, self._probe_s / 2)
 
@@ -175,9 +174,7 @@ class ModelMeasurer:
     @contextmanager
     def _runner(self, plan: Plan) -> Iterator[Runner[Any, Any, Any]]:
         card, pipeline = self._stored.card, make_pipeline(self._stored.card, self._backend(plan))
-        runner: Runner[Any, Any, Any] = Runner(
-            card.name, pipeline, plan, queue_size=self._queue_size, working=self._share
-        )
+        runner: Runner[Any, Any, Any] = Runner(card.name, pipeline, plan, working=self._share)
         try:
             yield runner
         finally:

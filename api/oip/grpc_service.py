@@ -231,7 +231,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         message = parse_message(data)
         record.model, record.id = message.model_name, message.id[:MAX_ID]
         named = named_model(self._repository, message.model_name, message.model_version or None)
-        named.model.check_ready()
+        named.check_room()  # before the tensors are read
         return named, read_message(message, header_check(named))
 
     async def _answer(self, context: Context, model: str, message: Callable[[], Message]) -> Message:

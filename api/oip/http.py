@@ -139,7 +139,7 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """Infer tensors: JSON, binary tensors behind JSON, or the one tensor alone as the body."""
         since, named = time.monotonic(), self._named(request)
-        named.model.check_ready()
+        named.check_room()
         body, headers = await read_body(request), request.headers
         if encoding := headers.get("content-encoding", ""):
             compressed_bytes = len(body)

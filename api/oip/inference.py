@@ -85,7 +85,7 @@ class Inference:
             if any(output.name == MAP for output in outputs):
                 work = self._predictor.map_images(model, payloads, parameters, deadline, caller)
             else:
-                work = self._predictor.predict_images(model, payloads, parameters, deadline, caller, all_or_none=True)
+                work = self._predictor.predict_images(model, payloads, parameters, deadline, caller)
             predictions, failed = _separate(await work, request.inputs[0].name, partial=partial)
             return _image_response(named, model.card, outputs, predictions, failed)
         rows = row_values(request.inputs, model.card)

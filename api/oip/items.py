@@ -9,7 +9,7 @@ from api.oip.names import NamedModel
 from api.oip.signature import ANY, IMAGE, PIXELS, ROWS, TensorSpec, input_specs, signatures
 from api.oip.tensors import Array, Tensor, TensorHeader
 from errors import InvalidInput
-from models.card import Card, ImageCard, RowCard
+from models.card import RowCard
 from preprocessing.row_spec import OTHER_CATEGORY, Feature
 from serving.pipeline import DecodedImage, ImagePayload, RowValues, TransformedImage
 
@@ -36,7 +36,7 @@ def header_check(named: NamedModel) -> HeaderCheck:
         for header in headers:
             spec = specs[header.name]
             _check_form(header, spec, ("FP32", "FP64") if spec.datatype == "FP32" and isinstance(card, RowCard) else ())
-            most = max_items(card, named.model.queue_size)
+            most = card.limits.max_items
             if not 1 <= header.shape[0] <= most:
                 raise InvalidInput(f"{card.name} takes 1 to {most:,} items in one request, not {header.shape[0]:,}.")
         if len({header.shape[0] for header in headers}) > 1:
@@ -44,11 +44,6 @@ def header_check(named: NamedModel) -> HeaderCheck:
             raise InvalidInput(f"Columns must all have the same number of rows; they are {shapes:.400}.")
 
     return check
-
-
-def max_items(card: Card, queue_size: int) -> int:
-    """Return the most pictures or rows of one request; every picture takes a place in the queue, all rows take one."""
-    return min(card.limits.max_items, queue_size) if isinstance(card, ImageCard) else card.limits.max_items
 
 
 def image_payloads(tensor: Tensor) -> list[ImagePayload]:

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from api.oip.items import max_items
 from api.oip.names import NamedModel, names_of
 from api.oip.signature import ROWS, TensorSpec, output_specs
 from api.oip.tensors import BYTES
@@ -63,7 +62,7 @@ def model_config(named: NamedModel) -> dict[str, Any]:
         "name": name,
         "platform": platform,
         "backend": backend,
-        "max_batch_size": max_items(model.card, model.queue_size),
+        "max_batch_size": model.card.limits.max_items,
         "input": [_tensor_config(spec) | {"format": spec.format} for spec in signature.inputs],
         "output": [_tensor_config(signature.output)],
         "parameters": {key: {"string_value": text} for key, text in texts.items()},

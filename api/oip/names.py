@@ -6,7 +6,7 @@ A card's name has no dot, so that `kidney-stone.tensor` is never another model's
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from api.oip.signature import Signature, signatures
+from api.oip.signature import MAP, Signature, signatures
 from errors import NotFound
 from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
@@ -24,6 +24,18 @@ class NamedModel(NamedTuple):
     name: str
     model: LoadedModel
     signature: Signature
+
+    def check_room(self) -> None:
+        """Return if a request might be queued; one for maps is queued elsewhere.
+
+        Raises:
+            QueueFull: so much waits that none would be.
+            Unavailable: the model is not ready.
+        """
+        if self.signature.output.name == MAP:
+            self.model.check_ready()
+        else:
+            self.model.check_room()
 
 
 def names_of(model: LoadedModel) -> Iterator[NamedModel]:

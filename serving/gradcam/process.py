@@ -16,9 +16,9 @@ from preprocessing.sandbox.process import DecodingProcess
 from runners.awaiting import awaitable
 from runners.memory import map_large_blocks
 from runners.runner import Answer
+from serving.explainable import no_gradient_reason
 from serving.gradcam.wire import ExplainedPicture, answer_to_fields, fields_to_json, request_from_fields
 from serving.gradcam.worker import EXPLANATION
-from serving.loaded_model import no_gradient_reason
 from serving.loading import preparing_slow
 from serving.options import RunnerOptions
 from serving.repository import ModelRepository

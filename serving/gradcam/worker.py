@@ -16,6 +16,7 @@ from models.goldens import TOLERANCE
 from models.package import WEIGHTS, StoredModel
 from postprocessing.classification import classify
 from preprocessing.prepare import Prepare, prepare
+from runners.admission import Work
 from runners.cores import CoreShare
 from runners.plan import make_plan
 from serving.gradcam.drawing import PreparedPicture, draw, is_slow_to_draw, prepare_to_draw
@@ -101,6 +102,10 @@ class ExplanationPipeline:
     def is_evaluation(self, payload: ExplanationRequest) -> bool:
         """Return False: each picture is a client's."""
         return False
+
+    def work(self, payload: ExplanationRequest) -> Work:
+        """Return one item, with the bytes that have to be decoded as its size."""
+        return Work(1, len(payload.data))
 
     def is_heavy(self, payload: ExplanationRequest) -> bool:
         """Return True: every picture is decoded, and most are drawn on."""

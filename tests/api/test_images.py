@@ -173,10 +173,11 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_back(
 ) -> None:
     client = make_client(seal(tiny_package(tmp_path / "tiny")))
 
-    def refuse(*_: object) -> None:
-        raise QueueFull("tiny has 256 items waiting, as many as it takes. Retry later.", 3)
+    def refuse(*_: object, **__: object) -> None:
+        raise QueueFull("tiny has 2.3 seconds of work waiting, and takes 2. Retry later.", 3)
 
-    monkeypatch.setattr(Runner, "submit", refuse)
+    for entrance in ("submit", "submit_all"):
+        monkeypatch.setattr(Runner, entrance, refuse)
     files = [("files", (f"{index}.png", plain(10))) for index in range(2)]
     for response in (client.post("/predict", content=plain(1)), client.post("/predict/batch", files=files)):
         assert (response.status_code, response.headers["retry-after"]) == (429, "3")

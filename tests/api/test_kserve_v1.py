@@ -152,8 +152,11 @@ def test_a_million_values_are_too_many(client: TestClient) -> None:
 
 def test_the_queue_and_the_deadline_are_those_of_every_route(make_client: MakeClient, tmp_path: Any) -> None:
     client = make_client(seal(tiny_package(tmp_path / "tiny")), options=RunnerOptions(queue_size=2))
-    body = {"instances": [{"b64": b64(plain(1))}] * 3}
+    body = {"instances": [{"b64": b64(plain(1))}] * 5}
     answer = client.post("/v1/models/tiny:predict", json=body)
-    assert answer.status_code == 400 and "takes 1 to 2 instances" in answer.json()["error"]
+    assert answer.status_code == 400 and "takes 1 to 4 instances" in answer.json()["error"]
+    body = {"instances": [{"b64": b64(plain(1))}] * 3}
+    answer = client.post("/v1/models/tiny:predict", json=body)  # an idle model takes every request
+    assert answer.status_code == 200 and len(answer.json()["predictions"]) == 3
     late = client.post("/v1/models/tiny:predict?timeout_ms=0", json=body)
     assert late.status_code == 400 and late.json()["error"].startswith("timeout_ms='0'")

@@ -103,7 +103,8 @@ def serving(
 ) -> Iterator[Server]:
     """Run `bentoml serve WHAT` on free ports until the block ends, with so many file descriptors if that is said."""
     port, grpc_port = free_ports(2)
-    settings = {"VITRINE_GRPC_PORT": str(grpc_port)} | settings
+    # On a slow machine many requests at once wait for longer than they may by default.
+    settings = {"VITRINE_GRPC_PORT": str(grpc_port), "VITRINE_QUEUE_MS": "60000"} | settings
     command = [
         str(Path(sys.executable).with_name("bentoml")),
         "serve",

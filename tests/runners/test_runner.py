@@ -169,7 +169,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(gate: Gate, runners: li
     accepted = [runner.submit(0)]
     assert gate.entered.acquire(timeout=PATIENCE_S)
     accepted += [runner.submit(1), runner.submit(2)]
-    with pytest.raises(QueueFull, match="2 items waiting") as refused:
+    with pytest.raises(QueueFull, match="2 items waiting, and takes 2") as refused:
         runner.submit(3)
     assert refused.value.retry_after_s >= 1
     gate.open.set()

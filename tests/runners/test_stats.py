@@ -94,17 +94,17 @@ def test_what_explanations_ask_for_is_counted_apart_and_comes_after_the_predicti
 def test_what_two_processes_did_adds_up_also_after_json() -> None:
     one, other = StatsKeeper("one"), StatsKeeper("other")
     evaluations = StatsKeeper("other", of_evaluations=True)
-    evaluations.executed(300, 1.5, items=1)
+    evaluations.executed(300, 1.5)
     evaluations.answered(9.0, 0.25, 1.5)
-    one.executed(2, 0.5, items=2)
-    one.executed(4, 1.0, items=4)
+    one.executed(2, 0.5)
+    one.executed(4, 1.0)
     one.answered(0.1, 0.2, 0.3)
     one.count("rejected")
-    other.executed(4, 2.0, items=4)
+    other.executed(4, 2.0)
     other.count("rejected")
     other.count("InvalidImage")
-    told = stats_from_json(json.loads(json.dumps(asdict(other.snapshot(1, 2, evaluations)))))
-    total = add_stats([one.snapshot(waiting=3, running=0), told])
+    told = stats_from_json(json.loads(json.dumps(asdict(other.snapshot(1, 2, 0.5, evaluations)))))
+    total = add_stats([one.snapshot(waiting=3, running=0, expected_s=0.25), told])
     assert total == RunnerStats(
         succeeded=1,
         failed={"rejected": 2, "InvalidImage": 1},
@@ -121,4 +121,5 @@ def test_what_two_processes_did_adds_up_also_after_json() -> None:
         running=2,
         evaluations=300,
         evaluation_seconds=1.75,
+        expected_seconds=0.5,
     )

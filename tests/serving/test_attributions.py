@@ -35,10 +35,10 @@ def chunks_of(model: Any) -> list[int]:
     """A list to which the number of coalitions is added of each chunk that the model is given from now on."""
     chunks, submit = list[int](), model.submit
 
-    def noted(payload: Any, deadline: float) -> Any:
+    def noted(payload: Any, deadline: float, **admitted: bool) -> Any:
         if isinstance(payload, MixedRows):
             chunks.append(len(payload.coalitions))
-        return submit(payload, deadline)
+        return submit(payload, deadline, **admitted)
 
     model.submit = noted
     return chunks

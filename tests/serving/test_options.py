@@ -1,15 +1,15 @@
-"""What an operator sets for every Runner, divided among the workers."""
+"""What an operator sets for every Runner."""
 
-import pytest
-
-from models.card import read_card
 from serving.options import RunnerOptions
-from tests.conftest import SHIPPED
+from settings import Settings
 
 
-@pytest.mark.parametrize(("workers", "places"), [(1, 256), (2, 128), (8, 64), (16, 64)])
-def test_a_workers_share_of_the_queue_still_takes_the_largest_request(workers: int, places: int) -> None:
-    card = read_card(SHIPPED / "card.toml")
-    assert card.limits.max_items == 64
-    assert RunnerOptions(workers=workers).queue_size_for(card) == places
-    assert RunnerOptions(queue_size=4, workers=workers).queue_size_for(card) == 4
+def test_a_worker_has_its_share_of_the_cores_and_a_queue_of_its_own() -> None:
+    settings = Settings(_env_file=None, workers=4, queue_ms=500, queue_size=7)
+    options = RunnerOptions.from_settings(settings.model_dump())
+    assert (options.workers, options.queue_ms, options.queue_size) == (4, 500, 7)
+    assert options.cores() == max(1, RunnerOptions().cores() // 4)
+
+
+def test_the_defaults_are_those_of_the_settings() -> None:
+    assert RunnerOptions.from_settings(Settings(_env_file=None).model_dump()) == RunnerOptions()

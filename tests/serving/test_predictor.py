@@ -109,35 +109,52 @@ def test_a_caller_that_leaves_is_not_waited_for(model: LoadedModel) -> None:
         run(Predictor(10_000).predict_image(model, plain(1), PLAIN, soon(), Leaving()))
 
 
-@pytest.mark.parametrize("all_or_none", [False, True])
-def test_a_queue_that_does_not_take_all_refuses_the_rest_or_all(
-    tmp_path: Path, held: threading.Event, all_or_none: bool
-) -> None:
+def test_a_queue_that_does_not_take_all_pictures_of_a_request_takes_none(tmp_path: Path, held: threading.Event) -> None:
     held.set()  # for the self-check
-    with loaded(seal(tiny_package(tmp_path / "tiny")), RunnerOptions(queue_size=2)) as model:
+    with loaded(seal(tiny_package(tmp_path / "tiny")), RunnerOptions(queue_size=3)) as model:
         held.clear()
-        busy = model.submit(plain(0))
+        others = [model.submit(plain(0))]
         while (stats := model.stats()) is None or stats.running == 0:
             time.sleep(0.001)
-        payloads = [plain(level) for level in (10, 20, 200, 240)]
+        others.append(model.submit(plain(1)))
+        predictor = Predictor(10_000)
+        with pytest.raises(QueueFull, match="1 items waiting, and takes 3"):
+            run(predictor.predict_images(model, [plain(level) for level in (10, 20, 200)], PLAIN, soon()))
+        stats = model.stats()
+        assert stats is not None and stats.waiting == 1
 
         async def predict() -> list[ImagePrediction | BaseException]:
-            work = Predictor(10_000).predict_images(model, payloads, PLAIN, soon(), all_or_none=all_or_none)
-            task = asyncio.ensure_future(work)
+            task = asyncio.ensure_future(predictor.predict_images(model, [plain(10), plain(20)], PLAIN, soon()))
             await asyncio.sleep(0)
             held.set()
             return await task
 
-        if all_or_none:
-            with pytest.raises(QueueFull):
-                run(predict())
-            held.set()
-            assert busy.result(20)
-            assert model.submit(plain(1)).result(20)  # nothing of the refused request is in the way
-        else:
-            results = run(predict())
-            assert [isinstance(result, ImagePrediction) for result in results] == [True, True, False, False]
-            assert all(isinstance(result, QueueFull) for result in results[2:])
+        assert all(isinstance(result, ImagePrediction) for result in run(predict()))
+        assert all(other.result(20) for other in others)
+
+
+def test_the_self_check_tells_how_long_the_first_clients_would_wait(tmp_path: Path, held: threading.Event) -> None:
+    held.set()
+    with loaded(seal(tiny_package(tmp_path / "tiny"))) as model:
+        held.clear()
+        futures = [model.submit(plain(level)) for level in range(200)]  # more than one batch
+        stats = model.stats()
+        assert stats is not None and stats.succeeded == 0 and stats.expected_seconds > 0
+        held.set()
+        assert all(future.result(20) for future in futures)
+
+
+def test_what_the_cache_has_of_a_request_takes_no_place(tmp_path: Path) -> None:
+    with loaded(seal(tiny_package(tmp_path / "tiny")), cache=ResponseCache(2**20)) as model:
+        predictor, pictures = Predictor(10_000), [plain(level) for level in (77, 10, 240)]
+        run(predictor.predict_image(model, pictures[1], PLAIN, soon()))
+        results = run(predictor.predict_images(model, pictures, PLAIN, soon()))
+        cached = [isinstance(result, ImagePrediction) and result.answer.cached for result in results]
+        assert cached == [False, True, False]
+        alone = [run(predictor.predict_image(model, picture, PLAIN, soon())) for picture in pictures]
+        assert all(prediction.answer.cached for prediction in alone)
+        for prediction, result in zip(alone, results, strict=True):
+            assert isinstance(result, ImagePrediction) and np.array_equal(prediction.logits, result.logits)
 
 
 def test_a_model_that_is_not_ready_says_what_it_does(tmp_path: Path) -> None:
@@ -146,13 +163,12 @@ def test_a_model_that_is_not_ready_says_what_it_does(tmp_path: Path) -> None:
     request = ExplanationRequest(plain(1), (), "gradcam", "map", 0.5, at_input_size=True)
     for work in (
         predictor.predict_image(model, plain(1), PLAIN, soon()),
+        predictor.predict_images(model, [plain(1)], PLAIN, soon()),
         predictor.predict_image(model, plain(1), WITH_HEATMAP, soon()),
         predictor.explain_image(model, request, PLAIN, soon()),
     ):
         with pytest.raises(Unavailable, match="waiting to be loaded"):
             run(work)
-    results = run(predictor.predict_images(model, [plain(1)], PLAIN, soon()))
-    assert isinstance(results[0], Unavailable)
 
 
 def test_pictures_and_rows_do_not_mix(model: LoadedModel, tmp_path: Path) -> None:

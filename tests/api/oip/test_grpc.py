@@ -116,7 +116,7 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
     message = service_pb2.ModelInferRequest(model_name="tiny", raw_input_contents=[b"\1\0\0\0x"])
     message.inputs.add(name="image", datatype="BYTES", shape=[1])
     bare = {"Inference-Header-Content-Length": "0"}
-    with serving([seal(tiny_package(tmp_path / "tiny"))], RunnerOptions(queue_size)) as served:
+    with serving([seal(tiny_package(tmp_path / "tiny"))], RunnerOptions(queue_size=queue_size)) as served:
         with served.brake.pulled(), triton.InferenceServerClient(served.grpc) as client:
             for _ in range(64):  # more than the queue and the lanes hold
                 infer_plain(client, answers)
