@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits compare loadtest fuzz explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare loadtest fuzz explain-quality image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -63,6 +63,9 @@ bench-early-exit: $(DEV)  ## kidney-stone with its early exit, beside without
 bench-limits: $(DEV)  ## What unfinished uploads and silent connections do to a server
 	.venv-dev/bin/vitrine models import kidney-stone
 	.venv-dev/bin/python -m loadtests.limits $(ARGS)
+
+bench-requests: $(DEV)  ## What a cheap request costs the server, here and, with ARGS="--against DIR", in another source folder
+	.venv-dev/bin/python -m loadtests.request_cost $(ARGS)
 
 compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (30 minutes)
 	.venv-dev/bin/python -m loadtests.compare $(ARGS)
