@@ -64,9 +64,9 @@ def cases() -> dict[str, Case]:
     single = [post("/models/churn/predict", json.dumps(row).encode(), "application/json") for row in rows[:16]]
     batch = post("/models/churn/predict/batch", json.dumps({"samples": rows}).encode(), "application/json")
     return {
-        "picture": Case(pictures, 64, 10_000),
-        "row": Case(single, 64, 10_000),
-        f"{ROWS} rows": Case([batch], 4, 300),
+        "picture": Case(pictures, 64, 4_000),
+        "row": Case(single, 64, 4_000),
+        f"{ROWS} rows": Case([batch], 4, 100),
     }
 
 
@@ -149,7 +149,7 @@ def served(folder: Path, *, access_log: bool) -> Iterator[tuple[int, Tree]]:
 
 @click.command()
 @click.option("--against", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Another source folder.")
-@click.option("--rounds", default=5, show_default=True, help="Rounds; medians are printed.")
+@click.option("--rounds", default=9, show_default=True, help="Rounds; medians are printed.")
 @click.option("--access-log/--no-access-log", default=False, show_default=True, help="Whether requests are logged.")
 def main(against: Path | None, rounds: int, access_log: bool) -> None:
     """Print what a request of each case costs the server, here and in another folder with the same packages."""

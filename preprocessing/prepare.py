@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple, Protocol
 
 from errors import InvalidInput
-from preprocessing.decode import check_structure, decode
+from preprocessing.decode import decode, decodes_within
 from preprocessing.spec import Float32Tensor, ImageInput, ImageLimits, UInt8Image
 from preprocessing.transform import resize, transform
 
@@ -72,7 +72,6 @@ def is_slow(data: bytes, limits: ImageLimits, pixel_s: float = 0.0) -> bool:
         pixel_s: what each pixel takes beside its decoding, in seconds.
     """
     try:
-        structure = check_structure(data, limits)
-        return structure.seconds + pixel_s * structure.width * structure.height > QUICK_S
+        return not decodes_within(data, limits, QUICK_S, pixel_s)
     except InvalidInput:
         return False
