@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.aliases import with_aliases
-from api.answers import batch_json, classification_fields, origin_fields
+from api.answers import batch_json, classification_fields, origin_fields, prediction_json
 from api.body import Upload, read_many, read_one
-from api.caller import HttpCaller, timing_headers
+from api.caller import HttpCaller, TimedJson, timing_headers
 from api.parameters import ExplanationQuery, PredictionQuery
 from api.problems import problem_of
 from api.progress import ProgressResponse, wants_progress
@@ -54,9 +54,12 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
     upload = await read_one(request)
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
-    body: Prediction = prediction_answer(model, prediction, request.state.request_id, query.label_form(card))
+    request_id, form = request.state.request_id, query.label_form(card)
+    if not parameters.with_heatmap and not card.answer.also:
+        return TimedJson(prediction_json(model, prediction, request_id, form), [prediction.answer])
+    body: Prediction = prediction_answer(model, prediction, request_id, form)
     exclude = None if parameters.with_heatmap else {"explanation_error"}
-    return _json(body.model_dump_json(exclude=exclude), [prediction.answer])
+    return TimedJson(body.model_dump_json(exclude=exclude), [prediction.answer])
 
 
 async def predict_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -81,7 +84,7 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     body = BatchAnswer(**_batch_fields(model, _entries(uploads, results, request_id, entry), started))
     left_out = None if parameters.with_heatmap else {"explanation_error"}
     answers = [result.answer for result in results if not isinstance(result, BaseException)]
-    return _json(batch_json(body, card.answer, left_out), answers)
+    return TimedJson(batch_json(body, card.answer, left_out), answers)
 
 
 async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -118,7 +121,7 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
         if query.format == "png":
             return Response(answers[0].value.picture, 200, timing_headers(answers), "image/png")
         body = explained_answer(model, predictions, explanation_request, request_id, form, ExplainedPrediction)
-        return _json(body.model_dump_json(exclude={"explanation_error"}), answers)
+        return TimedJson(body.model_dump_json(exclude={"explanation_error"}), answers)
 
     if method == RISE and query.format == "json" and wants_progress(request):
         return ProgressResponse(answer, request_id)
@@ -153,7 +156,7 @@ async def explain_batch(predictor: Predictor, model: LoadedModel, request: Reque
     body = ExplainedBatchAnswer(**_batch_fields(model, _entries(uploads, results, request_id, entry), started))
     explained = [result for result in results if not isinstance(result, BaseException)]
     answers = [answer for predictions in explained for answer in computed_answers(predictions)]
-    return _json(batch_json(body, card.answer, {"explanation_error"}), answers)
+    return TimedJson(batch_json(body, card.answer, {"explanation_error"}), answers)
 
 
 def computed_answers(predictions: Sequence[ImagePrediction]) -> list[Answer[Any]]:
@@ -281,7 +284,3 @@ def _input_box(card: ImageCard, size: tuple[int, int]) -> list[float] | None:
     """Return what of a picture of this width and height the network's input is; None where it is the whole picture."""
     placement = place((size[1], size[0]), card.input)
     return None if placement.is_whole else [round(edge, 2) for edge in placement.input_box()]
-
-
-def _json(body: str, answers: Sequence[Answer[Any]]) -> Response:
-    return Response(body, 200, timing_headers(answers), "application/json")
