@@ -73,8 +73,10 @@ def row_answers(
     if card.answer.also:
         template, order = _filled_in(_template(card, fields, columns))
     else:  # nothing reads the values of the fields, so that they can be filled in as well
-        template, order = _plain_template(card, tuple(fields), tuple(columns))
-        columns |= {name: [written] * len(rows) for name, written in _written(fields).items() if name not in columns}
+        plain, names = _plain_template(card, tuple(fields), tuple(columns))
+        shared = {name: to_json(value, inf_nan_mode="null").decode() for name, value in fields.items()}
+        template = plain % tuple(["%s" if name in columns else shared[name].replace("%", "%%") for name in names])
+        order = [name for name in names if name in columns]
     return [template % row for row in zip(*(columns[name] for name in order), strict=True)]
 
 
@@ -102,21 +104,18 @@ def row_batch_json(empty: RowBatchAnswer, answers: Sequence[str], form: Answer) 
     return _SLOT.sub(lambda _: entries, written)
 
 
-def _written(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return the JSON of the value of each field, as the schema writes it."""
-    return {name: to_json(value, inf_nan_mode="null").decode() for name, value in fields.items()}
-
-
 def _plain_template(card: RowCard, fields: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return the `_filled_in` template of a card without further names, which is made once for the same names."""
+    """Return the template of the template of a card without further names, which is made once for the same names.
+
+    It has a slot for every field, and the names of its slots are in their order.
+    """
     key = id(card), fields, columns
     if (kept := _templates.get(key)) is None or kept[0] is not card:
         if len(_templates) >= MOST_TEMPLATES:
             _templates.clear()
-        # A field is left out, or not, by its value: of units by whether there are some.
-        values = {name: _slot(name) for name in fields}
-        written = row_answer_schema(card).model_construct(**values | {name: _slot(name) for name in columns})
-        kept = _templates[key] = card, *_filled_in(written.model_dump_json(warnings=False))
+        answer = row_answer_schema(card).model_construct(**{name: _slot(name) for name in (*fields, *columns)})
+        template, order = _filled_in(answer.model_dump_json(warnings=False).replace("%", "%%"))
+        kept = _templates[key] = card, template, order
     return kept[1], kept[2]
 
 
