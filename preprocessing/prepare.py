@@ -10,6 +10,9 @@ from preprocessing.transform import resize, transform
 QUICK_S = 0.5
 """A picture that may take longer than this to decode, in seconds of one core, is slow."""
 
+INSTANT_S = 0.001
+"""A picture that may take longer than this to decode, in seconds of one core, is not decoded on an event loop."""
+
 _SHARPNESS_A_PIXEL_S = 1e-8
 """How long one core takes to measure the sharpness of a pixel."""
 
@@ -75,3 +78,11 @@ def is_slow(data: bytes, limits: ImageLimits, pixel_s: float = 0.0) -> bool:
         return not decodes_within(data, limits, QUICK_S, pixel_s)
     except InvalidInput:
         return False
+
+
+def is_quick(data: bytes, limits: ImageLimits, pixel_s: float = 0.0) -> bool:
+    """Return whether a picture takes at most `INSTANT_S`, or is refused; arguments as of `is_slow`."""
+    try:
+        return decodes_within(data, limits, INSTANT_S, pixel_s)
+    except InvalidInput:
+        return True

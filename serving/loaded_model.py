@@ -12,13 +12,16 @@ from explain.rise import RISE
 from models.background import BACKGROUND, Background, read_background
 from models.card import Card, ImageCard
 from models.package import EARLY_EXIT_VARIANT, WEIGHTS, StoredModel, verify
+from runners.awaiting import awaitable
 from runners.cores import CoreShare
+from runners.gathered import Gathered
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats, add_stats
 from serving.cache import NO_CACHE, ResponseCache
 from serving.loading import LoadedPipeline, Role
 from serving.options import RunnerOptions
 from serving.self_check import SelfCheck
+from serving.waiting import Caller, wait_for
 
 State = Literal["missing", "loading", "checking", "ready", "failed", "draining"]
 
@@ -62,6 +65,7 @@ class LoadedModel:
         self._lifecycle = threading.Lock()
         self._loaded: LoadedPipeline | None = None
         self._runner: Runner[Any, Any, Any] | None = None
+        self._gathered: Gathered[Any, Any, Any] | None = None
         self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
     def check_ready(self) -> None:
@@ -133,13 +137,36 @@ class LoadedModel:
         future.add_done_callback(lambda done: self._cache.keep_result(key, done))
         return future
 
+    async def answer(self, payload: Any, deadline: float, caller: Caller | None = None) -> Answer[Any]:
+        """Return the answer to one payload; what takes no longer than to be handed to a lane is computed at once.
+
+        Args:
+            payload: what the model's pipeline preprocesses.
+            deadline: a value of `time.monotonic()`.
+            caller: who waits; None where the transport itself cancels what nobody waits for.
+
+        Raises:
+            VitrineError: as `submit`, `wait_for`, and the pipeline's `preprocess`.
+        """
+        gathered = self._gathered
+        if gathered is None or self.state != "ready" or self._cache.keeps(payload) or not gathered.takes(payload):
+            return await wait_for(awaitable(self.submit(payload, deadline)), deadline, caller)
+        answer = gathered.submit(payload, deadline)
+        try:
+            return await answer
+        finally:
+            del answer  # whose error leads back to this frame
+
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
-        return add_stats([self._runner.stats(), *self.stats_of_other_workers]) if self._runner else None
+        own = self.own_stats()
+        return add_stats([own, *self.stats_of_other_workers]) if own else None
 
     def own_stats(self) -> RunnerStats | None:
         """Return the counts of this process alone."""
-        return self._runner.stats() if self._runner else None
+        if self._runner is None:
+            return None
+        return add_stats([self._runner.stats(), self._gathered.stats()]) if self._gathered else self._runner.stats()
 
     def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the model and replay its goldens; ends in `ready` or `failed` and never raises."""
@@ -173,6 +200,8 @@ class LoadedModel:
         with self._lifecycle:
             if self.state not in ("missing", "failed"):
                 self.state, self.detail = "draining", "the server is shutting down"
+        if self._gathered is not None:
+            self._gathered.close()
         drained = self._runner.close(timeout_s) if self._runner else True
         if drained and self._loaded is not None:
             self._loaded.release()
@@ -189,6 +218,8 @@ class LoadedModel:
             self._runner = Runner(
                 loaded.runner_name, loaded.pipeline, loaded.plan, queue_size=self.queue_size, working=share
             )
+            if loaded.is_quick is not None:
+                self._gathered = Gathered(loaded.runner_name, loaded.pipeline, loaded.is_quick, share)
             self.state, self.detail = "checking", "replaying its goldens"
             return self._runner
 
