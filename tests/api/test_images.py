@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from api.schemas import Prediction
 from errors import QueueFull
 from preprocessing.transform import Transformed
 from runners.runner import Runner
@@ -44,6 +45,12 @@ def test_a_picture_is_classified_as_numpy_works_it_out(client: TestClient, path:
             "decode",
             "infer",
         }
+
+
+@pytest.mark.parametrize("query", ["", "?threshold=0.25&top_k=2", "?label=index"])
+def test_an_answer_is_written_as_its_schema_writes_it(client: TestClient, query: str) -> None:
+    answer = client.post(f"/predict{query}", content=plain(120)).text
+    assert answer == Prediction.model_validate_json(answer).model_dump_json(exclude={"explanation_error"})
 
 
 def test_a_threshold_of_the_clients_own_decides_and_every_label_can_be_listed(client: TestClient) -> None:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Histogram
 
-from runners.stats import RunnerStats, StatsKeeper, add_stats, stats_from_json
+from runners.stats import RunnerStats, StatsKeeper, add_stats, observe_all, stats_from_json
 from tests.conftest import ROOT
 from tests.runners.steps import start_runner
 
@@ -44,6 +44,19 @@ def test_prometheus_sees_what_a_runner_did() -> None:
         assert REGISTRY.get_sample_value(f"vitrine_{name}_count", {"model": "watched"}) == 3
     stats = runner.stats()
     assert (stats.succeeded, stats.executions, stats.mean_batch, stats.waiting, stats.running) == (3, 3, 1.0, 0, 0)
+
+
+def test_amounts_that_are_observed_together_count_as_one_by_one() -> None:
+    histograms = [Histogram(f"amounts{name}", "Amounts.", buckets=(0.1, 1.0), registry=None) for name in "ab"]
+    amounts = [0.05, 0.1, 0.5, 2.0, 0.05]
+    for amount in amounts:
+        histograms[0].observe(amount)
+    observe_all(histograms[1], amounts)
+    one_by_one, together = (next(iter(histogram.collect())).samples for histogram in histograms)
+    assert {sample.name[9:]: sample.value for sample in together if "_created" not in sample.name} == {
+        sample.name[9:]: sample.value for sample in one_by_one if "_created" not in sample.name
+    }
+    assert [sample.value for sample in together if sample.name.endswith("_bucket")] == [3, 4, 5]
 
 
 def test_what_two_processes_did_adds_up_also_after_json() -> None:
