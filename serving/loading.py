@@ -26,7 +26,7 @@ from runners.stats import metrics
 from runners.tuned import tuned_plan
 from serving.masked import ExplainablePipeline
 from serving.options import RunnerOptions
-from serving.pipeline import EarlyExitPipeline, ImagePipeline, RowPipeline, make_pipeline
+from serving.pipeline import EarlyExitPipeline, ImagePipeline, make_pipeline
 from serving.self_check import golden_batch, golden_payload
 
 if TYPE_CHECKING:
@@ -129,11 +129,12 @@ def load_prediction(
     served: Pipeline[Any, Any, Any] = pipeline
     if isinstance(card, ImageCard) and isinstance(pipeline, ImagePipeline):
         served = ExplainablePipeline(card, pipeline, prepare_slow)
-    is_one_lane = plan.lanes == 1 and plan.max_batch > 1 and not plan.linger_ms and backend.device == "cpu"
+    may_gather = options.gather and backend.device == "cpu"
+    may_gather = may_gather and plan.lanes == 1 and plan.max_batch > 1 and not plan.linger_ms
     return LoadedPipeline(
         pipeline=served,
         plan=plan,
-        is_quick=pipeline.is_quick if is_one_lane and _run_s(stored, pipeline) < CHEAP_RUN_S else None,
+        is_quick=pipeline.is_quick if may_gather and _run_s(stored, backend) < CHEAP_RUN_S else None,
         runner_name=card.name,
         runtime=backend.runtime,
         device=backend.device,
@@ -240,14 +241,13 @@ def _load_onnx(stored: StoredModel, share: CoreShare, override: Callable[[Plan],
     return backend, plan
 
 
-def _run_s(stored: StoredModel, pipeline: ImagePipeline | RowPipeline) -> float:
+def _run_s(stored: StoredModel, backend: Backend) -> float:
     """Return the seconds that the network takes for one golden input alone; infinity without any."""
-    goldens = read_goldens(stored.path)[0]
-    if not goldens:
+    inputs = [(golden.name, golden.data) for golden in read_goldens(stored.path)[0][:1]]
+    if not inputs:
         return np.inf
-    steps: Pipeline[Any, Any, Any] = pipeline
-    prepared = steps.preprocess(golden_payload(stored.card, goldens[0].data))
-    return _shortest_s(lambda: steps.infer([prepared]))
+    batch = golden_batch(stored.card, inputs)
+    return _shortest_s(lambda: backend.run(batch))
 
 
 def _shortest_s(work: Callable[[], object]) -> float:

@@ -11,7 +11,9 @@ from starlette.testclient import TestClient
 from api.schemas import Prediction
 from errors import QueueFull
 from preprocessing.transform import Transformed
+from runners.gathered import Gathered
 from runners.runner import Runner
+from serving.options import RunnerOptions
 from serving.pipeline import ImageOutputs, ImagePipeline
 from tests.api.conftest import MakeClient
 from tests.conftest import encode
@@ -165,6 +167,7 @@ def test_a_deadline_that_cannot_be_met_is_a_504(client: TestClient, monkeypatch:
         return infer(pipeline, batch)
 
     monkeypatch.setattr(ImagePipeline, "infer", held_infer)
+    monkeypatch.setattr(Gathered, "takes", lambda *_: False)
     try:
         response = client.post("/predict?timeout_ms=1", content=plain(1))
         batch = client.post("/predict/batch?timeout_ms=1", files=[("files", ("a.png", plain(1)))])
@@ -178,7 +181,7 @@ def test_a_deadline_that_cannot_be_met_is_a_504(client: TestClient, monkeypatch:
 def test_a_full_queue_is_a_429_that_says_when_to_come_back(
     make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = make_client(seal(tiny_package(tmp_path / "tiny")))
+    client = make_client(seal(tiny_package(tmp_path / "tiny")), options=RunnerOptions(gather=False))
 
     def refuse(*_: object) -> None:
         raise QueueFull("tiny has 256 items waiting, as many as it takes. Retry later.", 3)
