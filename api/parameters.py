@@ -71,7 +71,8 @@ class Query(BaseModel):
             InvalidInput: the message names the parameter, its value and what is allowed.
         """
         if not query:
-            return _unasked(cls)
+            unasked: Self = _unasked(cls)
+            return unasked
         try:
             context, given = {"labels": card.labels, "targets": target_names(card)}, QueryParams(query)
             repeated = {"target": given.getlist("target")} if "target" in given else {}

@@ -113,7 +113,8 @@ def _plain_template(card: RowCard, fields: tuple[str, ...], columns: tuple[str, 
     if (kept := _templates.get(key)) is None or kept[0] is not card:
         if len(_templates) >= MOST_TEMPLATES:
             _templates.clear()
-        answer = row_answer_schema(card).model_construct(**{name: _slot(name) for name in (*fields, *columns)})
+        slots: dict[str, Any] = {name: _slot(name) for name in (*fields, *columns)}
+        answer = row_answer_schema(card).model_construct(**slots)
         template, order = _filled_in(answer.model_dump_json(warnings=False).replace("%", "%%"))
         kept = _templates[key] = card, template, order
     return kept[1], kept[2]

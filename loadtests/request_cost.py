@@ -43,12 +43,12 @@ class Case(NamedTuple):
     Attributes:
         requests: encoded, taken in turns.
         clients: how many wait for an answer at a time.
-        count: requests of one measurement.
+        requests_measured: of one measurement.
     """
 
     requests: Sequence[bytes]
     clients: int
-    count: int
+    requests_measured: int
 
 
 def cases() -> dict[str, Case]:
@@ -115,13 +115,13 @@ def cost(port: int, tree: Tree, case: Case, *, counts_instructions: bool) -> flo
     load(case.clients)
     if not counts_instructions:
         before = tree.cpu_s()
-        load(case.count)
-        return (tree.cpu_s() - before) / case.count * 1e6
+        load(case.requests_measured)
+        return (tree.cpu_s() - before) / case.requests_measured * 1e6
     command = ["perf", "stat", "-x,", "-e", "instructions:u", "-p", ",".join(str(part.pid) for part in tree.members())]
     counter = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    load(case.count)
+    load(case.requests_measured)
     counter.send_signal(signal.SIGINT)
-    return int(counter.communicate()[1].split(",")[0]) / case.count / 1e3
+    return int(counter.communicate()[1].split(",")[0]) / case.requests_measured / 1e3
 
 
 def instructions_are_counted() -> bool:
