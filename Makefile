@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits compare chaos loadtest fuzz explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare chaos loadtest fuzz check-sizes explain-quality image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -64,6 +64,9 @@ bench-limits: $(DEV)  ## What unfinished uploads and silent connections do to a 
 	.venv-dev/bin/vitrine models import kidney-stone
 	.venv-dev/bin/python -m loadtests.limits $(ARGS)
 
+bench-requests: $(DEV)  ## What a cheap request costs the server, here and, with ARGS="--against DIR", in another source folder
+	.venv-dev/bin/python -m loadtests.request_cost $(ARGS)
+
 compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (30 minutes)
 	.venv-dev/bin/python -m loadtests.compare $(ARGS)
 
@@ -77,6 +80,9 @@ loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a repor
 fuzz: $(DEV)  ## 20,000 hostile pictures and a minute of hostile clients, with another client beside them (20 minutes)
 	.venv-dev/bin/vitrine models import kidney-stone
 	.venv-dev/bin/python -m loadtests.fuzz $(ARGS)
+
+check-sizes: $(DEV)  ## The sizes of 10,000 pictures and mutants as they are read here and by Pillow
+	.venv-dev/bin/python -m loadtests.sizes $(ARGS)
 
 explain-quality: $(DEV)  ## Pointing game, curves and random weights of the explanations; writes them beside the card
 	.venv-dev/bin/vitrine explain quality kidney-stone $(ARGS)

@@ -98,6 +98,11 @@ class Settings(BaseSettings):
     linger_ms: Annotated[float, Field(ge=0, le=1000)] | None = Field(
         None, description="How long a batch waits to be filled; empty: as tuned here, else the default plan's."
     )
+    gather: bool = Field(
+        True,
+        description="Run models that take less time than a hand-over to a lane on the event loop, all requests of one "
+        "of its turns together.",
+    )
     workers: Annotated[int, Field(ge=1, le=MOST_WORKERS)] = Field(
         1, description="Processes that answer, each with all models; more than one pays only for cheap models."
     )

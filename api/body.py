@@ -140,7 +140,8 @@ def is_json(request: Request) -> bool:
 
 
 def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    given = next((value for name, value in request.scope["headers"] if name == b"content-type"), b"")
+    return str(given.partition(b";")[0].strip().lower(), "latin-1")
 
 
 def _is_form(request: Request) -> bool:

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.aliases import with_aliases
-from api.answers import batch_json, classification_fields, origin_fields
+from api.answers import batch_json, classification_fields, origin_fields, prediction_json
 from api.body import Upload, read_many, read_one
-from api.caller import HttpCaller, timing_headers
+from api.caller import HttpCaller, TimedJson, timing_headers
 from api.parameters import ExplanationQuery, PredictionQuery
 from api.problems import problem_of
 from api.progress import ProgressResponse, wants_progress
@@ -55,9 +55,12 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
         model.check_room()  # before the body is read
     upload, caller = await read_one(request), HttpCaller(request)
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
-    body: Prediction = prediction_answer(model, prediction, request.state.request_id, query.label_form(card))
+    request_id, form = request.state.request_id, query.label_form(card)
+    if not parameters.with_heatmap and not card.answer.also:
+        return TimedJson(prediction_json(model, prediction, request_id, form), [prediction.answer])
+    body: Prediction = prediction_answer(model, prediction, request_id, form)
     exclude = None if parameters.with_heatmap else {"explanation_error"}
-    return _json(body.model_dump_json(exclude=exclude), [prediction.answer])
+    return TimedJson(body.model_dump_json(exclude=exclude), [prediction.answer])
 
 
 async def predict_batch(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -83,7 +86,7 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     body = BatchAnswer(**_batch_fields(model, _entries(uploads, results, request_id, entry), started))
     left_out = None if parameters.with_heatmap else {"explanation_error"}
     answers = [result.answer for result in results if not isinstance(result, BaseException)]
-    return _json(batch_json(body, card.answer, left_out), answers)
+    return TimedJson(batch_json(body, card.answer, left_out), answers)
 
 
 async def explain(predictor: Predictor, model: LoadedModel, request: Request) -> Response:
@@ -121,7 +124,7 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
             picture = prediction.explanation.picture if prediction.explanation else None
             return Response(picture, 200, timing_headers([prediction.answer]), "image/png")
         body = explained_answer(model, prediction, explanation_request, request_id, form, ExplainedPrediction)
-        return _json(body.model_dump_json(exclude={"explanation_error"}), [prediction.answer])
+        return TimedJson(body.model_dump_json(exclude={"explanation_error"}), [prediction.answer])
 
     if method == RISE and query.format == "json" and wants_progress(request):
         return ProgressResponse(answer, request_id)
@@ -156,7 +159,7 @@ async def explain_batch(predictor: Predictor, model: LoadedModel, request: Reque
 
     body = ExplainedBatchAnswer(**_batch_fields(model, _entries(uploads, results, request_id, entry), started))
     answers = [result.answer for result in results if not isinstance(result, BaseException)]
-    return _json(batch_json(body, card.answer, {"explanation_error"}), answers)
+    return TimedJson(batch_json(body, card.answer, {"explanation_error"}), answers)
 
 
 def _entries(
@@ -283,7 +286,3 @@ def _input_box(card: ImageCard, size: tuple[int, int]) -> list[float] | None:
     """Return what of a picture of this width and height the network's input is; None where it is the whole picture."""
     placement = place((size[1], size[0]), card.input)
     return None if placement.is_whole else [round(edge, 2) for edge in placement.input_box()]
-
-
-def _json(body: str, answers: Sequence[Answer[Any]]) -> Response:
-    return Response(body, 200, timing_headers(answers), "application/json")

@@ -1,5 +1,6 @@
 """What wraps the API: request ids, keys, the limits of bodies, problem details, metrics and the access log."""
 
+import asyncio
 import json
 import logging
 import random
@@ -18,7 +19,7 @@ from api.bodies import Bodies, Body
 from api.problems import CALLER_GONE, problem_response
 from api.refusals import refuse
 from errors import QueueFull, Unavailable, VitrineError
-from runners.stats import metrics
+from runners.stats import metrics, observe_all
 
 logger = logging.getLogger("vitrine.api")
 access_log = logging.getLogger("vitrine.access")
@@ -30,6 +31,7 @@ _MODEL_PATH = re.compile(
     r"(?:(?:/v[12])?/models|/predictions|/explanations)/([a-z0-9-]{1,60})(?:\.[a-z]{1,20}|:[a-z]{1,20})?(/|$)"
 )
 _DEFAULT_MODEL_PATHS = ("/predict", "/predict/batch", "/infer", "/explain", "/explain/batch")
+_json = json.JSONEncoder().encode
 _HARDENING = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
 
 
@@ -76,6 +78,9 @@ class Middleware:
         self._default_model, self._known_models = default_model, known_models
         self._logs_access, self._authenticator = logs_access, authenticator
         self._meters = dict[tuple[str, int], tuple[Counter, Histogram]]()
+        self._ended = dict[tuple[str, int], list[float]]()
+        """The seconds of the requests that ended in this turn of the event loop, by model and status."""
+        self._lines = list[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is not HTTP."""
@@ -133,9 +138,11 @@ class Middleware:
         seconds, status = exchange.seconds(), exchange.status or CALLER_GONE
         match = _MODEL_PATH.match(exchange.path)
         model = match[1] if match else self._default_model if exchange.path in _DEFAULT_MODEL_PATHS else ""
-        requests, duration = self._meters_of(model if model in self._known_models or not model else "unknown", status)
-        requests.inc()
-        duration.observe(seconds)
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._record_turn)
+        self._ended.setdefault((model if model in self._known_models or not model else "unknown", status), []).append(
+            seconds
+        )
         if self._logs_access:
             line = {
                 "request_id": exchange.request_id,
@@ -147,7 +154,18 @@ class Middleware:
                 "model": model,
                 "client": client[0] if client else "",
             }
-            access_log.info(json.dumps(line if self._authenticator is None else line | {"key": exchange.key_name}))
+            self._lines.append(_json(line if self._authenticator is None else line | {"key": exchange.key_name}))
+
+    def _record_turn(self) -> None:
+        """Count, and log, the requests that ended in this turn together: one by one takes as long as a small model."""
+        ended, self._ended = self._ended, {}
+        lines, self._lines = self._lines, []
+        for (model, status), seconds in ended.items():
+            requests, duration = self._meters_of(model, status)
+            requests.inc(len(seconds))
+            observe_all(duration, seconds)
+        if lines:
+            access_log.info("\n".join(lines))
 
     def _meters_of(self, model: str, status: int) -> tuple[Counter, Histogram]:
         """Return the metrics of such requests, which take longer to look up than to count."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from functools import cache
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -33,12 +34,21 @@ from serving.predictions import PredictionParameters
 LONGEST_TIMEOUT_MS = 3_600_000
 
 
+Asked = TypeVar("Asked", bound=BaseModel)
+
+
 def _with_plus(text: str) -> str:
     """Return a word with the plus signs that an URL turned into spaces because they were not quoted."""
     return text.replace(" ", "+")
 
 
 Threshold = Annotated[float | None, Field(description="Instead of the card's.", allow_inf_nan=False), Number]
+
+
+@cache
+def _unasked(query: type[Asked]) -> Asked:
+    """Return the one query in which nothing is asked."""
+    return query()
 
 
 class Query(BaseModel):
@@ -61,7 +71,8 @@ class Query(BaseModel):
             InvalidInput: the message names the parameter, its value and what is allowed.
         """
         if not query:
-            return cls()
+            unasked: Self = _unasked(cls)
+            return unasked
         try:
             context, given = {"labels": card.labels, "targets": target_names(card)}, QueryParams(query)
             repeated = {"target": given.getlist("target")} if "target" in given else {}

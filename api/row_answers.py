@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_core import to_json
 
 from api.aliases import row_answer_schema, with_aliases
 from api.schemas import RowBatchAnswer
@@ -30,6 +31,9 @@ _PREDICTIONS = "predictions"
 
 Columns = dict[str, Sequence[str]]
 """A field of the answers, or a part of one that has a further name, as the JSON of its value in each row."""
+MOST_TEMPLATES = 256
+"""So many templates are kept: a card has a few, and its next version other ones."""
+_templates = dict[tuple[int, tuple[str, ...], tuple[str, ...]], tuple[RowCard, str, list[str]]]()
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -60,12 +64,19 @@ def row_answers(
         columns, fields = _anomaly_columns(results, card), {"threshold": results.threshold}
     else:
         columns = _regression_columns(results, card)
-        fields = {"units": {output.name: output.unit for output in card.outputs if output.unit}}
+        units = {output.name: output.unit for output in card.outputs if output.unit}
+        fields = {"units": units} if units else {}
     for entry in card.input.identifiers:
         columns[entry.name] = [_json(row[entry.name]) for row in rows]
     columns |= more or {}
-    written = _template(card, {**common, **fields}, columns).replace("%", "%%")
-    template, order = _SLOT.sub("%s", written), _SLOT.findall(written)
+    fields = {**common, **fields}
+    if card.answer.also:
+        template, order = _filled_in(_template(card, fields, columns))
+    else:  # nothing reads the values of the fields, so that they can be filled in as well
+        plain, names = _plain_template(card, tuple(fields), tuple(columns))
+        shared = {name: to_json(value, inf_nan_mode="null").decode() for name, value in fields.items()}
+        template = plain % tuple(["%s" if name in columns else shared[name].replace("%", "%%") for name in names])
+        order = [name for name in names if name in columns]
     return [template % row for row in zip(*(columns[name] for name in order), strict=True)]
 
 
@@ -91,6 +102,28 @@ def row_batch_json(empty: RowBatchAnswer, answers: Sequence[str], form: Answer) 
     batch = empty.model_copy(update={_PREDICTIONS: _slot(_PREDICTIONS)})
     written = with_aliases(batch, form.batch_also, read).model_dump_json(warnings=False)
     return _SLOT.sub(lambda _: entries, written)
+
+
+def _plain_template(card: RowCard, fields: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Return the template of the template of a card without further names, which is made once for the same names.
+
+    It has a slot for every field, and the names of its slots are in their order.
+    """
+    key = id(card), fields, columns
+    if (kept := _templates.get(key)) is None or kept[0] is not card:
+        if len(_templates) >= MOST_TEMPLATES:
+            _templates.clear()
+        slots: dict[str, Any] = {name: _slot(name) for name in (*fields, *columns)}
+        answer = row_answer_schema(card).model_construct(**slots)
+        template, order = _filled_in(answer.model_dump_json(warnings=False).replace("%", "%%"))
+        kept = _templates[key] = card, template, order
+    return kept[1], kept[2]
+
+
+def _filled_in(template: str) -> tuple[str, list[str]]:
+    """Return a template whose slots are `%s`, and the names of its slots in their order."""
+    written = template.replace("%", "%%")
+    return _SLOT.sub("%s", written), _SLOT.findall(written)
 
 
 def _template(card: RowCard, fields: Mapping[str, Any], columns: Columns) -> str:

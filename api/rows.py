@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.answers import origin_fields
 from api.body import read_json
-from api.caller import HttpCaller, timing_headers
+from api.caller import HttpCaller, TimedJson, timing_headers
 from api.parameters import prediction_query
 from api.problems import problem_of
 from api.row_answers import row_answers, row_batch_json
@@ -56,7 +56,7 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
         return _batch_json(model, predictions, answers) if are_many else answers[0]
 
     text = write() if len(rows) <= FEW_ROWS else await asyncio.to_thread(write)
-    return Response(text, 200, timing_headers([predictions.answer]), "application/json")
+    return TimedJson(text, [predictions.answer])
 
 
 async def explain(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:

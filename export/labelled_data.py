@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from backends.base import Batch
 from models.card import Card, RowCard, as_row_card
-from preprocessing.rows import transform_rows
+from preprocessing.row_transform import transform_rows
 
 Split = Literal["calibrate", "validate"]
 Labels = npt.NDArray[np.int64]

@@ -15,7 +15,7 @@ from errors import StoreError
 from models.card import Card, ImageCard
 from models.package import PARITY
 from postprocessing.comparison import decision, difference
-from preprocessing.rows import transform_rows
+from preprocessing.row_transform import transform_rows
 
 LIMIT = 1e-4
 """Largest |Δ| between reference and served graph, in probability (of a detector: in squared error)."""

@@ -67,13 +67,13 @@ def classify(logits: Logits, card: ModelCard, *, threshold: float | None = None,
         is_positive = threshold is not None and probabilities[positive] >= threshold
         class_id = positive if is_positive else next(index for index in order if index != positive)
     best = order[: max(1, top_k)]
-    listed = range(len(probabilities)) if len(probabilities) <= MOST_LISTED_LABELS else sorted(best)
+    labels = card.labels
     return Classification(
-        card.labels[class_id],
+        labels[class_id],
         class_id,
         probabilities[class_id],
-        {card.labels[index]: probabilities[index] for index in listed},
-        tuple(RankedLabel(card.labels[index], probabilities[index]) for index in best),
+        dict(zip(labels, probabilities, strict=True)) if few else {labels[i]: probabilities[i] for i in sorted(best)},
+        tuple([RankedLabel(labels[index], probabilities[index]) for index in best]),
         threshold,
     )
 

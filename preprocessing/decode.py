@@ -1,6 +1,7 @@
 """Decode a picture's bytes, after checks of its structure. OpenCV decodes most JPEGs and WebPs, Pillow all else."""
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from errors import InvalidImage, TooLarge
 from preprocessing.spec import ImageLimits, UInt8Image
 from preprocessing.structure.base import Structure, damaged
+from preprocessing.structure.orientation import UPRIGHT
 from preprocessing.structure.read import read_structure
 
 _BAND_PIXELS = 2**20
@@ -41,25 +43,64 @@ def decode(data: bytes, limits: ImageLimits, *, upright: bool = True) -> UInt8Im
         TooLarge: there are more bytes or more pixels than the limits allow.
         MemoryError: there is too little memory, which says nothing of the picture.
     """
+    structure = _known.take(data, limits) or check_structure(data, limits)
+    try:
+        if structure.plain and (structure.format == "WEBP" or _is_complete_and_upright(structure, data)):
+            image = _decode_with_opencv(structure)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns of odd files; those that are too large are refused above
+                image = _decode_with_pillow(structure)
+        return _turn(image, structure.orientation) if upright else image
+    except (InvalidImage, TooLarge):
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"The picture has too many pixels; at most {limits.max_pixels:,} are allowed.") from error
+    except UnidentifiedImageError as error:
+        raise InvalidImage(f"The file is not an image that can be read{_likely_format(data)}. {_ACCEPTED}") from error
+    except Exception as error:  # decoders raise whatever they like on hostile bytes
+        if lacks_memory(error):
+            raise MemoryError from error
+        raise damaged(_first_line(error)) from error
+
+
+class _Known(threading.local):
+    """The structure that a thread has checked last, for `decode`, which mostly comes next."""
+
+    _last: tuple[bytes, ImageLimits, Structure] | None = None
+
+    def keep(self, data: bytes, limits: ImageLimits, structure: Structure) -> None:
+        self._last = data, limits, structure
+
+    def take(self, data: bytes, limits: ImageLimits) -> Structure | None:
+        """Return the structure of these very bytes, once; None where others were checked, and forget those."""
+        last, self._last = self._last, None
+        return last[2] if last is not None and last[0] is data and last[1] is limits else None
+
+
+_known = _Known()
+
+
+def decodes_within(data: bytes, limits: ImageLimits, seconds: float, pixel_s: float = 0.0) -> bool:
+    """Return whether one core decodes a picture in so many seconds, even at the worst; its structure is checked.
+
+    Where it does, and the same thread decodes it next, its structure is not read again.
+
+    Args:
+        data: the encoded bytes.
+        limits: as of `decode`.
+        seconds: the time that there is.
+        pixel_s: what each pixel takes beside its decoding, in seconds.
+
+    Raises:
+        InvalidImage: as `check_structure`.
+        TooLarge: as `check_structure`.
+    """
     structure = check_structure(data, limits)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of odd files; those that are too large are refused above
-        try:
-            by_opencv = structure.plain and (structure.format == "WEBP" or _is_complete_and_upright(structure, data))
-            image = _decode_with_opencv(structure) if by_opencv else _decode_with_pillow(structure)
-            return _turn(image, structure.orientation) if upright else image
-        except (InvalidImage, TooLarge):
-            raise
-        except Image.DecompressionBombError as error:
-            raise TooLarge(f"The picture has too many pixels; at most {limits.max_pixels:,} are allowed.") from error
-        except UnidentifiedImageError as error:
-            raise InvalidImage(
-                f"The file is not an image that can be read{_likely_format(data)}. {_ACCEPTED}"
-            ) from error
-        except Exception as error:  # decoders raise whatever they like on hostile bytes
-            if lacks_memory(error):
-                raise MemoryError from error
-            raise damaged(_first_line(error)) from error
+    if structure.seconds + pixel_s * structure.width * structure.height > seconds:
+        return False
+    _known.keep(data, limits, structure)
+    return True
 
 
 def lacks_memory(error: Exception) -> bool:
@@ -119,7 +160,7 @@ def _check_same_size(width: int, height: int, structure: Structure) -> None:
 
 def _is_complete_and_upright(jpeg: Structure, data: bytes) -> bool:
     """Return whether OpenCV may decode a JPEG; it would invent the pixels that a cut one lacks."""
-    return jpeg.orientation == 1 and data.rstrip(b"\x00\r\n").endswith(_END_OF_JPEG)
+    return jpeg.orientation == 1 and (data.endswith(_END_OF_JPEG) or data.rstrip(b"\x00\r\n").endswith(_END_OF_JPEG))
 
 
 def _decode_with_opencv(structure: Structure) -> UInt8Image:
@@ -172,6 +213,8 @@ def _bands(picture: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
 
 def _turn(image: UInt8Image, orientation: int) -> UInt8Image:
     """Turn a stored picture upright; orientations are those of EXIF, 1 to 8."""
+    if orientation == UPRIGHT:
+        return np.ascontiguousarray(image)
     if orientation >= 5:
         image = image.transpose(1, 0, 2)  # 5 to 8 are 1, 4, 3 and 2 of the picture whose rows are its columns
         orientation = {5: 1, 6: 2, 7: 3, 8: 4}[orientation]

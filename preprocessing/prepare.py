@@ -3,12 +3,15 @@
 from typing import Literal, NamedTuple, Protocol
 
 from errors import InvalidInput
-from preprocessing.decode import check_structure, decode
+from preprocessing.decode import decode, decodes_within
 from preprocessing.spec import Float32Tensor, ImageInput, ImageLimits, UInt8Image
 from preprocessing.transform import resize, transform
 
 QUICK_S = 0.5
 """A picture that may take longer than this to decode, in seconds of one core, is slow."""
+
+INSTANT_S = 0.001
+"""A picture that may take longer than this to decode, in seconds of one core, is not decoded on an event loop."""
 
 _SHARPNESS_A_PIXEL_S = 1e-8
 """How long one core takes to measure the sharpness of a pixel."""
@@ -72,7 +75,14 @@ def is_slow(data: bytes, limits: ImageLimits, pixel_s: float = 0.0) -> bool:
         pixel_s: what each pixel takes beside its decoding, in seconds.
     """
     try:
-        structure = check_structure(data, limits)
-        return structure.seconds + pixel_s * structure.width * structure.height > QUICK_S
+        return not decodes_within(data, limits, QUICK_S, pixel_s)
     except InvalidInput:
         return False
+
+
+def is_quick(data: bytes, limits: ImageLimits, pixel_s: float = 0.0) -> bool:
+    """Return whether a picture takes at most `INSTANT_S`, or is refused; arguments as of `is_slow`."""
+    try:
+        return decodes_within(data, limits, INSTANT_S, pixel_s)
+    except InvalidInput:
+        return True

@@ -75,17 +75,13 @@ class Runner(Generic[Payload, Prepared, Result]):
         self._changed, self._stats = threading.Condition(), StatsKeeper(name)
         self._backlog = Backlog(plan.lanes, queue_ms / 1000)
         self._queue = Queue(name, self._changed, self._stats, self._backlog, queue_size)
-        self._idle = plan.lanes
-        self._busy: set[Item] = set()
-        self._slow: set[Item] = set()
-        self._most_slow = min(queue_size, MOST_SLOW)
-        self._closing = False
+        self._idle, self._most_slow, self._closing = plan.lanes, min(queue_size, MOST_SLOW), False
+        self._busy, self._slow = set[Item](), set[Item]()
         self._evaluations = StatsKeeper(name, of_evaluations=True)
         self._aside = ThreadPoolExecutor(1, f"slow-{name}")
         self._pool = ThreadPoolExecutor(plan.decoders, f"decode-{name}") if plan.decoders else None
-        self._lanes = [
-            threading.Thread(target=self._lane, name=f"lane-{name}-{index}", daemon=True) for index in range(plan.lanes)
-        ]
+        names = [f"lane-{name}-{index}" for index in range(plan.lanes)]
+        self._lanes = [threading.Thread(target=self._lane, name=own, daemon=True) for own in names]
         for lane in self._lanes:
             lane.start()
 
@@ -128,9 +124,8 @@ class Runner(Generic[Payload, Prepared, Result]):
     def stats(self) -> RunnerStats:
         """Return counts and times since the start."""
         with self._changed:
-            waiting, running = len(self._queue) + len(self._slow), len(self._busy)
-            expected_s = self._backlog.seconds()
-        return self._stats.snapshot(waiting, running, expected_s, self._evaluations)
+            now = len(self._queue) + len(self._slow), len(self._busy), self._backlog.seconds()
+        return self._stats.snapshot(*now, self._evaluations)
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:

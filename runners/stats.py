@@ -2,6 +2,7 @@
 
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -112,6 +113,13 @@ def _make() -> Metrics:
     )
 
 
+def observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
+    """Observe several amounts at once: a histogram of several processes writes to a file, three times an amount."""
+    histogram._sum.inc(sum(amounts))
+    for place, times in Tally(bisect_left(histogram._upper_bounds, amount) for amount in amounts).items():
+        histogram._buckets[place].inc(times)
+
+
 class _Observed(NamedTuple):
     """The metrics of one Runner, kept because looking them up takes as long as observing."""
 
@@ -180,6 +188,18 @@ class StatsKeeper:
             self._stats.queue_seconds += queue_s
             self._stats.decode_seconds += decode_s
             self._stats.waited_seconds += waited_s
+
+    def answered_together(self, queue_s: Sequence[float], decode_s: Sequence[float], waited_s: float) -> None:
+        """Count the items of one batch that got their results, each of which spent `waited_s` in the backend."""
+        if self.muted or not queue_s:
+            return
+        observe_all(self._observed.queue, queue_s)
+        observe_all(self._observed.decode, decode_s)
+        with self._lock:
+            self._stats.succeeded += len(queue_s)
+            self._stats.queue_seconds += sum(queue_s)
+            self._stats.decode_seconds += sum(decode_s)
+            self._stats.waited_seconds += waited_s * len(queue_s)
 
     def snapshot(
         self, waiting: int, running: int, expected_s: float, evaluations: "StatsKeeper | None" = None

@@ -40,6 +40,10 @@ class ResponseCache:
         """Whether there is memory for any answer."""
         return self._max_bytes > 0
 
+    def keeps(self, payload: object) -> bool:
+        """Return whether the answers to such a payload are kept."""
+        return bool(self._max_bytes) and isinstance(payload, bytes) and len(payload) <= MAX_PICTURE_BYTES
+
     def key(self, tag: str, payload: object, parameters: object = None) -> bytes | None:
         """Return the key of an answer, or None where it is not kept: the payload is no bytes, or too many.
 
@@ -48,7 +52,7 @@ class ResponseCache:
             payload: the encoded picture.
             parameters: what else the answer depends on; its `repr` must say all of it.
         """
-        if not self._max_bytes or not isinstance(payload, bytes) or len(payload) > MAX_PICTURE_BYTES:
+        if not self.keeps(payload) or not isinstance(payload, bytes):
             return None
         digest = hashlib.sha256(f"{tag} {parameters!r} ".encode())
         digest.update(payload)

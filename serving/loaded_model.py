@@ -12,15 +12,17 @@ from explain.rise import RISE
 from models.background import Background, read_background
 from models.card import Card, ImageCard
 from models.package import EARLY_EXIT_VARIANT, StoredModel, verify
+from runners.awaiting import awaitable
 from runners.cores import CoreShare
-from runners.lane_watch import LaneWatch
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats, add_stats
 from serving.cache import NO_CACHE, ResponseCache
 from serving.explainable import no_gradient_reason, not_explainable_reason
 from serving.loading import LoadedPipeline, Role
+from serving.model_lanes import ModelLanes
 from serving.options import RunnerOptions
 from serving.self_check import SelfCheck
+from serving.waiting import Caller, wait_for
 
 State = Literal["missing", "loading", "checking", "ready", "failed", "draining"]
 
@@ -62,10 +64,7 @@ class LoadedModel:
         self._role, self._cache = role, cache
         self._lifecycle = threading.Lock()
         self._loaded: LoadedPipeline | None = None
-        self._runner: Runner[Any, Any, Any] | None = None
-        self._lanes: LaneWatch | None = None
-        self._options = RunnerOptions()
-        self._abandoned = list[tuple[Runner[Any, Any, Any], LaneWatch]]()
+        self._lanes: ModelLanes | None = None
         self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
     def check_ready(self) -> None:
@@ -120,10 +119,9 @@ class LoadedModel:
             QueueFull: so much waits that none would be.
             Unavailable: the model is not ready.
         """
-        if self.state != "ready" or self._runner is None:
-            raise self._unavailable()
+        runner = self._ready_runner()
         if not self._cache.keeps_answers:
-            self._runner.check_room()
+            runner.check_room()
 
     def submit(
         self, payload: Any, deadline: float | None = None, *, is_admitted: bool = False
@@ -139,30 +137,47 @@ class LoadedModel:
             QueueFull: the payload would wait too long, or be late.
             Unavailable: the model is not ready.
         """
-        if self.state != "ready" or self._runner is None:
-            raise self._unavailable()
-        key = self._cache.key(self.tag, payload)
+        runner, key = self._ready_runner(), self._cache.key(self.tag, payload)
         if key is None:
-            return self._runner.submit(payload, deadline, is_admitted=is_admitted)
+            return runner.submit(payload, deadline, is_admitted=is_admitted)
         if (answer := self._cache.get(self.name, key)) is not None:
             return _answered(answer)
-        return self._kept(key, self._runner.submit(payload, deadline, is_admitted=is_admitted))
+        return self._kept(key, runner.submit(payload, deadline, is_admitted=is_admitted))
 
     def submit_all(self, payloads: Sequence[Any], deadline: float | None = None) -> "list[Future[Answer[Any]]]":
         """Queue the payloads of one request, but for those that were answered before: all of them or none.
 
         Arguments and errors are those of `submit`.
         """
-        if self.state != "ready" or self._runner is None:
-            raise self._unavailable()
+        runner = self._ready_runner()
         keys = [self._cache.key(self.tag, payload) for payload in payloads]
         cached = [self._cache.get(self.name, key) if key is not None else None for key in keys]
         others = [payload for payload, answer in zip(payloads, cached, strict=True) if answer is None]
-        queued = iter(self._runner.submit_all(others, deadline) if others else ())
+        queued = iter(runner.submit_all(others, deadline) if others else ())
         return [
             self._kept(key, next(queued)) if answer is None else _answered(answer)
             for key, answer in zip(keys, cached, strict=True)
         ]
+
+    async def answer(self, payload: Any, deadline: float, caller: Caller | None = None) -> Answer[Any]:
+        """Return the answer to one payload; what takes no longer than to be handed to a lane is computed at once.
+
+        Args:
+            payload: what the model's pipeline preprocesses.
+            deadline: a value of `time.monotonic()`.
+            caller: who waits; None where the transport itself cancels what nobody waits for.
+
+        Raises:
+            VitrineError: as `submit`, `wait_for`, and the pipeline's `preprocess`.
+        """
+        gathered = self._lanes.gathered if self._lanes else None
+        if gathered is None or self.state != "ready" or self._cache.keeps(payload) or not gathered.takes(payload):
+            return await wait_for(awaitable(self.submit(payload, deadline)), deadline, caller)
+        answer = gathered.submit(payload, deadline)
+        try:
+            return await answer
+        finally:
+            del answer  # whose error leads back to this frame
 
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
@@ -170,9 +185,7 @@ class LoadedModel:
 
     def own_stats(self) -> RunnerStats | None:
         """Return the counts of this process alone."""
-        if self._runner is None or not self._abandoned:
-            return self._runner.stats() if self._runner else None
-        return add_stats([runner.stats() for runner in (self._runner, *(before for before, _ in self._abandoned))])
+        return self._lanes.stats() if self._lanes else None
 
     def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the model and replay its goldens; ends in `ready` or `failed` and never raises."""
@@ -186,9 +199,9 @@ class LoadedModel:
             if not isinstance(self.card, ImageCard):
                 self.background = read_background(self.stored.path, self.card.input)
             loaded = self._role.load(self.stored, options, share)
-            if (runner := self._start_runner(loaded, options, share)) is None:
+            if (lanes := self._start_lanes(loaded, options, share)) is None:
                 return
-            self._check(self.stored, loaded, runner, share)
+            self._check(self.stored, loaded, lanes.runner, share)
             if loaded.begin_counting is not None:
                 loaded.begin_counting()
         except Exception as error:
@@ -203,58 +216,44 @@ class LoadedModel:
     @property
     def stuck_reason(self) -> str:
         """What hangs in the model's backend; empty if nothing does."""
-        stuck_s = max((lanes.stuck_s() for _, lanes in self._abandoned), default=0.0)
+        stuck_s = self._lanes.stuck_s() if self._lanes else 0.0
         return f"{self.tag}: a lane has hung in its backend for {stuck_s:.0f} s; another took over" if stuck_s else ""
 
     def replace_stuck_lanes(self) -> int:
-        """Start new lanes if one hangs, with the same backend; return how often that has happened.
-
-        The requests that hang are answered by their deadlines. Those that wait go to the lanes that are left.
-        """
+        """Start new lanes if one hangs, with the same backend; return how often that has happened."""
         with self._lifecycle:
-            runner, lanes = self._runner, self._lanes
-            if self.state == "ready" and runner is not None and lanes is not None and lanes.stuck_s():
-                assert self._loaded is not None
-                self._abandoned.append((runner, lanes))
-                self._run(self._loaded, self._options, lanes.renewed())
+            if self._lanes is None:
+                return 0
+            if self.state == "ready" and self._lanes.replace_if_stuck():
                 self._role.logger.error("%s", self.stuck_reason)
-                threading.Thread(target=runner.close, args=(lanes.least_s,), daemon=True).start()
-        return len(self._abandoned)
+            return self._lanes.times_replaced
 
     def close(self, timeout_s: float) -> bool:
         """Drain the Runner and release the model's memory; return False if something was stuck."""
         with self._lifecycle:
             if self.state not in ("missing", "failed"):
                 self.state, self.detail = "draining", "the server is shutting down"
-        drained = (self._runner.close(timeout_s) if self._runner else True) and not self.stuck_reason
+        drained = self._lanes.close(timeout_s) if self._lanes else True
         if drained and self._loaded is not None:
             self._loaded.release()
             self._loaded = None
         return drained
 
-    def _start_runner(
-        self, loaded: LoadedPipeline, options: RunnerOptions, share: CoreShare
-    ) -> Runner[Any, Any, Any] | None:
-        """Start the Runner for the self-check; return None if the model was closed while it was being loaded."""
+    def _start_lanes(self, loaded: LoadedPipeline, options: RunnerOptions, share: CoreShare) -> ModelLanes | None:
+        """Start the lanes for the self-check; return None if the model was closed while it was being loaded."""
         with self._lifecycle:
             if self.state == "draining":
                 loaded.release()
                 return None
             self._loaded, self.runtime, self.device = loaded, loaded.runtime, loaded.device
-            self._run(loaded, options, LaneWatch(share, options.timeout_ms / 1000))
+            self._lanes = ModelLanes(loaded, options, share)
             self.state, self.detail = "checking", "replaying its goldens"
-            return self._runner
+            return self._lanes
 
-    def _run(self, loaded: LoadedPipeline, options: RunnerOptions, lanes: LaneWatch) -> None:
-        self._runner = Runner(
-            loaded.runner_name,
-            loaded.pipeline,
-            loaded.plan,
-            queue_size=options.queue_size,
-            queue_ms=options.queue_ms,
-            working=lanes,
-        )
-        self._options, self._lanes = options, lanes
+    def _ready_runner(self) -> Runner[Any, Any, Any]:
+        if self.state != "ready" or self._lanes is None:
+            raise self._unavailable()
+        return self._lanes.runner
 
     def _check(
         self, stored: StoredModel, loaded: LoadedPipeline, runner: Runner[Any, Any, Any], share: CoreShare

@@ -19,6 +19,7 @@ from models.package import EARLY_EXIT_VARIANT, WEIGHTS, StoredModel
 from postprocessing.comparison import agrees, difference
 from preprocessing.prepare import Prepare
 from runners.cores import CoreShare
+from runners.gathered import CHEAP_RUN_S
 from runners.pipeline import Pipeline
 from runners.plan import Plan, make_plan
 from runners.stats import metrics
@@ -53,6 +54,7 @@ class LoadedPipeline:
         checks_batches: whether the self-check also replays the goldens in batches.
         begin_counting: called once the self-check has passed, where the pipeline counts what clients get.
         release: frees the model's memory; nothing may be inferred afterwards.
+        is_quick: of a model so cheap that its items are gathered on the event loop: says which are preprocessed there.
     """
 
     pipeline: Pipeline[Any, Any, Any]
@@ -66,6 +68,7 @@ class LoadedPipeline:
     golden_tolerance: float = np.inf
     checks_batches: bool = True
     begin_counting: Callable[[], None] | None = None
+    is_quick: Callable[[Any], bool] | None = None
 
 
 class Load(Protocol):
@@ -126,9 +129,12 @@ def load_prediction(
     served: Pipeline[Any, Any, Any] = pipeline
     if isinstance(card, ImageCard) and isinstance(pipeline, ImagePipeline):
         served = ExplainablePipeline(card, pipeline, prepare_slow)
+    may_gather = options.gather and backend.device == "cpu"
+    may_gather = may_gather and plan.lanes == 1 and plan.max_batch > 1 and not plan.linger_ms
     return LoadedPipeline(
         pipeline=served,
         plan=plan,
+        is_quick=pipeline.is_quick if may_gather and _run_s(stored, backend) < CHEAP_RUN_S else None,
         runner_name=card.name,
         runtime=backend.runtime,
         device=backend.device,
@@ -233,6 +239,15 @@ def _load_onnx(stored: StoredModel, share: CoreShare, override: Callable[[Plan],
     if plan.widths != (1,):
         backend.widen(plan.widths, share.cores)
     return backend, plan
+
+
+def _run_s(stored: StoredModel, backend: Backend) -> float:
+    """Return the seconds that the network takes for one golden input alone; infinity without any."""
+    inputs = [(golden.name, golden.data) for golden in read_goldens(stored.path)[0][:1]]
+    if not inputs:
+        return np.inf
+    batch = golden_batch(stored.card, inputs)
+    return _shortest_s(lambda: backend.run(batch))
 
 
 def _shortest_s(work: Callable[[], object]) -> float:

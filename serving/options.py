@@ -21,6 +21,7 @@ class RunnerOptions:
     max_batch: int | None = None
     linger_ms: float | None = None
     device: str = "auto"
+    gather: bool = True
     workers: int = 1
 
     @classmethod

@@ -11,7 +11,7 @@ from errors import InvalidInput
 from explain.shapley import Coalitions, mixed_rows
 from models.card import Card, ImageCard, RowCard
 from preprocessing.decode import check_size
-from preprocessing.prepare import Prepare, is_slow, prepare, sharpness_s
+from preprocessing.prepare import Prepare, is_quick, is_slow, prepare, sharpness_s
 from preprocessing.rows import CheckedRows, Row, check_rows, check_values
 from preprocessing.spec import Float32Tensor, UInt8Image
 from preprocessing.transform import Transformed, transform
@@ -21,6 +21,8 @@ HEAVY_BYTES = 32 * 1024
 """Decoding an encoded picture of this size takes a millisecond, more than handing it to another thread."""
 PIXEL_BYTES_A_BYTE = 8
 """An encoded picture has about so many times fewer bytes than its pixels."""
+FEW_ROWS = 16
+"""So many rows are checked on the event loop where the network is cheap; it takes 0.1 ms."""
 LARGEST_MAGNITUDE = 1e3
 """The limit for values of a tensor that a client transformed itself; an 8-bit picture's stay under about 20."""
 
@@ -126,6 +128,13 @@ class ImagePipeline:
             return False
         return is_slow(payload, self._card.limits, sharpness_s(self._card.input))
 
+    def is_quick(self, payload: ImagePayload | object) -> bool:
+        """Return whether a payload is a picture, or a tensor, that takes the event loop no longer than others."""
+        if isinstance(payload, bytes):
+            limits, pixel_s = self._card.limits, sharpness_s(self._card.input)
+            return len(payload) <= HEAVY_BYTES and is_quick(payload, limits, pixel_s)
+        return isinstance(payload, TransformedImage)
+
     def preprocess_slow(self, payload: ImagePayload) -> Transformed:
         """Decode and transform one picture that may take long; errors as of `preprocess`, or that it took too long."""
         return self._prepared(self._prepare_slow or prepare, cast(bytes, payload))
@@ -227,6 +236,12 @@ class RowPipeline:
     def is_slow(self, payload: RowPayload | MixedRows) -> bool:
         """Return False: rows are quick to check."""
         return False
+
+    def is_quick(self, payload: RowPayload | object) -> bool:
+        """Return whether a payload is of a few rows."""
+        if isinstance(payload, RowValues):
+            return len(payload.values) <= FEW_ROWS
+        return isinstance(payload, list) and len(payload) <= FEW_ROWS
 
     def preprocess_slow(self, payload: RowPayload | MixedRows) -> CheckedRows:
         """Check and transform every row, as `preprocess` does."""

@@ -70,7 +70,7 @@ class Predictor:
         """
         if parameters.with_heatmap:
             return await wait_for(self._images.predict(model, payload, parameters, deadline), deadline, caller)
-        answer = await wait_for(awaitable(model.submit(payload, deadline)), deadline, caller)
+        answer = await model.answer(payload, deadline, caller)
         return image_prediction(model, answer, parameters)
 
     async def predict_images(
@@ -184,7 +184,7 @@ class Predictor:
         if parameters.with_heatmap:
             return await wait_for(predict_with_reasons(model, rows, parameters, deadline), deadline, caller)
         as_row_card(model.card)
-        answer: Answer[RowOutputs] = await wait_for(awaitable(model.submit(rows, deadline)), deadline, caller)
+        answer: Answer[RowOutputs] = await model.answer(rows, deadline, caller)
         return row_predictions(model, answer, parameters)
 
     async def explain_rows(

@@ -25,15 +25,17 @@ _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}
 _AFTER_SCAN = {0x01, _SOS, 0xDC, *_TABLES, *range(_APP0, 0xF0), 0xFE}
 """What libjpeg takes behind a scan. Where a restart is due, it drops any other marker but not the segment behind it."""
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_NEEDED = _FRAMES | _TABLES
 _PROGRESSIVE, _ARITHMETIC, _LOSSLESS = {0xC2, 0xCA}, {0xC9, 0xCA, 0xCB}, {0xC3, 0xCB}
 _NUMBER_OF_PICTURES = 0xB001
 _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\x00"
 
 
 class _Header(NamedTuple):
-    """What stands before the first scan, which begins at `scan`."""
+    """What stands before the first scan, which begins at `scan`; `kept` is all of it, or `leaves_out` some."""
 
     kept: list[bytes]
+    leaves_out: bool
     frame: int
     width: int
     height: int
@@ -63,7 +65,7 @@ def read_jpeg(data: bytes) -> Structure:
         height=header.height,
         pictures=header.pictures,
         orientation=orientation(header.exif, header.xmp),
-        parts=[b"\xff\xd8", *header.kept, memoryview(data)[header.scan :]],
+        parts=[b"\xff\xd8", *header.kept, memoryview(data)[header.scan :]] if header.leaves_out else [data],
         seconds=1e-9 * (byte_ns * len(data) + pixels * (15 if has_one_scan else 30 + scans)),
         plain=header.components in (1, 3),
     )
@@ -73,31 +75,39 @@ def _read_header(data: bytes) -> _Header:
     """Read the segments before the first scan."""
     kept, frame, size, components = list[bytes](), 0, (0, 0), 0
     exif, xmp, pictures, ultra_hdr = b"", b"", 1, False
-    place = 2
+    place, length, leaves_out = 2, len(data), False
     for segments in range(MOST_SEGMENTS):
-        match = _MARKER.search(data, place, place + _MOST_JUNK_BYTES)
-        if match is None:
-            raise damaged("there is no marker where one is due")
-        marker, place = data[match.end() - 1], match.end()
+        start, end_of_last = place, place
+        if not (place + 1 < length and data[place] == 0xFF and 0 < data[place + 1] < 0xFF):
+            match = _MARKER.search(data, place, place + _MOST_JUNK_BYTES)
+            if match is None:
+                raise damaged("there is no marker where one is due")
+            start = match.start()
+        marker, place = data[start + 1], start + 2
         if marker in _ALONE:
+            leaves_out = True
             continue
+        leaves_out = leaves_out or start != end_of_last
         end = place + int.from_bytes(data[place : place + 2], "big")
-        if marker == _EOI or end < place + 2 or end > len(data):
+        if marker == _EOI or end < place + 2 or end > length:
             raise damaged("a segment is cut short")
         content = data[place + 2 : end]
         if marker == _SOS:
             if not frame:
                 raise damaged("a scan comes before the size of the picture")
             several = 1 if ultra_hdr else pictures
-            return _Header(kept, frame, *size, components, segments, match.start(), exif, xmp, several)
+            return _Header(kept, leaves_out, frame, *size, components, segments, start, exif, xmp, several)
         if marker in _FRAMES:
             if len(content) < 6:
                 raise damaged("the size of the picture is cut short")
             size = int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big")
             frame, components = marker, content[5]
-        if marker in _FRAMES | _TABLES or _is_colour(marker, content):
-            kept.append(data[match.start() : end])
-        elif marker == _APP1 and content.startswith(b"Exif\x00\x00"):
+        if marker in _NEEDED or _is_colour(marker, content):
+            kept.append(data[start:end])
+            place = end
+            continue
+        leaves_out = True
+        if marker == _APP1 and content.startswith(b"Exif\x00\x00"):
             exif = exif or content  # EXIF of several segments keeps the orientation in the first
         elif marker == _APP1 and content.startswith(_XMP_PREFIX):
             xmp = content

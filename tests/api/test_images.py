@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from api.schemas import Prediction
 from errors import QueueFull
 from preprocessing.transform import Transformed
+from runners.gathered import Gathered
 from runners.runner import Runner
+from serving.options import RunnerOptions
 from serving.pipeline import ImageOutputs, ImagePipeline
 from tests.api.conftest import MakeClient
 from tests.conftest import encode
@@ -44,6 +47,12 @@ def test_a_picture_is_classified_as_numpy_works_it_out(client: TestClient, path:
             "decode",
             "infer",
         }
+
+
+@pytest.mark.parametrize("query", ["", "?threshold=0.25&top_k=2", "?label=index"])
+def test_an_answer_is_written_as_its_schema_writes_it(client: TestClient, query: str) -> None:
+    answer = client.post(f"/predict{query}", content=plain(120)).text
+    assert answer == Prediction.model_validate_json(answer).model_dump_json(exclude={"explanation_error"})
 
 
 def test_a_threshold_of_the_clients_own_decides_and_every_label_can_be_listed(client: TestClient) -> None:
@@ -158,6 +167,7 @@ def test_a_deadline_that_cannot_be_met_is_a_504(client: TestClient, monkeypatch:
         return infer(pipeline, batch)
 
     monkeypatch.setattr(ImagePipeline, "infer", held_infer)
+    monkeypatch.setattr(Gathered, "takes", lambda *_: False)
     try:
         response = client.post("/predict?timeout_ms=1", content=plain(1))
         batch = client.post("/predict/batch?timeout_ms=1", files=[("files", ("a.png", plain(1)))])
@@ -171,7 +181,7 @@ def test_a_deadline_that_cannot_be_met_is_a_504(client: TestClient, monkeypatch:
 def test_a_full_queue_is_a_429_that_says_when_to_come_back(
     make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = make_client(seal(tiny_package(tmp_path / "tiny")))
+    client = make_client(seal(tiny_package(tmp_path / "tiny")), options=RunnerOptions(gather=False))
 
     def refuse(*_: object, **__: object) -> None:
         raise QueueFull("tiny has 2.3 seconds of work waiting, and takes 2. Retry later.", 3)

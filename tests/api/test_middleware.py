@@ -115,6 +115,31 @@ def test_each_request_is_one_json_line_in_the_log(client: TestClient, caplog: py
     assert (second["path"], second["status"], second["model"]) == ("/models/tiny/predict", 400, "tiny")
 
 
+def test_requests_that_end_in_one_turn_have_a_line_and_a_count_each(caplog: pytest.LogCaptureFixture) -> None:
+    middleware = Middleware(app, Bodies(1000, 10_000, 30, ReachedLimits()), "tiny", ("tiny",), logs_access=True)
+    before = request_counts("tiny", 200)
+
+    async def ask(request_id: str) -> None:
+        async def send(message: Message) -> None:
+            pass
+
+        headers = [(b"x-request-id", request_id.encode())]
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers}
+        await middleware(scope, receive, send)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def ask_all() -> None:
+        await asyncio.gather(*map(ask, ("first", "second", "third")))
+
+    with caplog.at_level(logging.INFO, "vitrine.access"):
+        asyncio.run(ask_all())
+    lines = "\n".join(record.message for record in caplog.records if record.name == "vitrine.access").split("\n")
+    assert [json.loads(line)["request_id"] for line in lines] == ["first", "second", "third"]
+    assert request_counts("tiny", 200) - before == 3
+
+
 def test_the_log_names_whose_key_it_was_and_never_the_key(
     make_client: MakeClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

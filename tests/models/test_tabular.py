@@ -16,7 +16,7 @@ from models.card import RowCard, read_card
 from models.goldens import read_goldens
 from postprocessing.anomaly import detect
 from postprocessing.classification import softmax
-from preprocessing.rows import transform_rows
+from preprocessing.row_transform import transform_rows
 from tests.conftest import ROOT
 from training.churn import data as customers
 from training.machine_anomaly import data as sensors

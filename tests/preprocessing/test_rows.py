@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from errors import InvalidInput
 from preprocessing.row_spec import RowInput
-from preprocessing.rows import MAX_CLOCK_SKEW, check_row, check_rows, transform_rows
+from preprocessing.row_transform import transform_rows
+from preprocessing.rows import MAX_CLOCK_SKEW, check_row, check_rows
 
 SPEC = RowInput.model_validate(
     {

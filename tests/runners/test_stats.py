@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Histogram
 
 from errors import InferenceFailed
-from runners.stats import RunnerStats, StatsKeeper, add_stats, stats_from_json
+from runners.stats import RunnerStats, StatsKeeper, add_stats, observe_all, stats_from_json
 from tests.conftest import ROOT
 from tests.runners.steps import start_runner
 
@@ -89,6 +89,19 @@ def test_what_explanations_ask_for_is_counted_apart_and_comes_after_the_predicti
         for name in ("batch_size_count", "infer_seconds_count", "queue_seconds_count", "evaluations_total")
     }
     assert list(values.values()) == [2, 2, 3, 100]
+
+
+def test_amounts_that_are_observed_together_count_as_one_by_one() -> None:
+    histograms = [Histogram(f"amounts{name}", "Amounts.", buckets=(0.1, 1.0), registry=None) for name in "ab"]
+    amounts = [0.05, 0.1, 0.5, 2.0, 0.05]
+    for amount in amounts:
+        histograms[0].observe(amount)
+    observe_all(histograms[1], amounts)
+    one_by_one, together = (next(iter(histogram.collect())).samples for histogram in histograms)
+    assert {sample.name[9:]: sample.value for sample in together if "_created" not in sample.name} == {
+        sample.name[9:]: sample.value for sample in one_by_one if "_created" not in sample.name
+    }
+    assert [sample.value for sample in together if sample.name.endswith("_bucket")] == [3, 4, 5]
 
 
 def test_what_two_processes_did_adds_up_also_after_json() -> None:

@@ -21,6 +21,7 @@ from errors import (
 from postprocessing.anomaly import Anomalies
 from postprocessing.classification import Classifications
 from preprocessing.transform import Transformed
+from runners.gathered import Gathered
 from serving.cache import ResponseCache
 from serving.gradcam.client import ExplainerClient
 from serving.gradcam.wire import ExplanationRequest
@@ -37,7 +38,7 @@ from tests.tiny import logits_of_plain, plain, seal, tiny_package
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Hold every inference of pictures back until the event is set, which the end of the test does."""
+    """Hold every inference of pictures back, in a lane, until the event is set, which the end of the test does."""
     released, infer = threading.Event(), ImagePipeline.infer
 
     def held_infer(pipeline: ImagePipeline, batch: Sequence[Transformed]) -> list[ImageOutputs]:
@@ -45,6 +46,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         return infer(pipeline, batch)
 
     monkeypatch.setattr(ImagePipeline, "infer", held_infer)
+    monkeypatch.setattr(Gathered, "takes", lambda *_: False)
     yield released
     released.set()
 

@@ -12,7 +12,7 @@ from sklearn.metrics import brier_score_loss
 from models.architectures.tabular import Mlp
 from models.background import USUAL_ROWS
 from models.card import RowCard
-from preprocessing.rows import transform_rows
+from preprocessing.row_transform import transform_rows
 from training import metrics, tabular
 from training.churn import data
 

@@ -11,7 +11,7 @@ import torch
 from models.architectures.tabular import Autoencoder
 from models.background import USUAL_ROWS
 from models.card import RowCard
-from preprocessing.rows import transform_rows
+from preprocessing.row_transform import transform_rows
 from training import metrics, tabular
 from training.machine_anomaly import data
 

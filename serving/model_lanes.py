@@ -1,0 +1,80 @@
+"""What carries the payloads of one loaded model: its Runner, and the event loop for the cheapest networks."""
+
+import threading
+from typing import Any
+
+from runners.cores import CoreShare
+from runners.gathered import Gathered
+from runners.lane_watch import LaneWatch
+from runners.runner import Runner
+from runners.stats import RunnerStats, add_stats
+from serving.loading import LoadedPipeline
+from serving.options import RunnerOptions
+
+
+class ModelLanes:
+    """A Runner, which another one replaces if a lane hangs, and what runs on the event loop beside it.
+
+    Args:
+        loaded: the model.
+        options: what the operator set for every Runner.
+        share: the cores of this process.
+
+    Attributes:
+        runner: takes what is queued.
+        gathered: takes what is quick; None where nothing is.
+        times_replaced: how often a lane has hung.
+    """
+
+    def __init__(self, loaded: LoadedPipeline, options: RunnerOptions, share: CoreShare) -> None:
+        self._loaded, self._options = loaded, options
+        self._abandoned = list[tuple[Runner[Any, Any, Any], LaneWatch]]()
+        self.gathered: Gathered[Any, Any, Any] | None = None
+        if loaded.is_quick is not None:
+            self.gathered = Gathered(loaded.runner_name, loaded.pipeline, loaded.is_quick, share)
+        self._start(LaneWatch(share, options.timeout_ms / 1000))
+
+    @property
+    def times_replaced(self) -> int:
+        """How often a lane has hung."""
+        return len(self._abandoned)
+
+    def stuck_s(self) -> float:
+        """Return for how many seconds a lane has hung that was replaced; 0 if none does any more."""
+        return max((watch.stuck_s() for _, watch in self._abandoned), default=0.0)
+
+    def replace_if_stuck(self) -> bool:
+        """Start another Runner with the same backend if a lane hangs; return whether one did.
+
+        The requests that hang are answered by their deadlines. Those that wait go to the lanes that are left.
+        """
+        runner, watch = self.runner, self._watch
+        if not watch.stuck_s():
+            return False
+        self._abandoned.append((runner, watch))
+        self._start(watch.renewed())
+        threading.Thread(target=runner.close, args=(watch.least_s,), daemon=True).start()
+        return True
+
+    def stats(self) -> RunnerStats:
+        """Return the counts since the start."""
+        counting = [self.runner, self.gathered, *(runner for runner, _ in self._abandoned)]
+        return add_stats([part.stats() for part in counting if part is not None])
+
+    def close(self, timeout_s: float) -> bool:
+        """Refuse new payloads and finish those that wait; return False if something was stuck."""
+        if self.gathered is not None:
+            self.gathered.close()
+        return self.runner.close(timeout_s) and not self.stuck_s()
+
+    def _start(self, watch: LaneWatch) -> None:
+        loaded, options = self._loaded, self._options
+        self.runner: Runner[Any, Any, Any] = Runner(
+            loaded.runner_name,
+            loaded.pipeline,
+            loaded.plan,
+            queue_size=options.queue_size,
+            queue_ms=options.queue_ms,
+            working=watch,
+        )
+        self._watch = watch
