@@ -69,15 +69,14 @@ class Runner(Generic[Payload, Prepared, Result]):
         queue_ms: float = inf,
         working: contextlib.AbstractContextManager[object] | None = None,
     ) -> None:
-        self._name, self._pipeline = name, pipeline
+        self._name, self._pipeline, self._changed = name, pipeline, threading.Condition()
         self._working = working or contextlib.nullcontext()
         self._max_batch, self._linger_s = plan.max_batch, plan.linger_ms / 1000
-        self._changed, self._stats = threading.Condition(), StatsKeeper(name)
+        self._stats, self._evaluations = StatsKeeper(name), StatsKeeper(name, of_evaluations=True)
         self._backlog = Backlog(plan.lanes, queue_ms / 1000)
         self._queue = Queue(name, self._changed, self._stats, self._backlog, queue_size)
         self._idle, self._most_slow, self._closing = plan.lanes, min(queue_size, MOST_SLOW), False
         self._busy, self._slow = set[Item](), set[Item]()
-        self._evaluations = StatsKeeper(name, of_evaluations=True)
         self._aside = ThreadPoolExecutor(1, f"slow-{name}")
         self._pool = ThreadPoolExecutor(plan.decoders, f"decode-{name}") if plan.decoders else None
         names = [f"lane-{name}-{index}" for index in range(plan.lanes)]
