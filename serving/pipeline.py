@@ -23,6 +23,9 @@ PIXEL_BYTES_A_BYTE = 8
 """An encoded picture has about so many times fewer bytes than its pixels."""
 FEW_ROWS = 16
 """So many rows are checked on the event loop where the network is cheap; it takes 0.1 ms."""
+FEW_VALUES, SHORT_TEXT = 2000, 1000
+"""So many values they may hold in all, those that no card knows included, and so many characters a text of them: each
+is looked at, and what is wrong with it is told."""
 LARGEST_MAGNITUDE = 1e3
 """The limit for values of a tensor that a client transformed itself; an 8-bit picture's stay under about 20."""
 
@@ -238,10 +241,10 @@ class RowPipeline:
         return False
 
     def is_quick(self, payload: RowPayload | object) -> bool:
-        """Return whether a payload is of a few rows."""
+        """Return whether a payload is of a few rows, and these of a few values."""
         if isinstance(payload, RowValues):
             return len(payload.values) <= FEW_ROWS
-        return isinstance(payload, list) and len(payload) <= FEW_ROWS
+        return isinstance(payload, list) and len(payload) <= FEW_ROWS and _are_small(payload)
 
     def preprocess_slow(self, payload: RowPayload | MixedRows) -> CheckedRows:
         """Check and transform every row, as `preprocess` does."""
@@ -280,6 +283,18 @@ class RowPipeline:
 def make_pipeline(card: Card, backend: Backend, prepare_slow: Prepare | None = None) -> "ImagePipeline | RowPipeline":
     """Return the pipeline for a card's kind of input; `prepare_slow` prepares pictures that may take long."""
     return ImagePipeline(card, backend, prepare_slow) if isinstance(card, ImageCard) else RowPipeline(card, backend)
+
+
+def _are_small(rows: Sequence[Row]) -> bool:
+    """Return whether rows as a client sent them hold a few values, and none that is long."""
+    objects = [row for row in rows if isinstance(row, dict)]
+    if len(objects) < len(rows) or sum(map(len, objects)) > FEW_VALUES:
+        return False
+    return not any(
+        isinstance(value, list | dict) or (isinstance(value, str) and len(value) > SHORT_TEXT)
+        for row in objects
+        for value in row.values()
+    )
 
 
 def check_outputs(outputs: Logits, rows: int, columns: int) -> None:

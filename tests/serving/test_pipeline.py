@@ -123,6 +123,24 @@ def test_only_what_takes_long_to_decode_is_heavy() -> None:
     assert not row_pipeline("churn", FakeBackend(2)).is_heavy([{}] * 1000)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {f"field {number}": 0 for number in range(10_000)},
+        {"age": "x" * 10_000},
+        {"age": [[1, 2]] * 10_000},
+        {"age": {"x": 1}},
+        [1, 2],
+        "x" * 10_000,
+    ],
+)
+def test_no_row_is_quick_to_check_that_is_full_of_what_no_card_asks_for(row: object) -> None:
+    pipeline, usual = row_pipeline("churn", FakeBackend(2)), {"age": 30, "plan": "basic", "months": None}
+    assert pipeline.is_quick([usual] * 16) and not pipeline.is_quick([usual] * 17)
+    assert not pipeline.is_quick([usual, row])
+    assert not pipeline.is_quick([{f"field {number}": 0 for number in range(1000)}] * 3)
+
+
 def test_rows_of_several_requests_are_computed_together_and_given_back_apart() -> None:
     backend = FakeBackend(2)
     pipeline, card = row_pipeline("churn", backend), row_card("churn")
