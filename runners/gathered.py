@@ -121,7 +121,13 @@ class Gathered(Generic[Payload, Prepared, Result]):
         with self._running, self._working:
             now = time.monotonic()
             if batch := [item for item in items if not self._is_settled(item, now)]:
-                self._infer(batch)
+                try:
+                    self._infer(batch)
+                except Exception:  # nobody else would tell those who wait
+                    logger.exception("%s: a turn failed outside its backend", self._name)
+                    for item in batch:
+                        if not item.answer.done():
+                            self._fail(item, InferenceFailed("The prediction failed."))
 
     def _is_settled(self, item: _Item[Prepared, Result], now: float) -> bool:
         """Return whether nothing is left to do for an item: it was cancelled, is late, or the model is closing."""
@@ -154,8 +160,8 @@ class Gathered(Generic[Payload, Prepared, Result]):
         right = [item for item, count in zip(batch, counts, strict=True) if count]
         waits_s = [started - item.prepared_at for item in right]
         self._stats.answered_together(waits_s, [item.decode_s for item in right], infer_s)
-        for _ in range(len(batch) - len(right)):
-            self._stats.count(InvalidInput.__name__)
+        if len(right) < len(batch):
+            self._stats.count(InvalidInput.__name__, len(batch) - len(right))
         for item, result in zip(batch, results, strict=True):
             queue_ms = (started - item.prepared_at) * 1e3
             item.answer.set_result(Answer(result, queue_ms, item.decode_s * 1e3, infer_s * 1e3, len(batch)))

@@ -159,3 +159,10 @@ def test_a_closed_one_refuses_and_fails_what_waits() -> None:
 
     asyncio.run(work())
     assert infer.batches == [] and asked.stats().failed == {"Unavailable": 1}
+
+
+def test_a_turn_that_fails_outside_its_backend_leaves_nobody_waiting() -> None:
+    asked = gathered(Squares(), count_inferences=lambda prepared: 1 // (prepared - 3))
+    answers = asyncio.run(asyncio.wait_for(settled(asked, 2, 3), 60))
+    assert [type(answer) for answer in answers] == [InferenceFailed, InferenceFailed]
+    assert asked.stats().failed == {"InferenceFailed": 2}
