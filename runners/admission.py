@@ -171,6 +171,10 @@ class Backlog:
         at_most_s = (service.item_s * self._items + service.unit_s * self._size) / self._lanes
         return at_most_s > self.limit_s and self.seconds() > self.limit_s
 
+    def usual_work(self) -> Work:
+        """Return what somebody may bring of whom nothing is known yet: as much as an item of those that wait."""
+        return Work(1, self._size / self._items) if self._items else Work()
+
     def wait_for_room(self, work: Work, count: int, deadline: float | None, now: float) -> float:
         """Return how long work has to stay away before there is room for it; 0 if it can be added now.
 

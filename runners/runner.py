@@ -113,7 +113,7 @@ class Runner(Generic[Payload, Prepared, Result]):
         """Return if an item that came now would be queued, which is quicker than to submit one; else QueueFull."""
         if self._backlog.is_full():
             with self._changed:
-                self._queue.check_room(Work(), 1, None, time.monotonic())
+                self._queue.check_room(self._backlog.usual_work(), 1, None, time.monotonic())
 
     def measured(self, payloads: Sequence[Payload], seconds: float) -> None:
         """Expect from now on what a lane took for one batch of these payloads while all others were at work."""

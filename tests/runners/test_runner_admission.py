@@ -201,3 +201,20 @@ def test_nobody_keeps_the_payload_of_an_item_that_is_over(gate: Gate) -> None:
     finally:
         gc.enable()
     assert runner.close(PATIENCE_S)
+
+
+def test_those_refused_before_their_size_is_known_are_told_different_times(gate: Gate) -> None:
+    runner = start_runner("m", admit, gate.run, queue_ms=1000, work=lambda size: Work(1, size))
+    for size in (10, 1000):
+        runner.measured([size], size / 200)  # all of the time is put down to the size
+    runner.submit(1000)
+    assert gate.entered.acquire(timeout=PATIENCE_S)
+    told = list[int]()
+    for _ in range(3):
+        with pytest.raises(QueueFull) as refused:
+            runner.check_room()
+        told.append(refused.value.retry_after_s)
+    gate.open.set()
+    assert runner.close(PATIENCE_S)
+    # 5 seconds are ahead, of which one may be, and each is expected to bring as much.
+    assert told[0] >= 4 + 5 and told[1] >= told[0] + 5 and told[2] >= told[1] + 5
