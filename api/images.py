@@ -52,7 +52,7 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
     query = PredictionQuery.read(request.scope["query_string"], card)
     deadline, parameters = predictor.deadline(query.timeout_ms), query.parameters(card, predictor.top_k)
     if not parameters.with_heatmap:
-        model.check_room()  # before the body is read
+        model.check_room(for_lanes=False)  # before the body is read
     upload, caller = await read_one(request), HttpCaller(request)
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
     request_id, form = request.state.request_id, query.label_form(card)

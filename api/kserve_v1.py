@@ -76,7 +76,7 @@ class KServeV1:
     async def predict(self, request: Request) -> Response:
         """Predict the pictures or rows in `instances`, all or none: the probabilities of each in label order."""
         model = requested_model(self._repository, request)
-        model.check_room()
+        model.check_room(for_lanes=not isinstance(model.card, RowCard))
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
         predicted = await predict_instances(self._predictor, model, instances, parameters, deadline, caller)

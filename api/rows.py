@@ -40,7 +40,7 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
         InvalidInput: the body is not what the card asks for; a wrong row of several is only an error in the answer.
         TooLarge: the body has more bytes than the card allows.
     """
-    model.check_room()  # before the body is read
+    model.check_room(for_lanes=batch)  # before the body is read
     card = as_row_card(model.card)
     query = prediction_query(card).read(request.scope["query_string"], card)
     deadline = predictor.deadline(query.timeout_ms)

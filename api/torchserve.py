@@ -62,7 +62,7 @@ class TorchServe:
     async def predictions(self, request: Request) -> Response:
         """The five most probable labels of a picture or row, each with its probability; a regressor's values."""
         model = requested_model(self._repository, request)
-        model.check_room()
+        model.check_room(for_lanes=isinstance(model.card, ImageCard))
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
         predicted = await predict_instances(self._predictor, model, instances, parameters, deadline, caller)

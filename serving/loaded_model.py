@@ -112,15 +112,19 @@ class LoadedModel:
                 "does without."
             )
 
-    def check_room(self) -> None:
-        """Return if a payload that came now might be queued, or be answered from the cache.
+    def check_room(self, *, for_lanes: bool = True) -> None:
+        """Return if a payload that came now might be queued, be computed at once, or be answered from the cache.
+
+        Args:
+            for_lanes: whether it is for the lanes whatever it is; not so what `answer` is asked for.
 
         Raises:
             QueueFull: so much waits that none would be.
             Unavailable: the model is not ready.
         """
         runner = self._ready_runner()
-        if not self._cache.keeps_answers:
+        may_be_gathered = not for_lanes and self._lanes is not None and self._lanes.gathered is not None
+        if not self._cache.keeps_answers and not may_be_gathered:
             runner.check_room()
 
     def submit(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from api.oip.signature import MAP, Signature, signatures
 from errors import NotFound
+from models.card import ImageCard
 from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
 
@@ -35,7 +36,7 @@ class NamedModel(NamedTuple):
         if self.signature.output.name == MAP:
             self.model.check_ready()
         else:
-            self.model.check_room()
+            self.model.check_room(for_lanes=isinstance(self.model.card, ImageCard))
 
 
 def names_of(model: LoadedModel) -> Iterator[NamedModel]:

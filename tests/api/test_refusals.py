@@ -30,7 +30,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     patch.setattr(ImagePipeline, "infer", held_infer)
     patch.setattr(ServiceTime, "add", lambda service, work, seconds: setattr(service, "item_s", 1000.0))
     stored, picture = seal(tiny_package(tmp_path_factory.mktemp("tiny") / "tiny")), plain(200)
-    with serving(stored) as served, ExitStack() as stack:
+    with serving(stored, gather=False) as served, ExitStack() as stack:
         held.clear()
         stack.callback(held.set)
 

@@ -1,6 +1,7 @@
 """The core without any transport: models, payloads, parameters and a deadline in, predictions out."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,12 @@ from errors import (
     QueueFull,
     Unavailable,
 )
+from models.card import as_row_card
 from postprocessing.anomaly import Anomalies
 from postprocessing.classification import Classifications
+from preprocessing.rows import CheckedRows
 from preprocessing.transform import Transformed
+from runners.admission import ServiceTime
 from runners.gathered import Gathered
 from serving.cache import ResponseCache
 from serving.gradcam.client import ExplainerClient
@@ -28,7 +32,16 @@ from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.loading import PREDICTION
 from serving.options import RunnerOptions
-from serving.pipeline import DecodedImage, ImageOutputs, ImagePipeline, RowValues, TransformedImage
+from serving.pipeline import (
+    FEW_ROWS,
+    DecodedImage,
+    ImageOutputs,
+    ImagePipeline,
+    RowOutputs,
+    RowPipeline,
+    RowValues,
+    TransformedImage,
+)
 from serving.predictions import ImagePrediction, PredictionParameters
 from serving.predictor import Predictor
 from tests.api.conftest import bundled
@@ -58,6 +71,29 @@ def test_a_picture_is_predicted_as_numpy_works_it_out(model: LoadedModel) -> Non
     assert prediction.warnings[0] == "Only for tests." and "blurry" in prediction.warnings[1]
     assert (prediction.answered_by, prediction.explanation, prediction.explanation_error) == (None, None, None)
     assert prediction.answer.batch_size == 1 and prediction.answer.infer_ms > 0
+
+
+def test_a_full_queue_refuses_only_what_is_for_the_lanes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("serving.loading.CHEAP_RUN_S", math.inf)
+    monkeypatch.setattr(ServiceTime, "add", lambda service, work, seconds: setattr(service, "item_s", 1000.0))
+    released, infer = threading.Event(), RowPipeline.infer
+
+    def held_infer(pipeline: RowPipeline, batch: Sequence[CheckedRows]) -> list[RowOutputs]:
+        assert len(batch[0].tensor) <= FEW_ROWS or released.wait(60)
+        return infer(pipeline, batch)
+
+    monkeypatch.setattr(RowPipeline, "infer", held_infer)
+    stored = bundled(tmp_path, "churn")
+    row = {feature.name: feature.low for feature in as_row_card(stored.card).input.features}
+    with loaded(stored) as model:
+        assert model._lanes is not None and model._lanes.gathered is not None
+        many = [model.submit([row] * 100, is_admitted=True) for _ in range(8)]
+        with pytest.raises(QueueFull):
+            model.check_room()
+        model.check_room(for_lanes=False)
+        assert len(run(model.answer([row], soon())).value.outputs) == 1
+        released.set()
+        assert all(len(future.result(60).value.outputs) == 100 for future in many)
 
 
 def test_a_picture_may_come_encoded_decoded_or_transformed(model: LoadedModel) -> None:
