@@ -50,8 +50,7 @@ def _forked_process_class(forget: Callable[[], object]) -> type[Any]:
 
         def spawn(self) -> None:
             """Start the process."""
-            sockets = self._get_sockets_fds() or {}
-            command = self.format_args(sockets_fds=sockets)
+            command = self.format_args(sockets_fds=self._get_sockets_fds())
             if command[1:3] != ["-m", WORKER]:
                 super().spawn()
                 return
@@ -64,7 +63,7 @@ def _forked_process_class(forget: Callable[[], object]) -> type[Any]:
             try:
                 pid = os.fork()
                 if not pid:
-                    _run(main, command[3:], self.env, self.working_dir, sockets, forget)
+                    _run(main, command[3:], self.env, self.working_dir, forget)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self.started, self._worker = time.time(), ForkedChild(pid)
@@ -82,7 +81,7 @@ class ForkedChild(psutil.Process):
         """Return the exit code of a process that has ended, else None."""
         if self.returncode is None:
             try:
-                self.returncode = self.wait(0)
+                self.returncode = self.wait(0) or 0  # None where circus has asked already
             except psutil.TimeoutExpired:
                 return None
         return self.returncode
@@ -93,13 +92,12 @@ def _run(
     arguments: Sequence[str],
     env: Mapping[str, str],
     folder: str,
-    sockets: Mapping[str, int],
     forget: Callable[[], object],
 ) -> None:
     """Be a process of its own from here on, and never return."""
     code = 1
     try:
-        _leave_supervisor(set(sockets.values()))
+        _leave_supervisor(listening=int(_after("--fd", arguments)))
         # service.py is run anew, so that it reads what is installed now. The rest holds no state.
         sys.modules.pop("service", None)
         log = importlib.import_module("bentoml._internal.log")
@@ -125,8 +123,13 @@ def _run(
             os._exit(code)
 
 
-def _leave_supervisor(kept: set[int]) -> None:
-    """Undo what belongs to the supervisor: its signals, event loop, open files and what it would do at its end."""
+def _leave_supervisor(listening: int) -> None:
+    """Undo what belongs to the supervisor: its signals, event loop, open files and what it would do at its end.
+
+    Args:
+        listening: the socket that is kept, of this process's own port. While one process keeps that of another, who
+            comes when the other has closed it waits for ever.
+    """
     atexit._clear()
     os.setsid()
     asyncio._set_running_loop(None)
@@ -137,13 +140,10 @@ def _leave_supervisor(kept: set[int]) -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    start = 3
-    for descriptor in sorted(kept):
-        os.closerange(start, descriptor)
-        start = descriptor + 1
-    os.closerange(start, 1 + max(map(int, os.listdir("/proc/self/fd"))))
+    if listening:  # it is the first that is free where the supervisor was started with its standard input closed
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.closerange(3, max(3, listening))
+    os.closerange(max(3, listening + 1), 1 + max(map(int, os.listdir("/proc/self/fd"))))
 
 
 def _set_title(arguments: Sequence[str]) -> None:
@@ -151,6 +151,10 @@ def _set_title(arguments: Sequence[str]) -> None:
     line = Path("/proc/self/cmdline").read_bytes()
     start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
     if end - start == len(line):  # not where a sandbox tells something else
-        words = ["bentoml", "worker", *arguments[arguments.index("--service-name") + 1 :][:1]]
+        words = ["bentoml", "worker", _after("--service-name", arguments)]
         title = b"\0".join(word.encode() for word in words)[: len(line) - 1]
         ctypes.memmove(start, title.ljust(len(line), b"\0"), len(line))
+
+
+def _after(option: str, arguments: Sequence[str]) -> str:
+    return arguments[arguments.index(option) + 1]

@@ -16,6 +16,8 @@ BEAT_S = 0.5
 SUPERVISOR = "_VITRINE_SUPERVISOR"
 """The variable in which the supervisor tells the server's processes its process id."""
 _COUNT = struct.Struct("=Q")
+NOT_BEGUN = bytes(_COUNT.size)
+"""What the file of a process holds that has not begun to beat, or cannot."""
 
 
 class Heartbeat:
@@ -40,7 +42,8 @@ class Heartbeat:
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # something that cleans up may delete it
             with self._path.open("w+b") as file:
-                file.truncate(_COUNT.size)
+                file.write(NOT_BEGUN)  # in a file without a block of its own, the first beat on a full disk is SIGBUS
+                file.flush()
                 self._memory = mmap.mmap(file.fileno(), _COUNT.size)
         except OSError as error:
             logger.error("the supervisor will not notice if this process hangs: %s", error)
@@ -66,7 +69,7 @@ class Watchdog:
     """Tells which processes have stopped beating.
 
     It counts its own looks, not time, so that nobody is blamed for what stopped the whole machine, such as sleep. A
-    process without a file is left alone: it is still importing, or the folder cannot be written to.
+    process without a count is left alone: it is still importing, or the folder is full or cannot be written to.
 
     Args:
         folder: shared by the server's processes.
@@ -84,6 +87,8 @@ class Watchdog:
             try:
                 count = heartbeat_file(self._folder, process).read_bytes()
             except OSError:
+                continue
+            if len(count) != _COUNT.size or count == NOT_BEGUN:
                 continue
             last_count, looks = before.get(process, (b"", 0))
             self._seen[process] = count, looks + 1 if count == last_count else 0

@@ -38,7 +38,6 @@ def prepare_supervisor(settings: Settings) -> None:
     if RUN_FOLDER not in os.environ:
         os.environ[RUN_FOLDER] = temporary_folder("vitrine-run-")
     if SUPERVISOR not in os.environ:
-        os.environ[SUPERVISOR] = str(os.getpid())
         watch_processes(run_folder(), settings.hang_seconds)
         fork_processes(forget=load_settings.cache_clear)
         if settings.api_keys_file is not None:  # the workers start in another folder

@@ -14,7 +14,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from serving.heartbeat import Watchdog
+from serving.heartbeat import SUPERVISOR, Watchdog
 
 logger = logging.getLogger("vitrine")
 
@@ -35,15 +35,22 @@ def watch_processes(folder: Path, hang_seconds: float) -> None:
         hang_seconds: for how long the event loop of a process may stand still, in seconds; 0 for ever.
     """
     from circus.controller import Controller
-    from tornado.ioloop import PeriodicCallback
 
     start = getattr(Controller.start, "__wrapped__", Controller.start)
 
     @functools.wraps(start)
     def start_and_watch(controller: Any) -> None:
         start(controller)
+        for watcher in controller.arbiter.watchers:
+            watcher.env = {**(watcher.env or {}), SUPERVISOR: str(os.getpid())}
         watch = Watch(controller.arbiter, folder, hang_seconds)
-        PeriodicCallback(watch.look, LOOK_S * 1000).start()
+
+        def look_and_go_on() -> None:
+            # Not a PeriodicCallback: it goes by the wall clock, and rests for an hour that this is put back.
+            controller.loop.call_later(LOOK_S, look_and_go_on)
+            watch.look()
+
+        look_and_go_on()
 
     Controller.start = start_and_watch
 

@@ -1,31 +1,34 @@
 """BentoML's real supervisor, with our watch, over a process that does nothing but beat."""
 
+import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from circus.sockets import CircusSocket
+from tornado.ioloop import IOLoop
 
+from serving.heartbeat import SUPERVISOR as SUPERVISOR_VARIABLE
 from serving.heartbeat import Heartbeat, Watchdog, heartbeat_file
-from serving.supervisor import MOST_AT_ONCE, Watch
+from serving.supervisor import MOST_AT_ONCE, Watch, watch_processes
 from tests.conftest import ROOT
 from tests.live.server import wait_until
 
 SUPERVISOR = """
-import os, sys
+import sys
 from pathlib import Path
 from bentoml._internal.utils.circus import create_standalone_arbiter
 from bentoml.serving import create_watcher
-from serving.heartbeat import SUPERVISOR
 from serving.supervisor import watch_processes
 
-os.environ[SUPERVISOR] = str(os.getpid())
 watch_processes(Path(sys.argv[1]), 2.0)
 watcher = create_watcher(name="beating", args=["-c", sys.argv[2], sys.argv[1]])
 create_standalone_arbiter([watcher], check_delay=3600).start()  # so that circus itself replaces nothing
@@ -75,12 +78,15 @@ def test_what_dies_hangs_or_is_stopped_is_replaced_and_ends_with_its_supervisor(
 def test_only_silence_in_every_look_counts_as_hanging(tmp_path: Path) -> None:
     watchdog, beating = Watchdog(tmp_path, 2), heartbeat_file(tmp_path, 7)
     assert [watchdog.hung([7, 8]) for _ in range(4)] == [[]] * 4  # neither has begun to beat
-    beating.write_bytes(b"1")
+    for no_count in (b"", bytes(8)):  # it could not write, as on a full disk
+        beating.write_bytes(no_count)
+        assert [watchdog.hung([7]) for _ in range(4)] == [[]] * 4
+    beating.write_bytes((1).to_bytes(8))
     assert [watchdog.hung([7]) for _ in range(2)] == [[], []]
-    beating.write_bytes(b"2")
+    beating.write_bytes((2).to_bytes(8))
     assert [watchdog.hung([7]) for _ in range(4)] == [[], [], [7], [7]]
     assert watchdog.hung([]) == [] and not beating.exists()  # its id may come again
-    beating.write_bytes(b"2")
+    beating.write_bytes((2).to_bytes(8))
     assert watchdog.hung([7]) == []
     beating.unlink()
     assert [watchdog.hung([7]) for _ in range(4)] == [[]] * 4  # what cleans up is not the process's fault
@@ -93,9 +99,11 @@ class Arbiter:
         self.processes = {1: self}
         self.status, self.pid, self.replaced = 1, 1, 0
         self.sockets, self._stopping = dict[str, CircusSocket](), False
+        self.watchers, self.env, self.looks = [self], dict[str, str](), 0
 
     def iter_watchers(self) -> list["Arbiter"]:
-        return [self]
+        self.looks += 1
+        return self.watchers
 
     def manage_watchers(self) -> None:
         self.replaced += 1
@@ -110,6 +118,25 @@ def test_processes_that_die_again_and_again_are_left_to_circus(tmp_path: Path) -
     for _ in range(3 * MOST_AT_ONCE):
         watch.look()
     assert arbiter.replaced == MOST_AT_ONCE
+
+
+def test_the_supervisor_goes_on_looking_when_the_clock_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import circus.controller
+
+    monkeypatch.setattr(circus.controller.Controller, "start", lambda _: None)
+    watch_processes(tmp_path, 0)
+    arbiter, real_time = Arbiter(), time.time
+
+    async def look_thrice() -> None:
+        circus.controller.Controller.start(SimpleNamespace(arbiter=arbiter, loop=IOLoop.current()))
+        monkeypatch.setattr(time, "time", lambda: real_time() - 3600)
+        while arbiter.looks < 3:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(look_thrice(), 60))
+    assert arbiter.env == {SUPERVISOR_VARIABLE: str(os.getpid())}
 
 
 def test_who_comes_while_the_server_drains_is_refused_but_the_grad_cam_process_is_still_reached(tmp_path: Path) -> None:
@@ -130,8 +157,6 @@ def test_who_comes_while_the_server_drains_is_refused_but_the_grad_cam_process_i
 
 
 def test_a_check_that_fails_does_not_stop_the_heart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    import asyncio
-
     calls = list[int]()
 
     def check() -> None:
