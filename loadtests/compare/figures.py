@@ -86,8 +86,10 @@ def row(turns: Sequence[Turn], regime: str, name: str) -> Row:
 
 
 def _median_load(loads: Sequence[Load]) -> Load:
-    names = ("rate", "p50_ms", "p99_ms", "cpu_ms", "instructions")
-    return Load(errors=0, requests=0, **{name: median(getattr(load, name) for load in loads) for name in names})
+    def of(figure: str) -> float:
+        return median(getattr(load, figure) for load in loads)
+
+    return Load(of("rate"), of("p50_ms"), of("p99_ms"), 0, 0, cpu_ms=of("cpu_ms"), instructions=of("instructions"))
 
 
 def near_ours(turns: Sequence[Turn], regime: str, names: Iterable[str]) -> list[str]:

@@ -26,8 +26,8 @@ def measure_in_rounds(
         rounds: for all contestants; those near Vitrine, and Vitrine, get up to `MOST`.
         measure: measures one turn, given the number of the round, from 0, the regime, and the contestant's name.
     """
-    measured = list[Turn]()
-    with tqdm(total=rounds * len(regimes) * len(names), unit="turn") as bar:
+    measured, turns = list[Turn](), rounds * len(regimes) * len(names)
+    with tqdm(total=turns, unit="turn") as bar:
 
         def take_turns(number: int, regime: Regime, contestants: Sequence[str]) -> None:
             first = number % len(contestants)
@@ -40,7 +40,7 @@ def measure_in_rounds(
             for regime in regimes:
                 take_turns(number, regime, names)
         near = [(regime, contestants) for regime in regimes if (contestants := near_ours(measured, regime.name, names))]
-        bar.total += max(0, MOST - rounds) * sum(len(contestants) for _, contestants in near)
+        bar.total = turns + max(0, MOST - rounds) * sum(len(contestants) for _, contestants in near)
         for number in range(rounds, MOST):
             for regime, contestants in near:
                 take_turns(number, regime, contestants)

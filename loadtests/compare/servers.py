@@ -71,10 +71,9 @@ class Server(Frozen):
 
     def request(self, regime: Regime, payload: bytes) -> bytes:
         """Encode a request with one of the regime's payloads."""
+        write, to = _WRITES[self.sends], self.to
         if regime.name == ROWS:
             write, to = wire.write_v2_row if self.sends == "v2" else wire.write_row, self.rows_to or self.to
-        else:
-            write, to = _WRITES[self.sends], self.to
         return write(to.format(model=regime.model), payload)
 
     @property
