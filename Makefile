@@ -67,7 +67,7 @@ bench-limits: $(DEV)  ## What unfinished uploads and silent connections do to a 
 bench-requests: $(DEV)  ## What a cheap request costs the server, here and, with ARGS="--against DIR", in another source folder
 	.venv-dev/bin/python -m loadtests.request_cost $(ARGS)
 
-compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (30 minutes)
+compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (an hour)
 	.venv-dev/bin/python -m loadtests.compare $(ARGS)
 
 chaos: $(DEV)  ## Overload, kills, a drain and a soak, on Vitrine and its peers (25 minutes)

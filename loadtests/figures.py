@@ -1,4 +1,4 @@
-"""What the benchmarks share: their options, their rounds, the pictures that they send, and how medians are printed."""
+"""What the benchmarks share: their options, their rounds, what they send, and how medians are printed."""
 
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
+
+from models.card import RowCard
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Name = TypeVar("Name", bound=Hashable)
@@ -45,6 +47,19 @@ def encode_jpeg(image: npt.NDArray[np.uint8]) -> bytes:
     if not succeeded:
         raise RuntimeError("OpenCV could not encode a picture as JPEG")
     return buffer.tobytes()
+
+
+def random_rows(card: RowCard, count: int) -> list[dict[str, Any]]:
+    """Return rows of a model whose features are numbers, each the card's example times a log-normal factor, seed 0."""
+    rng, example = np.random.default_rng(0), {entry.name: entry.example for entry in card.input.entries}
+    return [
+        example
+        | {
+            feature.name: round(float(np.clip(float(feature.example) * factor, feature.low, feature.high)), 2)
+            for feature, factor in zip(card.input.features, factors, strict=True)
+        }
+        for factors in rng.lognormal(0, 0.8, (count, len(card.input.features)))
+    ]
 
 
 def median_and_range(values: Sequence[float], unit: str, width: int = 0, digits: int = 1) -> str:

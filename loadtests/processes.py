@@ -43,6 +43,10 @@ class Tree:
                     members.add(process)
         return [process for process in members if is_alive(process)]
 
+    def pids(self) -> list[int]:
+        """Return the process ids of the same."""
+        return [process.pid for process in self.members()]
+
     def memory_mib(self) -> tuple[float, float]:
         """Return the resident and the proportional memory of all of them in MiB.
 

@@ -9,8 +9,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -19,13 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-import numpy as np
 import uvloop
 
 from loadtests.compare import cheapest
 from loadtests.compare.load import Connection
 from loadtests.compare.wire import post, write_body
-from loadtests.figures import measure_in_turns, median_and_range, ratios
+from loadtests.figures import measure_in_turns, median_and_range, random_rows, ratios
+from loadtests.instructions import are_counted, count_during
 from loadtests.processes import Tree
 from loadtests.server import ROOT, free_port, running, serve_command
 from models.card import as_row_card, read_card
@@ -53,13 +51,7 @@ class Case(NamedTuple):
 
 def cases() -> dict[str, Case]:
     """Return the cases by their names: a tiny picture, one row, and a batch of rows."""
-    card, rng = as_row_card(read_card(package_folder("churn") / "card.toml")), np.random.default_rng(0)
-    example = {entry.name: entry.example for entry in card.input.entries}
-    rows = [
-        example
-        | {feature.name: round(float(rng.uniform(feature.low, feature.high)), 2) for feature in card.input.features}
-        for _ in range(ROWS)
-    ]
+    rows = random_rows(as_row_card(read_card(package_folder("churn") / "card.toml")), ROWS)
     pictures = [write_body(f"/models/{cheapest.NAME}/predict", picture) for picture in cheapest.pictures()]
     single = [post("/models/churn/predict", json.dumps(row).encode(), "application/json") for row in rows[:16]]
     batch = post("/models/churn/predict/batch", json.dumps({"samples": rows}).encode(), "application/json")
@@ -117,19 +109,8 @@ def cost(port: int, tree: Tree, case: Case, *, counts_instructions: bool) -> flo
         before = tree.cpu_s()
         load(case.requests_measured)
         return (tree.cpu_s() - before) / case.requests_measured * 1e6
-    command = ["perf", "stat", "-x,", "-e", "instructions:u", "-p", ",".join(str(part.pid) for part in tree.members())]
-    counter = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    load(case.requests_measured)
-    counter.send_signal(signal.SIGINT)
-    return int(counter.communicate()[1].split(",")[0]) / case.requests_measured / 1e3
-
-
-def instructions_are_counted() -> bool:
-    """Return whether this machine counts instructions; virtual machines seldom do."""
-    if shutil.which("perf") is None:
-        return False
-    counted = subprocess.run(["perf", "stat", "-x,", "-e", "instructions:u", "true"], capture_output=True, text=True)
-    return counted.returncode == 0 and counted.stderr[:1].isdigit()
+    _, instructions = count_during(tree.pids(), lambda: load(case.requests_measured))
+    return instructions / case.requests_measured / 1e3
 
 
 @contextlib.contextmanager
@@ -154,7 +135,7 @@ def served(folder: Path, *, access_log: bool) -> Iterator[tuple[int, Tree]]:
 def main(against: Path | None, rounds: int, access_log: bool) -> None:
     """Print what a request of each case costs the server, here and in another folder with the same packages."""
     install()
-    counts = instructions_are_counted()
+    counts = are_counted()
     unit = "k instructions" if counts else " µs"
     folders = {"here": ROOT} | ({"there": against.resolve()} if against else {})
     click.echo(conditions())

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import click
-import numpy as np
 
 from api.row_answers import row_answers
 from backends.onnx import OnnxBackend
+from loadtests.figures import random_rows
 from models.card import as_row_card, read_card
 from models.package import GRAPH
 from models.registry import package_folder
@@ -39,16 +39,10 @@ def measure(name: str, rows: int, runs: int) -> tuple[dict[str, list[float]], in
     """Return the milliseconds of each step in each run, and the bytes of the answers."""
     card, steps, size = as_row_card(read_card(package_folder(name) / "card.toml")), dict[str, list[float]](), 0
     backend = OnnxBackend(package_folder(name) / GRAPH)
-    rng, common = np.random.default_rng(0), COMMON | {"model": card.name, "warnings": list(card.warnings)}
+    common = COMMON | {"model": card.name, "warnings": list(card.warnings)}
     if card.task != "anomaly-detection":
         common["timestamp"] = "2026-01-15T08:30:00.000Z"
-    example = {entry.name: entry.example for entry in card.input.entries}
-    drawn = [
-        example
-        | {feature.name: round(float(rng.uniform(feature.low, feature.high)), 2) for feature in card.input.features}
-        for _ in range(rows)
-    ]
-    body = json.dumps({"samples": drawn}).encode()
+    body = json.dumps({"samples": random_rows(card, rows)}).encode()
 
     for _ in range(runs):
         times = [time.thread_time_ns()]

@@ -79,7 +79,7 @@ def _soak(
     grpc_port = free_port()
     settings = {**contestant.settings, "VITRINE_GRPC_PORT": str(grpc_port), "VITRINE_MODELS": f"{regime.model},churn"}
     with scenarios.serving(replace(contestant, settings=settings), regime, cores, generator) as running:
-        asked = Asked(running.target.port, grpc_port, regime.model, regime.pictures, regime.expected, requests)
+        asked = Asked(running.target.port, grpc_port, regime.model, regime.payloads, regime.expected, requests)
         outcome = beside.submit(soak, asked).result()
         memory = running.tree.memory_mib()[1]
     return Row(f"soak of {requests:,} mixed requests, HTTP and gRPC", contestant.server.title, outcome, memory)

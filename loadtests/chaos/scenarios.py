@@ -101,7 +101,7 @@ def serving(contestant: Contestant, regime: Regime, cores: int, generator: Execu
     """
     port, server = free_port(), contestant.server
     command, settings = server.start(contestant.python, port, regime, cores)
-    requests = [server.request(regime.model, picture) for picture in regime.pictures]
+    requests = [server.request(regime, payload) for payload in regime.payloads]
     target = Target(port, requests, regime.expected, server.read)
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"chaos-{server.name}.txt"

@@ -14,16 +14,17 @@ from pathlib import Path
 from types import FrameType
 
 import click
-from tqdm import tqdm
 
 from loadtests.compare import load, report, turns
 from loadtests.compare.environments import NotInstalled, install
+from loadtests.compare.figures import NEAR
 from loadtests.compare.plot import plot
 from loadtests.compare.raw import Split
-from loadtests.compare.regimes import COMPUTE, OVERHEAD, Regime, prepare
+from loadtests.compare.regimes import REGIMES, Regime, prepare
+from loadtests.compare.rounds import MOST, measure_in_rounds
 from loadtests.compare.servers import SERVERS, STORE, Server
 from loadtests.compare.turns import RAW, Turn
-from loadtests.compare.wire import post
+from loadtests.compare.wire import write_body
 from loadtests.processes import process_beside, started
 from loadtests.server import ROOT, free_port
 from runners.cores import available_cores
@@ -33,10 +34,10 @@ NAMES = (RAW, *(server.name for server in SERVERS))
 
 
 @click.command()
-@click.option("--rounds", default=3, show_default=True, help="Rounds; medians are shown.")
+@click.option("--rounds", default=3, show_default=True, help="Rounds; 5 for close results. Medians are shown.")
 @click.option("--seconds", default=5.0, show_default=True, help="Length of one measurement.")
 @click.option("--only", default=",".join(NAMES), show_default=True, help="Contestants, by commas.")
-@click.option("--regime", type=click.Choice([COMPUTE, OVERHEAD]), help="One of the two; both by default.")
+@click.option("--regime", type=click.Choice(REGIMES), help="One of them; all by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder; docs for a whole run, else runs/compare.")
 def main(rounds: int, seconds: float, only: str, regime: str | None, out: Path | None) -> None:
     """Measure, write table, picture and data, and print the table."""
@@ -49,12 +50,13 @@ def main(rounds: int, seconds: float, only: str, regime: str | None, out: Path |
     out.mkdir(parents=True, exist_ok=True)
     pythons, missing = _environments(chosen)
     with process_beside(fresh=True) as fresh, process_beside(fresh=False) as generator:
-        regimes = prepare([regime] if regime else [COMPUTE, OVERHEAD], STORE, fresh)
+        regimes = prepare([regime] if regime else REGIMES, STORE, fresh)
         ceiling = _ceiling(regimes[-1], min(3.0, seconds), generator)
         measured = _measure(regimes, chosen, pythons, rounds, seconds, fresh, generator)
+    further = f" ({MOST} for who is less than {100 * NEAR:g} % from Vitrine's throughput)" if rounds < MOST else ""
     settings = (
-        f"{rounds} rounds of {seconds:g} s each, medians. The load generator alone: {ceiling:,.0f} requests/s at 64 "
-        f"clients against a server that does nothing. Took {(time.monotonic() - began) / 60:.0f} minutes."
+        f"{rounds} rounds{further} of {seconds:g} s each, medians. The load generator alone: {ceiling:,.0f} requests/s "
+        f"at 64 clients against a server that does nothing. Took {(time.monotonic() - began) / 60:.0f} minutes."
     )
     titles = _titles(chosen, pythons)
     run = report.Run(measured, missing, titles, conditions().replace("\n", "; "), settings, ceiling)
@@ -88,24 +90,17 @@ def _measure(
     fresh: Executor,
     generator: Executor,
 ) -> list[Turn]:
-    """Give every contestant a turn in every regime and round; which one comes first changes from round to round."""
-    cores, servers = available_cores(), {server.name: server for server in SERVERS}
+    """Measure every contestant that is there, in rounds."""
+    cores, servers, splits = available_cores(), {server.name: server for server in SERVERS}, dict[str, list[Split]]()
+
+    def measure(number: int, regime: Regime, name: str) -> Turn:
+        if name != RAW:
+            return turns.serve(servers[name], pythons[name], regime, number, seconds, cores, generator)
+        splits[regime.name] = splits.get(regime.name) or turns.fastest_splits(regime, cores, fresh)
+        return turns.loop(regime, number, seconds, cores, splits[regime.name], fresh)
+
     ready = [name for name in chosen if name == RAW or name in pythons]
-    measured, splits = list[Turn](), dict[str, list[Split]]()
-    with tqdm(total=rounds * len(regimes) * len(ready), unit="turn") as bar:
-        for number in range(rounds):
-            for regime in regimes:
-                for name in (*ready[number % len(ready) :], *ready[: number % len(ready)]):
-                    bar.set_description(f"{regime.name}, {name}")
-                    if name != RAW:
-                        measured.append(
-                            turns.serve(servers[name], pythons[name], regime, number, seconds, cores, generator)
-                        )
-                    else:
-                        splits[regime.name] = splits.get(regime.name) or turns.fastest_splits(regime, cores, fresh)
-                        measured.append(turns.loop(regime, number, seconds, cores, splits[regime.name], fresh))
-                    bar.update()
-    return measured
+    return measure_in_rounds(regimes, ready, rounds, measure)
 
 
 def _ceiling(regime: Regime, seconds: float, generator: Executor) -> float:
@@ -115,7 +110,7 @@ def _ceiling(regime: Regime, seconds: float, generator: Executor) -> float:
         click.ClickException: that server did not answer.
     """
     port, answer = free_port(), regime.expected[0]
-    target = load.Target(port, [post("/", regime.pictures[0], "image/jpeg")], [answer], json.loads)
+    target = load.Target(port, [write_body("/", regime.payloads[0])], [answer], json.loads)
     command = [sys.executable, "-m", "loadtests.compare.trivial", str(port), json.dumps(answer)]
     turns.LOGS.mkdir(parents=True, exist_ok=True)
     with started(command, {}, ROOT, turns.LOGS / "trivial.txt") as tree:

@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from loadtests.compare.load import Load
-from loadtests.compare.regimes import COMPUTE, OVERHEAD
+from loadtests.compare.regimes import COMPUTE, OVERHEAD, REGIMES, ROWS
 from loadtests.compare.turns import CLIENTS, RAW, Turn
 
 OURS = "vitrine"
+DECIDES = {COMPUTE: 16, OVERHEAD: 64, ROWS: 64}
+"""The number of clients whose throughput orders a regime's contestants."""
 EQUAL = 0.9
 """A peer with at least this share of Vitrine's throughput counts as equally fast."""
+NEAR = 0.05
+"""Who differs from Vitrine's throughput by less than this share of it is measured in more rounds."""
 
 
 class Row(NamedTuple):
@@ -19,6 +23,7 @@ class Row(NamedTuple):
 
     Attributes:
         name: of the contestant.
+        rounds: how many have figures.
         loads: medians of the closed loops' figures by number of clients; errors and requests are not summed up here.
         errors: of all loops, the open ones too.
         requests: of the same loops.
@@ -28,6 +33,7 @@ class Row(NamedTuple):
     """
 
     name: str
+    rounds: int
     loads: dict[int, Load]
     errors: int
     requests: int
@@ -69,6 +75,7 @@ def row(turns: Sequence[Turn], regime: str, name: str) -> Row:
     problems = [turn.problem for turn in own] + [load.problem for load in loads]
     return Row(
         name,
+        len(measured),
         {clients: _median_load([turn.loads[clients] for turn in measured]) for clients in CLIENTS},
         sum(load.errors for load in loads),
         sum(load.requests for load in loads),
@@ -79,10 +86,22 @@ def row(turns: Sequence[Turn], regime: str, name: str) -> Row:
 
 
 def _median_load(loads: Sequence[Load]) -> Load:
-    rate, p50_ms, p99_ms, cpu_ms = (
-        median(getattr(load, figure) for load in loads) for figure in ("rate", "p50_ms", "p99_ms", "cpu_ms")
-    )
-    return Load(rate, p50_ms, p99_ms, 0, 0, cpu_ms=cpu_ms)
+    def of(figure: str) -> float:
+        return median(getattr(load, figure) for load in loads)
+
+    return Load(of("rate"), of("p50_ms"), of("p99_ms"), 0, 0, cpu_ms=of("cpu_ms"), instructions=of("instructions"))
+
+
+def near_ours(turns: Sequence[Turn], regime: str, names: Iterable[str]) -> list[str]:
+    """Return who differs from Vitrine in the median of the deciding throughput by less than `NEAR`, and Vitrine too.
+
+    Returns:
+        Their names, in the order of `names`; none if Vitrine alone would be left, or was not measured.
+    """
+    rates = {name: row(turns, regime, name).loads[DECIDES[regime]].rate for name in names}
+    ours = rates.get(OURS, math.nan)
+    near = [name for name, rate in rates.items() if abs(rate - ours) < NEAR * ours]
+    return near if len(near) > 1 else []
 
 
 def aims(turns: Sequence[Turn], names: Iterable[str]) -> list[Aim]:
@@ -106,7 +125,7 @@ def aims(turns: Sequence[Turn], names: Iterable[str]) -> list[Aim]:
         return [load.p99_ms / load.p50_ms for load in loads]
 
     ours = [turn for turn in turns if turn.name == OURS and turn.loads]
-    errors = [float(sum(row(turns, regime, OURS).errors for regime in (COMPUTE, OVERHEAD)))] if ours else []
+    errors = [float(sum(row(turns, regime, OURS).errors for regime in REGIMES))] if ours else []
     kidney_stone, cheapest = "kidney-stone, 16 clients: images/s over", "cheapest model, 64 clients: requests/s over"
     lone = "kidney-stone, 1 client: p50 over"
     ratios = [
@@ -116,8 +135,10 @@ def aims(turns: Sequence[Turn], names: Iterable[str]) -> list[Aim]:
         (f"{lone} the quickest peer of equal throughput ({quickest})", lone_p50s(quickest), "≤", 0.5),
         (f"{cheapest} Mosec", rates(OVERHEAD, 64, "mosec"), "≥", 1.5),
         (f"{cheapest} BentoML's own batching", rates(OVERHEAD, 64, "bentoml"), "≥", 6.0),
+        ("one row, 64 clients: requests/s over Mosec", rates(ROWS, 64, "mosec"), "≥", 1.0),
         ("kidney-stone, open loop at 70 %: p99 over p50", spread(COMPUTE), "≤", 2.5),
         ("cheapest model, open loop at 70 %: p99 over p50", spread(OVERHEAD), "≤", 2.5),
+        ("one row, open loop at 70 %: p99 over p50", spread(ROWS), "≤", 2.5),
         ("Vitrine: failed or wrong answers", errors, "≤", 0.0),
     ]
     return [

@@ -67,6 +67,7 @@ class Load:
         requests: all that were sent.
         problem: what was wrong with the first answer that was, empty if none was.
         cpu_ms: processor time of the server, user and system, for one right answer.
+        instructions: user instructions of the server for one right answer; NaN on a machine that does not count them.
     """
 
     rate: float
@@ -76,6 +77,7 @@ class Load:
     requests: int
     problem: str = ""
     cpu_ms: float = math.nan
+    instructions: float = math.nan
 
 
 class Connection(asyncio.Protocol):

@@ -1,12 +1,12 @@
-"""Draws the comparison: throughput in both regimes beside raw, and the latency of a lone client."""
+"""Draws the comparison: throughput in every regime beside raw, and the latency of a lone client."""
 
 import math
 from pathlib import Path
 from typing import Any
 
-from loadtests.compare.figures import OURS
-from loadtests.compare.regimes import COMPUTE, OVERHEAD
-from loadtests.compare.report import DECIDES, Run
+from loadtests.compare.figures import DECIDES, OURS
+from loadtests.compare.regimes import COMPUTE, OVERHEAD, REGIMES, ROWS
+from loadtests.compare.report import Run
 from loadtests.compare.servers import SERVERS
 from loadtests.compare.turns import RAW
 
@@ -19,10 +19,10 @@ def plot(run: Run, file: Path) -> None:
     """Draw a panel of bars for each regime's throughput, and one for latency, into a PNG file."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 4.2), layout="constrained")
-    regimes = [regime for regime in (COMPUTE, OVERHEAD) if any(turn.regime == regime for turn in run.turns)]
+    regimes = [regime for regime in REGIMES if any(turn.regime == regime for turn in run.turns)]
+    figure = Figure(figsize=(5 * len(regimes) + 5, 4.2), layout="constrained")
     panels: list[Any] = list(figure.subplots(1, len(regimes) + 1))
-    names = {COMPUTE: "kidney-stone", OVERHEAD: "cheapest model"}
+    names = {COMPUTE: "kidney-stone", OVERHEAD: "cheapest model", ROWS: "one row"}
     for panel, regime in zip(panels, regimes, strict=False):
         clients = DECIDES[regime]
         rates = {row.name: row.loads[clients].rate for row in run.rows(regime)}

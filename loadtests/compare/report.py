@@ -8,16 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loadtests.compare.figures import Aim, Row, aims, row
-from loadtests.compare.regimes import COMPUTE, OVERHEAD
+from loadtests.compare.figures import DECIDES, Aim, Row, aims, row
+from loadtests.compare.regimes import COMPUTE, OVERHEAD, ROWS
 from loadtests.compare.turns import CLIENTS, RAW, Turn
 
 MARKS = "<!-- compare:begin -->", "<!-- compare:end -->"
-DECIDES = {COMPUTE: 16, OVERHEAD: 64}
-"""The number of clients whose throughput orders a regime's table."""
 ABOUT = {
     COMPUTE: "kidney-stone (EfficientNet-B4, 224 px, CLAHE), phantoms as JPEG",
     OVERHEAD: "the cheapest image model (one 3×3 convolution, 32 px), pictures of 32 px as JPEG",
+    ROWS: "churn (two hidden layers on six numbers), one row as JSON",
 }
 
 
@@ -41,10 +40,17 @@ class Run(NamedTuple):
         """Return the ratios that Vitrine aims for."""
         return aims(self.turns, self.titles)
 
+    @property
+    def counts_instructions(self) -> bool:
+        """Whether any load's instructions were counted."""
+        return any(not math.isnan(load.instructions) for turn in self.turns for load in turn.loads.values())
+
 
 def block(run: Run) -> str:
     """Return the text between the marks."""
-    parts = [f"{run.conditions}\n\n{run.settings}"]
+    parts = [run.conditions, run.settings]
+    if not run.counts_instructions:
+        parts.append("This machine does not count instructions, so there is no column of them.")
     for regime in dict.fromkeys(turn.regime for turn in run.turns):
         parts += [f"### {regime.capitalize()}: {ABOUT[regime]}", _table(run, regime)]
     parts += ["### Aims", _aims_table(run.aims())]
@@ -54,7 +60,9 @@ def block(run: Run) -> str:
 def _table(run: Run, regime: str) -> str:
     counts = " / ".join(map(str, CLIENTS))
     heads = ["server", f"a second at {counts} clients", f"p50 ms at {counts}", f"p99 ms at {counts}"]
-    heads += [f"processor ms an answer at {counts}", "errors", "memory MiB", "start-up s"]
+    heads += [f"processor ms an answer at {counts}"]
+    heads += [f"thousand instructions a request at {counts}"] if run.counts_instructions else []
+    heads += ["errors", "memory MiB", "start-up s", "rounds"]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for own in run.rows(regime):
         title = run.titles[own.name]
@@ -63,13 +71,14 @@ def _table(run: Run, regime: str) -> str:
             reason = reason.replace("|", "/").replace("\n", " ")
             lines.append([title, f"missing: {reason}", *[""] * (len(heads) - 2)])
             continue
-        digits = {"rate": 1, "p50_ms": 1, "p99_ms": 1, "cpu_ms": 2}
-        figures = [
-            " / ".join(_number(getattr(own.loads[clients], figure), digits[figure]) for clients in CLIENTS)
-            for figure in digits
-        ]
+        loads = [own.loads[clients] for clients in CLIENTS]
+        columns = [([getattr(load, name) for load in loads], 1) for name in ("rate", "p50_ms", "p99_ms")]
+        columns += [([load.cpu_ms for load in loads], 2)]
+        columns += [([load.instructions / 1e3 for load in loads], 1)] if run.counts_instructions else []
+        figures = [" / ".join(_number(value, digits) for value in values) for values, digits in columns]
         errors = f"{own.errors:,} of {own.requests:,}" if own.requests else "–"
-        lines.append([title, *figures, errors, _number(own.memory_mib, 0), _number(own.start_s, 1)])
+        rest = [_number(own.memory_mib, 0), _number(own.start_s, 1), str(own.rounds)]
+        lines.append([title, *figures, errors, *rest])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from loadtests.compare import wire
-from loadtests.compare.regimes import Regime
+from loadtests.compare.regimes import ROWS, Regime
 from loadtests.server import ROOT, free_port
 from preprocessing.spec import Frozen
 from settings import MOST_WORKERS
@@ -40,8 +40,9 @@ class Server(Frozen):
         command: starts it.
         sends: how a request carries the picture, as the server's own clients send it; see `loadtests.compare.wire`.
         to: the path that it is sent to; it may name the `{model}`.
+        rows_to: the path that a row as JSON is sent to, where it is another.
         reads: what its answer is.
-        settings: environment variables in both regimes.
+        settings: environment variables in all regimes.
         only_in: further ones, by regime.
         own: whether this repository's environment and folder run it.
     """
@@ -52,6 +53,7 @@ class Server(Frozen):
     command: tuple[str, ...]
     sends: Literal["body", "form", "json", "v2"]
     to: str
+    rows_to: str = ""
     reads: Literal["plain", "v2", "vitrine"] = "plain"
     settings: dict[str, str] = Field(default_factory=dict)
     only_in: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -67,9 +69,12 @@ class Server(Frozen):
         filled = {key: value.format(**words) for key, value in settings.items()}
         return [part.format(**words) for part in self.command], filled
 
-    def request(self, model: str, picture: bytes) -> bytes:
-        """Encode a request."""
-        return _WRITES[self.sends](self.to.format(model=model), picture)
+    def request(self, regime: Regime, payload: bytes) -> bytes:
+        """Encode a request with one of the regime's payloads."""
+        write, to = _WRITES[self.sends], self.to
+        if regime.name == ROWS:
+            write, to = wire.write_v2_row if self.sends == "v2" else wire.write_row, self.rows_to or self.to
+        return write(to.format(model=regime.model), payload)
 
     @property
     def read(self) -> wire.Read:

@@ -10,6 +10,7 @@ from loadtests.compare import load, raw
 from loadtests.compare.load import Load, Target
 from loadtests.compare.regimes import Regime
 from loadtests.compare.servers import Server
+from loadtests.instructions import count_during
 from loadtests.processes import Tree, started
 from loadtests.server import ROOT, free_port
 
@@ -53,7 +54,7 @@ def serve(
     """
     port = free_port()
     command, settings = server.start(python, port, regime, cores)
-    requests = [server.request(regime.model, picture) for picture in regime.pictures]
+    requests = [server.request(regime, payload) for payload in regime.payloads]
     target = Target(port, requests, regime.expected, server.read)
     LOGS.mkdir(parents=True, exist_ok=True)
     log = LOGS / f"{server.name}-{regime.name}.txt"
@@ -72,11 +73,18 @@ def serve(
 
 
 def _closed_loop(tree: Tree, target: Target, clients: int, seconds: float, generator: Executor) -> Load:
-    """Return the figures of a closed loop, with the processor time that the server took for it."""
+    """Return the figures of a closed loop, with the processor time and the instructions that the server took for it."""
+
+    def measure() -> Load:
+        measured: Load = generator.submit(load.closed, target, clients, seconds).result()
+        return measured
+
     before = tree.cpu_s()
-    measured: Load = generator.submit(load.closed, target, clients, seconds).result()
-    right = measured.requests - measured.errors
-    return replace(measured, cpu_ms=1e3 * (tree.cpu_s() - before) / right if right else math.nan)
+    measured, instructions = count_during(tree.pids(), measure)
+    cpu_s, right = tree.cpu_s() - before, measured.requests - measured.errors
+    if not right:
+        return measured
+    return replace(measured, cpu_ms=1e3 * cpu_s / right, instructions=instructions / right)
 
 
 def first_answer(target: Target, tree: Tree, generator: Executor) -> tuple[float, str]:
@@ -104,14 +112,14 @@ def fastest_splits(regime: Regime, cores: int, executor: Executor) -> list[raw.S
 
 
 def loop(regime: Regime, number: int, seconds: float, cores: int, splits: list[raw.Split], executor: Executor) -> Turn:
-    """Measure the raw loop in one turn: its best time of one picture alone, and its best rate of many.
+    """Measure the raw loop in one turn: its best time of one payload alone, and its best rate of many.
 
     Args:
         regime: what is computed.
         number: of the round.
-        seconds: of each measurement of many pictures.
+        seconds: of each measurement of many payloads.
         cores: of this machine.
-        splits: of the machine, that are measured for many pictures.
+        splits: of the machine, that are measured for many payloads.
         executor: runs each measurement in a process of its own.
     """
     of_one = [_raw(regime, split, seconds / 2, executor) for split in raw.splits_for_one(cores)]
@@ -123,4 +131,4 @@ def loop(regime: Regime, number: int, seconds: float, cores: int, splits: list[r
 
 
 def _raw(regime: Regime, split: raw.Split, seconds: float, executor: Executor) -> raw.Raw:
-    return executor.submit(raw.measure, regime.package, regime.pictures, split, seconds).result()
+    return executor.submit(raw.measure, regime.package, regime.payloads, split, seconds).result()

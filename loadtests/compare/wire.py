@@ -8,7 +8,7 @@ from typing import Any
 Read = Callable[[bytes], dict[str, Any]]
 """Decodes the body of a server's answer into a dict with at least `label` and `probabilities`."""
 Write = Callable[[str, bytes], bytes]
-"""Encodes a whole request from where it goes and an encoded picture."""
+"""Encodes a whole request from where it goes and a payload: an encoded picture, or a row as JSON."""
 
 
 def post(path: str, body: bytes, content_type: str) -> bytes:
@@ -40,6 +40,18 @@ def write_v2(path: str, picture: bytes) -> bytes:
     tensor = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": {"content_type": "base64"}}
     body = json.dumps({"inputs": [tensor | {"data": [_base64(picture)]}]}).encode()
     return post(path, body, "application/json")
+
+
+def write_row(path: str, row: bytes) -> bytes:
+    """Return a request with the row as the body."""
+    return post(path, row, "application/json")
+
+
+def write_v2_row(path: str, row: bytes) -> bytes:
+    """Return a request of the Open Inference Protocol with a tensor of one number for each value of the row."""
+    values = json.loads(row).items()
+    tensors = [{"name": name, "shape": [1, 1], "datatype": "FP64", "data": [value]} for name, value in values]
+    return post(path, json.dumps({"inputs": tensors}).encode(), "application/json")
 
 
 def read_v2(body: bytes) -> dict[str, Any]:

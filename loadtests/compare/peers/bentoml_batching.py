@@ -11,6 +11,7 @@ from typing import Annotated
 
 import bentoml
 
+from loadtests.compare.peers.customer import Customer
 from loadtests.compare.work import Answer, from_environment, setting
 
 QUIET = {"access": {"enabled": False}}
@@ -18,7 +19,7 @@ QUIET = {"access": {"enabled": False}}
 
 @bentoml.service(workers="cpu_count", logging=QUIET)
 class Model:
-    """Classifies the batches that the dispatcher makes."""
+    """Classifies the batches that the dispatcher makes; one of its two APIs is used, by the kind of the model."""
 
     def __init__(self) -> None:
         self.work = from_environment()
@@ -27,6 +28,11 @@ class Model:
     def classify(self, pictures: list[bytes]) -> list[Answer]:
         """Classify a batch."""
         return self.work.batch(pictures)
+
+    @bentoml.api(batchable=True, max_batch_size=setting("BATCH"))
+    def classify_rows(self, rows: list[dict[str, float]]) -> list[Answer]:
+        """Classify a batch of rows."""
+        return self.work.batch(rows)
 
 
 @bentoml.service(traffic={"timeout": 60}, logging=QUIET)
@@ -39,4 +45,10 @@ class Api:
     async def predict(self, data: Annotated[bytes, bentoml.validators.ContentType("image/jpeg")], /) -> Answer:
         """Classify one picture."""
         answers: list[Answer] = await self.model.to_async.classify([data])
+        return answers[0]
+
+    @bentoml.api(route="/predict-row")
+    async def predict_row(self, row: Customer, /) -> Answer:
+        """Classify one row."""
+        answers: list[Answer] = await self.model.to_async.classify_rows([row.model_dump()])
         return answers[0]

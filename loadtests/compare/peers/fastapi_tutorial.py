@@ -3,6 +3,7 @@
 Its documentation has the model loaded in the lifespan (https://fastapi.tiangolo.com/advanced/events/), blocking code in
 `def` so that a thread runs it (https://fastapi.tiangolo.com/async/), and several workers to use several cores
 (https://fastapi.tiangolo.com/deployment/server-workers/): one a core, each with single-threaded runs.
+A row is a Pydantic model (https://fastapi.tiangolo.com/tutorial/body/).
 """
 
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, UploadFile
 
+from loadtests.compare.peers.customer import Customer
 from loadtests.compare.work import Answer, Work, from_environment
 
 models: dict[str, Work] = {}
@@ -30,3 +32,9 @@ app = FastAPI(lifespan=lifespan)
 def predict(file: UploadFile) -> Answer:
     """Classify one uploaded picture."""
     return models["classifier"](file.file.read())
+
+
+@app.post("/predict-row")
+def predict_row(customer: Customer) -> Answer:
+    """Classify one row."""
+    return models["classifier"](customer.model_dump())

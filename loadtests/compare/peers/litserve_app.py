@@ -1,8 +1,8 @@
 """LitServe: as many workers as cores, as its reference advises on a CPU, and its ZeroMQ queue for over 100 requests/s.
 
 https://lightning.ai/docs/litserve/api-reference/litserver (`workers_per_device`, `fast_queue`); as many HTTP servers as
-workers, its default. The picture comes as base64 in JSON, as in its own `ImageInput`. Batching only where the regime
-has a batch over 1: https://lightning.ai/docs/litserve/features/batching
+workers, its default. A picture comes as base64 in JSON, as in its own `ImageInput`, a row as the JSON itself. Batching
+only where the regime has a batch over 1: https://lightning.ai/docs/litserve/features/batching
 """
 
 import base64
@@ -10,26 +10,26 @@ from typing import Any
 
 import litserve
 
-from loadtests.compare.work import Answer, from_environment, setting
+from loadtests.compare.work import Answer, Payload, from_environment, setting
 
 
 class Classifier(litserve.LitAPI):
-    """Classifies pictures in a worker process."""
+    """Classifies pictures or rows in a worker process."""
 
     def setup(self, device: str) -> None:
         """Load the model, once in each worker."""
         self.work = from_environment()
 
-    def decode_request(self, request: dict[str, str]) -> bytes:
-        """Take the picture out of the JSON."""
-        return base64.b64decode(request["image_data"])
+    def decode_request(self, request: dict[str, Any]) -> Payload:
+        """Take the picture out of the JSON; a row is the JSON."""
+        return base64.b64decode(request["image_data"]) if "image_data" in request else request
 
-    def batch(self, inputs: list[bytes]) -> list[bytes]:
-        """Return the pictures as a list, since they differ in length."""
+    def batch(self, inputs: list[Payload]) -> list[Payload]:
+        """Return the payloads as a list: pictures differ in length."""
         return inputs
 
     def predict(self, x: Any) -> Any:
-        """Classify one picture, or a list of them."""
+        """Classify one payload, or a list of them."""
         return self.work.batch(x) if isinstance(x, list) else self.work(x)
 
     def unbatch(self, output: list[Answer]) -> list[Answer]:

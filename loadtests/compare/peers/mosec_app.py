@@ -14,7 +14,7 @@ BATCH = setting("BATCH")
 
 
 class Classifier(Worker):
-    """Classifies pictures as they were sent."""
+    """Classifies pictures or rows as they were sent."""
 
     def __init__(self) -> None:
         self.work = from_environment()
@@ -24,7 +24,7 @@ class Classifier(Worker):
         return data
 
     def forward(self, data: bytes | list[bytes]) -> Answer | list[Answer]:
-        """Classify one picture, or a batch."""
+        """Classify one payload, or a batch."""
         return self.work.batch(data) if isinstance(data, list) else self.work(data)
 
     def serialize(self, data: Answer) -> bytes:

@@ -22,18 +22,18 @@ BATCH = setting("BATCH")
     num_replicas=setting("WORKERS"), ray_actor_options={"num_cpus": 1}, max_ongoing_requests=max(5, 2 * BATCH)
 )
 class Classifier:
-    """Classifies pictures, one run at a time."""
+    """Classifies pictures or rows, one run at a time."""
 
     def __init__(self) -> None:
         self.work = from_environment()
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0.0)
-    async def batched(self, pictures: list[bytes]) -> list[Answer]:
+    async def batched(self, payloads: list[bytes]) -> list[Answer]:
         """Classify a batch."""
-        return self.work.batch(pictures)
+        return self.work.batch(payloads)
 
     async def __call__(self, request: Request) -> Answer:
-        """Classify one picture."""
+        """Classify one payload."""
         data = await request.body()
         if BATCH == 1:
             return self.work(data)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,8 @@ def test_aims_are_ratios_of_the_same_round(run: report.Run) -> None:
     # FastAPI is quicker alone, but answers a third of the images: no peer of equal throughput.
     assert aims["kidney-stone, 1 client: p50 over the quickest peer of equal throughput (mosec)"].ratio == 30 / 68
     assert ratios[4] == (round(62 / 58, 3), False)
-    assert ratios[6] == (2.0, True)
+    opened = aims["kidney-stone, open loop at 70 %: p99 over p50"]
+    assert (opened.ratio, opened.met) == (2.0, True)
 
 
 def test_a_missing_peer_is_shown_with_its_reason_and_errors_are_counted(run: report.Run) -> None:
@@ -57,6 +59,27 @@ def test_a_missing_peer_is_shown_with_its_reason_and_errors_are_counted(run: rep
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert "| 60.0 / 60.0 / 60.0 | 60.00 / 65.25 / 70.00 | 0 of 1,200 |" in text  # Vitrine, the open loop too
     assert [line.split(" | ")[0] for line in lines[1:5]] == ["| ---", "| Raw", "| Vitrine 1", "| Mosec 1"]
+
+
+def test_instructions_are_a_column_where_the_machine_counts_them(run: report.Run) -> None:
+    text = report.block(run)
+    assert "instructions a request" not in text and "This machine does not count instructions" in text
+    counted = [
+        replace(turn, loads={c: replace(load, instructions=1e3 * c) for c, load in turn.loads.items()})
+        for turn in run.turns
+    ]
+    text = report.block(run._replace(turns=counted))
+    assert "thousand instructions a request at 1 / 16 / 64 | errors" in text and "does not count" not in text
+    assert "| 60.00 / 65.25 / 70.00 | 1.0 / 16.0 / 64.0 | 0 of 1,200 |" in text
+
+
+def test_the_table_says_how_many_rounds_each_had(run: report.Run) -> None:
+    more = [turn(number, name, 60.0, 30.0) for number in (3, 4) for name in ("vitrine", "mosec")]
+    compute = report.block(run._replace(turns=[*run.turns, *more])).split("### ")[1]
+    lines = [line.strip("| ").split(" | ") for line in compute.splitlines() if line.startswith("| ")]
+    assert lines[0][-1] == "rounds"
+    rounds = {line[0]: line[-1] for line in lines if "missing" not in line[1]}
+    assert rounds["Vitrine 1"] == rounds["Mosec 1"] == "5" and rounds["BentoML 1"] == rounds["Raw"] == "3"
 
 
 def test_only_what_stands_between_the_marks_is_rewritten(tmp_path: Path) -> None:
