@@ -20,6 +20,7 @@ import click
 import yaml
 
 from cli.serve import import_shipped
+from models.cost import COST
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
@@ -118,6 +119,7 @@ def lay_out(bento: Path, context: Path, flavour: Flavour) -> str:
         shutil.rmtree(unused) if unused.is_dir() else unused.unlink(missing_ok=True)  # they are for building
     for description in context.glob("models/*/*/model.yaml"):
         rewrite(description)
+        (description.parent / COST).unlink(missing_ok=True)  # it was measured on this machine
     rewrite(app / "bento.yaml", version="0" * 16)
     version = digest(app)
     rewrite(app / "bento.yaml", version=version)

@@ -45,7 +45,7 @@ def processes(container: Container) -> dict[int, str]:
 
 def worker(container: Container, service: str) -> int | None:
     """Return the process id of a service's worker."""
-    pids = [pid for pid, line in processes(container).items() if f"--service-name {service} " in line]
+    pids = [pid for pid, line in processes(container).items() if re.search(rf"bentoml worker {service}\b", line)]
     return pids[0] if pids else None
 
 
