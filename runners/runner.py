@@ -267,6 +267,7 @@ class Runner(Generic[Payload, Prepared, Result]):
                 self._queue.put_first(item)
             self._changed.notify_all()
         wait((item,))  # what is prepared may be large: no more than one such item at a time
+        item.payload = None
 
     def _infer(self, batch: "list[tuple[Item, Prepared]]") -> None:
         started = time.monotonic()
