@@ -202,12 +202,12 @@ class Backlog:
 
         Those who are sent away are told different times, one after the other as the lanes get to their work, or they
         would come back together and be refused again. Where the queue takes less than a second of work, those told the
-        same whole second must be no more than it takes. Who is sent away for another reason than the limit is told what
-        it has to wait.
+        same whole second must be no more than it takes, or one. Who is sent away for another reason than the limit is
+        told what it has to wait.
         """
         if self.seconds() <= self.limit_s:
             return max(1, math.ceil(wait_s))
         now, share_s = self._clock(), RETRY_MARGIN * self._service.of(work) / self._lanes
-        until = max(self._promised_until, now + wait_s) + share_s * max(1.0, 1 / self.limit_s)
+        until = max(self._promised_until, now + wait_s) + max(share_s, min(1.0, share_s / self.limit_s))
         self._promised_until = min(until, now + LONGEST_RETRY_S)
         return max(1, math.ceil(self._promised_until - now))

@@ -262,11 +262,11 @@ class Runner(Generic[Payload, Prepared, Result]):
         with self._changed:
             self._slow.discard(item)
             if prepared is not None:
-                item.prepared = prepared[1]
-                item.work = Work(item.work.items)  # its size is dealt with
+                item.prepared, item.work = prepared[1], Work(item.work.items)  # its size is dealt with
                 self._queue.put_first(item)
             self._changed.notify_all()
         wait((item,))  # what is prepared may be large: no more than one such item at a time
+        item.payload = None
 
     def _infer(self, batch: "list[tuple[Item, Prepared]]") -> None:
         started = time.monotonic()

@@ -287,13 +287,11 @@ def make_pipeline(card: Card, backend: Backend, prepare_slow: Prepare | None = N
 
 def _are_small(rows: Sequence[Row]) -> bool:
     """Return whether rows as a client sent them hold a few values, and none that is long."""
-    objects = [row for row in rows if isinstance(row, dict)]
-    if len(objects) < len(rows) or sum(map(len, objects)) > FEW_VALUES:
+    if not all(isinstance(row, dict) for row in rows) or sum(map(len, rows)) > FEW_VALUES:
         return False
+    values = (value for row in rows for value in row.values())
     return not any(
-        isinstance(value, list | dict) or (isinstance(value, str) and len(value) > SHORT_TEXT)
-        for row in objects
-        for value in row.values()
+        isinstance(value, list | dict) or (type(value) is str and len(value) > SHORT_TEXT) for value in values
     )
 
 

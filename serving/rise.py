@@ -181,7 +181,8 @@ async def _maps(
     masks = draw_masks(request.samples)
     scores, worked_ms, done = list[np.ndarray](), 0.0, 0
     for payload in chunks(picture.tensor, masks, model.device):
-        answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline, is_admitted=True))
+        async with model.explained_one_by_one:
+            answer: Answer[MaskedOutputs] = await awaitable(model.submit(payload, deadline, is_admitted=True))
         scores.append(explained_outputs(answer.value.logits, card, classes, contrast))
         worked_ms += answer.decode_ms + answer.infer_ms
         done += len(scores[-1])

@@ -143,7 +143,7 @@ def test_a_burst_of_as_much_work_as_the_limit_passes_and_the_next_is_told_when_t
     assert station.promises == [1, 1]
 
 
-@pytest.mark.parametrize(("limit_s", "count"), [(2.0, 1200), (1.0, 1200), (0.5, 600), (0.2, 250)])
+@pytest.mark.parametrize(("limit_s", "count"), [(2.0, 1200), (1.0, 1200), (0.5, 600), (0.2, 250), (0.001, 25)])
 def test_all_of_a_crowd_who_come_back_when_they_were_told_are_served(limit_s: float, count: int) -> None:
     station = Station(2, limit_s, lambda work: 0.04)
     station.learn()

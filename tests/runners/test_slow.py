@@ -2,12 +2,14 @@
 
 import threading
 import time
+import weakref
 from concurrent.futures import Future
 
 import pytest
 
 from errors import DeadlineExceeded, InvalidImage, QueueFull
 from runners.runner import Answer
+from tests.live.server import wait_until
 from tests.runners.steps import start_runner
 
 PATIENCE_S = 30.0
@@ -147,4 +149,23 @@ def test_a_cancelled_slow_item_does_not_keep_the_next_one_from_its_turn() -> Non
     assert begun.wait(PATIENCE_S) and first.cancel()
     released.set()
     assert second.result(PATIENCE_S).value == 2
+    assert runner.close(PATIENCE_S)
+
+
+def test_nobody_keeps_the_payload_of_a_slow_item_that_is_over() -> None:
+    class Upload(list[int]):
+        """A list that can be watched."""
+
+    runner = start_runner("slow", len, list, lanes=1, is_slow=lambda _: True, preprocess_slow=len)
+    watched = list[weakref.ref[Upload]]()
+
+    def submit(numbers: list[int]) -> "Future[Answer[int]]":
+        upload = Upload(numbers)
+        watched.append(weakref.ref(upload))
+        return runner.submit(upload)
+
+    future = submit([1, 2, 3])
+    assert future.result(PATIENCE_S).value == 3
+    wait_until(lambda: watched[0]() is None)
+    assert future.done()
     assert runner.close(PATIENCE_S)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,27 @@ def test_predictions_of_others_get_their_turn(model: LoadedModel) -> None:
         explaining.cancel()
 
     run(predict_meanwhile())
+
+
+def test_of_several_pictures_one_chunk_at_a_time_is_before_the_lanes(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, under_way, most = model.submit, list[Future[Any]](), list[int]()
+
+    def counted(payload: Any, *arguments: Any, **options: Any) -> "Future[Any]":
+        future = submit(payload, *arguments, **options)
+        if isinstance(payload, MaskedImage):
+            under_way.append(future)
+            most.append(sum(not begun.done() for begun in under_way))
+        return future
+
+    monkeypatch.setattr(model, "submit", counted)
+
+    async def explain_all() -> list[ImagePrediction]:
+        return await asyncio.gather(*(PREDICTOR.explain_image(model, asked(64), PLAIN, soon()) for _ in range(3)))
+
+    assert len(run(explain_all())) == 3
+    assert len(most) >= 9 and max(most) <= 1
 
 
 def test_what_was_begun_is_not_refused_when_the_queue_fills_up(
