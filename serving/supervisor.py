@@ -70,6 +70,7 @@ class Watch:
         self._watchdog = Watchdog(folder, ceil(hang_seconds / LOOK_S))
         self._replaced_at = deque[float](maxlen=MOST_AT_ONCE)
         self._is_asked_to_stop = False
+        self._left_to_circus = dict[int, int | None]()
 
     def stop(self) -> None:
         """End the processes at the next look, or once circus can; by itself it forgets a signal while it starts one."""
@@ -94,6 +95,9 @@ class Watch:
                 self._replaced_at.append(time.monotonic())
                 for pid, code in codes.items():
                     logger.error("process %d has died (exit code %s): replaced", pid, code)
+        elif codes != self._left_to_circus and codes and not self._arbiter._stopping:
+            self._left_to_circus = codes
+            logger.error("processes die again and again: the next one starts within ten seconds (exit codes %s)", codes)
         living = [process.pid for process in processes if process not in dead]
         for pid in self._watchdog.hung(living) if self._hang_seconds else ():
             logger.error("process %d hangs: replacing it (VITRINE_HANG_SECONDS=%g)", pid, self._hang_seconds)

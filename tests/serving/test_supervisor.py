@@ -123,6 +123,7 @@ def test_processes_that_die_again_and_again_are_left_to_circus(
     for _ in range(3 * MOST_AT_ONCE):
         watch.look()
     assert arbiter.replaced == MOST_AT_ONCE == caplog.text.count("process 1 has died (exit code -9): replaced")
+    assert caplog.text.count("again and again: the next one starts within ten seconds") == 1
 
 
 def test_the_supervisor_goes_on_looking_when_the_clock_is_put_back(

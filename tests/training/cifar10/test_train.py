@@ -139,4 +139,4 @@ def test_filters_that_could_only_be_copied_are_refused() -> None:
     network = torch.nn.Conv2d(3, 4, 3)
     with pytest.raises(RuntimeError, match="view"):
         cifar10.Optimiser(network)
-    cifar10.Optimiser(network.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    cifar10.Optimiser(network.to(memory_format=torch.channels_last))
