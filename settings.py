@@ -2,6 +2,7 @@
 
 import difflib
 import ipaddress
+import math
 import os
 import re
 import ssl
@@ -24,6 +25,12 @@ MOST_WORKERS = 16
 
 def _ip_address(text: str) -> str:
     return "127.0.0.1" if text == "localhost" else str(ipaddress.ip_address(text))
+
+
+def _longer_than_a_few_beats(seconds: float) -> float:
+    if seconds != 0 and not 2 <= seconds < math.inf:
+        raise ValueError("give 2 or more seconds, since a process beats every half second; or 0 to kill none")
+    return seconds
 
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
@@ -120,7 +127,7 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(gt=0)] = Field(
         20.0, description="After SIGTERM the process ends within this."
     )
-    hang_seconds: Annotated[float, Field(ge=0)] = Field(
+    hang_seconds: Annotated[float, AfterValidator(_longer_than_a_few_beats)] = Field(
         10.0, description="A process whose event loop stands still for so long is replaced; 0: never, for debuggers."
     )
     cache_mb: Annotated[int, Field(ge=0)] = Field(

@@ -39,7 +39,8 @@ def prepare_supervisor(settings: Settings) -> None:
         os.environ[RUN_FOLDER] = temporary_folder("vitrine-run-")
     if SUPERVISOR not in os.environ:
         watch_processes(run_folder(), settings.hang_seconds)
-        fork_processes(forget=load_settings.cache_clear)
+        if "--reload" not in sys.argv:  # what is forked has the code that was imported before somebody changed it
+            fork_processes(forget=load_settings.cache_clear)
         if settings.api_keys_file is not None:  # the workers start in another folder
             os.environ["VITRINE_API_KEYS_FILE"] = str(settings.api_keys_file)
         if settings.models_dir is not None:

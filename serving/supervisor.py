@@ -44,6 +44,7 @@ def watch_processes(folder: Path, hang_seconds: float) -> None:
         for watcher in controller.arbiter.watchers:
             watcher.env = {**(watcher.env or {}), SUPERVISOR: str(os.getpid())}
         watch = Watch(controller.arbiter, folder, hang_seconds)
+        controller.sys_hdl.quit = watch.stop
 
         def look_and_go_on() -> None:
             # Not a PeriodicCallback: it goes by the wall clock, and rests for an hour that this is put back.
@@ -68,21 +69,35 @@ class Watch:
         self._arbiter, self._hang_seconds = arbiter, hang_seconds
         self._watchdog = Watchdog(folder, ceil(hang_seconds / LOOK_S))
         self._replaced_at = deque[float](maxlen=MOST_AT_ONCE)
+        self._is_asked_to_stop = False
+        self._left_to_circus = dict[int, int | None]()
+
+    def stop(self) -> None:
+        """End the processes at the next look, or once circus can; by itself it forgets a signal while it starts one."""
+        self._is_asked_to_stop = True
 
     def look(self) -> None:
         """Look once."""
         from circus.exc import ConflictError
         from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
 
+        if self._is_asked_to_stop and not self._arbiter._stopping:
+            with contextlib.suppress(ConflictError):
+                self._arbiter.stop()
         if self._arbiter._stopping:
             self._stop_listening()
         processes = [process for watcher in self._arbiter.iter_watchers() for process in watcher.processes.values()]
         dead = [process for process in processes if process.status in (DEAD_OR_ZOMBIE, UNEXISTING)]
+        codes = {process.pid: process.poll() for process in dead}
         if dead and self._may_replace_at_once():
             with contextlib.suppress(ConflictError):  # it is at work on the processes already
                 self._arbiter.manage_watchers()
                 self._replaced_at.append(time.monotonic())
-                logger.error("process %s has died: replaced", ", ".join(str(process.pid) for process in dead))
+                for pid, code in codes.items():
+                    logger.error("process %d has died (exit code %s): replaced", pid, code)
+        elif codes != self._left_to_circus and codes and not self._arbiter._stopping:
+            self._left_to_circus = codes
+            logger.error("processes die again and again: the next one starts within ten seconds (exit codes %s)", codes)
         living = [process.pid for process in processes if process not in dead]
         for pid in self._watchdog.hung(living) if self._hang_seconds else ():
             logger.error("process %d hangs: replacing it (VITRINE_HANG_SECONDS=%g)", pid, self._hang_seconds)

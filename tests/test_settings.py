@@ -44,6 +44,17 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: s
         load_settings()
 
 
+@pytest.mark.parametrize("value", ["0.5", "-1", "nan", "inf"])
+def test_a_process_between_two_beats_is_not_taken_for_one_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("VITRINE_HANG_SECONDS", "0")
+    assert Settings().hang_seconds == 0
+    monkeypatch.setenv("VITRINE_HANG_SECONDS", value)
+    with pytest.raises(SettingsError, match=r"VITRINE_HANG_SECONDS.*2 or more seconds"):
+        load_settings()
+
+
 @pytest.mark.parametrize("url", ["gradcam:3000", "http://gradcam:3000/", "http://a=b", "http://"])
 def test_the_grad_cam_runners_address_is_scheme_host_and_port(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("VITRINE_EXPLAIN_URL", url)

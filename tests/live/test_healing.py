@@ -56,6 +56,17 @@ def test_the_grad_cam_process_is_replaced_while_predictions_go_on(server: Server
     server.wait_explaining("tiny")
 
 
+def test_the_grad_cam_process_does_not_hold_the_ports_of_the_worker(server: Server) -> None:
+    """While it did, who came after a worker had closed its port waited for an answer that nobody gave."""
+    listening = [
+        one.laddr.port for one in server.process_of("gradcam").net_connections("tcp") if one.status == "LISTEN"
+    ]
+    assert listening == []
+    assert int(server.url.rpartition(":")[2]) in {
+        one.laddr.port for one in server.process_of("vitrine").net_connections("tcp") if one.status == "LISTEN"
+    }
+
+
 def test_every_process_ends_with_its_supervisor(server: Server) -> None:
     """It ends the server, so it is the last test of this file."""
     processes = psutil.Process(server.process.pid).children(recursive=True)

@@ -105,11 +105,16 @@ class Arbiter:
         self.looks += 1
         return self.watchers
 
+    def poll(self) -> int:
+        return -signal.SIGKILL
+
     def manage_watchers(self) -> None:
         self.replaced += 1
 
 
-def test_processes_that_die_again_and_again_are_left_to_circus(tmp_path: Path) -> None:
+def test_processes_that_die_again_and_again_are_left_to_circus(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from circus.process import DEAD_OR_ZOMBIE
 
     arbiter = Arbiter()
@@ -117,7 +122,8 @@ def test_processes_that_die_again_and_again_are_left_to_circus(tmp_path: Path) -
     watch = Watch(arbiter, tmp_path, 0)
     for _ in range(3 * MOST_AT_ONCE):
         watch.look()
-    assert arbiter.replaced == MOST_AT_ONCE
+    assert arbiter.replaced == MOST_AT_ONCE == caplog.text.count("process 1 has died (exit code -9): replaced")
+    assert caplog.text.count("again and again: the next one starts within ten seconds") == 1
 
 
 def test_the_supervisor_goes_on_looking_when_the_clock_is_put_back(
@@ -130,13 +136,36 @@ def test_the_supervisor_goes_on_looking_when_the_clock_is_put_back(
     arbiter, real_time = Arbiter(), time.time
 
     async def look_thrice() -> None:
-        circus.controller.Controller.start(SimpleNamespace(arbiter=arbiter, loop=IOLoop.current()))
+        controller = SimpleNamespace(arbiter=arbiter, loop=IOLoop.current(), sys_hdl=SimpleNamespace())
+        circus.controller.Controller.start(controller)
         monkeypatch.setattr(time, "time", lambda: real_time() - 3600)
         while arbiter.looks < 3:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(look_thrice(), 60))
     assert arbiter.env == {SUPERVISOR_VARIABLE: str(os.getpid())}
+
+
+def test_a_signal_to_stop_is_not_forgotten_while_circus_is_busy(tmp_path: Path) -> None:
+    from circus.exc import ConflictError
+
+    class BusyArbiter(Arbiter):
+        times_asked = 0
+
+        def stop(self) -> None:
+            self.times_asked += 1
+            if self.times_asked < 3:
+                raise ConflictError
+            self._stopping = True
+
+    arbiter = BusyArbiter()
+    watch = Watch(arbiter, tmp_path, 0)
+    watch.look()
+    assert arbiter.times_asked == 0
+    watch.stop()
+    for _ in range(5):
+        watch.look()
+    assert arbiter._stopping and arbiter.times_asked == 3
 
 
 def test_who_comes_while_the_server_drains_is_refused_but_the_grad_cam_process_is_still_reached(tmp_path: Path) -> None:

@@ -98,14 +98,15 @@ class Optimiser:
     """Muon for the filters of convolutions, SGD for norms and the last layer, both at the rate of one schedule.
 
     Args:
-        network: its weights are in `channels_last`.
+        network: its weights are in `channels_last`, else RuntimeError: filters are trained in place.
     """
 
     def __init__(self, network: nn.Module) -> None:
         parameters = list(network.parameters())
         self._filters = [value for value in parameters if value.ndim == 4]
         # Muon takes matrices: views of the filters, (outputs, 9 x inputs), in the order in which they lie in memory.
-        self._matrices = [nn.Parameter(_matrix(value.detach())) for value in self._filters]
+        views = (value.detach().permute(0, 2, 3, 1).view(len(value), -1) for value in self._filters)  # never copies
+        self._matrices = [nn.Parameter(view) for view in views]
         self.muon = torch.optim.Muon(self._matrices, lr=0.0, momentum=0.6, weight_decay=0.0)
         others = [value for value in parameters if value.ndim != 4]
         self.sgd = torch.optim.SGD(others, lr=0.0, momentum=0.9, nesterov=True)
@@ -138,9 +139,9 @@ class Optimiser:
         self.sgd.load_state_dict(state["sgd"])
 
 
-def _matrix(filters: Tensor) -> Tensor:
-    """Return filters (outputs, inputs, h, w) in `channels_last` as (outputs, h x w x inputs), in the same memory."""
-    return filters.permute(0, 2, 3, 1).flatten(1)
+def _matrix(gradients: Tensor) -> Tensor:
+    """Return gradients of filters (outputs, inputs, h, w) as (outputs, h x w x inputs)."""
+    return gradients.permute(0, 2, 3, 1).flatten(1)
 
 
 @torch.inference_mode()

@@ -133,3 +133,10 @@ def test_norms_and_the_last_layer_are_trained_by_sgd_and_filters_that_got_no_gra
     bias = network.fc_out.bias
     assert bias.grad is not None  # at the first step Nesterov's momentum adds its 0.9 to the gradient
     assert torch.allclose(bias, before["fc_out.bias"] - 0.1 * 1.9 * bias.grad, atol=1e-6)
+
+
+def test_filters_that_could_only_be_copied_are_refused() -> None:
+    network = torch.nn.Conv2d(3, 4, 3)
+    with pytest.raises(RuntimeError, match="view"):
+        cifar10.Optimiser(network)
+    cifar10.Optimiser(network.to(memory_format=torch.channels_last))
