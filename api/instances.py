@@ -21,9 +21,10 @@ from preprocessing.rows import Row, is_number
 from runners.runner import Answer
 from serving.attributions import RowExplanationRequest
 from serving.loaded_model import LoadedModel
-from serving.pipeline import DecodedImage, ImagePayload, RowPayload, RowValues, TransformedImage
+from serving.pipeline import DecodedImage, ImagePayload, TransformedImage
 from serving.predictions import ImagePrediction, PredictionParameters, RowPredictions, RowResults
 from serving.predictor import Predictor
+from serving.row_pipeline import RowPayload, RowValues
 from serving.waiting import Caller
 
 WRAPPERS = ("b64", "data", "body")

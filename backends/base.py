@@ -47,3 +47,13 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release sessions and device memory; `run` must not be called afterwards."""
+
+
+def check_outputs(outputs: Logits, rows: int, columns: int) -> None:
+    """Return if a backend's outputs have the right shape and are finite.
+
+    Raises:
+        RuntimeError: they are not what the card promises.
+    """
+    if outputs.shape != (rows, columns) or not np.isfinite(outputs).all():
+        raise RuntimeError(f"the backend gave outputs of shape {outputs.shape}, or some that are not finite")

@@ -33,8 +33,8 @@ from serving.gradcam.worker import load_explanation
 from serving.loading import load_prediction
 from serving.masked import MaskedImage
 from serving.options import RunnerOptions
-from serving.pipeline import MixedRows
 from serving.rise import chunk_masks
+from serving.row_pipeline import MixedRows
 
 LONG_S: Final = 0.02
 """What takes longer is timed once, since an import should not wait for it."""

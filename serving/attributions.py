@@ -27,7 +27,7 @@ from models.card import ModelCard, RowCard, as_row_card, is_detector, is_regress
 from postprocessing.classification import card_probabilities, tempered
 from runners.awaiting import awaitable
 from serving.loaded_model import LoadedModel
-from serving.pipeline import MixedRows, RowOutputs
+from serving.row_pipeline import MixedRows, RowOutputs
 
 MOST_EXPLAINED_ROWS = 64
 """The most rows of one request that are explained; each costs as much as thousands of predictions."""

@@ -7,8 +7,8 @@ from models.card import as_row_card
 from runners.awaiting import awaitable
 from serving.attributions import RowExplanationRequest, explain_rows
 from serving.loaded_model import LoadedModel
-from serving.pipeline import RowPayload
 from serving.predictions import PredictionParameters, RowPredictions, explained_targets, row_predictions
+from serving.row_pipeline import RowPayload
 from serving.waiting import wait_for
 
 EXPLAINED_SHARE = 0.5

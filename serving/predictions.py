@@ -18,7 +18,7 @@ from runners.runner import Answer
 from serving.attributions import RowExplanation, RowExplanationRequest, Targets
 from serving.gradcam.wire import Explanation
 from serving.loaded_model import LoadedModel
-from serving.pipeline import RowOutputs
+from serving.row_pipeline import RowOutputs
 
 
 @dataclass(frozen=True)

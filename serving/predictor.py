@@ -16,7 +16,7 @@ from serving.explained_rows import explain_with_reasons, predict_with_reasons
 from serving.gradcam.client import ExplainerClient
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
-from serving.pipeline import ImagePayload, RowOutputs, RowPayload
+from serving.pipeline import ImagePayload
 from serving.predictions import (
     ImagePrediction,
     PredictionParameters,
@@ -25,6 +25,7 @@ from serving.predictions import (
     row_predictions,
 )
 from serving.rise import Progress
+from serving.row_pipeline import RowOutputs, RowPayload
 from serving.waiting import Caller, settle_few_at_once, wait_for
 
 

@@ -21,7 +21,7 @@ from runners.cores import CoreShare
 from runners.pipeline import Pipeline
 from runners.plan import Plan
 from runners.runner import Runner
-from serving.pipeline import RowOutputs
+from serving.row_pipeline import RowOutputs
 
 
 def golden_payload(card: Card, data: bytes) -> Any:

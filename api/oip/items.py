@@ -11,7 +11,8 @@ from api.oip.tensors import Array, Tensor, TensorHeader
 from errors import InvalidInput
 from models.card import RowCard
 from preprocessing.row_spec import OTHER_CATEGORY, Feature
-from serving.pipeline import DecodedImage, ImagePayload, RowValues, TransformedImage
+from serving.pipeline import DecodedImage, ImagePayload, TransformedImage
+from serving.row_pipeline import RowValues
 
 MAX_NAMED = 20
 """The most missing and unknown features that a message names."""

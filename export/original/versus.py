@@ -19,7 +19,8 @@ from models.card import Card, is_regressor
 from models.package import StoredModel
 from runners.cores import CoreShare, available_cores
 from serving.loading import load_backend
-from serving.pipeline import RowOutputs, make_pipeline
+from serving.pipeline import make_pipeline
+from serving.row_pipeline import RowOutputs
 from serving.self_check import golden_payload
 
 QUANTILES = (0.5, 0.95, 0.99)

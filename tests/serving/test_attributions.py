@@ -16,9 +16,9 @@ from models.card import as_row_card, read_card
 from models.package import content_version, file_digests
 from preprocessing.rows import CheckedRows
 from serving.attributions import RowExplanationRequest
-from serving.pipeline import MixedRows, RowOutputs, RowPipeline, RowValues
 from serving.predictions import RowPredictions
 from serving.predictor import Predictor
+from serving.row_pipeline import MixedRows, RowOutputs, RowPipeline, RowValues
 from tests.linear import linear_package, rows_of, weights_of
 from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
 from tests.tiny import seal

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from backends.base import Batch, Outputs
+from backends.base import Batch, Outputs, check_outputs
 from errors import InvalidInput, TooLarge
 from loadtests.fuzz.hostile import jpeg_of_scans
 from models.card import ImageCard, RowCard, parse_card, read_card
@@ -18,11 +18,9 @@ from serving.pipeline import (
     DecodedImage,
     EarlyExitPipeline,
     ImagePipeline,
-    RowPipeline,
-    RowValues,
     TransformedImage,
-    check_outputs,
 )
+from serving.row_pipeline import RowPipeline, RowValues
 from tests.conftest import ROOT, encode
 from tests.tiny import CARD, bright_square
 

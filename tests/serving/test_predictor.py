@@ -32,18 +32,10 @@ from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.loading import PREDICTION
 from serving.options import RunnerOptions
-from serving.pipeline import (
-    FEW_ROWS,
-    DecodedImage,
-    ImageOutputs,
-    ImagePipeline,
-    RowOutputs,
-    RowPipeline,
-    RowValues,
-    TransformedImage,
-)
+from serving.pipeline import DecodedImage, ImageOutputs, ImagePipeline, TransformedImage
 from serving.predictions import ImagePrediction, PredictionParameters
 from serving.predictor import Predictor
+from serving.row_pipeline import FEW_ROWS, RowOutputs, RowPipeline, RowValues
 from tests.api.conftest import bundled
 from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
 from tests.tiny import logits_of_plain, plain, seal, tiny_package

@@ -14,8 +14,8 @@ from sklearn.ensemble import RandomForestClassifier
 from export.rows.importing import package_from_model
 from serving.attributions import RowExplanationRequest
 from serving.loaded_model import LoadedModel
-from serving.pipeline import RowValues
 from serving.predictor import Predictor
+from serving.row_pipeline import RowValues
 from tests.serving.predicting import PLAIN, loaded, run, soon
 from tests.tiny import seal
 

@@ -13,7 +13,8 @@ from loadtests.compare.work import Work
 from loadtests.server import ROOT
 from models.card import as_row_card, read_card, read_image_card
 from postprocessing.classification import classify, softmax
-from serving.pipeline import ImagePipeline, RowPipeline
+from serving.pipeline import ImagePipeline
+from serving.row_pipeline import RowPipeline
 
 
 @pytest.fixture(scope="module")
