@@ -14,8 +14,12 @@ from tests.live.server import environment
 from tests.source import copy_of_the_source
 
 IN_THE_CLONE = {"deploy/container/image.py", "loadtests/server.py"}
-IN_THE_CLONE_AND_THE_PACKAGE = {"cli/serve.py", "export/rows/importing.py"}
-IN_THE_PACKAGE = (("cli.serve", "HOME"), ("export.rows.importing", "CODE_FOLDER"))
+IN_THE_CLONE_AND_THE_PACKAGE = {"cli/serve.py", "export/explanation_cost.py", "export/rows/importing.py"}
+IN_THE_PACKAGE = (
+    ("cli.serve", "HOME"),
+    ("export.explanation_cost", "CODE_FOLDER"),
+    ("export.rows.importing", "CODE_FOLDER"),
+)
 """The module and the name of each of these paths."""
 EVERYWHERE = {"api/app.py", "models/registry.py", "models/served_versions.py", "preprocessing/sandbox/process.py"}
 IN_THE_IMAGE = {"deploy/container/entrypoint.py"}
