@@ -1,6 +1,7 @@
 """A picture that takes too long costs itself alone, and its process ends with the worker, however that ends."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,8 +15,11 @@ ENDLESS = slow_bmp()
 
 
 def decoding_processes(server: Server) -> list[psutil.Process]:
-    every = psutil.Process(server.process.pid).children(recursive=True)
-    return [process for process in every if "preprocessing.sandbox.child" in process.cmdline()]
+    decoding = list[psutil.Process]()
+    for process in psutil.Process(server.process.pid).children(recursive=True):
+        with suppress(psutil.Error):  # it ends at this very moment
+            decoding += [process] if "preprocessing.sandbox.child" in process.cmdline() else []
+    return decoding
 
 
 def test_a_slow_picture_is_refused_while_others_are_answered(server: Server, pictures: list[bytes]) -> None:
