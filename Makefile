@@ -98,6 +98,7 @@ lock: $(DEV)  ## Pin the requirements anew
 	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt -o requirements/serve.txt pyproject.toml
 	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt --extra torch -o requirements/cuda.txt pyproject.toml requirements/torch.in
 	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt --extra convert -o requirements/convert.txt pyproject.toml
+	.venv-dev/bin/uv pip compile $(LOCK) -c requirements/dev.txt --extra scale -o requirements/scale.txt pyproject.toml
 	.venv-dev/bin/uv pip compile $(LOCK) -o requirements/sbom.txt requirements/sbom.in
 	.venv-dev/bin/uv pip compile $(LOCK) -o requirements/kserve.txt requirements/kserve.in
 	for peer in requirements/peers/*.in; do .venv-dev/bin/uv pip compile $(LOCK) -o $${peer%.in}.txt $$peer || exit 1; done
