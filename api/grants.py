@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Message, Receive
 
-from api.restrictions import Action, Restrictions
+from api.restrictions import WINDOW_S, Action, Quota, Restrictions
 from errors import InvalidInput, QuotaReached, TooLarge
 from runners.stats import metrics
 
 if TYPE_CHECKING:
-    from api.quotas import Quota, Quotas  # whose library takes a tenth of a second to import
+    from api.quotas import Quotas  # whose library takes a tenth of a second to import
 
 MOST_LABELS = 100
 """So many keys have series of their own in the metrics; refusals of further ones are counted under `others`."""
@@ -80,7 +80,7 @@ class Grant:
         Source: draft-ietf-httpapi-ratelimit-headers-10.
         """
         policies = [
-            f'"{quota}";q={limit};w={_window_s(quota)}{_UNITS[quota]}'
+            f'"{quota}";q={limit};w={WINDOW_S[quota]}{_UNITS[quota]}'
             for quota, limit in self._limits.items()
             if limit is not None
         ]
@@ -88,7 +88,7 @@ class Grant:
         left = [f'"{quota}";r={count};t={seconds}' for quota, (count, seconds) in self._left.items()]
         return [*fields, (b"ratelimit", ", ".join(left).encode())] if left else fields
 
-    async def _charge(self, quota: "Quota", cost: int) -> None:
+    async def _charge(self, quota: Quota, cost: int) -> None:
         limit = self._limits[quota]
         if limit is None or not cost:
             return
@@ -99,7 +99,7 @@ class Grant:
         self._waiting_s -= time.monotonic() - began
         if window is None:
             return
-        seconds = _window_s(quota)
+        seconds = WINDOW_S[quota]
         left = max(0, limit - window.used(seconds))
         if taken:
             self._left[quota] = left, math.ceil(window.current_s - seconds)
@@ -142,10 +142,6 @@ async def charge_bytes(size: int) -> None:
         await grant.charge_bytes(size)
 
 
-def _window_s(quota: "Quota") -> int:
-    return 86_400 if quota == "bytes" else 60
-
-
 def _label(key_name: str) -> str:
     """Return the name of a key as a metric's label."""
     if len(_labels) < MOST_LABELS:
@@ -153,7 +149,7 @@ def _label(key_name: str) -> str:
     return key_name if key_name in _labels else "others"
 
 
-def _never(quota: "Quota", limit: int, cost: int) -> InvalidInput:
+def _never(quota: Quota, limit: int, cost: int) -> InvalidInput:
     """Return the error of a request that would be refused however long its client waited."""
     if quota == "bytes":
         return TooLarge(f"The body has {cost:,} bytes; this key may send {limit:,} a day. Send less at a time.")

@@ -95,7 +95,8 @@ class Middleware:
         request_id = own_id if SANE_ID.fullmatch(own_id) else new_request_id()
         path = scope["path"].rstrip("/") or "/"
         exchange = _Exchange(request_id, scope["method"], path, started)
-        body, incoming = Body(self._bodies), receive
+        body = Body(self._bodies)
+        incoming: Receive = partial(body.receive, receive)
         announced = announced_bytes(headers.get(b"content-length", b""))
         state = {**scope.get("state", {}), "request_id": request_id, "body": body}
         scope = dict(scope, path=path, state=state)
@@ -130,8 +131,8 @@ class Middleware:
                 if path not in UNCOUNTED:
                     await exchange.grant.charge_request(announced)
                     if not announced:
-                        incoming = exchange.grant.metered(receive)
-            await self._app(scope, partial(body.receive, incoming), send_with_id)
+                        incoming = exchange.grant.metered(incoming)
+            await self._app(scope, incoming, send_with_id)
         except Exception as error:
             if exchange.status == 0:
                 response = problem_response(error, state["request_id"])

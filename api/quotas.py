@@ -12,6 +12,7 @@ from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
+from api.restrictions import Quota
 from api.shared_counters import SharedCounters
 from errors import RedisGone, Unavailable
 from runners.stats import metrics
@@ -21,7 +22,6 @@ from settings import Settings
 if TYPE_CHECKING:
     from serving.shared_redis import SharedRedis
 
-Quota = Literal["requests", "items", "bytes"]
 WithoutRedis = Literal["local", "open", "closed"]
 PER: dict[Quota, type[RateLimitItem]] = {
     "requests": RateLimitItemPerMinute,

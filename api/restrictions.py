@@ -8,6 +8,9 @@ from errors import NotAllowed
 
 Action = Literal["predict", "explain"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+Quota = Literal["requests", "items", "bytes"]
+WINDOW_S: dict[Quota, int] = {"requests": 60, "items": 60, "bytes": 86_400}
+"""The length of a quota's window, in seconds."""
 MODEL_NAME = r"[a-z0-9-]{1,60}"
 MOST_A_MINUTE, MOST_BYTES = 10**9, 10**15
 
