@@ -92,11 +92,15 @@ class SharedAnswers:
     async def _write(self) -> None:
         while True:
             key, answer = await self._waiting.get()
-            name, value = PREFIX + key.hex().encode(), answer_to_bytes(key, answer)
-            if len(value) > MAX_ANSWER_BYTES:
+            try:
+                value = answer_to_bytes(key, answer)
+                if len(value) <= MAX_ANSWER_BYTES:
+                    name = PREFIX + key.hex().encode()
+                    await self._redis.ask(partial(self._redis.client.set, name, value, ex=self._seconds))
+            except RedisGone:
                 continue
-            with contextlib.suppress(RedisGone):
-                await self._redis.ask(partial(self._redis.client.set, name, value, ex=self._seconds))
+            except Exception:  # others are still to be written
+                logger.exception("an answer could not be written to Redis")
 
 
 def answer_to_bytes(key: bytes, answer: Answer[Any]) -> bytes:

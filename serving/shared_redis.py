@@ -90,19 +90,22 @@ class SharedRedis:
 
         Args:
             command: sends it.
-            timeout_s: the longest to wait, in seconds; by default as set for all.
+            timeout_s: the longest to wait, in seconds, where that is less than is set for all; a command that is late
+                then leaves Redis in use.
 
         Raises:
             RedisGone: there is none; this takes no time at all while Redis is known not to answer.
         """
         if not self.is_available:
             raise RedisGone
+        is_short = timeout_s is not None and timeout_s < self.timeout_s
         try:
-            return await self._within(command, self.timeout_s if timeout_s is None else timeout_s)
+            return await self._within(command, timeout_s if timeout_s is not None and is_short else self.timeout_s)
         except (RedisError, OSError, TimeoutError) as error:
             self._note(error)
-            self.is_available = False
-            self._gone.set()
+            if not (is_short and isinstance(error, TimeoutError)):
+                self.is_available = False
+                self._gone.set()
             raise RedisGone from error
 
     async def _within(self, command: Callable[[], Awaitable[Answer]], seconds: float) -> Answer:

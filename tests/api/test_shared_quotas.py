@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,11 +19,13 @@ from errors import Unavailable
 from serving.shared_redis import SharedRedis
 from tests.api.serving import serving
 from tests.asynchronous import asynchronous
+from tests.live.server import wait_until
 from tests.redis_server import RedisServer, needs_redis, running
 from tests.tiny import plain, seal, tiny_package
 
 pytestmark = needs_redis
 LIMIT = 40
+PICTURE = plain(200)
 
 
 @pytest.fixture
@@ -98,40 +101,68 @@ async def test_the_wait_that_a_refusal_names_is_long_enough_in_redis_too(
         assert (await counting.take("ci", "items", LIMIT, 20, 5.0))[0]
 
 
+CHOSEN = {"redis_ms": 1000, "quotas_without_redis": "closed", "cache_mb": 1, "cache_shared_seconds": 60}
+
+
 def serve(folder: Path, keys: Path, redis_url: str, pipe: Connection) -> None:
     """Run one server of the tiny model until the pipe says something."""
-    stored = seal(tiny_package(folder / "tiny"))
-    chosen = {"redis_url": redis_url, "redis_ms": 1000, "quotas_without_redis": "closed"}
-    with serving(stored, api_keys_file=keys, **chosen) as running_server:
+    with serving(seal(folder), api_keys_file=keys, redis_url=redis_url, **CHOSEN) as running_server:
         pipe.send(running_server.url)
         pipe.recv()
 
 
-def test_two_server_processes_let_through_as_many_requests_as_the_quota_says(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
-    keys, context = tmp_path / "keys.toml", multiprocessing.get_context("spawn")
-    header = {"x-api-key": add_key(keys, "ci", restrictions=Restrictions(requests_per_minute=LIMIT))}
-    pipes, processes = list[Connection](), list[multiprocessing.context.SpawnProcess]()
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        own, other = context.Pipe()
-        process = context.Process(target=serve, args=(tmp_path / name, keys, redis_server.url, other))
-        process.start()
-        pipes.append(own)
-        processes.append(process)
-    urls = [pipe.recv() for pipe in pipes]
-
-    def send(number: int) -> int:
-        url = urls[number % 2]
-        return requests.post(f"{url}/predict", data=plain(200), headers=header, timeout=60).status_code
-
+@pytest.fixture
+def urls(redis_server: RedisServer, tmp_path: Path) -> Iterator[list[str]]:
+    """Two servers of the same model, with the same file of keys and the same Redis: this process and another."""
+    folder, keys, context = (
+        tiny_package(tmp_path / "tiny"),
+        tmp_path / "keys.toml",
+        multiprocessing.get_context("spawn"),
+    )
+    own, other = context.Pipe()
+    process = context.Process(target=serve, args=(folder, keys, redis_server.url, other))
+    process.start()
     try:
-        statuses = [send(number) for number in range(2 * LIMIT)]
+        with serving(seal(folder), api_keys_file=keys, redis_url=redis_server.url, **CHOSEN) as running_server:
+            assert own.poll(120)
+            yield [running_server.url, own.recv()]
     finally:
-        for pipe in pipes:
-            pipe.send("end")
-        for process in processes:
-            process.join(60)
+        own.send("end")
+        process.join(60)
+        assert process.exitcode == 0
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, dict[str, str]]:
+    """The headers of two keys, of which one is limited; no minute ends in a day, however slow the machine is."""
+    limits = {"limited": Restrictions(bytes_per_day=LIMIT * len(PICTURE)), "free": Restrictions()}
+    file = tmp_path / "keys.toml"
+    return {name: {"x-api-key": add_key(file, name, restrictions=chosen)} for name, chosen in limits.items()}
+
+
+def test_two_servers_let_through_as_many_requests_as_the_quota_says_and_share_answers(
+    keys: dict[str, dict[str, str]], urls: list[str]
+) -> None:
+    def send(url: str, data: bytes, key: str) -> requests.Response:
+        return requests.post(f"{url}/predict", data=data, headers=keys[key], timeout=60)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda place: send(urls[place % 2], PICTURE, "limited"), range(2 * LIMIT)))
+    statuses = [answer.status_code for answer in answers]
     assert statuses.count(200) == LIMIT and statuses.count(429) == LIMIT
-    assert statuses[:LIMIT].count(200) == LIMIT
+
+    computed = send(urls[0], plain(11), "free")
+    assert computed.status_code == 200 and "Cache-Status" not in computed.headers
+    taken_over = list[requests.Response]()
+
+    def is_taken_over() -> bool:
+        """Ask the second server, which computes it if the first has not written it yet; then another picture."""
+        level = 12 + len(taken_over)
+        assert send(urls[0], plain(level), "free").status_code == 200
+        taken_over.append(send(urls[1], plain(level), "free"))
+        return "Cache-Status" in taken_over[-1].headers
+
+    wait_until(is_taken_over)
+    level = 11 + len(taken_over)
+    first, second = send(urls[0], plain(level), "free").json(), taken_over[-1].json()
+    assert first["probabilities"] == second["probabilities"] and first["version"] == second["version"]
