@@ -137,7 +137,7 @@ class SharedRedis:
                 await asyncio.gather(*(self.client.ping() for _ in range(CONNECTIONS)))
                 for command in self._warming:
                     await command()
-            await self._within(lambda: self.client.set("vitrine:probe", b"1", ex=60), self.timeout_s)
+            await self._within(lambda: self.client.set("vitrine-probe", b"1", ex=60), self.timeout_s)
         except Exception as error:  # this task alone finds out that Redis is back, so it must not end
             self._note(error)
             self._gone.set()

@@ -144,7 +144,8 @@ def test_items_are_charged_for_what_was_sent_and_a_refusal_charges_none(asking: 
     ],
 )
 def test_rows_are_items_on_every_route(asking: Asking, path: str, body: str) -> None:
-    key, rows = asking.key(items_per_minute=3), {body: [{}, {}]}  # rows that are wrong cost what others do
+    key = asking.key(items_per_minute=3)
+    rows: dict[str, Any] = {body: [{}, {}]}  # rows that are wrong cost what others do
     first, second = (asking.client.post(path, json=rows, headers=key) for _ in range(2))
     assert first.status_code in (200, 400)
     assert second.status_code == 429 and second.json()["violated-policies"] == ["items"]
@@ -182,7 +183,7 @@ def test_bytes_are_refused_before_the_body_is_read_and_charged_as_they_come_wher
 
 def test_a_scope_is_kept_on_every_route(asking: Asking) -> None:
     key = asking.key(models=("churn",), actions=("predict",), admin=True)
-    forbidden = [
+    forbidden: list[tuple[str, dict[str, Any]]] = [
         ("/predict", {"content": PICTURE}),
         ("/infer", {"content": PICTURE}),
         ("/explain", {"content": PICTURE}),
@@ -278,12 +279,14 @@ def test_the_same_holds_over_grpc_for_calls_and_for_the_messages_of_a_stream(
 
 def test_a_refused_call_says_in_its_metadata_when_to_come_back(grpc_server: tuple[Served, dict[str, str]]) -> None:
     running, keys = grpc_server
+    sent = (("x-api-key", keys["requests"]),)
     with grpc.insecure_channel(running.grpc) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
+        call: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
         for _ in range(3):
-            call(b"", metadata=[("x-api-key", keys["requests"])])
+            call(b"", metadata=sent)
         with pytest.raises(grpc.RpcError) as refused:
-            call(b"", metadata=[("x-api-key", keys["requests"])])
-    trailing = dict(refused.value.trailing_metadata())  # type: ignore[attr-defined]
+            call(b"", metadata=sent)
+    error: Any = refused.value
+    trailing = dict(error.trailing_metadata())
     assert trailing["retry-after"] == "46"
     assert trailing["ratelimit-policy"] == '"requests";q=3;w=60' and trailing["ratelimit"] == '"requests";r=0;t=46'

@@ -1,7 +1,9 @@
 """Answers that two servers keep for each other in a real Redis, and what is made of damaged ones."""
 
 import asyncio
+import hashlib
 import json
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,9 +23,9 @@ from tests.redis_server import RedisServer, needs_redis, running
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 LOGITS = np.array([np.float32(1) / np.float32(3), -7.25e-30, 1e30], np.float32)
-PREDICTED = Answer[Any](ImageOutputs(LOGITS, 12.5, "early exit"), 1.0, 2.0, 3.0, 4)
+PREDICTED = Answer[Any](ImageOutputs(LOGITS, 12.5, "early_exit"), 1.0, 2.0, 3.0, 4)
 EXPLANATIONS = (
-    Explanation(1, b"\x89PNG\0\xff", np.arange(6, dtype=np.float32).reshape(2, 3) / 7, (640, 480)),
+    Explanation(1, b"\x89PNG\0\xff", np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 1e-38]], np.float32), (640, 480)),
     Explanation(0, None, np.zeros((1, 1), np.float32), (1, 1), Sampling(4000, 0.125)),
 )
 EXPLAINED = Answer[Any](ExplainedPicture(LOGITS, None, EXPLANATIONS), 1.0, 2.0, 3.0, 1)
@@ -32,7 +34,7 @@ EXPLAINED = Answer[Any](ExplainedPicture(LOGITS, None, EXPLANATIONS), 1.0, 2.0, 
 def is_same(left: Any, right: Any) -> bool:
     """Whether two values are equal to the last bit, and of the same types."""
     if isinstance(left, np.ndarray):
-        return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+        return (left.dtype, left.shape, left.tobytes()) == (right.dtype, right.shape, right.tobytes())
     if isinstance(left, tuple):
         return type(left) is type(right) and len(left) == len(right) and all(map(is_same, left, right))
     return type(left) is type(right) and bool(left == right)
@@ -58,9 +60,6 @@ def test_a_value_that_is_cut_off_changed_or_anothers_is_no_answer() -> None:
 
 def forged(packed: Any, lengths: list[int], blobs: bytes = b"") -> bytes:
     """A value whose digest is right."""
-    import hashlib
-    import struct
-
     header = json.dumps([packed, lengths]).encode()
     body = struct.pack(">I", len(header)) + header + blobs
     return hashlib.sha256(KEY + body).digest() + body
