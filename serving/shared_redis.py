@@ -26,17 +26,24 @@ CONNECT_S = 1.0
 """The longest that opening them all may take, in seconds; no request waits for it."""
 PAUSE_S = 1.0
 """After a failure Redis is left alone for so long, in seconds, before a task of its own tries it again."""
+MOST_LATE = 5
+"""After so many late answers in a row Redis is left alone; one may be late because this machine was busy."""
 GRACE_TURNS = 3
 """Turns of the event loop in which an answer that has come, while others held the loop, is still taken."""
 LOG_INTERVAL_S = 60.0
 """While Redis fails, the log names it this often, in seconds."""
 
 
+class _Late(TimeoutError):
+    """The time for a command is over."""
+
+
 class SharedRedis:
     """One worker's connections to Redis, behind a circuit breaker.
 
-    A command that fails, or takes longer than it may, opens the circuit: nobody waits for Redis any more until a task
-    of its own has opened the connections anew and seen it write within the time for a command.
+    A command that fails, or `MOST_LATE` in a row that take longer than they may, open the circuit: nobody waits for
+    Redis any more until a task of its own has opened the connections anew and seen it write within the time for a
+    command. A command that is late goes on without whoever asked, so that its connection stays open.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`; it may hold a password, so it is never logged.
@@ -66,7 +73,8 @@ class SharedRedis:
         self._gone = asyncio.Event()
         self._warming = list[Callable[[], Awaitable[object]]]()
         self._watching: asyncio.Task[None] | None = None
-        self._logged_at = float("-inf")
+        self._late, self._late_ones = 0, set[asyncio.Future[Any]]()
+        self._logged_at, self._is_logged = float("-inf"), False
 
     def warm_with(self, command: Callable[[], Awaitable[object]]) -> None:
         """Have a command sent whenever the connections were opened, so that Redis knows its script before requests."""
@@ -91,7 +99,7 @@ class SharedRedis:
         Args:
             command: sends it.
             timeout_s: the longest to wait, in seconds, where that is less than is set for all; a command that is late
-                then leaves Redis in use.
+                then says nothing of Redis.
 
         Raises:
             RedisGone: there is none; this takes no time at all while Redis is known not to answer.
@@ -100,13 +108,19 @@ class SharedRedis:
             raise RedisGone
         is_short = timeout_s is not None and timeout_s < self.timeout_s
         try:
-            return await self._within(command, timeout_s if timeout_s is not None and is_short else self.timeout_s)
+            answer = await self._within(command, timeout_s if timeout_s is not None and is_short else self.timeout_s)
+        except _Late as error:
+            self._note(error)
+            self._late += not is_short
+            if self._late >= MOST_LATE:
+                self._leave_alone()
+            raise RedisGone from error
         except (RedisError, OSError, TimeoutError) as error:
             self._note(error)
-            if not (is_short and isinstance(error, TimeoutError)):
-                self.is_available = False
-                self._gone.set()
+            self._leave_alone()
             raise RedisGone from error
+        self._late = 0
+        return answer
 
     async def _within(self, command: Callable[[], Awaitable[Answer]], seconds: float) -> Answer:
         """Return the answer to a command if it comes in time, or has come by the time that this task runs again."""
@@ -117,10 +131,20 @@ class SharedRedis:
                 break
             await asyncio.sleep(0)
         if not asking.done():
-            asking.add_done_callback(_forget)
-            asking.cancel()
-            raise TimeoutError
+            self._late_ones.add(asking)
+            asking.add_done_callback(self._forget)
+            raise _Late
         return asking.result()
+
+    def _forget(self, asking: "asyncio.Future[Any]") -> None:
+        """Take note of how a command ended that nobody waits for."""
+        self._late_ones.discard(asking)
+        if not asking.cancelled():
+            asking.exception()
+
+    def _leave_alone(self) -> None:
+        self.is_available = False
+        self._gone.set()
 
     async def _watch(self) -> None:
         while True:
@@ -142,8 +166,9 @@ class SharedRedis:
             self._note(error)
             self._gone.set()
             return
-        if self._gone.is_set():
+        if self._is_logged:
             logger.warning("Redis at %s answers again.", self._where)
+        self._is_logged, self._late = False, 0
         self._gone.clear()
         self.is_available = True
 
@@ -153,18 +178,12 @@ class SharedRedis:
         metrics().redis_failures.labels("late" if isinstance(error, TimeoutError) else "error").inc()
         now = time.monotonic()
         if now >= self._logged_at + LOG_INTERVAL_S:
-            self._logged_at = now
+            self._logged_at, self._is_logged = now, True
             kind = type(error).__name__
-            logger.error("Redis at %s does not do what it should (%s): it is left alone.", self._where, kind)
+            logger.error("Redis at %s does not do what it should (%s).", self._where, kind)
 
 
 def _address(url: str) -> str:
     """Return host and port, or the path of a socket, without user and password."""
     parts = urlsplit(url)
     return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-
-
-def _forget(asking: "asyncio.Future[Any]") -> None:
-    """Take note of how a command ended that nobody waits for."""
-    if not asking.cancelled():
-        asking.exception()

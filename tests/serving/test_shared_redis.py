@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from errors import RedisGone
-from serving.shared_redis import SharedRedis
+from serving.shared_redis import MOST_LATE, SharedRedis
 from tests.asynchronous import asynchronous
 from tests.redis_server import RedisServer, needs_redis, running
 
@@ -81,13 +81,29 @@ async def test_a_redis_that_stands_still_costs_one_time_out_however_many_ask(ser
 
 
 @asynchronous
+async def test_an_answer_that_is_late_costs_one_time_out_and_no_connection(server: RedisServer) -> None:
+    async with connected(server.url) as redis:
+        connections = (await redis.client.info("stats"))["total_connections_received"]
+        for late in range(MOST_LATE - 1):
+            redis.timeout_s = 0.05
+            server.stop()
+            assert await asked(redis, 1) == 0 and redis.failures == late + 1
+            server.resume()
+            redis.timeout_s = PATIENT_S
+        assert redis.is_available and await asked(redis, 1) == 1
+        assert await redis.client.get("asked") == str(MOST_LATE).encode()  # the late ones were done all the same
+        assert (await redis.client.info("stats"))["total_connections_received"] == connections
+        assert redis.trials == 1
+
+
+@asynchronous
 async def test_while_it_stands_still_it_is_tried_again_and_again_and_taken_back_when_it_goes_on(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.shared_redis.CONNECT_S", 0.2)
     async with connected(server.url, timeout_s=0.3) as redis:
         server.stop()
-        assert await asked(redis, 1) == 0
+        assert await asked(redis, MOST_LATE) == 0 and not redis.is_available
         trials = redis.trials
         async with asyncio.timeout(60):
             while redis.trials < trials + 3:
