@@ -179,7 +179,7 @@ class SharedRedis:
         now = time.monotonic()
         if now >= self._logged_at + LOG_INTERVAL_S:
             self._logged_at, self._is_logged = now, True
-            kind = type(error).__name__
+            kind = "late" if isinstance(error, TimeoutError) else type(error).__name__
             logger.error("Redis at %s does not do what it should (%s).", self._where, kind)
 
 
