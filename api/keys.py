@@ -126,9 +126,10 @@ class Keys:
             return
         try:
             entries = read_keys(self._path, read_regular_file)
+            # First, so that no key is known without its restrictions.
+            self.restricted = {entry.name: entry for entry in entries if entry.restrictions()}
             self._entries = [(entry.name, entry.sha256) for entry in entries]
             self._admins = frozenset(entry.name for entry in entries if entry.admin)
-            self.restricted = {entry.name: entry for entry in entries if entry.restrictions()}
         except KeysError as error:
             self._log_problem(str(error))
             if state and isinstance(error.__cause__, OSError):  # perhaps there are no file descriptors left: try again
