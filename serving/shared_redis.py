@@ -73,7 +73,7 @@ class SharedRedis:
         self._gone = asyncio.Event()
         self._warming = list[Callable[[], Awaitable[object]]]()
         self._watching: asyncio.Task[None] | None = None
-        self._late, self._late_ones = 0, set[asyncio.Future[Any]]()
+        self._late, self._under_way = 0, set[asyncio.Future[Any]]()
         self._logged_at, self._is_logged = float("-inf"), False
 
     def warm_with(self, command: Callable[[], Awaitable[object]]) -> None:
@@ -125,20 +125,20 @@ class SharedRedis:
     async def _within(self, command: Callable[[], Awaitable[Answer]], seconds: float) -> Answer:
         """Return the answer to a command if it comes in time, or has come by the time that this task runs again."""
         asking = asyncio.ensure_future(command())
+        self._under_way.add(asking)
+        asking.add_done_callback(self._ended)
         await asyncio.wait((asking,), timeout=seconds)
         for _ in range(GRACE_TURNS):
             if asking.done():
                 break
             await asyncio.sleep(0)
         if not asking.done():
-            self._late_ones.add(asking)
-            asking.add_done_callback(self._forget)
             raise _Late
         return asking.result()
 
-    def _forget(self, asking: "asyncio.Future[Any]") -> None:
-        """Take note of how a command ended that nobody waits for."""
-        self._late_ones.discard(asking)
+    def _ended(self, asking: "asyncio.Future[Any]") -> None:
+        """Take note of how a command ended, since perhaps nobody waits for it any more."""
+        self._under_way.discard(asking)
         if not asking.cancelled():
             asking.exception()
 

@@ -1,6 +1,7 @@
 """A real Redis that dies, stands still and comes back: what is asked of it meanwhile, counted rather than timed."""
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -132,6 +133,21 @@ async def test_an_answer_that_came_while_the_loop_was_held_up_is_taken(server: R
 
         answers, _ = await asyncio.gather(asked(redis, 1), hold_up())
         assert answers == 1 and redis.failures == 0
+
+
+@asynchronous
+async def test_who_gives_up_asking_leaves_nothing_behind(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(server.url) as redis:
+        server.stop()
+        asking = asyncio.create_task(asked(redis, 1))
+        await asyncio.sleep(0.01)
+        asking.cancel()  # as gRPC does with a call whose client has gone
+        await asyncio.wait((asking,))
+        server.kill()
+        while redis._under_way:
+            await asyncio.sleep(0.01)
+        gc.collect()
+        assert asking.cancelled() and redis.failures == 0 and "never retrieved" not in caplog.text
 
 
 @asynchronous
