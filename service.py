@@ -1,6 +1,6 @@
 """The two Bento services: wiring only. `bentoml serve` in this folder starts them."""
 
-from serving.startup import log_to_stdout, prepare_environment, prepare_supervisor, run_folder
+from serving.startup import is_serving, prepare_environment, prepare_supervisor, run_folder
 
 prepare_environment()  # before BentoML and ONNX Runtime are imported
 
@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.log import SERVER_LOGGING_CONFIG
 from starlette.types import ASGIApp
 
 from api.pickles import NoPickleFromAfar
@@ -23,18 +24,21 @@ from models.store import open_packed
 from models.store_folder import StoreFolder
 from serving.gradcam.process import NICENESS, ExplanationProcess
 from serving.heartbeat import Heartbeat
+from serving.logs import write_log
 from serving.options import RunnerOptions
 from settings import load_settings
 
 QUIET = {"access": {"enabled": False}}  # the access log is the middleware's
 SETTINGS = load_settings()
+if is_serving():
+    write_log(SETTINGS.log_format, SETTINGS.log_level, also=[SERVER_LOGGING_CONFIG])
 OWN = StoreFolder.own(SETTINGS.models_dir) if SETTINGS.models_dir is not None else None
 SERVED = served_versions(SETTINGS.chosen_models, OWN)
 FOLLOWED = followed_folders(SERVED, SETTINGS.chosen_models)
 PACKED = {tag: bentoml.models.BentoModel(":".join(tag)) for tag in SERVED.packed}
 """The packed versions by name and version; as attributes of the service class they are what a build packs."""
 
-prepare_supervisor(SETTINGS)
+prepare_supervisor(SETTINGS, SERVED.problems)
 BentoMLContainer.prometheus_multiproc_dir.set(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 
 
@@ -69,7 +73,6 @@ class GradCam:
     @bentoml.on_startup
     async def start(self) -> None:
         """Step back behind predictions, and begin to load in the background."""
-        log_to_stdout(SETTINGS.log_level)
         os.nice(NICENESS)
         Heartbeat(run_folder(), [self.process.replace_stuck_lanes]).start()
         self.process.start()
@@ -107,7 +110,6 @@ class _Vitrine:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        log_to_stdout(SETTINGS.log_level)
         await Vitrine.server.start(self.gradcam.to_async if self.gradcam is not None else None)
 
     @bentoml.on_shutdown

@@ -177,6 +177,9 @@ class Settings(BaseSettings):
     docs: bool | None = Field(None, description="/docs, /redoc, /openapi.json; empty: only in development.")
     access_log: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="json: an object a line; text: for reading; auto: text on a terminal, else json."
+    )
 
     @model_validator(mode="after")
     def _ports_and_certificate_agree(self) -> Self:

@@ -40,7 +40,9 @@ def classification_fields(classification: Classification, form: LabelForm) -> di
     }
 
 
-def prediction_json(model: LoadedModel, prediction: ImagePrediction, request_id: str, form: LabelForm) -> bytes:
+def prediction_json(
+    model: LoadedModel, prediction: ImagePrediction, request_id: str, form: LabelForm, filename: str | None = None
+) -> bytes:
     """Return the JSON of `schemas.Prediction` for a picture that is not explained, of a card without further names.
 
     The schema itself takes three times as long, to check what is right here.
@@ -65,6 +67,8 @@ def prediction_json(model: LoadedModel, prediction: ImagePrediction, request_id:
     }
     if prediction.answered_by is not None:
         fields["answered_by"] = prediction.answered_by
+    if filename is not None:
+        fields["filename"] = filename
     return to_json(fields, inf_nan_mode="null")
 
 

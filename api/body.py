@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from api.json_values import check_value_count
 from api.middleware import SANE_ID
+from api.problems import printable
 from errors import CallerGone, InvalidInput, TooLarge
 
 LARGE_JSON_BYTES = 32 * 1024
@@ -19,8 +20,12 @@ FIELDS_OF_ONE, FIELDS_OF_MANY = ("file", "image"), ("files", "file", "image")
 ROWS_ARE_JSON = "This model takes rows of numbers: send JSON, not a form with files."
 
 
+MOST_OF_FILE_NAME = 255
+"""The most characters of a file's name that its answer repeats."""
+
+
 class Upload(NamedTuple):
-    """One encoded picture as it was sent, with its file name if it had one."""
+    """One encoded picture as it was sent, with its file name if it had one, for the answer alone."""
 
     data: bytes
     filename: str | None = None
@@ -107,7 +112,7 @@ async def _files(request: Request, fields: tuple[str, ...], limit: int) -> list[
         async with request.form(max_files=limit + 1, max_fields=16, max_part_size=64 * 1024) as form:
             parts = form.multi_items()
             uploads = [
-                Upload(await value.read(), value.filename)
+                Upload(await value.read(), printable(value.filename, MOST_OF_FILE_NAME) if value.filename else None)
                 for field, value in parts
                 if isinstance(value, UploadFile) and field in fields
             ]

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runners.runner import Answer
+from serving.answer_fields import total_times_ms
 
 
 class HttpCaller:
@@ -26,11 +27,7 @@ def timing_headers(answers: Sequence[Answer[Any]]) -> dict[str, str]:
 
     Where all answers came from the cache, RFC 9211's Cache-Status header says so too.
     """
-    if len(answers) == 1:
-        queue, decode, infer = answers[0].queue_ms, answers[0].decode_ms, answers[0].infer_ms
-    else:
-        queue = max((answer.queue_ms for answer in answers), default=0.0)
-        decode, infer = sum(answer.decode_ms for answer in answers), sum(answer.infer_ms for answer in answers)
+    queue, decode, infer = total_times_ms(answers)
     timing = {"Server-Timing": f"queue;dur={queue:.2f}, decode;dur={decode:.2f}, infer;dur={infer:.2f}"}
     if answers and all(answer.cached for answer in answers):
         timing["Cache-Status"] = "vitrine; hit"

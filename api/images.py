@@ -14,7 +14,7 @@ from api.body import Upload, read_many, read_one
 from api.caller import HttpCaller, TimedJson, timing_headers
 from api.grants import charge_items, check_scope
 from api.parameters import ExplanationQuery, PredictionQuery
-from api.problems import problem_of
+from api.problems import log_failure, problem_of
 from api.progress import ProgressResponse, wants_progress
 from api.schemas import (
     BatchAnswer,
@@ -61,8 +61,8 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
     request_id, form = request.state.request_id, query.label_form(card)
     if not parameters.with_heatmap and not card.answer.also:
-        return TimedJson(prediction_json(model, prediction, request_id, form), [prediction.answer])
-    body: Prediction = prediction_answer(model, prediction, request_id, form)
+        return TimedJson(prediction_json(model, prediction, request_id, form, upload.filename), [prediction.answer])
+    body: Prediction = prediction_answer(model, prediction, request_id, form, filename=upload.filename)
     exclude = None if parameters.with_heatmap else {"explanation_error"}
     return TimedJson(body.model_dump_json(exclude=exclude), [prediction.answer])
 
@@ -131,7 +131,8 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
         if query.format == "png":
             picture = prediction.explanation.picture if prediction.explanation else None
             return Response(picture, 200, timing_headers([prediction.answer]), "image/png")
-        body = explained_answer(model, prediction, explanation_request, request_id, form, ExplainedPrediction)
+        schema, name = ExplainedPrediction, upload.filename
+        body = explained_answer(model, prediction, explanation_request, request_id, form, schema, filename=name)
         return TimedJson(body.model_dump_json(exclude={"explanation_error"}), [prediction.answer])
 
     if method == RISE and query.format == "json" and wants_progress(request):
@@ -185,6 +186,9 @@ def _entries(
     refusals = [result for result in results if isinstance(result, DeadlineExceeded | QueueFull | Unavailable)]
     if len(refusals) == len(results):
         raise refusals[0]
+    for result in results:
+        if isinstance(result, BaseException):
+            log_failure(result, request_id)
     return [
         BatchError(filename=upload.filename, error=problem_of(result, request_id))
         if isinstance(result, BaseException)
@@ -267,11 +271,8 @@ def explanation_details(
     card: ImageCard, explanation: Explanation, answer: Answer[Any], request: ExplanationRequest
 ) -> ExplanationFacts:
     """Return what was explained and how, and the map itself where that was asked for; the time is that of all."""
-    as_map, sampling, layer = (
-        request.output == "map",
-        explanation.sampling,
-        card.explain.layer if card.explain else None,
-    )
+    as_map, sampling = request.output == "map", explanation.sampling
+    layer = card.explain.layer if card.explain else None
     return ExplanationFacts(
         method=request.method,
         target=card.labels[explanation.target],

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.aliases import AnswerSchemas, with_aliases
 from api.operation import Endpoint, Operation, at_paths
+from api.parameter_names import check_names
 from api.schemas import timestamp
 from api.state_schemas import Health, Liveness, ModelFacts, ModelHealth, Stats
 from api.target import VersionQuery, requested_model
@@ -102,12 +103,14 @@ class MetadataRoutes:
         return _json(health.model_copy(update={"status": "ready"}) if is_ready else health, 200 if is_ready else 503)
 
     async def models(self, request: Request) -> Response:
-        """The card, version and state of every model."""
+        """The card, version and state of every model, and what is wrong with each card that cannot be read."""
         details = [(await self._details(model)).model_dump() for _, model in sorted(self._repository.models.items())]
-        return JSONResponse({"default": self._repository.default, "models": details})
+        unreadable = self._repository.invalid | self._repository.unreadable
+        return JSONResponse({"default": self._repository.default, "models": details, "unreadable": unreadable})
 
     async def model(self, request: Request) -> Response:
         """The card, version, files and measured quality of one model."""
+        check_names(request.query_params, VersionQuery.model_fields)
         return _json(await self._details(requested_model(self._repository, request)))
 
     async def default_model(self, request: Request) -> Response:
@@ -116,6 +119,7 @@ class MetadataRoutes:
 
     async def stats(self, request: Request) -> Response:
         """Counts, mean batch, queue and compute time of one model since the start."""
+        check_names(request.query_params, VersionQuery.model_fields)
         await self._repository.refresh()
         return _json(self._stats(requested_model(self._repository, request)))
 
@@ -163,22 +167,22 @@ class MetadataRoutes:
             status, detail = "draining", "finishing what is in flight; send nothing new"
         elif default is None or default.state in ("missing", "failed"):
             status = "degraded"
-            problem = (
-                f"{repository.default}: {default.detail}" if default else f"there is no model {repository.default!r}"
-            )
-            detail = " ".join([*repository.lock_problems, problem])
+            problems = [f"{repository.default}: {default.detail}"] if default else []
+            detail = " ".join([*repository.lock_problems, *problems, *repository.absences()])
         elif not repository.ready:
             busy = [model for model in repository.every if model.state in ("loading", "checking")]
-            detail = "; ".join(f"{model.tag}: {model.detail}" for model in busy) or "another worker is not ready"
-            status = "starting"
+            absences = [] if busy else repository.absences()
+            detail = "; ".join(f"{model.tag}: {model.detail}" for model in busy) or " ".join(absences)
+            detail, status = detail or "another worker is not ready", "degraded" if absences else "starting"
         else:
-            problems = [*repository.lock_problems, *repository.unreadable.values()]
+            problems = [*repository.lock_problems, *repository.unreadable.values(), *repository.invalid.values()]
             problems += ["a model failed"] if "failed" in states else []
             problems += [reason for model in every if (reason := model.stuck_reason)]
             problems += [f"explanations of {detail}" for detail in self._details_of_ready_explanations()]
             status, detail = ("degraded" if problems else "healthy"), " ".join(problems)
         other_versions = {model.tag: model for model in every if model is not repository.models.get(model.name)}
         listed = dict(sorted((repository.models | other_versions).items()))
+        unreadable = {name: why for name, why in repository.invalid.items() if name not in listed}
         return Health(
             status=status,
             detail=detail,
@@ -189,6 +193,10 @@ class MetadataRoutes:
             models={
                 name: ModelHealth(state=model.state, version=model.version, device=model.device, detail=model.detail)
                 for name, model in listed.items()
+            }
+            | {
+                name: ModelHealth(state="failed", version=None, device=None, detail=f"its card is not valid: {why}")
+                for name, why in unreadable.items()
             },
             explanations={name: self._explanation_state(model) for name, model in listed.items()},
             timestamp=timestamp(),

@@ -1,7 +1,6 @@
 """What wraps the API: request ids, keys, the limits of bodies, problem details, metrics and the access log."""
 
 import asyncio
-import json
 import logging
 import random
 import re
@@ -21,6 +20,9 @@ from api.problems import CALLER_GONE, problem_response
 from api.refusals import refuse
 from errors import QueueFull, Unavailable, VitrineError
 from runners.stats import metrics, observe_all
+from serving.answer_fields import log_fields
+from serving.logs import AccessLines, quoted
+from serving.request_record import REQUEST, RequestRecord, trace_id_of
 
 logger = logging.getLogger("vitrine.api")
 access_log = logging.getLogger("vitrine.access")
@@ -32,15 +34,14 @@ _MODEL_PATH = re.compile(
     r"(?:(?:/v[12])?/models|/predictions|/explanations)/([a-z0-9-]{1,60})(?:\.[a-z]{1,20}|:[a-z]{1,20})?(/|$)"
 )
 _DEFAULT_MODEL_PATHS = ("/predict", "/predict/batch", "/infer", "/explain", "/explain/batch")
-_json = json.JSONEncoder().encode
+_LINE = '{"request_id":"%s","method":%s,"path":%s,"status":%d,"bytes":%d,"ms":%.2f,"model":%s,"client":%s%s%s}'
 _HARDENING = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
 
 
-@dataclass
-class _Exchange:
-    """One request and its answer, as they are recorded."""
+@dataclass(kw_only=True, slots=True)
+class _Exchange(RequestRecord):
+    """One request and its answer over HTTP, as they are recorded."""
 
-    request_id: str
     method: str
     path: str
     started: float
@@ -62,7 +63,7 @@ class Middleware:
         bodies: the bodies of all requests, with their limits.
         default_model: the model that routes without a name mean; for the metrics.
         known_models: the names of the models; other names are counted together, so that strangers make no series.
-        logs_access: whether to write a line of JSON for each request.
+        logs_access: whether the log has a line for each request.
         authenticator: checks keys; None where none is asked for.
     """
 
@@ -82,7 +83,7 @@ class Middleware:
         self._meters = dict[tuple[str, int], tuple[Counter, Histogram]]()
         self._ended = dict[tuple[str, int], list[float]]()
         """The seconds of the requests that ended in this turn of the event loop, by model and status."""
-        self._lines = list[str]()
+        self._lines = AccessLines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is not HTTP."""
@@ -94,7 +95,10 @@ class Middleware:
         own_id = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = own_id if SANE_ID.fullmatch(own_id) else new_request_id()
         path = scope["path"].rstrip("/") or "/"
-        exchange = _Exchange(request_id, scope["method"], path, started)
+        exchange = _Exchange(request_id=request_id, method=scope["method"], path=path, started=started)
+        if traceparent := headers.get(b"traceparent"):
+            exchange.trace_id = trace_id_of(traceparent.decode("latin-1"))
+        REQUEST.set(exchange)
         body = Body(self._bodies)
         incoming: Receive = partial(body.receive, receive)
         announced = announced_bytes(headers.get(b"content-length", b""))
@@ -134,6 +138,7 @@ class Middleware:
                         incoming = exchange.grant.metered(incoming)
             await self._app(scope, incoming, send_with_id)
         except Exception as error:
+            exchange.error = type(error).__name__
             if exchange.status == 0:
                 response = problem_response(error, state["request_id"])
                 if isinstance(error, QueueFull) and not body.is_complete:
@@ -147,6 +152,7 @@ class Middleware:
                 GRANT.set(None)
             body.release()
             self._record(exchange, scope.get("client"))
+            exchange.answered = None  # it may be large, and timers of this request still hold the record
 
     def _record(self, exchange: _Exchange, client: tuple[str, int] | None) -> None:
         seconds, status = exchange.seconds(), exchange.status or CALLER_GONE
@@ -158,28 +164,21 @@ class Middleware:
             seconds
         )
         if self._logs_access:
-            line = {
-                "request_id": exchange.request_id,
-                "method": exchange.method,
-                "path": exchange.path,
-                "status": status,
-                "bytes": exchange.sent_bytes,
-                "ms": round(seconds * 1e3, 2),
-                "model": model,
-                "client": client[0] if client else "",
-            }
-            self._lines.append(_json(line if self._authenticator is None else line | {"key": exchange.key_name}))
+            exact = exchange.request_id, quoted(exchange.method), quoted(exchange.path), status, exchange.sent_bytes
+            key = f',"key":{quoted(exchange.key_name)}' if self._authenticator is not None else ""
+            address = quoted(client[0] if client else "")
+            self._lines.append(_LINE % (*exact, seconds * 1e3, quoted(model), address, log_fields(exchange), key))
 
     def _record_turn(self) -> None:
         """Count, and log, the requests that ended in this turn together: one by one takes as long as a small model."""
         ended, self._ended = self._ended, {}
-        lines, self._lines = self._lines, []
+        lines, self._lines = self._lines, AccessLines()
         for (model, status), seconds in ended.items():
             requests, duration = self._meters_of(model, status)
             requests.inc(len(seconds))
             observe_all(duration, seconds)
         if lines:
-            access_log.info("\n".join(lines))
+            access_log.info(lines)
 
     def _meters_of(self, model: str, status: int) -> tuple[Counter, Histogram]:
         """Return the metrics of such requests, which take longer to look up than to count."""

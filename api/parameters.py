@@ -19,7 +19,9 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import QueryParams
 
 from api.explained_classes import ExplainedClasses
+from api.parameter_names import check_names
 from api.parameter_types import Number, Switch, whole_number
+from api.target import VersionQuery
 from errors import InvalidInput
 from explain.base import NO_CONTRAST
 from explain.overlay import Output
@@ -51,8 +53,14 @@ def _unasked(query: type[Asked]) -> Asked:
     return query()
 
 
+@cache
+def _names_of(query: type[BaseModel]) -> tuple[str, ...]:
+    """Return the names that a query may hold: its own parameters', and that of a model's version."""
+    return (*query.model_fields, *VersionQuery.model_fields)
+
+
 class Query(BaseModel):
-    """What every prediction can be asked; unknown names are ignored."""
+    """What every prediction can be asked; names that are unlike all known ones are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -68,13 +76,15 @@ class Query(BaseModel):
         """Check a query string, percent-encoded as it came, as the card allows.
 
         Raises:
-            InvalidInput: the message names the parameter, its value and what is allowed.
+            InvalidInput: the message names the parameter, its value and what is allowed; or the known name that an
+                unknown one nearly is.
         """
         if not query:
             unasked: Self = _unasked(cls)
             return unasked
         try:
             context, given = {"labels": card.labels, "targets": target_names(card)}, QueryParams(query)
+            check_names(given, _names_of(cls))
             repeated = {"target": given.getlist("target")} if "target" in given else {}
             return cls.model_validate({**given, **repeated}, context=context)
         except ValidationError as error:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 import errors
 from api.schemas import Problem, QuotaProblem
+from serving.logs import FIELDS
 
 logger = logging.getLogger("vitrine.api")
 
@@ -34,12 +35,19 @@ def printable(message: str, most: int = 2000) -> str:
     return message[:most].encode("utf-8", "backslashreplace").decode()
 
 
+def status_code_of(error: BaseException) -> int:
+    """Return the HTTP status of an error; 500 of one that is our fault."""
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return next((code for kind, code in STATUS if isinstance(error, kind)), 500)
+
+
 def problem_of(error: BaseException, request_id: str) -> Problem:
     """Return the problem details of an error; one that is neither the client's nor the load's fault gives no detail."""
+    status = status_code_of(error)
     if isinstance(error, HTTPException):
-        status, detail = error.status_code, str(error.detail)
+        detail = str(error.detail)
     else:
-        status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
         detail = str(error) if status != 500 else f"Something failed on our side. The log has it under {request_id}."
     detail = printable(detail)
     problem = Problem(
@@ -50,6 +58,17 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
         request_id=request_id,
     )
     return QuotaProblem.of(problem, error.quota) if isinstance(error, errors.QuotaReached) else problem
+
+
+def log_failure(error: BaseException, request_id: str) -> None:
+    """Log an error that is our fault, under its request; any other is told to its client alone.
+
+    It comes with its traceback, but for one that the Runner has logged already, for all requests of a batch together.
+    """
+    if status_code_of(error) == 500:
+        traceback = None if isinstance(error, errors.InferenceFailed) else error
+        fields = {FIELDS: {"request_id": request_id}}
+        logger.error("request %s failed: %s", request_id, type(error).__name__, exc_info=traceback, extra=fields)
 
 
 def problem_response(error: BaseException, request_id: str) -> Response:
@@ -64,6 +83,5 @@ def problem_response(error: BaseException, request_id: str) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.BodyTimeout):
         headers["Connection"] = "close"  # the rest of the body may never come
-    if problem.status == 500:
-        logger.error("request %s failed", request_id, exc_info=error)
+    log_failure(error, request_id)
     return Response(problem.model_dump_json(by_alias=True), problem.status, headers, "application/problem+json")

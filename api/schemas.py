@@ -57,6 +57,11 @@ class Prediction(RowPrediction):
         description="The part of the network that gave the probabilities, where the model has an early exit.",
         exclude_if=lambda by: by is None,
     )
+    filename: str | None = Field(
+        None,
+        description="Of the picture's file, if it was sent with one; at most 255 characters.",
+        exclude_if=lambda name: name is None,
+    )
 
 
 class ExplanationFacts(BaseModel):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from starlette.types import ASGIApp
 
+from api.announcement import Announcement, http_address
 from api.app import build_app
 from api.auth import authenticator_for, check_listening
 from api.bodies import Bodies
@@ -23,6 +24,7 @@ from models.followed import FollowedFolders
 from models.package import StoredModel
 from models.served_versions import ServedVersions
 from serving.process import PredictionProcess
+from serving.startup import run_folder
 from settings import Settings, warnings_of
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class Server:
         self._ticking: asyncio.Task[None] | None = None
         self._grpc: GrpcServer | None = None
         self._second_port: SecondPort | None = None
+        self._announcing: asyncio.Task[None] | None = None
 
     def application(self, behind: ASGIApp, behind_paths: Collection[str]) -> ASGIApp:
         """Return the ASGI application, with BentoML's behind it, which answers `behind_paths`."""
@@ -120,6 +123,10 @@ class Server:
             await self._grpc.start()
         if self._second_port is not None:
             self._second_port.start()
+        announcement = Announcement(
+            process.repository, process.predictor.explainer, self._settings, VERSION, run_folder()
+        )
+        self._announcing = asyncio.create_task(announcement.make(self._addresses()))
 
     async def stop(self) -> None:
         """Drain within the time that the operator set, after which the process ends whatever is stuck."""
@@ -127,13 +134,24 @@ class Server:
             await self._second_port.stop()
         if self._grpc is not None:
             await self._grpc.stop(self._settings.drain_seconds)
-        if self._ticking is not None:
-            self._ticking.cancel()
+        for task in (self._ticking, self._announcing):
+            if task is not None:
+                task.cancel()
         if self._authenticator is not None:
             self._authenticator.keys.stop()
         await self._process.stop()
         if self._redis is not None:
             await self._redis.stop()
+
+    def _addresses(self) -> dict[str, str]:
+        """Return where the server answers, by the name of what answers there."""
+        http, settings = http_address(self._settings), self._settings
+        addresses = {"page": f"{http}/", "HTTP": http}
+        if self._grpc is not None and self._grpc.address:
+            addresses["gRPC"] = self._grpc.address
+        if self._second_port is not None:
+            addresses["second port"] = f"{http.rpartition(':')[0]}:{settings.torchserve_port}"
+        return addresses
 
     def _warnings(self) -> list[str]:
         return warnings_of(self._settings) + file_warnings(self._settings.api_keys_file)

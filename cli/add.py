@@ -83,7 +83,7 @@ class Size(click.ParamType[list[int]]):
 def add(
     source: str, replace: bool, variant: Literal["fp16", "int8"] | None, expected: Expected, **options: Any
 ) -> None:
-    r"""Bring a model of your own, compare it with what it came from, and install it.
+    """Bring a model of your own, compare it with what it came from, and install it.
 
     \b
     SOURCE is one of these:
@@ -95,7 +95,7 @@ def add(
 
     Its card is written from what the source says. What nobody says is taken as usual, printed, and marked on the card,
     until --expected has shown that the answers for --examples are the original's.
-    """
+    """  # noqa: D301 - click reads the character
     recognised = recognise(source)
     _check_options(recognised, options | {"variant": variant})
     stated = {key: options[key] for key in ("size", "resize", "resize_to", "mean", "std") if options[key] is not None}

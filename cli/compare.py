@@ -66,7 +66,7 @@ def compare(
     json_file: Path | None,
     why: bool,
 ) -> None:
-    r"""Ask a running service and the installed model NAME for the same examples, and print how they differ.
+    """Ask a running service and the installed model NAME for the same examples, and print how they differ.
 
     The service gets requests over HTTP; the model runs in this process, on the CPU. The exit status is 0 if they agree
     within the tolerance on every example, else 1. NAME may be name:version; without --images or --rows the goldens are
@@ -79,7 +79,7 @@ def compare(
       confidence              the probability of that label
       scores, values          of a detector; of a regressor
     Without it the names that services usually have are looked for.
-    """
+    """  # noqa: D301 - click reads the character
     store = open_store()
     stored = store.find(name)
     verify(stored)

@@ -66,7 +66,7 @@ def quality_command(
     plot_to: Path | None,
     json_file: Path | None,
 ) -> None:
-    r"""Measure the explanations of the model NAME.
+    """Measure the explanations of the model NAME.
 
     Without --data NAME is a bundled model whose training has pictures with a known truth (kidney-stone): the pointing
     game, energy, insertion and deletion, other layers and random weights. All of it is written beside the card.
@@ -81,7 +81,7 @@ def quality_command(
     with random weights. A model that came as a graph has no PyTorch weights to replace: of it there are no figures
     with random weights, nor of other layers. Nor are there any of rise, which explains a model without a gradient and
     takes hundreds of predictions a picture: --count and --samples keep it short.
-    """
+    """  # noqa: D301 - click reads the character
     try:
         from export.explanation_report import measure
         from export.randomised_maps import Counts

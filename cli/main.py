@@ -56,7 +56,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("vitrine"))
 def main() -> None:
-    r"""Vitrine serves image classifiers so that every prediction can be checked.
+    """Vitrine serves image classifiers so that every prediction can be checked.
 
     \b
     First steps:
@@ -66,7 +66,7 @@ def main() -> None:
       vitrine models add model.onnx         serve a model of your own
 
     Settings are environment variables VITRINE_*, or lines in a .env file; .env.example lists them.
-    """
+    """  # noqa: D301 - click reads the character
 
 
 if __name__ == "__main__":

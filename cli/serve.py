@@ -1,6 +1,7 @@
 """`vitrine serve`: check the settings and the ports, import the shipped models, and go on as `bentoml serve`."""
 
 import errno
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,10 +10,12 @@ import click
 
 from api.auth import check_listening
 from api.keys import file_warnings
-from cli.cost import measure_and_warn
 from errors import VitrineError
+from serving.logs import write_log
 from serving.startup import check_port_free, prepare_environment
 from settings import Settings, load_settings, warnings_of
+
+logger = logging.getLogger("vitrine")
 
 HOME = Path(__file__).resolve().parent.parent
 """The folder of service.py, in which `bentoml serve` is started and a relative path in a setting begins,
@@ -27,12 +30,12 @@ def serve() -> None:
     prepare_environment()
     settings = load_settings()
     check_listening(settings, settings.host)
+    write_log(settings.log_format, settings.log_level)
     for warning in warnings_of(settings) + file_warnings(settings.api_keys_file):
-        click.echo(f"Warning: {warning}", err=True)
+        logger.warning("%s", warning)
     check_ports(settings)
     import_shipped(settings.models_dir)
-    click.echo(f"Starting on http://{settings.host}:{settings.port}/ (Ctrl-C stops it)")
-    sys.stdout.flush()
+    logger.info("Starting on http://%s:%d/ (Ctrl-C stops it)", settings.host, settings.port)
     from bentoml_cli.cli import cli
 
     # In this very process, which has imported BentoML already.
@@ -80,9 +83,10 @@ def import_shipped(own_folder: Path | None = None) -> list[str]:
         own_folder: the operator's own models; what is in service there is not imported.
 
     Returns:
-        The names of the models that could not be imported; a warning says why.
+        The names of the models that could not be imported; the log says why, and which damaged ones were repaired.
     """
     # BentoML takes a second to import, which no wrong setting should wait for.
+    from export.explanation_cost import measure_cost
     from models import registry, served_versions, store
     from models.store_folder import StoreFolder
 
@@ -93,10 +97,11 @@ def import_shipped(own_folder: Path | None = None) -> list[str]:
             try:
                 stored, _ = store.import_package(registry.package_folder(name))
             except VitrineError as error:
-                click.echo(f"Warning: {name} was not imported: {error}", err=True)
+                logger.warning("%s was not imported: %s", name, error)
                 failed.append(name)
             else:
                 if stored.version != before:
-                    click.echo(f"Imported {stored.tag}" + (f", in place of {before}" if before else ""))
-                    measure_and_warn(stored)
+                    logger.info("Imported %s%s", stored.tag, f", in place of {before}" if before else "")
+                    if problem := measure_cost(stored):
+                        logger.warning("%s", problem)
     return failed

@@ -1,5 +1,6 @@
 """`vitrine tune`: how a model runs best on this machine, by measuring."""
 
+import math
 import os
 import socket
 import sys
@@ -24,11 +25,9 @@ from runners.machine import conditions, machine_of
 from runners.tuned import Tuned, forget, remember
 from serving.options import RunnerOptions
 from tuning.candidates import search_space
+from tuning.duration import expected_s
 from tuning.measure import ModelMeasurer
-from tuning.search import ROUNDS, Outcome, Space, search
-
-PROBES = 5 + 4 + 4 * 2 * ROUNDS
-"""Probes of a usual search: those that find the default's rate, a few of its rivals, and the final rounds."""
+from tuning.search import Outcome, search
 
 
 @click.command(name="tune")
@@ -106,14 +105,20 @@ def _tune(stored: StoredModel, options: RunnerOptions, slo_p99_ms: float, probe_
         default, device = measurer.default, measurer.device
         machine = machine_of(device, share.available)
         space = search_space(default, share.available, device, options)
-        expected_s = _expected_s(space, probe_s, measurer.probe_duration_s(measurer.saturation(default)))
-        click.echo(f"Tuning {stored.tag} for a p99 of {slo_p99_ms:g} ms: about {max(1, round(expected_s / 60))} min.")
+        alone_s, saturation = measurer.lone_latencies(default).mean() / 1e3, measurer.saturation(default)
+        span_s = expected_s(space, default, saturation, alone_s, probe_s, slo_p99_ms / 1e3)
+        minutes = _minutes(*span_s)
+        click.echo(f"Tuning {stored.tag} for a p99 of {slo_p99_ms:g} ms: about {minutes}, more on a busy machine.")
+        sys.stdout.flush()  # before what follows on the other stream
         columns = (TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
         with Progress(*columns, console=console, transient=True) as bar:
-            began, task = time.monotonic(), bar.add_task("loading", total=expected_s)
+            began, task = time.monotonic(), bar.add_task("loading", total=span_s[1])
 
             def show(what: str) -> None:
-                bar.update(task, description=what, completed=min(expected_s, time.monotonic() - began))
+                passed_s = time.monotonic() - began
+                bar.update(task, description=what, completed=min(span_s[1], passed_s))
+                if not console.is_terminal:
+                    click.echo(f"{passed_s:5.0f} s of about {minutes}: {what}", err=True)
 
             outcome = search(measurer, default, space, slo_p99_ms, show)
     _print(outcome)
@@ -152,16 +157,10 @@ def _write(stored: StoredModel, device: str, machine: str, outcome: Outcome, slo
     click.echo(f"Written: {path}. A server uses it from its next start on.")
 
 
-def _expected_s(space: Space, probe_s: float, latencies_s: float) -> float:
-    """Return the seconds that a search usually takes, a second for loading each shape included.
-
-    Args:
-        space: what is tried.
-        probe_s: seconds of a probe, as the user gave them.
-        latencies_s: seconds that one measurement of latencies takes.
-    """
-    screened = len(space.shapes) + min(4, len(space.batches))
-    return screened * (0.75 * probe_s + 1) + PROBES * latencies_s
+def _minutes(low_s: float, high_s: float) -> str:
+    """Return a span of time in whole minutes."""
+    low, high = max(1, round(low_s / 60)), max(1, math.ceil(high_s / 60))
+    return f"{low} to {high} min" if low < high else f"{high} min"
 
 
 def _rounded(value: float | None) -> float:

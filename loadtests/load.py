@@ -26,6 +26,7 @@ from rich.progress import Progress  # noqa: E402
 
 from loadtests import locustfile  # noqa: E402
 from loadtests.bench import MODEL  # noqa: E402
+from loadtests.expectation import limit_text  # noqa: E402
 from loadtests.locustfile import Arrivals, BatchUser, ExplainUser, FormUser, GrpcUser, RawUser, RowUser  # noqa: E402
 from loadtests.server import free_port, serving  # noqa: E402
 from runners.machine import conditions  # noqa: E402
@@ -118,7 +119,12 @@ def plot(phases: list[Phase], sizes: BatchSizes, folder: Path) -> None:
 
 @click.command()
 @click.option("--seconds", default=16.0, show_default=True, help="Length of each of the seven phases.")
-@click.option("--slo-p99-ms", default=250.0, show_default=True, help="Limit of the open loop at half load.")
+@click.option(
+    "--slo-p99-ms",
+    default=250.0,
+    show_default=True,
+    help="Limit of the open loop at half load.",
+)
 @click.option("--out", default=Path("runs/loadtest"), type=click.Path(path_type=Path), show_default=True)
 def main(seconds: float, slo_p99_ms: float, out: Path) -> None:
     """Load a fresh server; exit code 1 if an answer was wrong or missing, or the open loop too slow."""
@@ -138,6 +144,8 @@ def main(seconds: float, slo_p99_ms: float, out: Path) -> None:
             bar.advance(task)
             gevent.sleep(SETTLE_S)
         best = max(phase.rate for phase in phases)
+        explanation = limit_text(slo_p99_ms, phases[0].p50_ms, best / 2)
+        bar.console.print(explanation, markup=False, highlight=False, soft_wrap=True)
         for share in SHARES:
             Arrivals.rate = share * best
             phases.append(run_phase(f"open, {share:.0%} load", [Arrivals], 1, seconds, server, out))
@@ -155,7 +163,7 @@ def main(seconds: float, slo_p99_ms: float, out: Path) -> None:
     problems = [f"{phase.name}: {phase.failures} wrong or missing answers" for phase in phases if phase.failures]
     problems += [f"{phase.name}: no request was answered" for phase in phases if not phase.requests]
     if not half.p99_ms <= slo_p99_ms:
-        problems.append(f"{half.name}: p99 {half.p99_ms:.0f} ms, over the limit of {slo_p99_ms:g} ms")
+        problems.append(f"{half.name}: p99 {half.p99_ms:.0f} ms, over the limit of {slo_p99_ms:g} ms\n{explanation}")
     click.echo(f"Reports and plots: {out}")
     click.echo("PASSED" if not problems else "FAILED\n" + "\n".join(problems))
     sys.exit(bool(problems))

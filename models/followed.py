@@ -22,6 +22,7 @@ class FollowedFolders:
         fixed: the names whose versions stay as they are: those that a Bento packs, and those of which VITRINE_MODELS
             names a version.
         chosen: the names that may be served; empty for all.
+        known: the names of all models that there were at the start, in these folders or packed.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class FollowedFolders:
         folders: Sequence[StoreFolder],
         fixed: frozenset[str] = frozenset(),
         chosen: frozenset[str] = frozenset(),
+        known: frozenset[str] = frozenset(),
     ) -> None:
-        self.folders, self.fixed, self.chosen = tuple(folders), fixed, chosen
+        self.folders, self.fixed, self.chosen, self.known = tuple(folders), fixed, chosen, known
         self._locks = dict[StoreFolder, dict[str, str]]()
         self._lock_problems, self._logged = list[str](), list[str]()
 

@@ -121,15 +121,23 @@ def verify(stored: StoredModel) -> None:
     Raises:
         StoreError: a file is missing or differs; the message names it and says what to do.
     """
+    if damage := damage_of(stored):
+        raise StoreError(f"{stored.tag}: {damage}. {_repair_advice(stored.tag)}")
+
+
+def damage_of(stored: StoredModel) -> str:
+    """Return which file of a stored model is missing or differs from the manifest, and how; empty where none does.
+
+    Raises:
+        StoreError: the manifest itself is missing or damaged.
+    """
     for name, expected in stored.manifest().items():
         path = stored.path / name
         if not path.exists():
-            raise StoreError(f"{stored.tag}: {name} is missing. {_repair_advice(stored.tag)}")
+            return f"{name} is missing"
         if (actual := sha256(path)) != expected:
-            raise StoreError(
-                f"{stored.tag}: {name} is damaged (sha256 {actual[:12]}…, expected {expected[:12]}…). "
-                f"{_repair_advice(stored.tag)}"
-            )
+            return f"{name} is damaged (sha256 {actual[:12]}…, expected {expected[:12]}…)"
+    return ""
 
 
 def sha256(path: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from errors import StoreError
+from models.asked_models import known_names
 from models.followed import FollowedFolders
 from models.package import MANIFEST, StoredModel, open_stored
 from models.store import bentoml_store
@@ -34,12 +35,16 @@ class ServedVersions:
         own: name and version of each of an operator's own models.
         clashes: the names that are in both places, of which the packed model is served.
         own_folder: where the operator's own models lie; None where there are none.
+        known: the names of all models that are packed, in BentoML's store, or the operator's own.
+        problems: a sentence for each requested version that cannot be served.
     """
 
     packed: list[NameAndVersion]
     own: list[NameAndVersion]
     clashes: list[str]
     own_folder: StoreFolder | None
+    known: frozenset[str] = frozenset()
+    problems: Sequence[str] = ()
 
     def open_own(self) -> list[StoredModel]:
         """Return the operator's own models; a damaged one is logged and left out."""
@@ -72,7 +77,7 @@ def served_versions(
     In a built Bento, whose code is its `src` folder, these are packed models. Elsewhere they are the versions that the
     lock of BentoML's store names, or any requested version in that store. With them come those that the lock of
     `own_folder` names, or that are requested from it. An unknown or unreadable tag would keep `bentoml serve` from
-    starting, so such are logged and left out.
+    starting, so such are left out, and `problems` says so.
 
     Args:
         requested: name and beginning of a version (empty: the version in service) of each model that should be served;
@@ -84,8 +89,9 @@ def served_versions(
     available, default = _available(code_folder)
     own_available, own_default = _installed(own_folder) if own_folder else ([], {})
     own_available = [tag for tag in own_available if tag not in available]
+    problems = list[str]()
     if requested:
-        selected = _select(requested, [*available, *own_available], own_default | default)
+        selected, problems = _select(requested, [*available, *own_available], own_default | default)
         bare_names = {name for name, version in requested if not version}
     else:
         selected = [*(available if is_bento(code_folder) else default.items()), *own_default.items()]
@@ -98,7 +104,8 @@ def served_versions(
     if not is_bento(code_folder):
         store = bentoml_store()
         packed = [(name, version) for name, version in packed if store.bentoml_can_open(f"{name}:{version}")]
-    return ServedVersions(packed, own, clashes, own_folder)
+    known = frozenset(name for name, _ in [*available, *own_available])
+    return ServedVersions(packed, own, clashes, own_folder, known, problems)
 
 
 def served_tags(requested: Sequence[NameAndVersion] = (), code_folder: Path = CODE_FOLDER) -> list[NameAndVersion]:
@@ -120,7 +127,8 @@ def followed_folders(
     own = [served.own_folder] if served.own_folder is not None else []
     packed = {name for name, version in served.packed} if is_bento(code_folder) else set()
     pinned = {name for name, version in requested if version}
-    return FollowedFolders([*store, *own], frozenset(packed | pinned), frozenset(name for name, version in requested))
+    chosen = frozenset(name for name, version in requested)
+    return FollowedFolders([*store, *own], frozenset(packed | pinned), chosen, served.known)
 
 
 def serves_own_weights(name: str) -> bool:
@@ -167,15 +175,16 @@ def _packed_tags(description: Path) -> list[NameAndVersion]:
 
 def _select(
     requested: Sequence[NameAndVersion], available: Sequence[NameAndVersion], default: Mapping[str, str]
-) -> list[NameAndVersion]:
-    """Return the available tags that were requested; log those that are missing or ambiguous.
+) -> tuple[list[NameAndVersion], list[str]]:
+    """Return the available tags that were requested, and a sentence for each that is missing or ambiguous.
 
     Args:
         requested: name and beginning of a version of each; an empty version means the default one.
         available: every name and version to select from.
         default: the default version of each name.
     """
-    selected: list[NameAndVersion] = []
+    selected, problems = list[NameAndVersion](), list[str]()
+    names = {name for name, _ in available}
     for name, beginning in requested:
         prefix = beginning or default.get(name, "")
         matching = [tag for tag in available if tag[0] == name and prefix and tag[1].startswith(prefix)]
@@ -185,5 +194,6 @@ def _select(
             known = ", ".join(sorted(version for other, version in available if other == name)) or "none"
             problem = "means several versions" if matching else "is not there"
             tag = f"{name}:{beginning}" if beginning else name
-            logger.error("VITRINE_MODELS: %s %s. Versions there: %s.", tag, problem, known)
-    return list(dict.fromkeys(selected))
+            advice = f"Versions there: {known}." if name in names else known_names(name, names)
+            problems.append(f"VITRINE_MODELS: {tag} {problem}. {advice}")
+    return list(dict.fromkeys(selected)), problems

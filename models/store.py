@@ -29,10 +29,10 @@ from models.package import (
     MANIFEST,
     StoredModel,
     content_version,
+    damage_of,
     file_digests,
     open_stored,
     sha256,
-    verify,
 )
 from models.store_files import delete_in_one_step, first_reason, open_to_all, update_latest, update_reports
 from models.store_folder import StoreFolder
@@ -70,8 +70,11 @@ class Store(StoreFolder):
         stored = StoredModel(card, version, self.models / card.name / version)
         try:
             with self._import_lock() as staging_root:
-                if is_new := not self._is_intact(stored, digests):
+                damage = self._damage(stored, digests) if stored.path.exists() else ""
+                if is_new := bool(damage) or not stored.path.exists():
                     self._copy_into_store(package, stored, digests, own_weights, staging_root)
+                if damage:
+                    logger.warning("%s was damaged, and is repaired: %s.", stored.tag, damage)
                 update_reports(package, stored)
                 self._write_lock(self._lock_to_change() | {card.name: version})
         except OSError as error:
@@ -168,13 +171,16 @@ class Store(StoreFolder):
             return False
         return True
 
-    def _is_intact(self, stored: StoredModel, digests: dict[str, str]) -> bool:
-        """Return whether the store holds this very content undamaged, BentoML's own description included."""
+    def _damage(self, stored: StoredModel, digests: dict[str, str]) -> str:
+        """Return what is wrong with the stored copy of this content, BentoML's own description included."""
         try:
-            verify(stored)
-            return stored.manifest() == digests and self.bentoml_can_open(stored.tag)
+            if damage := damage_of(stored):
+                return damage
+            if stored.manifest() != digests:
+                return f"{MANIFEST} lists other files"
+            return "" if self.bentoml_can_open(stored.tag) else "model.yaml cannot be read"
         except StoreError:
-            return False
+            return f"{MANIFEST} is missing or damaged"
 
     def _copy_into_store(
         self, package: Path, stored: StoredModel, digests: dict[str, str], own_weights: bool, staging_root: Path

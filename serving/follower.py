@@ -179,7 +179,7 @@ class Follower:
                 self._begin(name, stored, retry=retry)
             else:
                 self._take_out(name, "", is_new=name in self._unloaded)
-        self._unloaded = unloaded
+        self._unloaded, self._repository.withdrawn = unloaded, frozenset(unloaded)
 
     def _take_out(self, name: str, reason: str, *, is_new: bool) -> None:
         """Serve no version of a model any more, because of `reason`, or because it is gone."""

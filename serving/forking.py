@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,9 +99,6 @@ def _run(
         _leave_supervisor(listening=int(_after("--fd", arguments)))
         # service.py is run anew, so that it reads what is installed now. The rest holds no state.
         sys.modules.pop("service", None)
-        log = importlib.import_module("bentoml._internal.log")
-        log._component_name.cache_clear()
-        log.SERVER_LOGGING_CONFIG["disable_existing_loggers"] = False  # they are ours
         forget()
         os.environ.clear()
         os.environ.update(env)
@@ -113,7 +109,7 @@ def _run(
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
-        traceback.print_exc()
+        logger.critical("this process ends because of an exception", exc_info=True)
     finally:
         try:
             atexit._run_exitfuncs()

@@ -6,10 +6,12 @@ It knows no transport. HTTP, and the Open Inference Protocol over HTTP and gRPC,
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 from models.card import as_image_card, as_row_card
 from runners.awaiting import awaitable
 from runners.runner import Answer
+from serving.answer_fields import note_answer
 from serving.attributions import RowExplanationRequest
 from serving.explained_images import ImageExplainer, at_once
 from serving.explained_rows import explain_with_reasons, predict_with_reasons
@@ -27,6 +29,8 @@ from serving.predictions import (
 from serving.rise import Progress
 from serving.row_pipeline import RowOutputs, RowPayload
 from serving.waiting import Caller, settle_few_at_once, wait_for
+
+Noted = TypeVar("Noted", list[ImagePrediction | BaseException], RowPredictions)
 
 
 class Predictor:
@@ -70,9 +74,12 @@ class Predictor:
             Unavailable: the model is not ready.
         """
         if parameters.with_heatmap:
-            return await wait_for(self._images.predict(model, payload, parameters, deadline), deadline, caller)
-        answer = await model.answer(payload, deadline, caller)
-        return image_prediction(model, answer, parameters)
+            work = self._images.predict(model, payload, parameters, deadline)
+            prediction = await wait_for(work, deadline, caller)
+        else:
+            prediction = image_prediction(model, await model.answer(payload, deadline, caller), parameters)
+        note_answer(model, [prediction])
+        return prediction
 
     async def predict_images(
         self,
@@ -98,14 +105,15 @@ class Predictor:
             def predict(payload: ImagePayload) -> Awaitable[ImagePrediction]:
                 return self._images.predict(model, payload, parameters, deadline)
 
-            return await settle_few_at_once(predict, payloads, deadline, caller, at_once(model))
+            return _noted(model, await settle_few_at_once(predict, payloads, deadline, caller, at_once(model)))
         await model.fetch(payloads)
         submitted = model.submit_all(payloads, deadline)
         waiting = asyncio.gather(*map(awaitable, submitted), return_exceptions=True)
-        return [
+        predictions = [
             item if isinstance(item, BaseException) else image_prediction(model, item, parameters)
             for item in await wait_for(waiting, deadline, caller)
         ]
+        return _noted(model, predictions)
 
     async def explain_image(
         self,
@@ -136,7 +144,9 @@ class Predictor:
             VitrineError: as `predict_image`.
         """
         work = self._images.explain(model, request, parameters, deadline, progress)
-        return await wait_for(work, deadline, caller)
+        prediction = await wait_for(work, deadline, caller)
+        note_answer(model, [prediction])
+        return prediction
 
     async def explain_images(
         self,
@@ -152,7 +162,7 @@ class Predictor:
             return self._images.explain(model, request, parameters, deadline)
 
         together = at_once(model, requests[0].method if requests else "")
-        return await settle_few_at_once(explain, requests, deadline, caller, together)
+        return _noted(model, await settle_few_at_once(explain, requests, deadline, caller, together))
 
     async def map_images(
         self,
@@ -168,7 +178,7 @@ class Predictor:
         def explain(payload: ImagePayload) -> Awaitable[ImagePrediction]:
             return self._images.map(model, payload, parameters, deadline)
 
-        return await settle_few_at_once(explain, payloads, deadline, caller, at_once(model))
+        return _noted(model, await settle_few_at_once(explain, payloads, deadline, caller, at_once(model)))
 
     async def predict_rows(
         self,
@@ -184,10 +194,11 @@ class Predictor:
             VitrineError: as `predict_image`, but for what is wrong with single rows.
         """
         if parameters.with_heatmap:
-            return await wait_for(predict_with_reasons(model, rows, parameters, deadline), deadline, caller)
+            work = predict_with_reasons(model, rows, parameters, deadline)
+            return _noted(model, await wait_for(work, deadline, caller))
         as_row_card(model.card)
         answer: Answer[RowOutputs] = await model.answer(rows, deadline, caller)
-        return row_predictions(model, answer, parameters)
+        return _noted(model, row_predictions(model, answer, parameters))
 
     async def explain_rows(
         self,
@@ -212,4 +223,10 @@ class Predictor:
         as_row_card(model.card)
         model.check_explainable()
         work = explain_with_reasons(model, rows, request, parameters, deadline, all_or_none=all_or_none)
-        return await wait_for(work, deadline, caller)
+        return _noted(model, await wait_for(work, deadline, caller))
+
+
+def _noted(model: LoadedModel, predictions: Noted) -> Noted:
+    """Note for the log what a model has answered, and return it."""
+    note_answer(model, predictions)
+    return predictions

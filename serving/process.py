@@ -1,11 +1,12 @@
 """What the prediction process owns, whatever the transport: the models, and the calls to the Grad-CAM process."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from errors import CardError
 from models import registry
+from models.asked_models import AskedModels
 from models.card import Card
 from models.followed import FollowedFolders
 from models.package import StoredModel
@@ -50,6 +51,7 @@ class PredictionProcess:
         followed = followed or FollowedFolders((), frozenset(model.card.name for model in stored))
         state = self._state = RunState(run_folder())
         self._decoding = DecodingProcess()
+        bundled = registry.bundled_cards()
         cache_bytes = settings.cache_mb * 2**20 // settings.workers
         shared = redis is not None and cache_bytes and settings.cache_shared_seconds
         self._shared = SharedAnswers(redis, settings.cache_shared_seconds) if redis is not None and shared else None
@@ -57,7 +59,9 @@ class PredictionProcess:
         self.repository = ModelRepository(
             last_served(stored, followed, state),
             RunnerOptions.from_settings(settings.model_dump()),
-            missing=missing_models(dict(settings.chosen_models)),
+            missing=missing_models(dict(settings.chosen_models), bundled),
+            asked=AskedModels(settings.chosen_models, followed.known | bundled.keys()),
+            invalid={name: str(card) for name, card in bundled.items() if isinstance(card, CardError)},
             default=settings.default_model,
             cache=cache,
             role=preparing_slow(PREDICTION, self._decoding.prepare),
@@ -121,14 +125,15 @@ class PredictionProcess:
         return state
 
 
-def missing_models(chosen: dict[str, str]) -> dict[str, tuple[Card, str]]:
+def missing_models(chosen: Mapping[str, str], bundled: Mapping[str, Card | CardError]) -> dict[str, tuple[Card, str]]:
     """Return the bundled models that could be served if they were installed, with what to do about it.
 
     Args:
         chosen: the beginning of a version by the name of each model that is to be served; empty for all models.
+        bundled: the bundled models' cards by name.
     """
     missing = dict[str, tuple[Card, str]]()
-    for name, card in registry.bundled_cards().items():
+    for name, card in bundled.items():
         if isinstance(card, CardError) or (chosen and name not in chosen):
             continue
         if version := chosen.get(name):

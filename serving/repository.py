@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 
 from errors import NotFound
+from models.asked_models import AskedModels
 from models.card import Card
 from models.package import StoredModel
 from runners.cores import CoreShare
@@ -26,6 +27,7 @@ from serving.loading import PREDICTION, Role
 from serving.options import RunnerOptions
 from serving.workers import Workers
 
+ASKED_FOR_NONE = AskedModels()
 REPLACEMENT_S = 120.0
 """The longest time that a worker in place of a dead one keeps from taking requests, in seconds."""
 MOST_STUCK = 3
@@ -45,6 +47,8 @@ class ModelRepository:
         attempts: which files each candidate was read from, by tag; any text that is the same in all workers.
         retired: the versions whose place others have taken, while requests may still be on them.
         unreadable: why the version of a model that is to be served cannot be read, by the model's name.
+        invalid: what is wrong with the card of a bundled model, by the model's name.
+        withdrawn: the names of the models that clients took out of service.
         lock_problems: which lock files cannot be read just now, and what to do about it.
         generation: how often the cards of what is served have changed.
 
@@ -55,6 +59,8 @@ class ModelRepository:
         missing: the card of each bundled model that is not installed, with the reason and what to do about it.
         default: the name of the model that is meant where none is named.
         cache: answers that were given before.
+        asked: which models have to be served before the process is ready.
+        invalid: what is wrong with the card of a bundled model, by the model's name.
     """
 
     def __init__(
@@ -66,7 +72,10 @@ class ModelRepository:
         missing: Mapping[str, tuple[Card, str]] | None = None,
         default: str = "",
         cache: ResponseCache = NO_CACHE,
+        asked: AskedModels = ASKED_FOR_NONE,
+        invalid: Mapping[str, str] | None = None,
     ) -> None:
+        self._asked, self.invalid, self.withdrawn = asked, dict(invalid or {}), frozenset[str]()
         self.default, self._options, self._role, self._cache = default, options, role, cache
         self._missing = missing or {}
         self.models = dict[str, LoadedModel]()
@@ -223,7 +232,16 @@ class ModelRepository:
     def _ready(self) -> bool:
         settled = all(model.state in ("ready", "failed", "missing") for model in self.every)
         default = self.models.get(self.default)
-        return settled and default is not None and default.state == "ready" and not self._closing
+        is_default_ready = default is not None and default.state == "ready"
+        return settled and is_default_ready and not self.absences() and not self._closing
+
+    def absences(self) -> list[str]:
+        """Return a sentence for each model that has to be served and is not there; the default model comes first."""
+        reasons = {name: f"It is {model.detail}." for name, model in self.models.items() if model.state == "missing"}
+        reasons |= {name: f"Its card is not valid: {problem}" for name, problem in self.invalid.items()}
+        reasons |= self.unreadable
+        default = [] if self.default in self.models else [self._asked.default_absence(self.default)]
+        return [*default, *self._asked.absences(self.versions, reasons, self.withdrawn)]
 
     @property
     def closing(self) -> bool:

@@ -7,6 +7,8 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from serving.forking import fork_processes
@@ -19,9 +21,13 @@ logger = logging.getLogger("vitrine")
 RUN_FOLDER = "_VITRINE_RUN"
 """The variable in which the supervisor tells the server's processes the folder that they share while it runs."""
 
+STARTED = "_VITRINE_STARTED"
+"""The variable in which the supervisor tells the server's processes when it started, by the monotonic clock."""
+
 
 def prepare_environment() -> None:
     """Set what BentoML, ONNX Runtime and the client of Prometheus read when they are imported."""
+    os.environ.setdefault(STARTED, str(time.monotonic()))
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its official builds report to Microsoft unless this is set
     os.environ.pop("BENTOML_CONTAINERIZED", None)  # BentoML's images set it, and then a dead worker stays dead
@@ -30,14 +36,26 @@ def prepare_environment() -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("vitrine-metrics-")
 
 
-def prepare_supervisor(settings: Settings) -> None:
+def seconds_since_start() -> float:
+    """Return for how long the server has been running, its supervisor included; the clock is the whole machine's."""
+    return time.monotonic() - float(os.environ.get(STARTED, time.monotonic()))
+
+
+def is_serving() -> bool:
+    """Return whether this is a process of a server, and not a build or a test that imports its services."""
+    return SUPERVISOR in os.environ or "serve" in sys.argv[1:]
+
+
+def prepare_supervisor(settings: Settings, problems: Iterable[str] = ()) -> None:
     """Prepare in the supervisor what its workers inherit: absolute paths, a free gRPC port, a shared folder.
 
-    It will watch them, too.
+    It will watch them, too, and logs `problems` once for all of them.
     """
     if RUN_FOLDER not in os.environ:
         os.environ[RUN_FOLDER] = temporary_folder("vitrine-run-")
     if SUPERVISOR not in os.environ:
+        for problem in problems:
+            logger.error("%s", problem)
         watch_processes(run_folder(), settings.hang_seconds)
         if "--reload" not in sys.argv:  # what is forked has the code that was imported before somebody changed it
             fork_processes(forget=load_settings.cache_clear)
@@ -59,22 +77,6 @@ def temporary_folder(prefix: str) -> str:
     folder = tempfile.mkdtemp(prefix=prefix)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def log_to_stdout(level: str) -> None:
-    """Write the log, and the access log as bare lines, to the standard output of this process."""
-    logger.setLevel(level.upper())
-    if logger.handlers:
-        return
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.propagate = False
-    bare_lines = logging.StreamHandler(sys.stdout)
-    bare_lines.setFormatter(logging.Formatter("%(message)s"))
-    access_log = logging.getLogger("vitrine.access")
-    access_log.addHandler(bare_lines)
-    access_log.propagate = False
 
 
 def check_port_free(host: str, port: int) -> None:

@@ -25,10 +25,9 @@ from serving.loading import device_for, load_backend
 from serving.options import RunnerOptions
 from serving.pipeline import make_pipeline
 from serving.self_check import golden_payload
+from tuning.duration import arrivals
 from tuning.search import Latencies
 
-FEWEST, MOST_S = 300, 5.0
-"""A probe has at least `FEWEST` arrivals, unless they would take more than `MOST_S` times its length."""
 KEPT = 2
 """How many backends stay loaded: that of the default plan and one more."""
 STUCK_S = 120.0
@@ -158,18 +157,11 @@ class ModelMeasurer:
 
     def latencies(self, plan: Plan, rate: float, seed: int) -> Latencies:
         """Return the latencies of random arrivals; a tenth as many come before those that count, to warm up."""
-        arrivals = self._arrivals(rate)
-        warm_up = arrivals // 10
+        counted = arrivals(rate, self._probe_s)
+        warm_up = counted // 10
         with self._runner(plan) as runner:
-            due_s = poisson_arrivals(rate, warm_up + arrivals, seed)
+            due_s = poisson_arrivals(rate, warm_up + counted, seed)
             return open_loop(runner.submit, self._payloads, due_s)[warm_up:]
-
-    def probe_duration_s(self, rate: float) -> float:
-        """Return how many seconds `latencies` takes at a rate, the warm-up included."""
-        return 1.1 * self._arrivals(rate) / rate
-
-    def _arrivals(self, rate: float) -> int:
-        return round(min(max(FEWEST, rate * self._probe_s), max(30, MOST_S * self._probe_s * rate)))
 
     @contextmanager
     def _runner(self, plan: Plan) -> Iterator[Runner[Any, Any, Any]]:

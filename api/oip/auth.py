@@ -1,7 +1,6 @@
 """API keys of gRPC calls: inference, health and reflection, also of calls that the server does not have."""
 
 import contextvars
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -13,6 +12,9 @@ from api.grants import GRANT
 from api.middleware import SANE_ID, new_request_id
 from errors import KeyRefused, QuotaReached, Unavailable
 from runners.stats import metrics
+from serving.answer_fields import log_fields
+from serving.logs import AccessLines, json_object, quoted
+from serving.request_record import RequestRecord, trace_id_of
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -33,20 +35,28 @@ def request_id_of(context: Context) -> str:
     return request_id if isinstance(request_id, str) and SANE_ID.fullmatch(request_id) else new_request_id()
 
 
+def call_trace_id(context: Context) -> str:
+    """Return the id of the trace that a call belongs to, from its `traceparent`; empty for none."""
+    traceparent = next((value for key, value in context.invocation_metadata() or () if key == "traceparent"), "")
+    return trace_id_of(traceparent) if isinstance(traceparent, str) else ""
+
+
 def log_call(
-    context: Context, request_id: str, code: grpc.StatusCode, seconds: float, model: str, key_name: str | None
+    context: Context, record: RequestRecord, code: grpc.StatusCode, seconds: float, model: str, key_name: str | None
 ) -> None:
-    """Write a line of JSON for a call that has ended; `key_name` is None where no keys are asked for."""
-    entry: dict[str, Any] = {"request_id": request_id, "method": "gRPC", "status": code.name}
-    entry |= {"ms": round(seconds * 1e3, 2), "model": model[:60], "client": context.peer()}
-    access_log.info(json.dumps(entry if key_name is None else entry | {"key": key_name}))
+    """Log a call that has ended; `key_name` is None where no keys are asked for."""
+    line = json_object({"request_id": record.request_id, "method": "gRPC", "status": code.name})[:-1]
+    client = f',"ms":{seconds * 1e3:.2f},"model":{quoted(model[:60])},"client":{quoted(context.peer())}'
+    key = "" if key_name is None else f',"key":{quoted(key_name)}'
+    access_log.info(AccessLines([f"{line}{client}{log_fields(record)}{key}}}"]))
 
 
 def record_refusal(context: Context, code: grpc.StatusCode, request_id: str, *, log: bool) -> None:
     """Count, and log if it is wanted, a call that is refused before its message has come."""
     metrics().requests.labels("", code.name).inc()
     if log:
-        log_call(context, request_id, code, 0.0, "", key_name=KEY_NAME.get())
+        record = RequestRecord(request_id, call_trace_id(context))
+        log_call(context, record, code, 0.0, "", key_name=KEY_NAME.get())
 
 
 def quota_metadata() -> list[tuple[str, str]]:

@@ -100,6 +100,8 @@ class GrpcServer:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ],
         )
+        self.address = ""
+        """Where it listens; empty as long as it does not."""
         self._closing = asyncio.Event()
         self._watching = list[asyncio.Task[None]]()
         servicer = Servicer(
@@ -134,6 +136,7 @@ class GrpcServer:
         except (OSError, RuntimeError) as error:
             logger.error("gRPC does not listen on %s: %s", address, error)
             return
+        self.address = address
         logger.info("gRPC listens on %s", address)
         counting = watch_occupancy(port, self._most_connections, self._limits)
         self._watching = [asyncio.create_task(self._watch()), asyncio.create_task(counting)]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -18,18 +17,17 @@ from api.bodies import Bodies, Body
 from api.control import ModelControl
 from api.grants import GRANT, check_scope
 from api.oip import metadata
-from api.oip.auth import KEY_NAME, Context, log_call, quota_metadata, request_id_of
+from api.oip.auth import KEY_NAME, Context, call_trace_id, log_call, quota_metadata, request_id_of
 from api.oip.inference import Inference
 from api.oip.items import header_check
 from api.oip.messages import MAX_ID, MAX_NAME, InferRequest
 from api.oip.names import NamedModel, named_model
 from api.oip.protobuf import LARGE_MESSAGE_BYTES, parse_message, read_message, write_message
-from api.problems import problem_of
+from api.problems import log_failure, problem_of
 from errors import NotFound, QueueFull, Unavailable
 from runners.stats import metrics
 from serving.repository import ModelRepository
-
-logger = logging.getLogger("vitrine.grpc")
+from serving.request_record import REQUEST, RequestRecord
 
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -47,11 +45,10 @@ MAX_DETAIL = 1000
 """The most characters of an error message, which travels in the metadata, whose size clients limit."""
 
 
-@dataclass
-class _CallRecord:
+@dataclass(kw_only=True)
+class _CallRecord(RequestRecord):
     """One call, as the log and the metrics will note it."""
 
-    request_id: str
     model: str
     id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
@@ -67,7 +64,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         closing: is set when the server shuts down, which ends streams.
         bodies: the bodies of all requests of the process.
         control: loads and unloads models for clients that may.
-        log: whether to write a JSON line for each call.
+        log: whether the log has a line for each call.
     """
 
     def __init__(
@@ -212,6 +209,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 response = await self._infer(request, context, record)
                 return service_pb2.ModelStreamInferResponse(infer_response=response)
             except Exception as error:
+                record.error = type(error).__name__
                 record.code, detail = status_of(error, record.request_id)
                 failed = service_pb2.ModelInferResponse(model_name=record.model[:MAX_NAME], id=record.id)
                 return service_pb2.ModelStreamInferResponse(error_message=detail, infer_response=failed)
@@ -258,6 +256,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 context.set_trailing_metadata(tuple(trailing_metadata))
                 return answer
             except Exception as error:
+                record.error = type(error).__name__
                 record.code, detail = status_of(error, record.request_id)
                 if isinstance(error, QueueFull | Unavailable):
                     trailing_metadata.append(("retry-after", str(error.retry_after_s)))
@@ -268,7 +267,9 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
     @contextlib.contextmanager
     def _recorded(self, context: Context, model: str) -> Iterator[_CallRecord]:
         """Count and log a call once it has ended."""
-        started, record = time.perf_counter(), _CallRecord(request_id_of(context), model)
+        started = time.perf_counter()
+        record = _CallRecord(request_id=request_id_of(context), trace_id=call_trace_id(context), model=model)
+        REQUEST.set(record)
         try:
             yield record
         except asyncio.CancelledError:
@@ -281,14 +282,14 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             metrics().requests.labels(label, record.code.name).inc()
             metrics().request.labels(label).observe(seconds)
             if self._log:
-                log_call(context, record.request_id, record.code, seconds, record.model, KEY_NAME.get())
+                log_call(context, record, record.code, seconds, record.model, KEY_NAME.get())
+            record.answered = None  # it may be large, and timers of this call still hold the record
 
 
 def status_of(error: BaseException, request_id: str) -> tuple[grpc.StatusCode, str]:
     """Return gRPC's code for an error, and the message that HTTP gives too, short enough for every client."""
     problem = problem_of(error, request_id)
     code = STATUS_CODES.get(problem.status, grpc.StatusCode.INTERNAL)
-    if code is grpc.StatusCode.INTERNAL:
-        logger.error("request %s failed", request_id, exc_info=error)
+    log_failure(error, request_id)
     detail = problem.detail[:MAX_DETAIL]
     return code, detail if len(quote(detail)) <= 3 * MAX_DETAIL else ascii(detail)[:MAX_DETAIL]

@@ -24,6 +24,7 @@ from api.oip.signature import (
     output_specs,
 )
 from api.oip.tensors import BYTES, Array, Tensor, bytes_array, text_tensor
+from api.parameter_names import check_names
 from api.parameters import threshold_limits
 from errors import InvalidInput
 from models.card import Card, ImageCard, RowCard
@@ -39,6 +40,8 @@ from serving.waiting import Caller
 CLASSIFIABLE = (PROBABILITIES, LOGITS)
 """The outputs that the classification extension applies to."""
 MAX_TIMEOUT_US = 1e15
+PARAMETERS = ("timeout", "partial", "threshold", "binary_data_output")
+"""What a request can ask; other parameters are ignored, as the protocol has it, unless they nearly have such a name."""
 
 
 class Inference:
@@ -157,6 +160,8 @@ def class_tensor(name: str, rows: Array, labels: Sequence[str], count: int) -> T
 def _read_parameters(request: InferRequest, card: Card) -> tuple[PredictionParameters, bool]:
     """Return what is asked of the predictions, and whether items that are wrong are left out."""
     low, high = threshold_limits(card)
+    if request.parameters:
+        check_names(request.parameters, PARAMETERS)
     threshold, partial = request.parameters.get("threshold"), request.parameters.get("partial", False)
     if threshold is not None and (isinstance(threshold, bool | str) or not low <= threshold <= high):
         raise InvalidInput(f"threshold must be a number from {low:g} to {high:g}, not {threshold!r:.40}.")

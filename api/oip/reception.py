@@ -23,7 +23,7 @@ class TimedServer:
     Args:
         server: the server.
         bodies: the bodies of all requests of the process.
-        log: whether to write a JSON line for each call that is refused.
+        log: whether the log has a line for each call that is refused.
     """
 
     def __init__(self, server: grpc.aio.Server, bodies: Bodies, *, log: bool) -> None:

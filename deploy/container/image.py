@@ -4,6 +4,7 @@ The same source, models and requirements give the same layers, wherever and when
 """
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -209,6 +210,8 @@ def main(
     prepare: Path | None,
 ) -> None:
     """Build the image of the installed models, with its bill of materials beside it."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("vitrine").setLevel(logging.INFO)  # it says what was imported
     if prepare:
         prepare_context(prepare, flavour)
         return

@@ -13,13 +13,14 @@ from starlette.types import ASGIApp
 from api.app import build_app
 from api.auth import Authenticator
 from api.keys import Keys
+from models.asked_models import AskedModels
 from models.card import Card
 from models.package import StoredModel
 from serving.cache import NO_CACHE, ResponseCache
 from serving.gradcam.client import ExplainerClient
 from serving.options import RunnerOptions
 from serving.predictor import Predictor
-from serving.repository import ModelRepository
+from serving.repository import ASKED_FOR_NONE, ModelRepository
 from settings import Settings
 from tests.conftest import ROOT
 from tests.tiny import seal, tiny_package
@@ -50,6 +51,8 @@ def client_maker() -> Iterator[MakeClient]:
         default: str | None = None,
         behind: ASGIApp | None = None,
         loaded: bool = True,
+        asked: AskedModels = ASKED_FOR_NONE,
+        invalid: dict[str, str] | None = None,
         **settings: Any,
     ) -> TestClient:
         repository = ModelRepository(
@@ -58,6 +61,8 @@ def client_maker() -> Iterator[MakeClient]:
             default=stored[0].card.name if default is None else default,
             cache=cache,
             missing=missing,
+            asked=asked,
+            invalid=invalid,
         )
         repositories.append(repository)
         if loaded:

@@ -13,6 +13,7 @@ from errors import QueueFull
 from preprocessing.transform import Transformed
 from runners.gathered import Gathered
 from runners.runner import Runner
+from serving.cache import ResponseCache
 from serving.options import RunnerOptions
 from serving.pipeline import ImageOutputs, ImagePipeline
 from tests.api.conftest import MakeClient
@@ -47,6 +48,24 @@ def test_a_picture_is_classified_as_numpy_works_it_out(client: TestClient, path:
             "decode",
             "infer",
         }
+
+
+def test_an_answer_repeats_the_name_of_the_file_that_was_sent(make_client: MakeClient, tmp_path: Path) -> None:
+    cached = make_client(seal(tiny_package(tmp_path / "tiny")), cache=ResponseCache(2**20))
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    for name in ("ct one.png", "\x01é</script>.png"):  # the second answer comes from the cache
+        head = f'--b\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+        answer = cached.post("/predict", content=head + plain(120) + b"\r\n--b--\r\n", headers=form)
+        assert answer.json()["filename"] == name, answer.text
+        assert Prediction(**answer.json()).model_dump_json(exclude={"explanation_error"}) == answer.text
+        assert answer.headers["x-request-id"] and name not in str(answer.headers)
+    assert cached.post("/predict", files={"file": ("x" * 999, plain(1))}).json()["filename"] == "x" * 255
+    assert "filename" not in cached.post("/predict", content=plain(120)).json()
+    files = [("files", ("a.png", plain(1))), ("files", ("y" * 300, b"no picture"))]
+    entries = cached.post("/predict/batch", files=files).json()["predictions"]
+    assert [entry["filename"] for entry in entries] == ["a.png", "y" * 255]
+    explained = cached.post("/explain?samples=20", files={"file": ("map.png", plain(9))}).json()
+    assert explained["filename"] == "map.png"
 
 
 @pytest.mark.parametrize("query", ["", "?threshold=0.25&top_k=2", "?label=index"])

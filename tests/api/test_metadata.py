@@ -7,6 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.state_schemas import ModelFacts
+from models.asked_models import AskedModels
 from models.card import read_card
 from models.package import MANIFEST, StoredModel, file_digests
 from tests.api.conftest import MakeClient
@@ -139,3 +140,41 @@ def test_statistics_add_up(client: TestClient) -> None:
     assert after["failed"].get("InvalidImage", 0) - before["failed"].get("InvalidImage", 0) == 1
     assert after["infer_seconds"] > before["infer_seconds"]
     assert after["waiting"] == after["running"] == 0 and after["explain"] is None
+
+
+def test_a_model_that_was_asked_for_and_is_not_there_keeps_readiness_false_and_says_why(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
+    asked = AskedModels((("tiny", ""), ("othr", "")), frozenset(("tiny", "other")))
+    client = make_client(seal(tiny_package(tmp_path / "tiny")), asked=asked)
+    for path in ("/readyz", "/v2/health/ready"):
+        assert client.get(path).status_code == 503
+    health = client.get("/health")
+    assert health.status_code == 200 and health.json()["status"] == client.get("/readyz").json()["status"] == "degraded"
+    for body in (health.json(), client.get("/readyz").json()):
+        assert "VITRINE_MODELS asks for othr" in body["detail"] and body["detail"].endswith("Did you mean other?")
+    assert client.post("/predict", content=plain(1)).status_code == 200  # what is there answers
+
+
+def test_a_default_model_that_is_not_known_is_told_with_the_nearest(make_client: MakeClient, tmp_path: Path) -> None:
+    asked = AskedModels((), frozenset(("tiny",)))
+    client = make_client(seal(tiny_package(tmp_path / "tiny")), asked=asked, default="tin")
+    body = client.get("/readyz")
+    assert body.status_code == 503
+    assert body.json()["detail"].startswith("VITRINE_DEFAULT_MODEL=tin: There is no such model. Known models: tiny.")
+
+
+def test_a_card_that_is_not_valid_is_listed_with_what_is_wrong(make_client: MakeClient, tmp_path: Path) -> None:
+    client = make_client(seal(tiny_package(tmp_path / "tiny")), invalid={"broken": "broken/card.toml: size is missing"})
+    assert client.get("/models").json()["unreadable"] == {"broken": "broken/card.toml: size is missing"}
+    health = client.get("/health").json()
+    assert health["status"] == "degraded" and "size is missing" in health["detail"]
+    assert health["models"]["broken"]["state"] == "failed" and "size is missing" in health["models"]["broken"]["detail"]
+    assert client.get("/readyz").status_code == 200  # nobody asked for it
+
+
+def test_a_version_that_is_misspelt_in_the_query_is_refused(client: TestClient) -> None:
+    for path in ("/models/tiny?verson=1", "/models/tiny/stats?Version=1"):
+        refused = client.get(path)
+        assert refused.status_code == 400 and "Did you mean version?" in refused.json()["detail"]
+    assert client.get("/models/tiny?v=1").status_code == 200

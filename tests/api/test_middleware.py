@@ -18,6 +18,7 @@ from api.keys import add_key
 from api.limits import ReachedLimits
 from api.middleware import Middleware
 from api.server import LONGEST_INTEGER_DIGITS
+from serving.logs import AccessLines
 from tests.api.conftest import MakeClient, keys_of
 from tests.tiny import plain, seal, tiny_package
 
@@ -113,6 +114,60 @@ def test_each_request_is_one_json_line_in_the_log(client: TestClient, caplog: py
     assert (first["status"], first["model"], first["client"]) == (200, "", "testclient")
     assert first["bytes"] > 0 and first["ms"] >= 0 and "key" not in first
     assert (second["path"], second["status"], second["model"]) == ("/models/tiny/predict", 400, "tiny")
+    assert second["error"] == "InvalidImage" and "tag" not in second and "trace_id" not in second
+
+
+def logged_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Return what was logged of each request."""
+    lines = (line for record in caplog.records if isinstance(record.msg, AccessLines) for line in record.msg)
+    return [json.loads(line) for line in lines]
+
+
+def test_the_log_says_what_was_answered_and_holds_nothing_of_what_was_sent(
+    client: TestClient, rows_client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    form = {"file": ("patient-meier.png", plain(200))}
+    row = {"temperature": 95, "vibration": 3.1, "pressure": 31, "power": 1907.25, "machine_id": "press-secret"}
+    row["timestamp"] = "2026-01-15T08:30:00Z"
+    with caplog.at_level(logging.INFO, "vitrine.access"):
+        answer = client.post("/predict", files=form, headers={"traceparent": f"00-{trace}-b7ad6b7169203331-01"}).json()
+        files = [("files", ("patient-a.png", plain(10))), ("files", ("patient-b.png", b"no picture"))]
+        client.post("/predict/batch", files=files)
+        of_row = rows_client.post("/models/machine-anomaly/predict", json=row).json()
+        rows_client.post("/models/machine-anomaly/predict/batch", json={"samples": [row, row, {}]})
+    one, several, single_row, rows = logged_lines(caplog)
+    assert (one["label"], one["confidence"]) == (answer["prediction"], round(answer["confidence"], 4))
+    assert one["tag"] == f"{answer['model']}:{answer['version']}" and one["trace_id"] == trace
+    assert one["decode_ms"] + one["infer_ms"] == pytest.approx(answer["inference_time_ms"], abs=0.02)
+    assert one["queue_ms"] >= 0 and "error" not in one
+    assert (several["items"], several["errors"]) == (2, 1) and "label" not in several and several["infer_ms"] > 0
+    assert single_row["label"] == ("anomaly" if of_row["is_anomaly"] else "normal")
+    assert single_row["confidence"] == pytest.approx(of_row["confidence"], abs=1e-4)
+    assert (rows["items"], rows["errors"]) == (3, 1)
+    for secret in ("patient", "press-secret", "1907"):
+        assert secret not in caplog.text
+
+
+def test_an_error_of_ours_is_in_the_log_once_with_its_traceback_and_theirs_has_none(
+    client: TestClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("serving.pipeline.ImagePipeline.infer", fail)
+    monkeypatch.setattr("serving.masked.ExplainablePipeline.infer", fail)
+    assert client.post("/predict", content=plain(77)).status_code == 500
+    assert client.post("/predict", content=b"no picture").status_code == 400
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert sum(1 for record in errors if record.exc_info) == 1 and caplog.text.count("a mistake of ours") >= 1
+    (of_request,) = (record for record in errors if record.name == "vitrine.api")
+    assert of_request.exc_info is None and "InferenceFailed" in of_request.getMessage()
+    caplog.clear()
+    body = client.post("/predict/batch", files=[("files", ("a.png", plain(78)))]).json()
+    assert body["predictions"][0]["error"]["status"] == 500
+    ids = [record.fields["request_id"] for record in caplog.records if hasattr(record, "fields")]
+    assert ids == [body["predictions"][0]["error"]["request_id"]]
 
 
 def test_requests_that_end_in_one_turn_have_a_line_and_a_count_each(caplog: pytest.LogCaptureFixture) -> None:

@@ -152,3 +152,13 @@ def test_a_detectors_threshold_is_a_score_above_0() -> None:
     assert DetectorQuery.read(b"threshold=1000", DETECTOR).parameters(DETECTOR).threshold == 1000
     with pytest.raises(InvalidInput, match="threshold='0': must be a number from 1e-09 to 1,000,000,000"):
         DetectorQuery.read(b"threshold=0", DETECTOR)
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "meant"),
+    [(b"topk=2", "topk", "top_k"), (b"include_gradcm=true", "include_gradcm", "include_gradcam")],
+)
+def test_a_name_that_nearly_is_a_parameters_is_refused_with_that_name(query: bytes, name: str, meant: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^{name}: .* Did you mean {meant}\?$"):
+        PredictionQuery.read(query, CARD)
+    assert PredictionQuery.read(b"confidence_threshold=0.9&v=3&version=ab", CARD) == PredictionQuery.read(b"", CARD)

@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -36,6 +38,27 @@ def test_help_is_a_page_that_names_the_first_steps(tmp_path: Path) -> None:
     listed = invoke("models", "--help").output
     for command in ("list", "show", "import", "verify", "remove"):
         assert command in listed
+
+
+def help_pages(group: click.Group = main, *path: str) -> Iterator[tuple[str, str]]:
+    """Yield every command of the command line, and its help."""
+    context = click.Context(group, info_name="vitrine")
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield " ".join((*path, name)), invoke(*path, name, "--help").output
+        if isinstance(command, click.Group):
+            yield from help_pages(command, *path, name)
+
+
+def test_no_page_of_help_shows_how_it_was_formatted_and_lists_keep_their_lines() -> None:
+    pages = {"": invoke("--help").output, **dict(help_pages())}
+    assert {"models add", "explain quality"} <= pages.keys()
+    assert not [name for name, page in pages.items() if "\\b" in page]
+    lines = [line.split() for line in pages[""].splitlines()]
+    assert ["vitrine", "serve"] in [words[:2] for words in lines]
+    assert ["vitrine", "models", "list"] in [words[:3] for words in lines]
+    assert [words[0] for words in map(str.split, pages["models add"].splitlines()) if words].count("model.mar") == 1
 
 
 def test_help_loads_neither_bentoml_nor_onnx_runtime() -> None:

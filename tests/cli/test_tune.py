@@ -38,6 +38,7 @@ def test_what_is_found_is_printed_drawn_written_shown_and_forgotten(tag: str) ->
     assert ran.exit_code == 0, ran.output
     for words in (f"Tuning {tag}", "saturation, 1/s", "default", "ONNX Runtime", "requests/s", "Written: "):
         assert words in ran.output
+    assert re.search(r"\d+ s of about \d+( to \d+)? min: saturation of lanes", ran.stderr)  # through a pipe
     assert Path("p99.png").read_bytes()[:4] == b"\x89PNG"
     stored = store.find("tiny")
     assert tuned_plan(stored.path, stored.tag, "cpu", available_cores()) is not None

@@ -62,6 +62,22 @@ def test_each_request_is_one_json_line_in_the_log(server: Server) -> None:
     assert (line["method"], line["path"], line["status"]) == ("GET", "/models", 200)
 
 
+def test_every_line_of_every_process_is_json_with_its_time_and_the_closing_one_says_where(server: Server) -> None:
+    def ready() -> list[str]:
+        return [line for line in server.log.read_text().splitlines() if '"message":"Vitrine' in line]
+
+    wait_until(lambda: bool(ready()))
+    lines = [json.loads(line) for line in server.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    assert all({"time", "level", "logger", "process", "pid"} <= line.keys() for line in lines)
+    assert {"vitrine", "gradcam"} <= {line["process"] for line in lines}
+    (line,) = map(json.loads, ready())
+    assert line["addresses"] == {"page": f"{server.url}/", "HTTP": server.url, "gRPC": server.grpc}
+    assert line["profile"] == "development" and "production" not in server.log.read_text()
+    assert {tag.partition(":")[0] for tag in line["models"]} == {"kidney-stone", "churn", "machine-anomaly"}
+    assert 0 < line["seconds"] < 90 and line["explanations"] == "ready"
+    assert list(line["not_served"]) == ["cifar10", "imagenet"]
+
+
 def test_bentomls_own_schema_is_still_there(server: Server) -> None:
     assert get(server, "/schema.json").json()["name"] == "vitrine"
     assert get(server, "/nowhere").status_code == 404

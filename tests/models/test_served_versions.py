@@ -1,6 +1,5 @@
 """The versions that VITRINE_MODELS asks for, among those in a store or in a built Bento."""
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -30,14 +29,20 @@ def test_a_version_is_requested_by_its_beginning_and_the_first_comes_first(versi
     assert dict(served_tags())["tiny"] == second
 
 
-@pytest.mark.parametrize("requested", [("tiny", "zz"), ("absent", "")])
-def test_what_is_not_there_is_logged_and_left_out(
-    versions: tuple[str, str], caplog: pytest.LogCaptureFixture, requested: tuple[str, str]
+@pytest.mark.parametrize(
+    ("requested", "advice"),
+    [
+        (("tiny", "zz"), "tiny:zz is not there. Versions there: {versions}."),
+        (("othr", ""), "othr is not there. Known models: other, tiny. Did you mean other?"),
+        (("qqq", ""), "qqq is not there. Known models: other, tiny."),
+    ],
+)
+def test_what_is_not_there_is_left_out_and_the_nearest_is_named(
+    versions: tuple[str, str], requested: tuple[str, str], advice: str
 ) -> None:
-    with caplog.at_level(logging.ERROR, "vitrine"):
-        assert served_tags([requested, ("tiny", versions[0])]) == [("tiny", versions[0])]
-    tag = ":".join(part for part in requested if part)
-    assert f"VITRINE_MODELS: {tag} is not there" in caplog.text
+    served = served_versions([requested, ("tiny", versions[0])])
+    assert served.packed == [("tiny", versions[0])] and served.known == {"other", "tiny"}
+    assert served.problems == [f"VITRINE_MODELS: {advice.format(versions=', '.join(sorted(versions)))}"]
 
 
 def test_in_a_built_bento_versions_are_requested_from_those_it_packed(tmp_path: Path) -> None:

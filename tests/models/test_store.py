@@ -180,15 +180,22 @@ def test_in_a_built_bento_exactly_what_it_packed_is_served(home: Path, package: 
     assert dict(served_tags((), tmp_path / "bento" / "src")) == {"tiny": "0123456789abcdef"}
 
 
-def test_importing_again_repairs_what_was_damaged(home: Path, package: Path) -> None:
+def test_importing_again_repairs_what_was_damaged_and_says_so(
+    home: Path, package: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stored, _ = store.import_package(package)
     for damaged in ("predict.onnx", "card.toml", "manifest.json", "model.yaml"):
         (stored.path / damaged).write_bytes(b"\x00")
         again, is_new = store.import_package(package)
         assert is_new and again.tag == stored.tag
+        message = f"{stored.tag} was damaged, and is repaired: {damaged}"
+        assert [record.getMessage().startswith(message) for record in caplog.records].count(True) == 1
+        caplog.clear()
         verify(again)
         assert [model.tag for model in store.installed()] == [stored.tag]
         assert bentoml.models.get(stored.tag).info.labels["app"] == "vitrine"
+    store.import_package(package)
+    assert not caplog.records  # nothing was wrong
 
 
 def test_a_damaged_model_can_be_removed(home: Path, package: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from errors import NotFound, StoreError, Unavailable
+from models.asked_models import AskedModels
 from models.followed import FollowedFolders
 from models.package import open_stored
 from models.store import Store
@@ -22,7 +23,7 @@ from serving.gradcam import process as gradcam
 from serving.gradcam.process import ExplanationProcess
 from serving.loaded_model import LoadedModel, State
 from serving.options import RunnerOptions
-from serving.repository import ModelRepository
+from serving.repository import ASKED_FOR_NONE, ModelRepository
 from serving.run_state import RunState, last_served
 from serving.workers import Workers
 from tests.tiny import logits_of_plain, plain, tiny_package
@@ -62,12 +63,13 @@ def served(repository: ModelRepository) -> dict[str, str | None]:
 class Worker:
     """One worker's models, and what follows the folder for it."""
 
-    def __init__(self, store: Store, run: Path, name: str, **options: Any) -> None:
+    def __init__(self, store: Store, run: Path, name: str, asked: AskedModels = ASKED_FOR_NONE, **options: Any) -> None:
         folders = FollowedFolders([store])
         stored = [open_stored(store.models / name / version) for name, version in store.read_lock().items()]
         run.mkdir(exist_ok=True)
         state = RunState(run)
-        self.repository = ModelRepository(last_served(stored, folders, state), RunnerOptions(), default="tiny")
+        models = last_served(stored, folders, state)
+        self.repository = ModelRepository(models, RunnerOptions(), default="tiny", asked=asked)
         self.follower = Follower(self.repository, folders, state, **options)
         self.repository._workers = Workers(run, self.repository._news, name)
 
@@ -100,6 +102,28 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def run(scene: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scene, 120))
+
+
+def test_a_model_that_was_asked_for_makes_the_server_ready_once_it_is_installed(store: Store, tmp_path: Path) -> None:
+    asked = AskedModels((("tiny", ""), ("other", "")), frozenset(("tiny", "other")))
+    worker = Worker(store, tmp_path / "run", "a", asked=asked)
+    repository = worker.repository
+
+    async def scene() -> None:
+        async with following(worker):
+            await until(lambda: "tiny" in served(repository))
+            assert not repository.ready and ["asks for other" in text for text in repository.absences()] == [True]
+            add(store, tmp_path, "other")
+            await until(lambda: repository.ready)
+            store.remove("other")
+            await until(lambda: "other" not in repository.models)
+            assert not repository.ready
+            add(store, tmp_path, "other", threshold=0.4)
+            await until(lambda: repository.ready)
+            await worker.follower.unload("other")
+            assert repository.ready and not repository.absences()  # a client took it out, which is no mistake
+
+    run(scene())
 
 
 def test_a_version_is_replaced_added_and_removed_and_requests_on_the_old_one_end_well(

@@ -11,6 +11,7 @@ import pytest
 
 from errors import StoreError
 from models.package import StoredModel
+from models.registry import bundled_cards
 from serving.predictions import PredictionParameters
 from serving.predictor import Predictor
 from serving.process import PredictionProcess, missing_models
@@ -60,11 +61,11 @@ def test_the_grad_cam_process_is_asked_for_no_version_that_failed_here(tmp_path:
 def test_bundled_models_that_are_not_installed_are_listed_with_the_command_that_installs_them(tmp_path: Path) -> None:
     with process_of(seal(tiny_package(tmp_path / "tiny"))) as process:
         assert set(process.repository.models) == {"tiny"}
-    every = missing_models({})
+    every = missing_models({}, bundled_cards())
     assert set(every) == {"churn", "cifar10", "imagenet", "kidney-stone", "machine-anomaly"}
     assert "vitrine models import kidney-stone" in every["kidney-stone"][1]
-    assert list(missing_models({"churn": ""})) == ["churn"]
-    assert "asks for version abc" in missing_models({"churn": "abc"})["churn"][1]
+    assert list(missing_models({"churn": ""}, bundled_cards())) == ["churn"]
+    assert "asks for version abc" in missing_models({"churn": "abc"}, bundled_cards())["churn"][1]
 
 
 def test_the_queue_is_as_long_as_the_settings_say(tmp_path: Path) -> None:

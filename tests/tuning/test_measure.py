@@ -108,7 +108,7 @@ def test_a_real_model_is_searched_from_end_to_end(tmp_path: Path) -> None:
 
 def test_an_accelerator_s_plans_are_measured_on_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.checkpoint.build", lambda card: SmallNet())
-    monkeypatch.setattr("tuning.measure.FEWEST", 50)
+    monkeypatch.setattr("tuning.duration.FEWEST", 50)
     options = RunnerOptions(device="torch-cpu")
     with closing(ModelMeasurer(small(tmp_path), options, CoreShare(1), 0.1)) as measurer:
         assert measurer.device == "torch-cpu" and measurer.default.decoders

@@ -282,3 +282,12 @@ def test_a_request_that_is_late_is_refused_and_costs_no_other_request(
     assert late.value.status() in ("504", "StatusCode.DEADLINE_EXCEEDED")
     answer = client.infer("tiny", sent, timeout=30_000_000)
     assert answer.as_numpy("logits")[0] == pytest.approx(logits_of_plain(10), abs=1e-5)
+
+
+def test_a_parameter_that_nearly_is_a_known_one_is_refused_and_others_are_ignored(
+    client: Any, triton: ModuleType
+) -> None:
+    picture = [images(triton, plain(10))]
+    with pytest.raises(InferenceServerException, match=r"thresold: there is no such parameter"):
+        client.infer("tiny", picture, parameters={"thresold": 0.9})
+    assert client.infer("tiny", picture, parameters={"mine": 1, "threshold": 0.9}).as_numpy("label").shape == (1,)
