@@ -21,6 +21,7 @@ from models.package import StoredModel
 from models.served_versions import followed_folders, served_versions
 from models.store import open_packed
 from models.store_folder import StoreFolder
+from runners.metrics import write_all
 from serving.gradcam.process import NICENESS, ExplanationProcess
 from serving.heartbeat import Heartbeat
 from serving.options import RunnerOptions
@@ -54,7 +55,7 @@ class VitrineService(bentoml.Service[Any]):
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Return our application, with BentoML's behind it; called in a worker only."""
         self.server = Server(SETTINGS, served_models(), FOLLOWED)
-        return self.server.application(super().to_asgi(*args, **kwargs), ("/schema.json", "/metrics"))
+        return self.server.application(super().to_asgi(*args, **kwargs), ("/schema.json",))
 
 
 # BentoML's client would close its connections every 100 calls while others are in flight, which fails those.
@@ -71,7 +72,7 @@ class GradCam:
         """Step back behind predictions, and begin to load in the background."""
         log_to_stdout(SETTINGS.log_level)
         os.nice(NICENESS)
-        Heartbeat(run_folder(), [self.process.replace_stuck_lanes]).start()
+        Heartbeat(run_folder(), [self.process.replace_stuck_lanes, write_all]).start()
         self.process.start()
 
     @bentoml.on_shutdown

@@ -54,7 +54,9 @@ class PredictionRoutes:
 
         async def endpoint(request: Request) -> Response:
             path = request.path_params
-            return await action(predictor, repository.get(name or path.get("name"), path.get("version")), request)
+            model = repository.get(name or path.get("name"), path.get("version"))
+            request.scope["state"]["model"] = model
+            return await action(predictor, model, request)
 
         return endpoint
 
@@ -82,6 +84,7 @@ class PredictionRoutes:
                 summary=summary,
                 description=card.description,
                 operation_id=f"{path.replace('/', '_')}_{(name or 'default').replace('-', '_')}",
+                template=f"/models/{{name}}/{path}" if name else "",
             )
 
         query, schemas = prediction_query(card), self._schemas[card.name]

@@ -10,14 +10,16 @@ import grpc
 
 from api.auth import Authenticator
 from api.middleware import SANE_ID, new_request_id
+from api.request_meter import RequestMeter
 from errors import KeyRefused
-from runners.stats import metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 access_log = logging.getLogger("vitrine.access")
 
+CALLS = RequestMeter("grpc")
+"""Counts the calls of this process."""
 KEY_NAME: contextvars.ContextVar[str | None] = contextvars.ContextVar("key_name", default=None)
 """The name of the key that came with the call which the current task answers; None where no keys are asked for."""
 
@@ -40,7 +42,7 @@ def log_call(
 
 def record_refusal(context: Context, code: grpc.StatusCode, request_id: str, *, log: bool) -> None:
     """Count, and log if it is wanted, a call that is refused before its message has come."""
-    metrics().requests.labels("", code.name).inc()
+    CALLS.count("", "", "", code.name, 0.0)
     if log:
         log_call(context, request_id, code, 0.0, "", key_name=KEY_NAME.get())
 

@@ -1,0 +1,64 @@
+"""What is counted of one model's answers: the labels that it gave, how sure it was, and how long explanations took."""
+
+import time
+
+import numpy as np
+import numpy.typing as npt
+
+from models.card import Card
+from runners.metrics import EXPLAIN_SECONDS, Amount, Distribution, written_regularly
+
+
+class ModelMeters:
+    """Counts the answers of one version of a model, on the event loop.
+
+    Args:
+        card: names the labels; there is a series for each that was answered, and for nothing else.
+        version: the model's; empty where nothing is installed, which answers nothing.
+
+    Attributes:
+        passed_check: whether the goldens came out as they should; None before they were replayed.
+    """
+
+    def __init__(self, card: Card, version: str) -> None:
+        self._series = card.name, version
+        self._labels = card.labels
+        self._counts, self._confidences = [0] * len(card.labels), [0.0] * len(card.labels)
+        self._written = dict[int, tuple[Amount, Amount]]()
+        self._explained = dict[str, Distribution]()
+        self.passed_check: bool | None = None
+        written_regularly(self)
+
+    def answered(self, class_id: int, confidence: float) -> None:
+        """Count one picture or row that was answered with a label."""
+        self._counts[class_id] += 1
+        self._confidences[class_id] += confidence
+
+    def answered_rows(self, class_ids: npt.NDArray[np.int64], confidences: npt.NDArray[np.float64]) -> None:
+        """Count rows that were answered with labels; both arrays have shape (N,)."""
+        if len(class_ids) == 1:
+            self.answered(int(class_ids[0]), float(confidences[0]))
+            return
+        counts = np.bincount(class_ids, minlength=len(self._counts))
+        sums = np.bincount(class_ids, confidences, len(self._counts))
+        for class_id in counts.nonzero()[0].tolist():
+            self._counts[class_id] += int(counts[class_id])
+            self._confidences[class_id] += float(sums[class_id])
+
+    def explained(self, method: str, started: float) -> None:
+        """Count an explanation by a method, which began when `time.monotonic()` was `started`."""
+        if method not in self._explained:
+            self._explained[method] = Distribution(EXPLAIN_SECONDS, "explain", *self._series, method)
+        self._explained[method].add(time.monotonic() - started)
+
+    def write(self) -> None:
+        """Write to the metrics what was counted since the last time."""
+        for class_id, count in enumerate(self._counts):
+            if count:
+                if class_id not in self._written:
+                    series = *self._series, self._labels[class_id]
+                    self._written[class_id] = Amount("predictions", *series), Amount("confidence", *series)
+                for amount, value in zip(self._written[class_id], (count, self._confidences[class_id]), strict=True):
+                    amount.write(value)
+        for distribution in self._explained.values():
+            distribution.write()
