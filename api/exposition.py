@@ -75,7 +75,7 @@ def write_families(families: Iterable[Family]) -> bytes:
 def _files(folder: str) -> list[str]:
     """Return the files of all processes, without the gauges of those that have died."""
     files = glob(os.path.join(folder, "*.db"))
-    return [file for file in files if not Path(file).name.startswith("gauge_live") or _lives(file)]
+    return [file for file in files if not Path(file).name.startswith("gauge_") or _lives(file)]
 
 
 def _lives(file: str) -> bool:

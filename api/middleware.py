@@ -70,7 +70,7 @@ class Middleware:
         app: ASGIApp,
         bodies: Bodies,
         default_model: str,
-        models: Mapping[str, LoadedModel],
+        models: Mapping[str, LoadedModel | str],
         *,
         logs_access: bool,
         authenticator: Authenticator | None = None,
@@ -135,10 +135,12 @@ class Middleware:
     def _record(self, exchange: _Exchange, state: Mapping[str, Any], client: tuple[str, int] | None) -> None:
         seconds, status = exchange.seconds(), exchange.status or CALLER_GONE
         answered_by: LoadedModel | str | None = state.get("model")
-        if answered_by is None:  # it came to no model, for whatever reason
+        if isinstance(answered_by, LoadedModel):
+            name = answered_by.name
+        else:  # it came to no model, for whatever reason
             match = _MODEL_PATH.match(exchange.path)
-            model = match[1] if match else self._default_model if exchange.path in _DEFAULT_MODEL_PATHS else ""
-            answered_by = self._models.get(model, "unknown" if model else "")
+            name = match[1] if match else self._default_model if exchange.path in _DEFAULT_MODEL_PATHS else ""
+            answered_by = self._models.get(name, "unknown" if name else "")
         self._meter.count(answered_by, state.get("route", ""), exchange.method, status, seconds)
         if self._logs_access:
             if not self._lines:
@@ -150,7 +152,7 @@ class Middleware:
                 "status": status,
                 "bytes": exchange.sent_bytes,
                 "ms": round(seconds * 1e3, 2),
-                "model": answered_by if isinstance(answered_by, str) else answered_by.name,
+                "model": name,
                 "client": client[0] if client else "",
             }
             self._lines.append(_json(line if self._authenticator is None else line | {"key": exchange.key_name}))
