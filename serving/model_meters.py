@@ -1,6 +1,7 @@
 """What is counted of one model's answers: the labels that it gave, how sure it was, and how long explanations took."""
 
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,21 @@ class ModelMeters:
         self._counts[class_id] += 1
         self._confidences[class_id] += confidence
 
-    def answered_rows(self, class_ids: npt.NDArray[np.int64], confidences: npt.NDArray[np.float64]) -> None:
-        """Count rows that were answered with labels; both arrays have shape (N,)."""
-        if len(class_ids) == 1:
-            self.answered(int(class_ids[0]), float(confidences[0]))
+    def answered_rows(self, class_ids: npt.NDArray[Any], confidences: npt.NDArray[np.float64]) -> None:
+        """Count rows that were answered with labels.
+
+        Args:
+            class_ids: shape (N,), integers or booleans.
+            confidences: shape (N,), or (N, K) with that of every label.
+        """
+        count = len(class_ids)
+        if count == 1:  # NumPy's functions for many take longer than the rest of the request
+            class_id = int(class_ids.item(0))
+            self.answered(class_id, confidences.item(class_id) if confidences.ndim > 1 else confidences.item(0))
             return
+        if confidences.ndim > 1:
+            confidences = confidences[np.arange(count), class_ids]
+        class_ids = class_ids.astype(np.int64, copy=False)
         counts = np.bincount(class_ids, minlength=len(self._counts))
         sums = np.bincount(class_ids, confidences, len(self._counts))
         for class_id in counts.nonzero()[0].tolist():

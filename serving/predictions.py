@@ -118,10 +118,9 @@ def row_predictions(model: LoadedModel, answer: Answer[RowOutputs], parameters: 
     card, (outputs, problems, _) = as_row_card(model.card), answer.value
     results = row_results(card, outputs, parameters)
     if isinstance(results, Classifications):
-        class_ids = results.class_ids
-        model.meters.answered_rows(class_ids, results.probabilities[np.arange(len(class_ids)), class_ids])
+        model.meters.answered_rows(results.class_ids, results.probabilities)
     elif isinstance(results, Anomalies):
-        model.meters.answered_rows(results.are_anomalies.astype(np.int64), results.confidences)
+        model.meters.answered_rows(results.are_anomalies, results.confidences)
     return RowPredictions(results, outputs, problems, card.warnings, answer)
 
 
