@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
@@ -41,13 +41,15 @@ class Family(NamedTuple):
     name: str
     type: str
     text: str
-    samples: list[tuple[str, Labels, float]]
+    samples: Sequence[tuple[str, Labels, float]]
 
 
 def counted_families() -> list[Family]:
     """Return what all processes of this server have counted; reads their files."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    metrics = REGISTRY.collect() if folder is None else MultiProcessCollector.merge(_files(folder))
+    metrics: Iterable[Metric] = REGISTRY.collect()
+    if folder is not None:
+        metrics = MultiProcessCollector.merge(_files(folder))  # type: ignore[no-untyped-call]
     return [_family(metric) for metric in metrics]
 
 

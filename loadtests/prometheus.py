@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -83,12 +83,20 @@ def scraping(folder: Path, target: str) -> Iterator[Prometheus]:
         process.wait(30)
 
 
-def dashboard_expressions(window: str) -> dict[str, list[str]]:
-    """Return every expression of the dashboard by its panel's title, for all models and rates over a window."""
+class Target(NamedTuple):
+    """One expression of a panel, and how its series are called: a text with labels in double braces."""
+
+    expression: str
+    legend: str
+
+
+def dashboard_panels(window: str) -> dict[str, list[Target]]:
+    """Return the expressions of each panel of the dashboard by its title, for all models and rates over a window."""
     dashboard = json.loads(DASHBOARD.read_text("utf-8"))
     return {
         panel["title"]: [
-            target["expr"].replace("$__rate_interval", window).replace("$model", ".*") for target in panel["targets"]
+            Target(target["expr"].replace("$__rate_interval", window).replace("$model", ".*"), target["legendFormat"])
+            for target in panel["targets"]
         ]
         for panel in dashboard["panels"]
         if panel["type"] != "row"

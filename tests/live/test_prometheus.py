@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from loadtests.prometheus import Prometheus, dashboard_expressions, scraping
+from loadtests.prometheus import Prometheus, dashboard_panels, scraping
 from tests.live.server import Server, wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
@@ -42,8 +42,8 @@ def test_every_expression_of_the_dashboard_has_data_and_no_alert_fires(
     with scraping(tmp_path, urlsplit(server.url).netloc) as prometheus:
         loading.start()
         try:
-            expressions = dashboard_expressions("20s")
-            open_ones = {(title, own) for title, every in expressions.items() for own in every}
+            panels = dashboard_panels("20s")
+            open_ones = {(title, target.expression) for title, targets in panels.items() for target in targets}
             assert len(open_ones) > 25
 
             def answered() -> bool:

@@ -69,7 +69,7 @@ class Worker:
         state = RunState(run)
         self.repository = ModelRepository(last_served(stored, folders, state), RunnerOptions(), default="tiny")
         self.follower = Follower(self.repository, folders, state, **options)
-        self.repository._workers = Workers(run, self.repository._news, name)
+        self.repository._workers = Workers(run, self.repository.news, name)
 
 
 @asynccontextmanager
