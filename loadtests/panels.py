@@ -41,7 +41,11 @@ def load(url: str, pictures: Sequence[bytes], clients: int, seconds: float) -> N
             while time.monotonic() < ends:
                 action = "predict" if index or place % 10 else "explain"
                 address = f"{url}/models/{MODEL}/{action}"
-                session.post(address, data=pictures[place % len(pictures)], timeout=60).raise_for_status()
+                response = session.post(address, data=pictures[place % len(pictures)], timeout=60)
+                if response.status_code == 429:  # as a polite client does
+                    time.sleep(float(response.headers["Retry-After"]))
+                else:
+                    response.raise_for_status()
                 place += 1
 
     threads = [threading.Thread(target=client, args=(index,)) for index in range(clients)]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,7 +14,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+from loadtests.server import ROOT, free_port
+
+DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 RULES = [DEPLOY / "prometheus" / name for name in ("rules.yaml", "alerts.yaml")]
 START_S = 60.0
@@ -64,9 +65,7 @@ def scraping(folder: Path, target: str) -> Iterator[Prometheus]:
     program = shutil.which("prometheus")
     if program is None:
         raise RuntimeError("Prometheus is not installed. Debian and Ubuntu have it: `apt-get install prometheus`.")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config, log = folder / "prometheus.yaml", folder / "prometheus.log"
     scraped = {"job_name": "vitrine", "static_configs": [{"targets": [target]}]}
     intervals = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}

@@ -90,7 +90,9 @@ def test_requests_answers_and_work_are_counted_under_the_version_the_route_and_t
     assert of_model(series, "nv_inference_compute_output_duration_us") == [0]
     for name, every in series.items():
         if name.startswith(("vitrine_", "nv_")):
-            assert all(labels["version"] for labels, _ in every if labels.get("model", "") not in ("", "unknown")), name
+            assert all(labels["version"] == version for labels, _ in every if labels.get("model") == "tiny-measured"), (
+                name
+            )
 
 
 def test_http_requests_are_there_as_opentelemetry_calls_them(client: TestClient) -> None:
