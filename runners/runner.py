@@ -42,9 +42,9 @@ class Runner(Generic[Payload, Prepared, Result]):
 
     A lane is a thread. An idle lane takes at once its fair share of what is waiting, at most `max_batch` items, and
     carries it all the way: it preprocesses item by item, then infers those that passed as one batch. It waits for more
-    items only where the plan says so, up to `linger_ms`; so nothing is slower for being batched, and batches grow by
-    themselves while lanes are busy. If a batch fails, its items are run again one by one, and only those that fail
-    alone get `InferenceFailed`. Slow items hold no lane: a thread beside them prepares one after the other.
+    only up to the plan's `linger_ms`; nothing is slower for being batched, and batches grow while lanes are busy. If a
+    batch fails, its items are run again one by one, and only those that fail alone get `InferenceFailed`. Slow items
+    hold no lane: a thread beside them prepares one after the other.
 
     Args:
         name: for messages and thread names.
@@ -87,16 +87,12 @@ class Runner(Generic[Payload, Prepared, Result]):
     def submit(
         self, payload: Payload, deadline: float | None = None, *, is_admitted: bool = False
     ) -> "Future[Answer[Result]]":
-        """Queue one item.
+        """Queue one item, or raise QueueFull, or Unavailable where the Runner is closing.
 
         Args:
             payload: what the pipeline preprocesses.
             deadline: a value of `time.monotonic()`; an item that is late, or was cancelled, is not computed.
             is_admitted: whether it is a part of something that was begun, which is queued however much waits.
-
-        Raises:
-            QueueFull: the queue is full, or the item would wait too long.
-            Unavailable: the Runner is closing.
         """
         item = self._item(payload, deadline)
         self._enqueue((item,), None if is_admitted else item.work, deadline)

@@ -1,5 +1,6 @@
 """What is counted of one model's answers: the labels that it gave, how sure it was, and how long explanations took."""
 
+import threading
 import time
 from typing import Any
 
@@ -28,6 +29,7 @@ class ModelMeters:
         self._written = dict[int, tuple[Amount, Amount]]()
         self._explained = dict[str, Distribution]()
         self.passed_check: bool | None = None
+        self._writing = threading.Lock()  # a version is closed by another thread than the event loop's
         written_regularly(self)
 
     def answered(self, class_id: int, confidence: float) -> None:
@@ -64,6 +66,10 @@ class ModelMeters:
 
     def write(self) -> None:
         """Write to the metrics what was counted since the last time."""
+        with self._writing:
+            self._write()
+
+    def _write(self) -> None:
         for class_id, count in enumerate(self._counts):
             if count:
                 if class_id not in self._written:
@@ -71,5 +77,5 @@ class ModelMeters:
                     self._written[class_id] = Amount("predictions", *series), Amount("confidence", *series)
                 for amount, value in zip(self._written[class_id], (count, self._confidences[class_id]), strict=True):
                     amount.write(value)
-        for distribution in self._explained.values():
+        for distribution in [*self._explained.values()]:
             distribution.write()

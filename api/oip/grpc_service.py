@@ -280,7 +280,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         finally:
             seconds = time.perf_counter() - started
             name = record.model.partition(".")[0]  # whatever name the model was asked by
-            answered_by = record.answered_by or self._repository.models.get(name, "unknown" if name else "")
+            named = self._repository.models.get(name)
+            answered_by = record.answered_by or named or ("unknown" if name else "")
             CALLS.count(answered_by, f"/{SERVICE}/{call}", "", record.code.name, seconds)
             if self._log:
                 log_call(context, record.request_id, record.code, seconds, record.model, KEY_NAME.get())
