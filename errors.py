@@ -6,14 +6,16 @@
     │   ├── InvalidImage        400  not an image, corrupt, too small          (preprocessing.decode)
     │   └── TooLarge            413  bytes or pixels over the limit            (preprocessing.decode, api)
     ├── KeyRefused              401  no API key, or a wrong one                (api.auth)
-    ├── NotAllowed              403  the key may not do this                   (api.control)
+    ├── NotAllowed              403  the key may not do this                   (api.control, api.restrictions)
     ├── NotFound                404  no such model or version                  (serving.repository)
     ├── BodyTimeout             408  a request's body is late or too slow      (api.bodies)
     ├── QueueFull               429  too long a wait, or too many bytes     (runners, serving.gradcam, api.bodies)
+    │   └── QuotaReached        429  a quota of the key is used up          (api.quotas)
     ├── CallerGone              499  nobody waits for the answer any more      (serving.waiting, api.body)
     ├── Unavailable             503  starting, draining, self-check failed     (runners, serving)
     ├── DeadlineExceeded        504  the caller's deadline passed              (runners, serving)
     ├── InferenceFailed         500  the backend failed on this very item      (runners)
+    ├── RedisGone                    Redis did not answer in time              (serving.shared_redis)
     ├── CardError                    a card.toml that cannot be read           (models.card)
     ├── StoreError                   a model missing, damaged or refused       (models, serving, export)
     ├── KeysError                    the API keys' file, or none where it is due  (api.keys, api.auth)
@@ -70,6 +72,14 @@ class QueueFull(VitrineError):
         self.retry_after_s = retry_after_s
 
 
+class QuotaReached(QueueFull):
+    """A quota of the request's key is used up; `quota` is its name."""
+
+    def __init__(self, message: str, retry_after_s: int = 1, quota: str = "requests") -> None:
+        super().__init__(message, retry_after_s)
+        self.quota = quota
+
+
 class Unavailable(VitrineError):
     """The model (or the whole service) cannot answer now: starting, draining, or its self-check failed."""
 
@@ -88,6 +98,10 @@ class DeadlineExceeded(VitrineError):
 
 class InferenceFailed(VitrineError):
     """The backend raised on this item, also when it was run alone."""
+
+
+class RedisGone(VitrineError):
+    """Redis did not do in time what it was asked, or is left alone because of that."""
 
 
 class CardError(VitrineError):

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, FilePath, ValidationError, model_validator
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backends.devices import parse
@@ -31,6 +32,15 @@ def _longer_than_a_few_beats(seconds: float) -> float:
     if seconds != 0 and not 2 <= seconds < math.inf:
         raise ValueError("give 2 or more seconds, since a process beats every half second; or 0 to kill none")
     return seconds
+
+
+_REDIS_URL = re.compile(r"(redis|rediss)://[^\s/]+(/\d*)?(\?\S*)?|unix://\S+")
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    if not _REDIS_URL.fullmatch(url.get_secret_value()):
+        raise ValueError("give redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// for TLS, or unix://PATH")
+    return url
 
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?|https?://\[[0-9a-f:]+\](:[0-9]+)?")
@@ -83,6 +93,17 @@ class Settings(BaseSettings):
     model_control: bool = Field(
         False, description="Whether anybody may load and unload models where there is no file of keys."
     )
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = Field(
+        None, description="redis://HOST:PORT/DATABASE, where several servers count the quotas of keys together."
+    )
+    redis_ms: Annotated[float, Field(ge=1, le=1000)] = Field(
+        5.0, description="The longest that a request waits for Redis, which is then left alone for a while."
+    )
+    quotas_without_redis: Literal["local", "open", "closed"] = Field(
+        "local",
+        description="While Redis does not answer, a server counts quotas alone (local), counts nothing (open), or "
+        "refuses requests of keys that have quotas (closed).",
+    )
     default_model: str = "kidney-stone"
     models: Annotated[str, NoDecode] = Field(
         "", description="The models to serve, NAME or NAME:VERSION separated by commas; empty: all that are installed."
@@ -132,6 +153,9 @@ class Settings(BaseSettings):
     )
     cache_mb: Annotated[int, Field(ge=0)] = Field(
         0, description="Memory for answers to pictures that may come again; 0 keeps none."
+    )
+    cache_shared_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = Field(
+        0, description="How long Redis keeps those answers for other servers; 0: only this one has them."
     )
     cors_origins: Annotated[str, NoDecode, AfterValidator(_known_origins)] = Field(
         "", description="The origins whose pages may call the API, such as https://a.example, by commas; empty: none."
@@ -212,12 +236,17 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         reasons = [
-            f"{PREFIX}{str(detail['loc'][0]).upper()}={detail['input']!r}: {detail['msg']}"
+            f"{PREFIX}{str(detail['loc'][0]).upper()}={_shown(detail)}: {detail['msg']}"
             if detail["loc"]
             else detail["msg"].removeprefix("Value error, ")
             for detail in error.errors()
         ]
         raise SettingsError("\n".join(reasons)) from error
+
+
+def _shown(detail: ErrorDetails) -> str:
+    """Return the value that is not allowed; the address of Redis may hold a password, so it is not shown."""
+    return "…" if detail["loc"][0] == "redis_url" else repr(detail["input"])
 
 
 def warnings_of(settings: Settings) -> list[str]:
@@ -231,6 +260,12 @@ def warnings_of(settings: Settings) -> list[str]:
         warnings.append("VITRINE_ALLOW_ANONYMOUS does nothing beside VITRINE_API_KEYS_FILE: a key is asked for.")
     if settings.api_keys_file is not None and settings.model_control:
         warnings.append("VITRINE_MODEL_CONTROL does nothing beside VITRINE_API_KEYS_FILE: `keys add --admin` decides.")
+    if settings.redis_url is None and settings.cache_shared_seconds:
+        warnings.append("VITRINE_CACHE_SHARED_SECONDS does nothing without VITRINE_REDIS_URL.")
+    elif settings.cache_shared_seconds and not settings.cache_mb:
+        warnings.append("VITRINE_CACHE_SHARED_SECONDS does nothing without VITRINE_CACHE_MB: give it some memory.")
+    elif settings.redis_url is not None and settings.api_keys_file is None and not settings.cache_shared_seconds:
+        warnings.append("VITRINE_REDIS_URL does nothing without VITRINE_API_KEYS_FILE or VITRINE_CACHE_SHARED_SECONDS.")
     if settings.models_dir is not None and not settings.models_dir.is_dir():
         warnings.append(f"VITRINE_MODELS_DIR={settings.models_dir} is no folder, so no model of it is served.")
     names = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.is_file() else ())}

@@ -33,7 +33,10 @@ from settings import Settings
 
 STATIC = Path(__file__).parent / "static"
 DOCUMENTATION = STATIC.with_name("documentation")
-SHARED_HEADERS = ("X-Request-ID", "X-Process-Time", "Server-Timing", "Retry-After", "Cache-Status")
+SHARED_HEADERS = (
+    *("X-Request-ID", "X-Process-Time", "Server-Timing", "Retry-After", "Cache-Status"),
+    *("RateLimit", "RateLimit-Policy"),
+)
 """What pages of other origins may read of an answer's headers."""
 PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 

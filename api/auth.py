@@ -2,11 +2,16 @@
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from api.grants import Grant
 from api.keys import Keys, read_keys
 from errors import KeyRefused, KeysError
 from settings import Settings
+
+if TYPE_CHECKING:
+    from api.quotas import Quotas
+    from serving.shared_redis import SharedRedis
 
 PATHS: Mapping[str, frozenset[str]] = {
     "health": frozenset(("/health", "/health/live", "/health/ready", "/livez", "/healthz", "/readyz"))
@@ -16,6 +21,8 @@ PATHS: Mapping[str, frozenset[str]] = {
 }
 """The paths that each word of VITRINE_API_KEYS_EXEMPT opens, without trailing slashes; statistics are not health."""
 FOLDERS = {"docs": "/docs/files/"}
+UNCOUNTED = frozenset().union(*PATHS.values())
+"""The paths that cost a key none of its requests."""
 PAGE_FOLDER = "/static/"
 HEALTH_CALLS = frozenset(
     ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady")
@@ -30,10 +37,11 @@ class Authenticator:
     Args:
         keys: the keys that there are.
         exempt: words of `PATHS`.
+        quotas: counts what keys use of their quotas; without it, no key that is restricted is let in.
     """
 
-    def __init__(self, keys: Keys, exempt: Iterable[str]) -> None:
-        self.keys = keys
+    def __init__(self, keys: Keys, exempt: Iterable[str], quotas: "Quotas | None" = None) -> None:
+        self.keys, self._quotas = keys, quotas
         exempt = frozenset(exempt)
         self._open_paths = frozenset().union(*(PATHS[word] for word in exempt))
         self._open_folders = (PAGE_FOLDER, *(FOLDERS[word] for word in exempt if word in FOLDERS))
@@ -64,6 +72,19 @@ class Authenticator:
             KeyRefused: there is no key, or a wrong one.
         """
         return self._key_name(metadata, self._health_is_open and method in HEALTH_CALLS)
+
+    def grant_of(self, key_name: str) -> Grant | None:
+        """Return what a request with the key of this name may do; None for a key that is not restricted.
+
+        Raises:
+            KeyRefused: there is nothing to count its quotas with.
+        """
+        restrictions = self.keys.restricted.get(key_name)
+        if restrictions is None:
+            return None
+        if self._quotas is None:
+            raise KeyRefused(f"The key {key_name!r} is restricted, and quotas are not counted here.")
+        return Grant(key_name, restrictions, self._quotas)
 
     def _key_name(self, headers: Headers, is_open: bool) -> str:
         key = find_key(headers)
@@ -108,11 +129,18 @@ def check_listening(settings: Settings, *hosts: str) -> None:
         )
 
 
-def authenticator_for(settings: Settings) -> Authenticator | None:
-    """Return what checks keys, or None where the settings ask for none."""
+def authenticator_for(settings: Settings, redis: "SharedRedis | None" = None) -> Authenticator | None:
+    """Return what checks keys, or None where the settings ask for none.
+
+    Args:
+        settings: what the operator set.
+        redis: where several servers count quotas together.
+    """
     if settings.api_keys_file is None:
         return None
-    return Authenticator(Keys(settings.api_keys_file), settings.exempt)
+    from api.quotas import Quotas  # its library takes a tenth of a second to import
+
+    return Authenticator(Keys(settings.api_keys_file), settings.exempt, Quotas.of_settings(settings, redis))
 
 
 def _bytes(value: str | bytes) -> bytes:

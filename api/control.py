@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from api.grants import check_scope
 from api.keys import Keys
 from errors import InvalidInput, NotAllowed
 from serving.follower import Follower
@@ -64,7 +65,7 @@ class ModelControl:
             NotFound: there is no such model.
             Unavailable: the model failed its self-check, or another process did not follow.
         """
-        follower = self._follower_for(key_name)
+        follower = self._follower_for(key_name, name)
         if parameters:
             names = ", ".join(sorted(map(str, parameters)))[:80] if isinstance(parameters, Iterable) else "those"
             raise InvalidInput(f"A model is loaded as it was imported: send no parameters ({names}).")
@@ -78,10 +79,10 @@ class ModelControl:
             NotFound: there is no such model.
             Unavailable: another process did not follow.
         """
-        await self._follower_for(key_name).unload(name.partition(".")[0])
+        await self._follower_for(key_name, name).unload(name.partition(".")[0])
 
-    def _follower_for(self, key_name: str | None) -> Follower:
-        """Return what changes the models, if the caller may."""
+    def _follower_for(self, key_name: str | None, name: str) -> Follower:
+        """Return what changes the models, if the caller may change this one."""
         if self._keys is not None and not self._keys.is_admin(key_name or ""):
             raise NotAllowed(
                 f"The key {key_name!r} may not load or unload models; one of `vitrine keys add NAME --admin` may."
@@ -91,6 +92,7 @@ class ModelControl:
                 "Clients may not load or unload models here: ask for keys, one of them with `vitrine keys add NAME "
                 "--admin`, or set VITRINE_MODEL_CONTROL=true."
             )
+        check_scope(name.partition(".")[0])
         return self._follower
 
 

@@ -12,6 +12,7 @@ from api.aliases import with_aliases
 from api.answers import batch_json, classification_fields, origin_fields, prediction_json
 from api.body import Upload, read_many, read_one
 from api.caller import HttpCaller, TimedJson, timing_headers
+from api.grants import charge_items, check_scope
 from api.parameters import ExplanationQuery, PredictionQuery
 from api.problems import problem_of
 from api.progress import ProgressResponse, wants_progress
@@ -51,9 +52,12 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
     card = as_image_card(model.card)
     query = PredictionQuery.read(request.scope["query_string"], card)
     deadline, parameters = predictor.deadline(query.timeout_ms), query.parameters(card, predictor.top_k)
-    if not parameters.with_heatmap:
+    if parameters.with_heatmap:
+        check_scope(model.name, "explain")
+    else:
         model.check_room(for_lanes=False)  # before the body is read
     upload, caller = await read_one(request), HttpCaller(request)
+    await charge_items(1)
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
     request_id, form = request.state.request_id, query.label_form(card)
     if not parameters.with_heatmap and not card.answer.also:
@@ -73,9 +77,12 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     started, card = time.monotonic(), as_image_card(model.card)
     query = PredictionQuery.read(request.scope["query_string"], card)
     deadline, parameters = predictor.deadline(query.timeout_ms), query.parameters(card, predictor.top_k)
-    if not parameters.with_heatmap:
+    if parameters.with_heatmap:
+        check_scope(model.name, "explain")
+    else:
         model.check_room()  # before the body is read
     uploads, caller = await read_many(request, card.limits.max_items), HttpCaller(request)
+    await charge_items(len(uploads))
     request_id, form = request.state.request_id, query.label_form(card)
     payloads = [upload.data for upload in uploads]
     results = await predictor.predict_images(model, payloads, parameters, deadline, caller)
@@ -105,6 +112,7 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request) ->
         model.check_room()
     deadline = predictor.deadline(query.timeout_ms)
     upload = await read_one(request)
+    await charge_items(1)
     explanation_request = query.request(upload.data, card, method)
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     if query.format == "png" and max(len(explanation_request.targets), explanation_request.top) > 1:
@@ -148,6 +156,7 @@ async def explain_batch(predictor: Predictor, model: LoadedModel, request: Reque
         model.check_room()
     deadline = predictor.deadline(query.timeout_ms)
     uploads = await read_many(request, card.limits.max_items)
+    await charge_items(len(uploads))
     request_id, form = request.state.request_id, query.label_form(card)
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     requests = [query.request(upload.data, card, method) for upload in uploads]

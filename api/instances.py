@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from api.grants import charge_items
 from api.json_values import decode_base64
 from api.row_explanations import explanation_facts
 from api.rows import flat_row
@@ -84,6 +85,7 @@ async def predict_instances(
     """
     card = model.card
     _check_count(card, instances)
+    await charge_items(len(instances.values))
     if isinstance(card, ImageCard):
         payloads = await asyncio.to_thread(image_payloads, instances, card)  # which may be megabytes
         settled = await predictor.predict_images(model, payloads, parameters, deadline, caller)
@@ -108,6 +110,7 @@ async def explain_instances(
     """
     card = model.card
     _check_count(card, instances)
+    await charge_items(len(instances.values))
     if not isinstance(card, ImageCard):
         payload = row_payload(instances, card)
         request = RowExplanationRequest()

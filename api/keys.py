@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import hmac
+import json
 import logging
 import os
 import secrets
@@ -15,13 +16,14 @@ import stat
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from api.restrictions import Restrictions
 from atomic_write import atomic_write
 from errors import KeysError
 from regular_file import READ_LIMIT_S, read_regular_file, read_within
@@ -38,10 +40,11 @@ LOG_INTERVAL_S = 60.0
 _HEADER = "# Keys of Vitrine's API, each as its SHA-256; `vitrine keys` writes this file anew.\n"
 
 
-class Entry(BaseModel):
-    """One key: its name, its SHA-256 in hexadecimal, the day it was made, and whether it may load and unload models."""
+UNRESTRICTED = Restrictions()
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Entry(Restrictions):
+    """One key: its name, its SHA-256 in hexadecimal, the day it was made, and whether it may load and unload models."""
 
     name: Annotated[str, Field(pattern=f"^{NAME}$")]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -65,6 +68,8 @@ class Keys:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries, self._admins = list[tuple[str, str]](), frozenset[str]()
+        self.restricted: Mapping[str, Restrictions] = {}
+        """The scope and the quotas of each key that has any, by its name."""
         self._last_state: tuple[int, ...] | None = None
         self._looking_since: float | None = None
         self._logged_problem, self._logged_at = "", 0.0
@@ -121,6 +126,8 @@ class Keys:
             return
         try:
             entries = read_keys(self._path, read_regular_file)
+            # First, so that no key is known without its restrictions.
+            self.restricted = {entry.name: entry for entry in entries if entry.restrictions()}
             self._entries = [(entry.name, entry.sha256) for entry in entries]
             self._admins = frozenset(entry.name for entry in entries if entry.admin)
         except KeysError as error:
@@ -172,13 +179,14 @@ def read_keys(path: Path, read: Callable[[Path], bytes] = read_within) -> list[E
     return entries
 
 
-def add_key(path: Path, name: str, *, admin: bool = False) -> str:
+def add_key(path: Path, name: str, *, admin: bool = False, restrictions: Restrictions = UNRESTRICTED) -> str:
     """Make a key, and the file if it is not there; the key is returned this once and kept nowhere.
 
     Args:
         path: the file.
         name: whose key it is.
         admin: whether it may load and unload models.
+        restrictions: its scope and its quotas.
 
     Raises:
         KeysError: there is one of that name, or the file cannot be read or written.
@@ -188,7 +196,8 @@ def add_key(path: Path, name: str, *, admin: bool = False) -> str:
         if name in [entry.name for entry in entries]:
             raise KeysError(f"{path} has a key {name} already; remove it, or choose another name.")
         today = datetime.now(UTC).date()
-        entries.append(Entry(name=name, sha256=digest_of(key.encode()), created=today, admin=admin))
+        digest, limits = digest_of(key.encode()), restrictions.restrictions()
+        entries.append(Entry(name=name, sha256=digest, created=today, admin=admin, **limits))
     return key
 
 
@@ -199,11 +208,19 @@ def remove_key(path: Path, name: str) -> None:
         KeysError: there is none of that name, or the file cannot be read or written.
     """
     with _changing(path) as entries:
-        kept = [entry for entry in entries if entry.name != name]
-        if len(kept) == len(entries):
-            known = ", ".join(entry.name for entry in entries) or "none"
-            raise KeysError(f"{path} has no key {name}; it has: {known}.")
-        entries[:] = kept
+        del entries[_place_of(name, entries, path)]
+
+
+def restrict_key(path: Path, name: str, restrictions: Restrictions) -> None:
+    """Give a key another scope and other quotas, in place of all that it had.
+
+    Raises:
+        KeysError: there is none of that name, or the file cannot be read or written.
+    """
+    with _changing(path) as entries:
+        place = _place_of(name, entries, path)
+        old = entries[place].model_dump(include={"name", "sha256", "created", "admin"})
+        entries[place] = Entry(**old, **restrictions.restrictions())
 
 
 def file_warnings(path: Path | None) -> list[str]:
@@ -221,6 +238,14 @@ def file_warnings(path: Path | None) -> list[str]:
     if path is not None and not entries:
         warnings.append(f"{path} has no key yet, so nobody is let in: `vitrine keys add NAME --file {path}` makes one.")
     return warnings
+
+
+def _place_of(name: str, entries: list[Entry], path: Path) -> int:
+    for place, entry in enumerate(entries):
+        if entry.name == name:
+            return place
+    known = ", ".join(entry.name for entry in entries) or "none"
+    raise KeysError(f"{path} has no key {name}; it has: {known}.")
 
 
 @contextlib.contextmanager
@@ -246,6 +271,7 @@ def _write(path: Path, entries: list[Entry]) -> None:
     tables = [
         f'\n[[key]]\nname = "{entry.name}"\nsha256 = "{entry.sha256}"\ncreated = {entry.created.isoformat()}\n'
         + "admin = true\n" * entry.admin
+        + "".join(f"{limit} = {json.dumps(value)}\n" for limit, value in entry.restrictions().items())
         for entry in entries
     ]
     with atomic_write(path, private=True) as file:  # a server of another user can read it as before

@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.body import read_json
 from api.caller import HttpCaller, timing_headers
+from api.grants import check_scope
 from api.instances import Instances, Predicted, explain_instances, predict_instances
 from api.openapi import instances_body
 from api.operation import Operation, at_paths
@@ -76,6 +77,7 @@ class KServeV1:
     async def predict(self, request: Request) -> Response:
         """Predict the pictures or rows in `instances`, all or none: the probabilities of each in label order."""
         model = requested_model(self._repository, request)
+        check_scope(model.name, "predict")
         model.check_room(for_lanes=not isinstance(model.card, RowCard))
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
@@ -86,6 +88,7 @@ class KServeV1:
     async def explain(self, request: Request) -> Response:
         """Predict the pictures or rows in `instances`, with a map or the attributions of each."""
         model = requested_model(self._repository, request)
+        check_scope(model.name, "explain")
         model.check_explainable()
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)

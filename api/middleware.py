@@ -14,8 +14,9 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import PATHS, Authenticator
+from api.auth import PATHS, UNCOUNTED, Authenticator
 from api.bodies import Bodies, Body
+from api.grants import GRANT, Grant
 from api.problems import CALLER_GONE, problem_response
 from api.refusals import refuse
 from api.request_meter import RequestMeter
@@ -47,6 +48,7 @@ class _Exchange:
     status: int = 0
     sent_bytes: int = 0
     key_name: str = ""
+    grant: Grant | None = None
 
     def seconds(self) -> float:
         """Return the time since the request came."""
@@ -92,6 +94,7 @@ class Middleware:
         path = scope["path"].rstrip("/") or "/"
         exchange = _Exchange(request_id, scope["method"], path, started)
         body = Body(self._bodies)
+        incoming: Receive = partial(body.receive, receive)
         announced = announced_bytes(headers.get(b"content-length", b""))
         state = {**scope.get("state", {}), "request_id": request_id, "body": body}
         scope = dict(scope, path=path, state=state)
@@ -106,6 +109,8 @@ class Middleware:
                     (b"x-process-time", b"%.6f" % exchange.seconds()),
                 ]
                 message["headers"] = [*message.get("headers", ()), *own, *_HARDENING]
+                if exchange.grant is not None:
+                    message["headers"] += exchange.grant.headers()
             else:
                 exchange.sent_bytes += len(message.get("body", b""))
             await send(message)
@@ -116,9 +121,16 @@ class Middleware:
             if self._authenticator is not None:  # before the body is read
                 exchange.key_name = self._authenticator.authenticate_http(path, wants_page(scope), scope["headers"])
                 state["key_name"] = exchange.key_name
+                exchange.grant = self._authenticator.grant_of(exchange.key_name)
             if announced:
                 self._bodies.check_size(announced)
-            await self._app(scope, partial(body.receive, receive), send_with_id)
+            if exchange.grant is not None:
+                GRANT.set(exchange.grant)
+                if path not in UNCOUNTED:
+                    await exchange.grant.charge_request(announced)
+                    if not announced:
+                        incoming = exchange.grant.metered(incoming)
+            await self._app(scope, incoming, send_with_id)
         except Exception as error:
             if exchange.status == 0:
                 response = problem_response(error, state["request_id"])
@@ -129,6 +141,8 @@ class Middleware:
             elif not isinstance(error, VitrineError):
                 logger.error("request %s failed after its answer began", exchange.request_id, exc_info=error)
         finally:
+            if exchange.grant is not None:
+                GRANT.set(None)
             body.release()
             self._record(exchange, state, scope.get("client"))
 

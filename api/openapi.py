@@ -16,9 +16,10 @@ REFERENCE = "#/components/schemas/{model}"
 PROBLEMS = {
     400: "Not what the model takes, damaged, wrong field or parameter",
     401: "No API key, or a wrong one; only where keys are asked for",
+    403: "The key may not use the model, or not for this",
     404: "Unknown model; the known ones are listed",
     413: "Too many bytes or pixels",
-    429: "It would wait too long, or be late; see Retry-After",
+    429: "It would wait too long, or be late, or a quota of the key is used up; see Retry-After",
     503: "Starting, draining, or the self-check failed",
     504: "The deadline passed",
 }

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import errors
-from api.schemas import Problem
+from api.schemas import Problem, QuotaProblem
 
 logger = logging.getLogger("vitrine.api")
 
@@ -42,13 +42,14 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
         status = next((code for kind, code in STATUS if isinstance(error, kind)), 500)
         detail = str(error) if status != 500 else f"Something failed on our side. The log has it under {request_id}."
     detail = printable(detail)
-    return Problem(
+    problem = Problem(
         title=HTTPStatus(status).phrase if status != CALLER_GONE else "Client Closed Request",
         status=status,
         detail=detail,
         error=detail,
         request_id=request_id,
     )
+    return QuotaProblem.of(problem, error.quota) if isinstance(error, errors.QuotaReached) else problem
 
 
 def problem_response(error: BaseException, request_id: str) -> Response:
@@ -65,4 +66,4 @@ def problem_response(error: BaseException, request_id: str) -> Response:
         headers["Connection"] = "close"  # the rest of the body may never come
     if problem.status == 500:
         logger.error("request %s failed", request_id, exc_info=error)
-    return Response(problem.model_dump_json(), problem.status, headers, "application/problem+json")
+    return Response(problem.model_dump_json(by_alias=True), problem.status, headers, "application/problem+json")

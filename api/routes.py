@@ -9,9 +9,11 @@ from starlette.responses import Response
 
 from api import images, rows
 from api.aliases import AnswerSchemas
+from api.grants import check_scope
 from api.openapi import image_body, images_body, row_body, rows_body
 from api.operation import Operation
 from api.parameters import ExplanationQuery, prediction_query
+from api.restrictions import Action
 from api.row_explanations import row_explanation_query
 from models.card import Card, ImageCard
 from serving.loaded_model import LoadedModel
@@ -51,11 +53,13 @@ class PredictionRoutes:
     def _endpoint(self, action: Answerer, name: str | None = None) -> Callable[[Request], Awaitable[Response]]:
         """Return an endpoint for the model of this name, else for the one in the path, else for the default one."""
         repository, predictor = self._repository, self._predictor
+        kind: Action = "explain" if action.__name__.startswith("explain") else "predict"
 
         async def endpoint(request: Request) -> Response:
             path = request.path_params
             model = repository.get(name or path.get("name"), path.get("version"))
             request.scope["state"]["model"] = model
+            check_scope(model.name, kind)
             return await action(predictor, model, request)
 
         return endpoint

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from api.answers import origin_fields
 from api.body import read_json
 from api.caller import HttpCaller, TimedJson, timing_headers
+from api.grants import charge_items, check_scope
 from api.parameters import prediction_query
 from api.problems import problem_of
 from api.row_answers import row_answers, row_batch_json
@@ -47,6 +48,9 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
     body = await read_json(request, card.limits.max_bytes)
     rows, are_many = _rows(body, card, batch=batch)
     parameters = query.parameters(card, predictor.top_k)
+    if parameters.with_heatmap:
+        check_scope(model.name, "explain")
+    await charge_items(len(rows))
     predictions = await predictor.predict_rows(model, rows, parameters, deadline, HttpCaller(request))
     if not are_many and predictions.problems:
         raise predictions.problems[0]
@@ -82,6 +86,7 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request, *,
         raise InvalidInput("format='png': a picture is of one row. Send one to /explain, or ask for format=json.")
     if len(rows) > MOST_EXPLAINED_ROWS:
         raise too_many_rows(len(rows))
+    await charge_items(len(rows))
     parameters, caller = query.parameters(card, predictor.top_k), HttpCaller(request)
     predictions = await predictor.explain_rows(model, rows, explanation_request, parameters, deadline, caller)
     if not are_many and predictions.problems:

@@ -115,6 +115,9 @@ class ExplainedPrediction(Prediction):
     )
 
 
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details; `error` repeats the detail for clients of the Open Inference Protocol."""
 
@@ -124,6 +127,21 @@ class Problem(BaseModel):
     detail: str
     error: str
     request_id: str
+
+
+class QuotaProblem(Problem):
+    """Problem details of a request that a quota of its key refuses, which they name."""
+
+    violated_policies: list[str] = Field(serialization_alias="violated-policies")
+
+    @classmethod
+    def of(cls, problem: Problem, quota: str) -> "QuotaProblem":
+        """Return a problem as that of a quota.
+
+        Source: draft-ietf-httpapi-ratelimit-headers-10, which registers the type.
+        """
+        fields = problem.model_dump() | {"type": QUOTA_EXCEEDED, "title": "Quota Exceeded"}
+        return cls(**fields, violated_policies=[quota])
 
 
 class BatchError(BaseModel):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from starlette.types import ASGIApp
@@ -24,6 +24,9 @@ from models.package import StoredModel
 from models.served_versions import ServedVersions
 from serving.process import PredictionProcess
 from settings import Settings, warnings_of
+
+if TYPE_CHECKING:
+    from serving.shared_redis import SharedRedis
 
 logger = logging.getLogger("vitrine")
 
@@ -46,8 +49,9 @@ class Server:
         self, settings: Settings, stored: Sequence[StoredModel], followed: FollowedFolders | None = None
     ) -> None:
         self._settings = settings
-        self._process = PredictionProcess(settings, stored, followed)
-        self._authenticator = authenticator_for(settings)
+        self._redis = _shared_redis(settings)
+        self._process = PredictionProcess(settings, stored, followed, self._redis)
+        self._authenticator = authenticator_for(settings, self._redis)
         keys = self._authenticator.keys if self._authenticator is not None else None
         self._control = ModelControl(
             self._process.follower, keys, is_open=settings.model_control, origins=settings.origins
@@ -94,6 +98,8 @@ class Server:
         for warning in await asyncio.to_thread(self._warnings):
             logger.warning("%s", warning)
         sweeps = [self._bodies.sweep, self._connections.sweep]
+        if self._redis is not None:
+            await self._redis.start()
         if self._authenticator is not None:
             await asyncio.to_thread(self._authenticator.keys.start)
             sweeps.append(self._authenticator.keys.check_reading)
@@ -126,9 +132,20 @@ class Server:
         if self._authenticator is not None:
             self._authenticator.keys.stop()
         await self._process.stop()
+        if self._redis is not None:
+            await self._redis.stop()
 
     def _warnings(self) -> list[str]:
         return warnings_of(self._settings) + file_warnings(self._settings.api_keys_file)
+
+
+def _shared_redis(settings: Settings) -> "SharedRedis | None":
+    """Return what asks Redis, or None where the settings name none."""
+    if settings.redis_url is None:
+        return None
+    from serving.shared_redis import SharedRedis  # its library takes a while to import
+
+    return SharedRedis(settings.redis_url.get_secret_value(), settings.redis_ms / 1000)
 
 
 def check_serve_command(settings: Settings, served: ServedVersions, default_host: str) -> None:

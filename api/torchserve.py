@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.body import is_json, read_json, read_one
 from api.caller import HttpCaller, timing_headers
+from api.grants import check_scope
 from api.instances import Instances, Predicted, explain_instances, predict_instances
 from api.kserve_v1 import read_instances
 from api.openapi import torchserve_body
@@ -62,6 +63,7 @@ class TorchServe:
     async def predictions(self, request: Request) -> Response:
         """The five most probable labels of a picture or row, each with its probability; a regressor's values."""
         model = requested_model(self._repository, request)
+        check_scope(model.name, "predict")
         model.check_room(for_lanes=isinstance(model.card, ImageCard))
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)
@@ -73,6 +75,7 @@ class TorchServe:
     async def explanations(self, request: Request) -> Response:
         """Where the model looked in a picture for its label, one channel of numbers; or a row's attributions."""
         model = requested_model(self._repository, request)
+        check_scope(model.name, "explain")
         model.check_explainable()
         instances, parameters, deadline = await self._read(request, model)
         caller = HttpCaller(request)

@@ -13,7 +13,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it whe
 
 COMMANDS = {
     "explain": "Draw an explained prediction; measure explanations against a truth.",
-    "keys": "Add, list and remove the keys that the API asks for.",
+    "keys": "Add, restrict, list and remove the keys that the API asks for.",
     "models": "List, add, import, compare, verify and remove models.",
     "serve": "Import the shipped models, then start the server; Ctrl-C stops it.",
     "tune": "Find by measuring how a model runs best on this machine.",

@@ -67,6 +67,10 @@ class Metrics:
     cache: Counter
     early_exit: Counter
     limits: Counter
+    quota_refusals: Counter
+    without_redis: Counter
+    redis_failures: Counter
+    shared_answers: Counter
 
 
 _making = threading.Lock()
@@ -116,6 +120,16 @@ def _make() -> Metrics:
             "vitrine_early_exit", "Pictures of a model with an early exit, by who answered.", (*MODEL, "by")
         ),
         limits=Counter("vitrine_limits_reached", "Times that clients reached a limit of the server.", ["limit"]),
+        quota_refusals=Counter("vitrine_quota_refusals", "Requests refused by a quota of their key.", ["key", "quota"]),
+        without_redis=Counter(
+            "vitrine_quota_without_redis",
+            "Times that a quota was to be counted while Redis did not answer.",
+            ["decision"],
+        ),
+        redis_failures=Counter(
+            "vitrine_redis_failures", "Times that Redis failed or was late, and was left alone.", ["reason"]
+        ),
+        shared_answers=Counter("vitrine_cache_shared", "Answers looked up in Redis, by outcome.", ["outcome"]),
         out_of_memory=Counter("vitrine_out_of_memory", "Batches that did not fit the device, and were halved.", MODEL),
     )
 

@@ -12,6 +12,7 @@ from cachetools import LRUCache
 
 from runners.metrics import metrics
 from runners.runner import Answer
+from serving.shared_answers import SharedAnswers
 
 MAX_PICTURE_BYTES = 2**18
 """The digest of a larger picture would hold up the event loop for more than 0.2 ms, so its answer is not kept."""
@@ -26,10 +27,11 @@ class ResponseCache:
 
     Args:
         max_bytes: the memory for all answers, as far as they can be counted; 0 keeps none.
+        shared: the answers that other servers keep, too; None where each keeps its own.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, max_bytes: int, shared: SharedAnswers | None = None) -> None:
+        self._max_bytes, self._shared = max_bytes, shared
         self._lock = threading.Lock()
         self._answers: LRUCache[bytes, Answer[Any]] = LRUCache(
             max_bytes, getsizeof=lambda answer: ENTRY_OVERHEAD_BYTES + size_of(answer.value)
@@ -68,12 +70,37 @@ class ResponseCache:
         metrics().cache.labels(name, version, "miss" if answer is None else "hit").inc()
         return answer and answer._replace(queue_ms=0.0, decode_ms=0.0, infer_ms=0.0, cached=True)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers keep answers, too."""
+        return self._shared is not None
+
+    async def fetch(self, *keys: bytes | None) -> None:
+        """Take the answers that other servers kept, so that `get` has them; those that are here are not asked for."""
+        if self._shared is None:
+            return
+        with self._lock:
+            missing = [key for key in dict.fromkeys(keys) if key is not None and key not in self._answers]
+        for key, answer in (await self._shared.fetch(missing) if missing else {}).items():
+            self._keep_here(key, answer)
+
     def keep(self, key: bytes, answer: Answer[Any]) -> None:
         """Keep an answer at the cost of the oldest ones; one that is larger than the whole cache is not kept."""
         kept = answer._replace(value=_without_views(answer.value))
+        self._keep_here(key, kept)
+        if self._shared is not None:
+            self._shared.keep(key, kept)
+
+    def _keep_here(self, key: bytes, kept: Answer[Any]) -> None:
         with self._lock:
             if key not in self._answers and self._answers.getsizeof(kept) <= self._max_bytes:
                 self._answers[key] = kept
+
+    def kept(self, key: bytes | None, future: "Future[Answer[Any]]") -> "Future[Answer[Any]]":
+        """Return a future whose answer will be kept, unless its key is None."""
+        if key is not None:
+            future.add_done_callback(lambda done: self.keep_result(key, done))
+        return future
 
     def keep_result(self, key: bytes, done: "Future[Answer[Any]]") -> None:
         """Keep the result of a submission, if it is an answer."""
@@ -82,6 +109,13 @@ class ResponseCache:
 
 
 NO_CACHE = ResponseCache(0)
+
+
+def answered(answer: Answer[Any]) -> "Future[Answer[Any]]":
+    """Return a future that has its answer."""
+    future = Future[Answer[Any]]()
+    future.set_result(answer)
+    return future
 
 
 def _without_views(value: Any) -> Any:

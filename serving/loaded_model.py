@@ -16,7 +16,7 @@ from runners.awaiting import awaitable
 from runners.cores import CoreShare
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats, Series, add_stats
-from serving.cache import NO_CACHE, ResponseCache
+from serving.cache import NO_CACHE, ResponseCache, answered
 from serving.explainable import no_gradient_reason, not_explainable_reason
 from serving.gauges import model_gauges
 from serving.loading import LoadedPipeline, Role
@@ -133,22 +133,22 @@ class LoadedModel:
             QueueFull: the payload would wait too long, or be late.
             Unavailable: the model is not ready.
         """
-        runner, key = self._ready_runner(), self._cache.key(self.tag, payload)
+        runner, key = self._ready_runner(), self._key(payload)
         if key is None:
             return runner.submit(payload, deadline, is_admitted=is_admitted)
         if (answer := self._cache.get(self.tag, key)) is not None:
-            return _answered(answer)
-        return self._kept(key, runner.submit(payload, deadline, is_admitted=is_admitted))
+            return answered(answer)
+        return self._cache.kept(key, runner.submit(payload, deadline, is_admitted=is_admitted))
 
     def submit_all(self, payloads: Sequence[Any], deadline: float | None = None) -> "list[Future[Answer[Any]]]":
         """Queue the payloads of one request, but for those answered before: all or none; arguments as of `submit`."""
         runner = self._ready_runner()
-        keys = [self._cache.key(self.tag, payload) for payload in payloads]
+        keys = [self._key(payload) for payload in payloads]
         cached = [self._cache.get(self.tag, key) if key is not None else None for key in keys]
         others = [payload for payload, answer in zip(payloads, cached, strict=True) if answer is None]
         queued = iter(runner.submit_all(others, deadline) if others else ())
         return [
-            self._kept(key, next(queued)) if answer is None else _answered(answer)
+            self._cache.kept(key, next(queued)) if answer is None else answered(answer)
             for key, answer in zip(keys, cached, strict=True)
         ]
 
@@ -165,12 +165,18 @@ class LoadedModel:
         """
         gathered = self._lanes.gathered if self._lanes else None
         if gathered is None or self.state != "ready" or self._cache.keeps(payload) or not gathered.takes(payload):
+            await self.fetch([payload])
             return await wait_for(awaitable(self.submit(payload, deadline)), deadline, caller)
         answer = gathered.submit(payload, deadline)
         try:
             return await answer
         finally:
             del answer  # whose error leads back to this frame
+
+    async def fetch(self, payloads: Sequence[Any]) -> None:
+        """Take the answers to these payloads that other servers kept."""
+        if self._cache.is_shared:
+            await self._cache.fetch(*map(self._key, payloads))
 
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
@@ -248,6 +254,9 @@ class LoadedModel:
             self.state, self.detail = "checking", "replaying its goldens"
             return self._lanes
 
+    def _key(self, payload: Any) -> bytes | None:
+        return self._cache.key(self.tag, payload, (self.runtime, self.device))  # which compute other last digits
+
     def _ready_runner(self) -> Runner[Any, Any, Any]:
         if self.state != "ready" or self._lanes is None:
             raise self._unavailable()
@@ -261,12 +270,6 @@ class LoadedModel:
         if loaded.checks_batches and (seconds := check.in_batches(loaded.pipeline, loaded.plan, share)):
             runner.measured(check.payloads, seconds)
         self.meters.passed_check = True
-
-    def _kept(self, key: Any, future: "Future[Answer[Any]]") -> "Future[Answer[Any]]":
-        """Return a future whose answer will be kept, unless its key is None."""
-        if key is not None:
-            future.add_done_callback(lambda done: self._cache.keep_result(key, done))
-        return future
 
     def _unavailable(self) -> Unavailable:
         message = self._role.unavailable_message.format(name=self.name, state=self.state, detail=self.detail)
@@ -289,9 +292,3 @@ class LoadedModel:
             self.state, self.detail = "failed", detail
         self._role.logger.error("%s: %s", self.name, detail, exc_info=None if is_explained else error)
         self.close(1.0)  # nothing is in flight
-
-
-def _answered(answer: Answer[Any]) -> "Future[Answer[Any]]":
-    future = Future[Answer[Any]]()
-    future.set_result(answer)
-    return future

@@ -99,6 +99,7 @@ class Predictor:
                 return self._images.predict(model, payload, parameters, deadline)
 
             return await settle_few_at_once(predict, payloads, deadline, caller, at_once(model))
+        await model.fetch(payloads)
         submitted = model.submit_all(payloads, deadline)
         waiting = asyncio.gather(*map(awaitable, submitted), return_exceptions=True)
         return [

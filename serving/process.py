@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from errors import CardError
 from models import registry
@@ -22,9 +22,13 @@ from serving.options import RunnerOptions
 from serving.predictor import Predictor
 from serving.repository import ModelRepository
 from serving.run_state import RunState, last_served
+from serving.shared_answers import SharedAnswers
 from serving.shutdown import end_within
 from serving.startup import run_folder
 from settings import Settings
+
+if TYPE_CHECKING:
+    from serving.shared_redis import SharedRedis
 
 
 class PredictionProcess:
@@ -34,15 +38,23 @@ class PredictionProcess:
         settings: what the operator set.
         stored: the versions to serve.
         followed: where others come from while the server runs; None where nothing changes.
+        redis: where servers keep answers for each other.
     """
 
     def __init__(
-        self, settings: Settings, stored: Sequence[StoredModel], followed: FollowedFolders | None = None
+        self,
+        settings: Settings,
+        stored: Sequence[StoredModel],
+        followed: FollowedFolders | None = None,
+        redis: "SharedRedis | None" = None,
     ) -> None:
         followed = followed or FollowedFolders((), frozenset(model.card.name for model in stored))
         state = self._state = RunState(run_folder())
         self._decoding = DecodingProcess()
-        cache = ResponseCache(settings.cache_mb * 2**20 // settings.workers)
+        cache_bytes = settings.cache_mb * 2**20 // settings.workers
+        shared = redis is not None and cache_bytes and settings.cache_shared_seconds
+        self._shared = SharedAnswers(redis, settings.cache_shared_seconds) if redis is not None and shared else None
+        cache = ResponseCache(cache_bytes, self._shared)
         self.repository = ModelRepository(
             last_served(stored, followed, state),
             RunnerOptions.from_settings(settings.model_dump()),
@@ -75,6 +87,8 @@ class PredictionProcess:
         Heartbeat(self._state.folder, [self.repository.replace_stuck_lanes, write_all]).start()
         map_large_blocks()
         self._decoding.start()
+        if self._shared is not None:
+            self._shared.start()
         self.repository.start()
         if self._settings.workers > 1:
             await self.repository.join(self._state.folder)
@@ -88,6 +102,8 @@ class PredictionProcess:
         """Drain; requests have been answered by now, so this is quick unless something is stuck."""
         for task in self._tasks:
             task.cancel()
+        if self._shared is not None:
+            self._shared.stop()
         await self.repository.leave()
         await asyncio.to_thread(self.repository.close, self._settings.drain_seconds)
         write_all()

@@ -39,6 +39,7 @@ EXCEPTIONS = {
     ("serving/process.py", "settings"): "it is what one process makes of the settings",
     ("serving/startup.py", "settings"): "it prepares the environment that the settings ask for",
     ("cli/keys.py", "api.keys"): "the file of keys is the API's",
+    ("cli/keys.py", "api.restrictions"): "what the file says of a key is the API's",
     ("cli/serve.py", "api.auth"): "a server that would refuse to start says so before it loads anything",
     ("cli/serve.py", "api.keys"): "the warnings about the file of keys are the API's",
     ("loadtests/bench.py", "training.kidney_stone.data"): "the load is pictures that kidney-stone was made for",

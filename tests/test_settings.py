@@ -134,3 +134,28 @@ def test_a_file_of_keys_decides_who_loads_models(monkeypatch: pytest.MonkeyPatch
     assert warnings_of(Settings()) == []
     monkeypatch.setenv("VITRINE_API_KEYS_FILE", "keys.toml")
     assert "VITRINE_MODEL_CONTROL does nothing" in warnings_of(Settings())[0]
+
+
+def test_the_password_of_redis_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRINE_REDIS_URL", "redis://user:5ecret@cache.example:6380/2")
+    chosen = load_settings()
+    assert chosen.redis_url is not None and chosen.redis_url.get_secret_value().endswith(":5ecret@cache.example:6380/2")
+    assert "5ecret" not in repr(chosen) + str(chosen.model_dump()) + chosen.model_dump_json()
+    load_settings.cache_clear()
+    monkeypatch.setenv("VITRINE_REDIS_URL", "http://user:5ecret@cache.example")
+    with pytest.raises(SettingsError, match=r"VITRINE_REDIS_URL=….*give redis://") as refused:
+        load_settings()
+    assert "5ecret" not in str(refused.value)
+
+
+def test_an_operator_is_told_of_settings_that_do_nothing_without_redis_or_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VITRINE_CACHE_SHARED_SECONDS", "60")
+    assert any("nothing without VITRINE_REDIS_URL" in warning for warning in warnings_of(Settings()))
+    monkeypatch.setenv("VITRINE_REDIS_URL", "redis://127.0.0.1")
+    assert any("nothing without VITRINE_CACHE_MB" in warning for warning in warnings_of(Settings()))
+    monkeypatch.setenv("VITRINE_CACHE_MB", "1")
+    assert not [warning for warning in warnings_of(Settings()) if "REDIS" in warning or "SHARED" in warning]
+    monkeypatch.setenv("VITRINE_CACHE_SHARED_SECONDS", "0")
+    assert any("VITRINE_REDIS_URL does nothing" in warning for warning in warnings_of(Settings()))

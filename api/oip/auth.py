@@ -8,13 +8,17 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from api.auth import Authenticator
+from api.auth import HEALTH_CALLS, Authenticator
+from api.grants import GRANT
 from api.middleware import SANE_ID, new_request_id
 from api.request_meter import RequestMeter
-from errors import KeyRefused
+from errors import KeyRefused, QuotaReached, Unavailable
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context = grpc.aio.ServicerContext[Any, Any]
+
+UNCOUNTED_CALLS = HEALTH_CALLS | {"/inference.GRPCInferenceService/ModelStreamInfer"}
+"""Calls that cost a key none of its requests; of a stream, each message does."""
 
 access_log = logging.getLogger("vitrine.access")
 
@@ -47,6 +51,12 @@ def record_refusal(context: Context, code: grpc.StatusCode, request_id: str, *, 
         log_call(context, request_id, code, 0.0, "", key_name=KEY_NAME.get())
 
 
+def quota_metadata() -> list[tuple[str, str]]:
+    """Return the `RateLimit` fields of the call under way, as HTTP has them; none for a key that is not restricted."""
+    grant = GRANT.get()
+    return [(name.decode(), value.decode()) for name, value in grant.headers()] if grant is not None else []
+
+
 class KeyInterceptor(grpc.aio.ServerInterceptor):
     """Lets calls with a key pass, and refuses the others before their first message is read."""
 
@@ -61,19 +71,29 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
         """Return the call's own handler, or one that refuses it."""
         try:
             metadata = handler_call_details.invocation_metadata or ()
-            KEY_NAME.set(self._authenticator.authenticate_grpc(handler_call_details.method, metadata))
+            key_name = self._authenticator.authenticate_grpc(handler_call_details.method, metadata)
+            KEY_NAME.set(key_name)
+            GRANT.set(grant := self._authenticator.grant_of(key_name))
+            if grant is not None and handler_call_details.method not in UNCOUNTED_CALLS:
+                await grant.charge_request()
         except KeyRefused as error:
-            return self._refusal(str(error))
+            return self._refusal(grpc.StatusCode.UNAUTHENTICATED, str(error), "")
+        except QuotaReached as error:
+            code, fields = grpc.StatusCode.RESOURCE_EXHAUSTED, quota_metadata()
+            return self._refusal(code, str(error), key_name, ("retry-after", str(error.retry_after_s)), *fields)
+        except Unavailable as error:
+            retry_after = "retry-after", str(error.retry_after_s)
+            return self._refusal(grpc.StatusCode.UNAVAILABLE, str(error), key_name, retry_after)
         return await continuation(handler_call_details)
 
-    def _refusal(self, detail: str) -> "Handler":
+    def _refusal(self, code: grpc.StatusCode, detail: str, key_name: str, *metadata: tuple[str, str]) -> "Handler":
         """Return a handler that refuses a call, of whichever kind it is, before a message has come."""
 
         async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
-            code, request_id = grpc.StatusCode.UNAUTHENTICATED, request_id_of(context)
-            KEY_NAME.set("")
+            request_id = request_id_of(context)
+            KEY_NAME.set(key_name)
             record_refusal(context, code, request_id, log=self._log)
-            await context.abort(code, detail, (("x-request-id", request_id),))
+            await context.abort(code, detail, (("x-request-id", request_id), *metadata))
             yield  # makes this the handler of a stream, which is called before a message has come
 
         return grpc.stream_stream_rpc_method_handler(refuse)

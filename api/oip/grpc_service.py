@@ -16,8 +16,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from api.bodies import Bodies, Body
 from api.control import ModelControl
+from api.grants import GRANT, check_scope
 from api.oip import metadata
-from api.oip.auth import CALLS, KEY_NAME, Context, log_call, request_id_of
+from api.oip.auth import CALLS, KEY_NAME, Context, log_call, quota_metadata, request_id_of
 from api.oip.inference import Inference
 from api.oip.items import header_check
 from api.oip.messages import MAX_ID, MAX_NAME, InferRequest
@@ -177,10 +178,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message]:  # noqa: N802
-        """Infer the requests of a stream one after the other; an error is the answer to its own request alone.
-
-        A server that shuts down ends the stream after the answer that is under way.
-        """
+        """Infer a stream's requests one by one, whose errors are their own; a shutdown ends it after an answer."""
         closing = asyncio.ensure_future(self._closing.wait())
         iterator = aiter(requests)
         arriving = asyncio.ensure_future(anext(iterator, None))
@@ -214,6 +212,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             body = Body(self._bodies)
             try:
                 body.hold(len(request))
+                if (grant := GRANT.get()) is not None:
+                    await grant.charge_request(len(request))
                 response = await self._infer(request, context, record)
                 return service_pb2.ModelStreamInferResponse(infer_response=response)
             except Exception as error:
@@ -240,6 +240,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         record.model, record.id = message.model_name, message.id[:MAX_ID]
         named = named_model(self._repository, message.model_name, message.model_version or None)
         record.answered_by = named.model
+        check_scope(named.model.name)
         named.check_room()  # before the tensors are read
         return named, read_message(message, header_check(named))
 
@@ -259,12 +260,14 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             trailing_metadata = [("x-request-id", record.request_id)]
             try:
                 answer = await work(record)
+                trailing_metadata += quota_metadata()
                 context.set_trailing_metadata(tuple(trailing_metadata))
                 return answer
             except Exception as error:
                 record.code, detail = status_of(error, record.request_id)
                 if isinstance(error, QueueFull | Unavailable):
                     trailing_metadata.append(("retry-after", str(error.retry_after_s)))
+                trailing_metadata += quota_metadata()
         await context.abort(record.code, detail, tuple(trailing_metadata))
         raise RuntimeError("abort raises")
 

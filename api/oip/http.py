@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from api.body import LARGE_JSON_BYTES, read_body
 from api.caller import HttpCaller, timing_headers
 from api.control import ModelControl, key_name_of
+from api.grants import check_scope
 from api.oip import metadata
 from api.oip.compression import accepted_encoding, compress, decompress
 from api.oip.inference import Inference
@@ -139,6 +140,7 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """Infer tensors: JSON, binary tensors behind JSON, or the one tensor alone as the body."""
         since, named = time.monotonic(), self._named(request)
+        check_scope(named.model.name)
         named.check_room()
         body, headers = await read_body(request), request.headers
         if encoding := headers.get("content-encoding", ""):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from api.grants import charge_items, check_scope
 from api.oip.items import image_payloads, row_values
 from api.oip.messages import InferRequest, InferResponse, RequestedOutput, check_unique
 from api.oip.names import NamedModel
@@ -79,17 +80,20 @@ class Inference:
             VitrineError: as `Predictor.predict_images` and `Predictor.predict_rows`.
         """
         model, outputs = named.model, requested_outputs(named, request)
+        is_explained = any(output.name in EXPLANATIONS for output in outputs)
+        check_scope(model.name, "explain" if is_explained else "predict")
         parameters, partial = _read_parameters(request, model.card)
+        await charge_items(len(request.inputs[0].data))
         if isinstance(model.card, ImageCard):
             payloads = image_payloads(request.inputs[0])
-            if any(output.name == MAP for output in outputs):
+            if is_explained:
                 work = self._predictor.map_images(model, payloads, parameters, deadline, caller)
             else:
                 work = self._predictor.predict_images(model, payloads, parameters, deadline, caller)
             predictions, failed = _separate(await work, request.inputs[0].name, partial=partial)
             return _image_response(named, model.card, outputs, predictions, failed)
         rows = row_values(request.inputs, model.card)
-        if any(output.name == ATTRIBUTIONS for output in outputs):
+        if is_explained:
             reasons = RowExplanationRequest()
             predicted = await self._predictor.explain_rows(
                 model, rows, reasons, parameters, deadline, caller, all_or_none=not partial

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import grpc
 
 from api.bodies import Bodies, Body
-from api.oip.auth import Context, Handler, record_refusal, request_id_of
+from api.grants import charge_bytes
+from api.oip.auth import Context, Handler, quota_metadata, record_refusal, request_id_of
 from api.oip.grpc_service import status_of
-from errors import BodyTimeout, InvalidInput, QueueFull, VitrineError
+from errors import BodyTimeout, InvalidInput, QueueFull, Unavailable, VitrineError
 
 
 class TimedServer:
@@ -94,8 +95,9 @@ class TimedServer:
                 raise InvalidInput("The call has no message.")
             if isinstance(request, bytes):
                 body.hold(len(request))
+                await charge_bytes(len(request))
             return request
-        except (BodyTimeout, QueueFull, InvalidInput) as error:
+        except (BodyTimeout, QueueFull, Unavailable, InvalidInput) as error:
             await self._refuse(error, context)
 
     async def _refuse(self, error: VitrineError, context: Context) -> NoReturn:
@@ -104,9 +106,9 @@ class TimedServer:
         code, detail = status_of(error, request_id)
         record_refusal(context, code, request_id, log=self._log)
         metadata = [("x-request-id", request_id)]
-        if isinstance(error, QueueFull):
+        if isinstance(error, QueueFull | Unavailable):
             metadata.append(("retry-after", str(error.retry_after_s)))
-        await context.abort(code, detail, tuple(metadata))
+        await context.abort(code, detail, (*metadata, *quota_metadata()))
         raise RuntimeError("abort raises")
 
 

@@ -123,6 +123,7 @@ class ExplainerClient:
             VitrineError: the error of the Runner there for this picture.
         """
         key = self._cache.key(tag, request.data, replace(request, data=b""))
+        await self._cache.fetch(key)
         if (cached := self._cache.get(tag, key)) is not None:
             return cached
         answer = await self._explain_remotely(tag, request, deadline)

@@ -99,7 +99,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 def test_predictions_name_the_problems_that_they_may_answer_with(operations: Operations) -> None:
     (operation,) = (operation for _, path, operation in operations if path == "/models/tiny/predict")
-    assert set(operation["responses"]) == {"200", "400", "401", "404", "413", "429", "503", "504"}
+    assert set(operation["responses"]) == {"200", "400", "401", "403", "404", "413", "429", "503", "504"}
     assert "application/problem+json" in operation["responses"]["400"]["content"]
 
 

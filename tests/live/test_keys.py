@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tritonclient.utils import InferenceServerException
 
 from api.keys import add_key, remove_key
+from api.restrictions import Restrictions
 from tests.conftest import ROOT
 from tests.live.server import Server, environment, free_ports, install, serving, wait_until
 from tests.tiny import logits_of_plain, plain, tiny_package
@@ -61,6 +62,20 @@ def server(home: Path, file: Path, key: str) -> Iterator[Server]:
 def predict(server: Server, key: str) -> int:
     """One picture over a connection of its own, which any worker may take."""
     return requests.post(f"{server.url}/predict", data=plain(200), headers={"X-API-Key": key}, timeout=30).status_code
+
+
+def test_all_workers_let_through_as_many_requests_together_as_the_quota_says(server: Server, file: Path) -> None:
+    size, most = len(plain(200)), 12
+    added = add_key(file, "limited", restrictions=Restrictions(models=("tiny",), bytes_per_day=most * size))
+    wait_until(lambda: is_known(server, added))
+    statuses = [predict(server, added) for _ in range(3 * most)]
+    assert statuses.count(200) == most and statuses.count(429) == 2 * most
+
+
+def is_known(server: Server, key: str) -> bool:
+    """Return whether a key was known over each of many connections, which reach all workers."""
+    answers = [requests.get(f"{server.url}/models", headers={"X-API-Key": key}, timeout=30) for _ in range(16)]
+    return all(answer.status_code == 200 for answer in answers)
 
 
 def test_only_probes_are_answered_without_a_key(server: Server) -> None:
