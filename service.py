@@ -22,6 +22,7 @@ from models.package import StoredModel
 from models.served_versions import followed_folders, served_versions
 from models.store import open_packed
 from models.store_folder import StoreFolder
+from runners.metrics import write_all
 from serving.gradcam.process import NICENESS, ExplanationProcess
 from serving.heartbeat import Heartbeat
 from serving.logs import write_log
@@ -58,7 +59,7 @@ class VitrineService(bentoml.Service[Any]):
     def to_asgi(self, *args: Any, **kwargs: Any) -> ASGIApp:
         """Return our application, with BentoML's behind it; called in a worker only."""
         self.server = Server(SETTINGS, served_models(), FOLLOWED)
-        return self.server.application(super().to_asgi(*args, **kwargs), ("/schema.json", "/metrics"))
+        return self.server.application(super().to_asgi(*args, **kwargs), ("/schema.json",))
 
 
 # BentoML's client would close its connections every 100 calls while others are in flight, which fails those.
@@ -74,7 +75,7 @@ class GradCam:
     async def start(self) -> None:
         """Step back behind predictions, and begin to load in the background."""
         os.nice(NICENESS)
-        Heartbeat(run_folder(), [self.process.replace_stuck_lanes]).start()
+        Heartbeat(run_folder(), [self.process.replace_stuck_lanes, write_all]).start()
         self.process.start()
 
     @bentoml.on_shutdown

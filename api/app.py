@@ -20,6 +20,7 @@ from api.docs import docs_routes
 from api.kserve_v1 import KServeV1
 from api.limits import ReachedLimits
 from api.metadata import MetadataRoutes
+from api.metrics import MetricsRoute
 from api.middleware import Middleware, wants_page
 from api.oip.http import OpenInference
 from api.openapi import openapi_document
@@ -96,6 +97,7 @@ def build_app(
             *KServeV1(repository, predictor).operations(),
             *TorchServe(repository, predictor).operations(),
             Operation("GET", "/", _index(repository, settings, version), tag="service"),
+            MetricsRoute(repository, predictor.explainer).operation(),
         ]
         routes: list[BaseRoute] = [operation.route() for operation in operations]
         if settings.docs_enabled:

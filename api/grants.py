@@ -9,7 +9,7 @@ from starlette.types import Message, Receive
 
 from api.restrictions import WINDOW_S, Action, Quota, Restrictions
 from errors import InvalidInput, QuotaReached, TooLarge
-from runners.stats import metrics
+from runners.metrics import metrics
 
 if TYPE_CHECKING:
     from api.quotas import Quotas  # whose library takes a tenth of a second to import

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from runners.stats import metrics
+from runners.metrics import metrics
 
 logger = logging.getLogger("vitrine.limits")
 

@@ -5,11 +5,11 @@ import logging
 import random
 import re
 import time
-from collections.abc import Container
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from prometheus_client import Counter, Histogram
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,9 +18,10 @@ from api.bodies import Bodies, Body
 from api.grants import GRANT, Grant
 from api.problems import CALLER_GONE, problem_response
 from api.refusals import refuse
+from api.request_meter import RequestMeter
 from errors import QueueFull, Unavailable, VitrineError
-from runners.stats import metrics, observe_all
 from serving.answer_fields import log_fields
+from serving.loaded_model import LoadedModel
 from serving.logs import AccessLines, quoted
 from serving.request_record import REQUEST, RequestRecord, trace_id_of
 
@@ -62,7 +63,7 @@ class Middleware:
         app: what answers.
         bodies: the bodies of all requests, with their limits.
         default_model: the model that routes without a name mean; for the metrics.
-        known_models: the names of the models; other names are counted together, so that strangers make no series.
+        models: what each name means; other names are counted together, so that strangers make no series.
         logs_access: whether the log has a line for each request.
         authenticator: checks keys; None where none is asked for.
     """
@@ -72,18 +73,15 @@ class Middleware:
         app: ASGIApp,
         bodies: Bodies,
         default_model: str,
-        known_models: Container[str],
+        models: Mapping[str, LoadedModel | str],
         *,
         logs_access: bool,
         authenticator: Authenticator | None = None,
     ) -> None:
         self._app, self._bodies = app, bodies
-        self._default_model, self._known_models = default_model, known_models
+        self._default_model, self._models = default_model, models
         self._logs_access, self._authenticator = logs_access, authenticator
-        self._meters = dict[tuple[str, int], tuple[Counter, Histogram]]()
-        self._ended = dict[tuple[str, int], list[float]]()
-        """The seconds of the requests that ended in this turn of the event loop, by model and status."""
-        self._lines = AccessLines()
+        self._meter, self._lines = RequestMeter("http"), AccessLines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is not HTTP."""
@@ -151,41 +149,31 @@ class Middleware:
             if exchange.grant is not None:
                 GRANT.set(None)
             body.release()
-            self._record(exchange, scope.get("client"))
+            self._record(exchange, state, scope.get("client"))
             exchange.answered = None  # it may be large, and timers of this request still hold the record
 
-    def _record(self, exchange: _Exchange, client: tuple[str, int] | None) -> None:
+    def _record(self, exchange: _Exchange, state: Mapping[str, Any], client: tuple[str, int] | None) -> None:
         seconds, status = exchange.seconds(), exchange.status or CALLER_GONE
-        match = _MODEL_PATH.match(exchange.path)
-        model = match[1] if match else self._default_model if exchange.path in _DEFAULT_MODEL_PATHS else ""
-        if not self._ended:
-            asyncio.get_running_loop().call_soon(self._record_turn)
-        self._ended.setdefault((model if model in self._known_models or not model else "unknown", status), []).append(
-            seconds
-        )
+        answered_by: LoadedModel | str | None = state.get("model")
+        if isinstance(answered_by, LoadedModel):
+            name = answered_by.name
+        else:  # it came to no model, for whatever reason
+            match = _MODEL_PATH.match(exchange.path)
+            name = match[1] if match else self._default_model if exchange.path in _DEFAULT_MODEL_PATHS else ""
+            answered_by = self._models.get(name, "unknown" if name else "")
+        self._meter.count(answered_by, state.get("route", ""), exchange.method, status, seconds)
         if self._logs_access:
+            if not self._lines:
+                asyncio.get_running_loop().call_soon(self._log_turn)
             exact = exchange.request_id, quoted(exchange.method), quoted(exchange.path), status, exchange.sent_bytes
             key = f',"key":{quoted(exchange.key_name)}' if self._authenticator is not None else ""
             address = quoted(client[0] if client else "")
-            self._lines.append(_LINE % (*exact, seconds * 1e3, quoted(model), address, log_fields(exchange), key))
+            self._lines.append(_LINE % (*exact, seconds * 1e3, quoted(name), address, log_fields(exchange), key))
 
-    def _record_turn(self) -> None:
-        """Count, and log, the requests that ended in this turn together: one by one takes as long as a small model."""
-        ended, self._ended = self._ended, {}
+    def _log_turn(self) -> None:
+        """Log the requests that ended in this turn together: one by one takes as long as a small model."""
         lines, self._lines = self._lines, AccessLines()
-        for (model, status), seconds in ended.items():
-            requests, duration = self._meters_of(model, status)
-            requests.inc(len(seconds))
-            observe_all(duration, seconds)
-        if lines:
-            access_log.info(lines)
-
-    def _meters_of(self, model: str, status: int) -> tuple[Counter, Histogram]:
-        """Return the metrics of such requests, which take longer to look up than to count."""
-        if (model, status) not in self._meters:
-            requests = metrics().requests.labels(model, str(status))
-            self._meters[model, status] = requests, metrics().request.labels(model)
-        return self._meters[model, status]
+        access_log.info(lines)
 
 
 def announced_bytes(content_length: bytes) -> int:

@@ -33,6 +33,7 @@ class Operation:
         summary: a few words; by default the endpoint's name.
         description: by default the endpoint's docstring.
         operation_id: by default made of the endpoint's name, path and method.
+        template: the path as metrics know it, with the model's name as a parameter; by default the path.
     """
 
     method: str
@@ -48,6 +49,7 @@ class Operation:
     summary: str = ""
     description: str = ""
     operation_id: str = ""
+    template: str = ""
 
     def route(self) -> Route:
         """Return Starlette's route, whose application is this operation: exceptions are left to the middleware."""
@@ -57,6 +59,7 @@ class Operation:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as an ASGI application."""
+        scope["state"]["route"] = self.template or self.path
         response = await self.endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
 

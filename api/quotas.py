@@ -15,7 +15,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from api.restrictions import Quota
 from api.shared_counters import SharedCounters
 from errors import RedisGone, Unavailable
-from runners.stats import metrics
+from runners.metrics import metrics
 from serving.startup import run_folder
 from settings import Settings
 

@@ -58,6 +58,7 @@ class PredictionRoutes:
         async def endpoint(request: Request) -> Response:
             path = request.path_params
             model = repository.get(name or path.get("name"), path.get("version"))
+            request.scope["state"]["model"] = model
             check_scope(model.name, kind)
             return await action(predictor, model, request)
 
@@ -87,6 +88,7 @@ class PredictionRoutes:
                 summary=summary,
                 description=card.description,
                 operation_id=f"{path.replace('/', '_')}_{(name or 'default').replace('-', '_')}",
+                template=f"/models/{{name}}/{path}" if name else "",
             )
 
         query, schemas = prediction_query(card), self._schemas[card.name]

@@ -26,11 +26,13 @@ class PreparedPicture(NamedTuple):
     Attributes:
         tensor: shape `spec.shape`, float32.
         sharpness: the picture's variance of the Laplacian; None where the card does not ask for it.
+        area: how many pixels the picture has as it came.
         pixels: RGB, shape (H, W, 3), uint8, where they were to be kept.
     """
 
     tensor: Float32Tensor
     sharpness: float | None
+    area: int
     pixels: UInt8Image | None = None
 
 
@@ -55,10 +57,10 @@ def prepare(data: bytes, limits: ImageLimits, spec: ImageInput, keep: Keep = "no
         TooLarge: as `decode`.
     """
     image = decode(data, limits, upright=spec.orientation == "apply")
-    tensor, sharpness = transform(image, spec)
+    tensor, sharpness, area = transform(image, spec)
     if keep == "nothing":
-        return PreparedPicture(tensor, sharpness)
-    return PreparedPicture(tensor, sharpness, image if keep == "original" else resize(image, spec))
+        return PreparedPicture(tensor, sharpness, area)
+    return PreparedPicture(tensor, sharpness, area, image if keep == "original" else resize(image, spec))
 
 
 def sharpness_s(spec: ImageInput) -> float:

@@ -34,10 +34,12 @@ class Transformed(NamedTuple):
         tensor: shape `spec.shape`, float32, contiguous, normalised.
         sharpness: variance of the Laplacian of the grey picture (0-255 scale), resized but without what is padded
             around it, or as it came where `spec.blur_at` says so; None without `spec.blur_below`.
+        area: how many pixels the picture had as it came; 0 where there was none.
     """
 
     tensor: Float32Tensor
     sharpness: float | None
+    area: int = 0
 
 
 def transform(image: UInt8Image, spec: ImageInput) -> Transformed:
@@ -53,7 +55,8 @@ def transform(image: UInt8Image, spec: ImageInput) -> Transformed:
     Source: sharpness is the variance of the Laplacian (Pech-Pacheco et al. 2000), measured before the equalisation,
     which would inflate it. The equalisation is CLAHE (Zuiderveld 1994).
     """
-    placement = place((image.shape[0], image.shape[1]), spec)
+    height, width, _ = image.shape
+    area, placement = height * width, place((height, width), spec)
     if spec.channels == "grey":
         image = _greyed(image, spec)
     fitted = _fit(image, placement, spec)
@@ -61,7 +64,7 @@ def transform(image: UInt8Image, spec: ImageInput) -> Transformed:
     variance = None if spec.blur_below is None else sharpness(measured)
     if spec.clahe is not None:
         fitted = equalise(fitted, spec.clahe)
-    return Transformed(normalise(fitted, spec), variance)
+    return Transformed(normalise(fitted, spec), variance, area)
 
 
 def resize(image: UInt8Image, spec: ImageInput) -> UInt8Image:

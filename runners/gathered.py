@@ -11,7 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 from errors import DeadlineExceeded, InferenceFailed, InvalidInput, Unavailable, VitrineError
 from runners.pipeline import Pipeline
 from runners.runner import Answer
-from runners.stats import RunnerStats, StatsKeeper
+from runners.stats import RunnerStats, Series, StatsKeeper
 
 logger = logging.getLogger("vitrine.runner")
 
@@ -43,10 +43,11 @@ class Gathered(Generic[Payload, Prepared, Result]):
     Runner beside it. All methods but `close` and `stats` are for the event loop's own thread.
 
     Args:
-        name: the model's name, for messages and metrics.
+        name: the model's name, for messages.
         pipeline: what turns payloads into results. A VitrineError that its `preprocess` raises is that item's answer.
         is_quick: returns whether a payload is preprocessed so quickly that the event loop may do it.
         working: a context that is entered while items are inferred; it may be entered several times at once.
+        series: the labels of its metrics; by default the name alone.
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class Gathered(Generic[Payload, Prepared, Result]):
         pipeline: Pipeline[Payload, Prepared, Result],
         is_quick: Callable[[Payload], bool],
         working: contextlib.AbstractContextManager[object] | None = None,
+        series: Series | None = None,
     ) -> None:
         self._name, self._pipeline, self._is_quick = name, pipeline, is_quick
         self._working = working or contextlib.nullcontext()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = list[_Item[Prepared, Result]]()
         self._running, self._is_closing = threading.Lock(), False
-        self._stats = StatsKeeper(name)
+        self._stats = StatsKeeper(series or Series(name))
 
     def takes(self, payload: Payload) -> bool:
         """Return whether a payload can be answered here, by the event loop that asks."""
@@ -111,7 +113,7 @@ class Gathered(Generic[Payload, Prepared, Result]):
         """Refuse new items, and fail those that wait in their turn; a run that has begun is finished first."""
         self._is_closing = True
         with self._running:
-            pass
+            self._stats.write()
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run some of what waits."""
@@ -159,7 +161,8 @@ class Gathered(Generic[Payload, Prepared, Result]):
             self._stats.executed(inferences, infer_s)
         right = [item for item, count in zip(batch, counts, strict=True) if count]
         waits_s = [started - item.prepared_at for item in right]
-        self._stats.answered_together(waits_s, [item.decode_s for item in right], infer_s)
+        pixels = [self._pipeline.pixels(item.prepared) for item in right]
+        self._stats.answered_together(waits_s, [item.decode_s for item in right], infer_s, pixels)
         if len(right) < len(batch):
             self._stats.count(InvalidInput.__name__, len(batch) - len(right))
         for item, result in zip(batch, results, strict=True):

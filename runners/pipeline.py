@@ -35,6 +35,9 @@ class Pipeline(Protocol[Payload, Prepared, Result]):
     def count_inferences(self, item: Prepared) -> int:
         """Return how many pictures or rows an item holds; 0 for an item in which every row was wrong."""
 
+    def pixels(self, item: Prepared) -> int:
+        """Return how many pixels the picture of an item has as it came; 0 where there is none."""
+
     def is_evaluation(self, payload: Payload) -> bool:
         """Return whether an explanation asks for it, as for one of many, and no client for its answer.
 

@@ -14,7 +14,7 @@ from runners.admission import Backlog, Turn, Work, total
 from runners.pipeline import Pipeline
 from runners.plan import Plan
 from runners.queue import Item, Queue
-from runners.stats import RunnerStats, StatsKeeper
+from runners.stats import RunnerStats, Series, StatsKeeper
 
 logger = logging.getLogger("vitrine.runner")
 
@@ -42,21 +42,18 @@ class Runner(Generic[Payload, Prepared, Result]):
 
     A lane is a thread. An idle lane takes at once its fair share of what is waiting, at most `max_batch` items, and
     carries it all the way: it preprocesses item by item, then infers those that passed as one batch. It waits for more
-    items only where the plan says so, up to `linger_ms`; so nothing is slower for being batched, and batches grow by
-    themselves while lanes are busy. If a batch fails, or gives a wrong number of results, its items are run again one
-    by one, and only those that fail alone get `InferenceFailed`.
-    Slow items hold no lane, and no thread while they wait: one beside the lanes preprocesses them one after the other,
-    and then they take their turn first.
+    only up to the plan's `linger_ms`; nothing is slower for being batched, and batches grow while lanes are busy. If a
+    batch fails, its items are run again one by one, and only those that fail alone get `InferenceFailed`. Slow items
+    hold no lane: a thread beside them prepares one after the other.
 
     Args:
-        name: the model's name, for messages, metrics and thread names.
+        name: for messages and thread names.
         pipeline: what turns payloads into results. A VitrineError that its `preprocess` raises is that item's answer.
-        plan: lanes, batch size, linger and decoders. A lane that lingers takes all it may, not its share, since full
-            batches are what was asked for.
-        queue_size: the number of items that may wait, and of slow ones beside them, but no more of these than
-            `MOST_SLOW`; others are refused with `QueueFull`.
+        plan: lanes, batch size, linger and decoders; a lane that lingers takes all it may, and not its share.
+        queue_size: the number of items that may wait, and of slow ones, at most `MOST_SLOW`; others get `QueueFull`.
         queue_ms: how long an item may have to wait; one that would wait longer, or be late, is refused likewise.
         working: a context that a lane enters while it carries items; it may be entered several times at once.
+        series: the labels of its metrics; by default the name alone.
     """
 
     def __init__(
@@ -68,18 +65,21 @@ class Runner(Generic[Payload, Prepared, Result]):
         queue_size: int = 16_384,
         queue_ms: float = inf,
         working: contextlib.AbstractContextManager[object] | None = None,
+        series: Series | None = None,
     ) -> None:
         self._name, self._pipeline, self._changed = name, pipeline, threading.Condition()
         self._working = working or contextlib.nullcontext()
         self._max_batch, self._linger_s = plan.max_batch, plan.linger_ms / 1000
-        self._stats, self._evaluations = StatsKeeper(name), StatsKeeper(name, of_evaluations=True)
+        self._stats, self._evaluations = (
+            StatsKeeper(series or Series(name), of_evaluations=own) for own in (False, True)
+        )
         self._backlog = Backlog(plan.lanes, queue_ms / 1000)
         self._queue = Queue(name, self._changed, self._stats, self._backlog, queue_size)
         self._idle, self._most_slow, self._closing = plan.lanes, min(queue_size, MOST_SLOW), False
         self._busy, self._slow = set[Item](), set[Item]()
         self._aside = ThreadPoolExecutor(1, f"slow-{name}")
         self._pool = ThreadPoolExecutor(plan.decoders, f"decode-{name}") if plan.decoders else None
-        names = [f"lane-{name}-{index}" for index in range(plan.lanes)]
+        names = (f"lane-{name}-{index}" for index in range(plan.lanes))
         self._lanes = [threading.Thread(target=self._lane, name=own, daemon=True) for own in names]
         for lane in self._lanes:
             lane.start()
@@ -87,16 +87,12 @@ class Runner(Generic[Payload, Prepared, Result]):
     def submit(
         self, payload: Payload, deadline: float | None = None, *, is_admitted: bool = False
     ) -> "Future[Answer[Result]]":
-        """Queue one item.
+        """Queue one item, or raise QueueFull, or Unavailable where the Runner is closing.
 
         Args:
             payload: what the pipeline preprocesses.
             deadline: a value of `time.monotonic()`; an item that is late, or was cancelled, is not computed.
             is_admitted: whether it is a part of something that was begun, which is queued however much waits.
-
-        Raises:
-            QueueFull: the queue is full, or the item would wait too long.
-            Unavailable: the Runner is closing.
         """
         item = self._item(payload, deadline)
         self._enqueue((item,), None if is_admitted else item.work, deadline)
@@ -126,6 +122,10 @@ class Runner(Generic[Payload, Prepared, Result]):
             now = len(self._queue) + len(self._slow), len(self._busy), self._backlog.seconds()
         return self._stats.snapshot(*now, self._evaluations)
 
+    def busy_lanes(self) -> int:
+        """Return how many lanes carry items just now."""
+        return len(self._lanes) - self._idle
+
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
         """Leave what is done meanwhile out of `stats` and of the metrics, because no client asked for it."""
@@ -136,12 +136,9 @@ class Runner(Generic[Payload, Prepared, Result]):
             self._stats.muted = self._evaluations.muted = False
 
     def close(self, timeout_s: float) -> bool:
-        """Refuse new items, finish the waiting ones and end the lanes.
+        """Refuse new items, finish the waiting ones and end the lanes; return whether everything ended in time.
 
         What is not finished within `timeout_s` fails with `Unavailable`; a stuck lane is left behind as a daemon.
-
-        Returns:
-            Whether everything ended in time.
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -156,6 +153,8 @@ class Runner(Generic[Payload, Prepared, Result]):
             self._pool.shutdown(wait=not any(lane.is_alive() for lane in self._lanes), cancel_futures=True)
         for item in [*(item for item in waiting if not item.is_settled()), *running]:
             item.fail(Unavailable(f"{self._name} was shut down before it got to this. Send it again."))
+        for stats in (self._stats, self._evaluations):
+            stats.write()
         return not any(lane.is_alive() for lane in self._lanes)
 
     def _item(self, payload: Payload, deadline: float | None) -> Item:
@@ -287,12 +286,12 @@ class Runner(Generic[Payload, Prepared, Result]):
         counts = [self._pipeline.count_inferences(prepared) for _, prepared in batch]
         if inferences := sum(counts):
             batch[0][0].stats.executed(inferences, infer_s)
-        for (item, _), count, result in zip(batch, counts, results, strict=True):
+        for (item, prepared), count, result in zip(batch, counts, results, strict=True):
             if item.done():  # `close` gave up on it
                 continue
             queue_s, decode_s = item.taken_at - item.queued_at, item.preprocessed_at - item.taken_at
             if count:
-                item.stats.answered(queue_s, decode_s, infer_s)
+                item.stats.answered(queue_s, decode_s, infer_s, self._pipeline.pixels(prepared))
             else:
                 item.stats.count(InvalidInput.__name__)
             answer = Answer(result, queue_s * 1e3, decode_s * 1e3, infer_s * 1e3, len(batch))

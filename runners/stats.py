@@ -2,17 +2,29 @@
 
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from prometheus_client import Counter, Histogram
+from runners.metrics import PIXELS, SIZES, STAGE_SECONDS, Amount, Distribution, written_regularly
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+PREDICT, EXPLAIN = "predict", "explain"
+"""What the Runners of the two processes do."""
+
+
+class Series(NamedTuple):
+    """The labels of one Runner's metrics.
+
+    Attributes:
+        model: the model's name.
+        version: the model's; empty for a Runner of no stored model.
+        runner: `predict` or `explain`.
+    """
+
+    model: str
+    version: str = ""
+    runner: str = PREDICT
 
 
 @dataclass
@@ -57,163 +69,66 @@ class RunnerStats:
     expected_seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """Vitrine's Prometheus metrics, made at first use because BentoML sets their folder only when a worker starts."""
-
-    requests: Counter
-    request: Histogram
-    queue: Histogram
-    decode: Histogram
-    infer: Histogram
-    batch: Histogram
-    evaluations: Counter
-    evaluation_seconds: Counter
-    out_of_memory: Counter
-    cache: Counter
-    early_exit: Counter
-    limits: Counter
-    quota_refusals: Counter
-    without_redis: Counter
-    redis_failures: Counter
-    shared_answers: Counter
-
-
-_making = threading.Lock()
-_made: list[Metrics] = []
-
-
-def metrics() -> Metrics:
-    """Return the one set of metrics of this process; the lock keeps two threads from making it twice."""
-    with _making:
-        if not _made:
-            _made.append(_make())
-    return _made[0]
-
-
-def _make() -> Metrics:
-    def seconds(name: str, text: str) -> Histogram:
-        return Histogram(f"vitrine_{name}_seconds", text, ["model"], buckets=_SECONDS)
-
-    return Metrics(
-        requests=Counter("vitrine_requests", "Requests by model and HTTP status.", ["model", "status"]),
-        request=seconds("request", "Seconds from a request's first byte to its answer's last."),
-        queue=seconds("queue", "Seconds an item waited for a lane."),
-        decode=seconds("decode", "Seconds to decode and transform an item."),
-        infer=seconds("infer", "Seconds of a batch in the backend."),
-        batch=Histogram("vitrine_batch_size", "Items in a batch.", ["model"], buckets=_SIZES),
-        evaluations=Counter("vitrine_evaluations", "Pictures or rows computed for explanations.", ["model"]),
-        evaluation_seconds=Counter("vitrine_evaluation_seconds", "Seconds that lanes worked on those.", ["model"]),
-        cache=Counter(
-            "vitrine_cache_requests", "Pictures looked up in the response cache, by outcome.", ["model", "outcome"]
-        ),
-        early_exit=Counter(
-            "vitrine_early_exit", "Pictures of a model with an early exit, by who answered.", ["model", "by"]
-        ),
-        limits=Counter("vitrine_limits_reached", "Times that clients reached a limit of the server.", ["limit"]),
-        quota_refusals=Counter("vitrine_quota_refusals", "Requests refused by a quota of their key.", ["key", "quota"]),
-        without_redis=Counter(
-            "vitrine_quota_without_redis",
-            "Times that a quota was to be counted while Redis did not answer.",
-            ["decision"],
-        ),
-        redis_failures=Counter(
-            "vitrine_redis_failures", "Times that Redis failed or was late, and was left alone.", ["reason"]
-        ),
-        shared_answers=Counter("vitrine_cache_shared", "Answers looked up in Redis, by outcome.", ["outcome"]),
-        out_of_memory=Counter(
-            "vitrine_out_of_memory", "Batches that did not fit the device, and were halved.", ["model"]
-        ),
-    )
-
-
-def observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
-    """Observe several amounts at once: a histogram of several processes writes to a file, three times an amount."""
-    histogram._sum.inc(sum(amounts))
-    for place, times in Tally(bisect_left(histogram._upper_bounds, amount) for amount in amounts).items():
-        histogram._buckets[place].inc(times)
-
-
-class _Observed(NamedTuple):
-    """The metrics of one Runner, kept because looking them up takes as long as observing."""
-
-    queue: Histogram
-    decode: Histogram
-    infer: Histogram
-    batch: Histogram
-
-
 class StatsKeeper:
     """Counts what the lanes of one Runner do, but nothing while it is `muted`.
 
     Args:
-        name: the Runner's.
+        series: the labels of its metrics.
         of_evaluations: whether it counts what explanations ask for, which has metrics of its own.
     """
 
-    def __init__(self, name: str, *, of_evaluations: bool = False) -> None:
-        self._name, self._of_evaluations, self.muted = name, of_evaluations, False
-        self._lock = threading.Lock()
-        self._stats = RunnerStats(failed=Tally[str]())
-
-    @cached_property
-    def _observed(self) -> _Observed:
-        every = metrics()
-        histograms = (every.queue, every.decode, every.infer, every.batch)
-        return _Observed(*(histogram.labels(self._name) for histogram in histograms))
+    def __init__(self, series: Series, *, of_evaluations: bool = False) -> None:
+        self._labels, self._of_evaluations, self.muted = series, of_evaluations, False
+        self._lock, labels = threading.Lock(), series
+        self._queue = Distribution(STAGE_SECONDS, "queue", *labels)
+        self._decode = Distribution(STAGE_SECONDS, "decode", *labels)
+        self._infer = Distribution(STAGE_SECONDS, "infer", *labels)
+        self._batch = Distribution(SIZES, "batch", *labels)
+        self._pixels = Distribution(PIXELS, "pixels", *labels)
+        self._waited_s, self._waited = 0.0, Amount("waited", *labels)
+        self._failed, self._failures = Tally[str](), dict[str, Amount]()
+        self._evaluations = Amount("evaluations", *labels[:2]), Amount("evaluation_seconds", *labels[:2])
+        self._batches, self._last_inference = dict[int, tuple[int, float]](), 0.0
+        written_regularly(self)
 
     def count(self, outcome: str, times: int = 1) -> None:
         """Count items that got no result, as `cancelled`, `rejected` or by the name of their error."""
         if self.muted:
             return
         with self._lock:
-            self._stats.failed[outcome] += times
+            self._failed[outcome] += times
 
     def executed(self, size: int, seconds: float) -> None:
         """Count one batch of `size` inferences that went through the backend."""
         if self.muted:
             return
-        if self._of_evaluations:
-            metrics().evaluations.labels(self._name).inc(size)
-            metrics().evaluation_seconds.labels(self._name).inc(seconds)
-        else:
-            self._observed.batch.observe(size)
-            self._observed.infer.observe(seconds)
-        key, stats = size if size <= 64 else 1 << (size - 1).bit_length(), self._stats
+        key = size if size <= 64 else 1 << (size - 1).bit_length()
         with self._lock:
-            times, before = stats.batches.get(key, (0, 0.0))
-            stats.batches[key] = (times + 1, before + seconds)
-            stats.executions += 1
-            stats.inferences += size
-            stats.infer_seconds += seconds
-            stats.last_inference = time.time()
+            self._batch.add(size)
+            self._infer.add(seconds)
+            times, before = self._batches.get(key, (0, 0.0))
+            self._batches[key] = (times + 1, before + seconds)
+            self._last_inference = time.time()
 
-    def answered(self, queue_s: float, decode_s: float, waited_s: float) -> None:
-        """Count one item that got its result."""
+    def answered(self, queue_s: float, decode_s: float, waited_s: float, pixels: int = 0) -> None:
+        """Count one item that got its result; `pixels` are those of its picture, 0 where there is none."""
+        self.answered_together((queue_s,), (decode_s,), waited_s, (pixels,))
+
+    def answered_together(
+        self, queue_s: Sequence[float], decode_s: Sequence[float], waited_s: float, pixels: Sequence[int] = ()
+    ) -> None:
+        """Count the items of one batch that got their results, each of which spent `waited_s` in the backend."""
         if self.muted:
             return
-        if self._of_evaluations:
-            metrics().evaluation_seconds.labels(self._name).inc(decode_s)
-        else:
-            self._observed.queue.observe(queue_s)
-            self._observed.decode.observe(decode_s)
         with self._lock:
-            self._stats.succeeded += 1
-            self._stats.queue_seconds += queue_s
-            self._stats.decode_seconds += decode_s
-            self._stats.waited_seconds += waited_s
-
-    def answered_together(self, queue_s: Sequence[float], decode_s: Sequence[float], waited_s: float) -> None:
-        """Count the items of one batch that got their results, each of which spent `waited_s` in the backend."""
-        if self.muted or not queue_s:
-            return
-        observe_all(self._observed.queue, queue_s)
-        observe_all(self._observed.decode, decode_s)
-        with self._lock:
-            self._stats.succeeded += len(queue_s)
-            self._stats.queue_seconds += sum(queue_s)
-            self._stats.decode_seconds += sum(decode_s)
-            self._stats.waited_seconds += waited_s * len(queue_s)
+            for seconds in queue_s:
+                self._queue.add(seconds)
+            for seconds in decode_s:
+                self._decode.add(seconds)
+            for count in pixels:
+                if count:
+                    self._pixels.add(count)
+            self._waited_s += waited_s * len(queue_s)
 
     def snapshot(
         self, waiting: int, running: int, expected_s: float, evaluations: "StatsKeeper | None" = None
@@ -226,16 +141,46 @@ class StatsKeeper:
             expected_s: how long an item that came now would wait.
             evaluations: counts what explanations ask for.
         """
-        with self._lock:
-            counted = add_stats([self._stats])
         computed, seconds = evaluations.computed() if evaluations else (0, 0.0)
-        counted = replace(counted, evaluations=computed, evaluation_seconds=round(seconds, 6))
-        return replace(counted, waiting=waiting, running=running, expected_seconds=round(expected_s, 6))
+        with self._lock:
+            counted = RunnerStats(
+                succeeded=self._queue.count,
+                failed=self._failed,
+                executions=self._infer.count,
+                inferences=int(self._batch.sum),
+                queue_seconds=self._queue.sum,
+                decode_seconds=self._decode.sum,
+                infer_seconds=self._infer.sum,
+                waited_seconds=self._waited_s,
+                batches=self._batches,
+                last_inference=self._last_inference,
+                waiting=waiting,
+                running=running,
+                evaluations=computed,
+                evaluation_seconds=seconds,
+                expected_seconds=expected_s,
+            )
+            return add_stats([counted])
 
     def computed(self) -> tuple[int, float]:
         """Return how many pictures or rows were computed, and the seconds that lanes worked on them."""
         with self._lock:
-            return self._stats.inferences, self._stats.decode_seconds + self._stats.infer_seconds
+            return int(self._batch.sum), self._decode.sum + self._infer.sum
+
+    def write(self) -> None:
+        """Write to the metrics what was counted since the last time."""
+        if self._of_evaluations:
+            for amount, counted in zip(self._evaluations, self.computed(), strict=True):
+                amount.write(counted)
+            return
+        with self._lock:
+            for distribution in (self._queue, self._decode, self._infer, self._batch, self._pixels):
+                distribution.write()
+            self._waited.write(self._waited_s)
+            for reason, times in self._failed.items():
+                if reason not in self._failures:
+                    self._failures[reason] = Amount("failures", *self._labels, reason)
+                self._failures[reason].write(times)
 
 
 def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
@@ -260,7 +205,7 @@ def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
         mean_batch=sums["inferences"] / sums["executions"] if sums["executions"] else 0.0,
         batches=dict(sorted(batches.items())),
         last_inference=max(part.last_inference for part in parts),
-        expected_seconds=max(part.expected_seconds for part in parts),
+        expected_seconds=round(max(part.expected_seconds for part in parts), 6),
     )
 
 

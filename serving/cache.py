@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from cachetools import LRUCache
 
+from runners.metrics import metrics
 from runners.runner import Answer
-from runners.stats import metrics
 from serving.shared_answers import SharedAnswers
 
 MAX_PICTURE_BYTES = 2**18
@@ -60,13 +60,14 @@ class ResponseCache:
         digest.update(payload)
         return digest.digest()
 
-    def get(self, model: str, key: bytes | None) -> Answer[Any] | None:
-        """Return the answer that is kept, which took no time; it is counted as a hit or a miss of that model."""
+    def get(self, tag: str, key: bytes | None) -> Answer[Any] | None:
+        """Return the answer that is kept, which took no time; it is counted as a hit or a miss of the version."""
         if key is None:
             return None
         with self._lock:
             answer = self._answers.get(key)
-        metrics().cache.labels(model, "miss" if answer is None else "hit").inc()
+        name, _, version = tag.partition(":")
+        metrics().cache.labels(name, version, "miss" if answer is None else "hit").inc()
         return answer and answer._replace(queue_ms=0.0, decode_ms=0.0, infer_ms=0.0, cached=True)
 
     @property

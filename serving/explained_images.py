@@ -40,7 +40,10 @@ class ImageExplainer:
         """Predict and explain one picture, as `Predictor.explain_image` describes."""
         model.check_ready()
         if request.method == RISE:
-            return await self._rise.explain(model, request, parameters, deadline, progress)
+            started = time.monotonic()
+            prediction = await self._rise.explain(model, request, parameters, deadline, progress)
+            model.meters.explained(RISE, started)
+            return prediction
         prediction = await self._by_gradient(model, request, parameters, deadline)
         if any(explanation.target == request.contrast for explanation in prediction.explanations):
             raise is_own_contrast(as_image_card(model.card).labels[request.contrast])
@@ -54,7 +57,10 @@ class ImageExplainer:
         try:
             request = await usual_request(model, payload, parameters, "overlay")
             if request.method == RISE:
-                return await self._rise.predict(model, request, parameters, deadline)
+                prediction = await self._rise.predict(model, request, parameters, deadline)
+                if prediction.explanations:
+                    model.meters.explained(RISE, now)
+                return prediction
             # The explanation gets half of the time; the rest is for predicting without it.
             return await self._by_gradient(model, request, parameters, now + (deadline - now) / 2)
         except VitrineError as error:
@@ -74,11 +80,13 @@ class ImageExplainer:
     async def _by_gradient(
         self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
     ) -> ImagePrediction:
+        started = time.monotonic()
         model.check_ready()
         model.check_method(request.method)
         if self._client is None:
             raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
         answer = await self._client.explain(model.tag, request, deadline)
+        model.meters.explained(request.method, started)
         return image_prediction(model, answer, parameters, answer.value.explanations)
 
 

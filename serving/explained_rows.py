@@ -5,7 +5,7 @@ import time
 from errors import InvalidInput, VitrineError
 from models.card import as_row_card
 from runners.awaiting import awaitable
-from serving.attributions import RowExplanationRequest, explain_rows
+from serving.attributions import RowExplanationRequest, explain_rows, row_methods
 from serving.loaded_model import LoadedModel
 from serving.predictions import PredictionParameters, RowPredictions, explained_targets, row_predictions
 from serving.row_pipeline import RowPayload
@@ -75,6 +75,7 @@ def _check_aside(model: LoadedModel, predictions: RowPredictions) -> None:
 async def _with_reasons(
     model: LoadedModel, predictions: RowPredictions, request: RowExplanationRequest, deadline: float
 ) -> RowPredictions:
-    targets = explained_targets(predictions.results, request)
+    started, targets = time.monotonic(), explained_targets(predictions.results, request)
     explanations = await explain_rows(model, predictions.answer.value, targets, request, deadline)
+    model.meters.explained(request.method or row_methods(as_row_card(model.card))[0], started)
     return predictions._replace(explanations=explanations)

@@ -15,11 +15,13 @@ from models.package import EARLY_EXIT_VARIANT, StoredModel, verify
 from runners.awaiting import awaitable
 from runners.cores import CoreShare
 from runners.runner import Answer, Runner
-from runners.stats import RunnerStats, add_stats
+from runners.stats import RunnerStats, Series, add_stats
 from serving.cache import NO_CACHE, ResponseCache, answered
 from serving.explainable import no_gradient_reason, not_explainable_reason
+from serving.gauges import model_gauges
 from serving.loading import LoadedPipeline, Role
 from serving.model_lanes import ModelLanes
+from serving.model_meters import ModelMeters
 from serving.options import RunnerOptions
 from serving.self_check import SelfCheck
 from serving.waiting import Caller, wait_for
@@ -53,6 +55,7 @@ class LoadedModel:
         self.tag = stored.tag if stored else card.name
         self.not_explainable_reason = not_explainable_reason(card, stored)
         self.no_gradient_reason = no_gradient_reason(card, stored) if isinstance(card, ImageCard) else ""
+        self.meters = ModelMeters(card, self.version or "")
         self.background: Background | None = None
         self.explained_one_by_one = asyncio.Lock()  # chunks of explanations, of which a batch should hold one
         self.state: State = "loading" if stored else "missing"
@@ -68,20 +71,12 @@ class LoadedModel:
         self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
     def check_ready(self) -> None:
-        """Return if the model answers.
-
-        Raises:
-            Unavailable: it does not; the message says what it is doing, or what is wrong.
-        """
+        """Return if the model answers, else raise Unavailable with what it is doing, or what is wrong."""
         if self.state != "ready":
             raise self._unavailable()
 
     def check_explainable(self) -> None:
-        """Return if the model has explanations, in whatever state it is.
-
-        Raises:
-            NoExplanation: it has none; the message says why.
-        """
+        """Return if the model has explanations, in whatever state it is, else raise NoExplanation with the reason."""
         if self.not_explainable_reason:
             raise NoExplanation(f"There is no explanation: {self.not_explainable_reason}.")
 
@@ -99,9 +94,6 @@ class LoadedModel:
 
     def check_method(self, method: str) -> None:
         """Return if a method explains the model's pictures.
-
-        Args:
-            method: what was asked for.
 
         Raises:
             NoExplanation: it takes a gradient, and there is none; the message says why, and what to ask for instead.
@@ -144,18 +136,15 @@ class LoadedModel:
         runner, key = self._ready_runner(), self._key(payload)
         if key is None:
             return runner.submit(payload, deadline, is_admitted=is_admitted)
-        if (answer := self._cache.get(self.name, key)) is not None:
+        if (answer := self._cache.get(self.tag, key)) is not None:
             return answered(answer)
         return self._cache.kept(key, runner.submit(payload, deadline, is_admitted=is_admitted))
 
     def submit_all(self, payloads: Sequence[Any], deadline: float | None = None) -> "list[Future[Answer[Any]]]":
-        """Queue the payloads of one request, but for those that were answered before: all of them or none.
-
-        Arguments and errors are those of `submit`.
-        """
+        """Queue the payloads of one request, but for those answered before: all or none; arguments as of `submit`."""
         runner = self._ready_runner()
         keys = [self._key(payload) for payload in payloads]
-        cached = [self._cache.get(self.name, key) if key is not None else None for key in keys]
+        cached = [self._cache.get(self.tag, key) if key is not None else None for key in keys]
         others = [payload for payload, answer in zip(payloads, cached, strict=True) if answer is None]
         queued = iter(runner.submit_all(others, deadline) if others else ())
         return [
@@ -192,6 +181,10 @@ class LoadedModel:
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
         return add_stats([own, *self.stats_of_other_workers]) if (own := self.own_stats()) else None
+
+    def gauges(self) -> dict[str, float]:
+        """Return what is the case just now in this process, as `model_gauges` does."""
+        return model_gauges(self.state == "ready", self.meters.passed_check, self._lanes)
 
     def own_stats(self) -> RunnerStats | None:
         """Return the counts of this process alone."""
@@ -244,6 +237,7 @@ class LoadedModel:
             if self.state not in ("missing", "failed"):
                 self.state, self.detail = "draining", "the server is shutting down"
         drained = self._lanes.close(timeout_s) if self._lanes else True
+        self.meters.write()
         if drained and self._loaded is not None:
             self._loaded.release()
             self._loaded = None
@@ -256,7 +250,7 @@ class LoadedModel:
                 loaded.release()
                 return None
             self._loaded, self.runtime, self.device = loaded, loaded.runtime, loaded.device
-            self._lanes = ModelLanes(loaded, options, share)
+            self._lanes = ModelLanes(loaded, options, share, Series(self.name, self.version or "", self._role.runner))
             self.state, self.detail = "checking", "replaying its goldens"
             return self._lanes
 
@@ -275,6 +269,7 @@ class LoadedModel:
         check.one_by_one(runner)
         if loaded.checks_batches and (seconds := check.in_batches(loaded.pipeline, loaded.plan, share)):
             runner.measured(check.payloads, seconds)
+        self.meters.passed_check = True
 
     def _unavailable(self) -> Unavailable:
         message = self._role.unavailable_message.format(name=self.name, state=self.state, detail=self.detail)
@@ -286,6 +281,8 @@ class LoadedModel:
             if self.state == "draining":
                 return
             is_explained = isinstance(error, StoreError | DeviceMissing)
+            if self.state == "checking":
+                self.meters.passed_check = False
             if is_explained:
                 detail = str(error)
             else:

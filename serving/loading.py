@@ -20,9 +20,10 @@ from postprocessing.comparison import agrees, difference
 from preprocessing.prepare import Prepare
 from runners.cores import CoreShare
 from runners.gathered import CHEAP_RUN_S
+from runners.metrics import metrics
 from runners.pipeline import Pipeline
 from runners.plan import Plan, make_plan
-from runners.stats import metrics
+from runners.stats import PREDICT
 from runners.tuned import tuned_plan
 from serving.masked import ExplainablePipeline
 from serving.options import RunnerOptions
@@ -45,7 +46,7 @@ class LoadedPipeline:
     Attributes:
         pipeline: turns payloads into results.
         plan: what the Runner gets.
-        runner_name: the Runner's name in metrics and messages.
+        runner_name: the Runner's name in messages.
         runtime: the library that computes: `onnx` or `torch`.
         device: where it computes: `cpu`, `cuda:0`, `mps`.
         computed_by: the class that computes, for messages.
@@ -90,6 +91,7 @@ class Role(NamedTuple):
         unavailable_message: the answer of a model that is not ready, with `{name}`, `{state}` and `{detail}`.
         failed_retry_after_s: when a client may ask again for a model that has failed.
         logger: where the state of the models is logged.
+        runner: what the Runners do, in the metrics: `predict` or `explain`.
     """
 
     load: Load
@@ -98,6 +100,7 @@ class Role(NamedTuple):
     unavailable_message: str
     failed_retry_after_s: int
     logger: logging.Logger
+    runner: str
 
 
 def load_prediction(
@@ -123,7 +126,7 @@ def load_prediction(
     if isinstance(card, ImageCard) and stored.variant == EARLY_EXIT_VARIANT:
         early_exits = metrics().early_exit
         pipeline = EarlyExitPipeline(
-            card, backend, lambda part: early_exits.labels(card.name, part).inc(), prepare_slow
+            card, backend, lambda part: early_exits.labels(card.name, stored.version, part).inc(), prepare_slow
         )
         begin_counting = pipeline.begin_counting
     served: Pipeline[Any, Any, Any] = pipeline
@@ -152,6 +155,7 @@ PREDICTION = Role(
     unavailable_message="{name} is {state}: {detail}",
     failed_retry_after_s=5,
     logger=logger,
+    runner=PREDICT,
 )
 """The role of the models in the process that predicts."""
 
@@ -208,7 +212,7 @@ def load_backend(
     takes_images = isinstance(stored.card, ImageCard)
     plan = override(make_plan(share.available, device=device, takes_images=takes_images))
     network = load_network(stored.card, read_checkpoint(stored.path / WEIGHTS).weights)
-    out_of_memory = metrics().out_of_memory.labels(stored.card.name)
+    out_of_memory = metrics().out_of_memory.labels(stored.card.name, stored.version)
 
     def at_precision(precision: "Precision") -> "TorchBackend":
         torch_device = device.removeprefix("torch-")

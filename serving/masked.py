@@ -105,6 +105,10 @@ class ExplainablePipeline:
         """Return 1, or the number of masks: so many pictures an item is."""
         return len(item.tensors) if isinstance(item, MaskedTensors) else 1
 
+    def pixels(self, item: Item) -> int:
+        """Return how many pixels the picture has as it came; 0 for one behind masks."""
+        return 0 if isinstance(item, MaskedTensors) else item.area
+
     def is_evaluation(self, payload: Payload) -> bool:
         """Return whether this is a picture behind masks, which an explanation asks for."""
         return isinstance(payload, MaskedImage)

@@ -7,7 +7,7 @@ from runners.cores import CoreShare
 from runners.gathered import Gathered
 from runners.lane_watch import LaneWatch
 from runners.runner import Runner
-from runners.stats import RunnerStats, add_stats
+from runners.stats import RunnerStats, Series, add_stats
 from serving.loading import LoadedPipeline
 from serving.options import RunnerOptions
 
@@ -19,6 +19,7 @@ class ModelLanes:
         loaded: the model.
         options: what the operator set for every Runner.
         share: the cores of this process.
+        series: the labels of its metrics.
 
     Attributes:
         runner: takes what is queued.
@@ -26,12 +27,12 @@ class ModelLanes:
         times_replaced: how often a lane has hung.
     """
 
-    def __init__(self, loaded: LoadedPipeline, options: RunnerOptions, share: CoreShare) -> None:
-        self._loaded, self._options = loaded, options
+    def __init__(self, loaded: LoadedPipeline, options: RunnerOptions, share: CoreShare, series: Series) -> None:
+        self._loaded, self._options, self._series = loaded, options, series
         self._abandoned = list[tuple[Runner[Any, Any, Any], LaneWatch]]()
         self.gathered: Gathered[Any, Any, Any] | None = None
         if loaded.is_quick is not None:
-            self.gathered = Gathered(loaded.runner_name, loaded.pipeline, loaded.is_quick, share)
+            self.gathered = Gathered(loaded.runner_name, loaded.pipeline, loaded.is_quick, share, self._series)
         self._start(LaneWatch(share, options.timeout_ms / 1000))
 
     @property
@@ -61,6 +62,11 @@ class ModelLanes:
         counting = [self.runner, self.gathered, *(runner for runner, _ in self._abandoned)]
         return add_stats([part.stats() for part in counting if part is not None])
 
+    def occupancy(self) -> dict[str, float]:
+        """Return how many items wait, how many lanes there are, and how many of them are busy just now."""
+        waiting = float(self.stats().waiting)
+        return {"queue_depth": waiting, "lanes": float(self._loaded.plan.lanes), "lanes_busy": self.runner.busy_lanes()}
+
     def close(self, timeout_s: float) -> bool:
         """Refuse new payloads and finish those that wait; return False if something was stuck."""
         if self.gathered is not None:
@@ -76,5 +82,6 @@ class ModelLanes:
             queue_size=options.queue_size,
             queue_ms=options.queue_ms,
             working=watch,
+            series=self._series,
         )
         self._watch = watch

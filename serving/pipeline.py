@@ -112,6 +112,10 @@ class ImagePipeline:
         """Return 1: an item is one picture."""
         return 1
 
+    def pixels(self, item: Transformed) -> int:
+        """Return how many pixels the picture had as it came; 0 for a tensor that a client transformed itself."""
+        return item.area
+
     def is_evaluation(self, payload: ImagePayload) -> bool:
         """Return False: each picture is a client's."""
         return False
@@ -128,7 +132,7 @@ class ImagePipeline:
 
     def _prepared(self, prepare_picture: Prepare, data: bytes) -> Transformed:
         picture = prepare_picture(data, self._card.limits, self._card.input)
-        return Transformed(picture.tensor, picture.sharpness)
+        return Transformed(picture.tensor, picture.sharpness, picture.area)
 
     def _checked_tensor(self, tensor: Float32Tensor) -> Float32Tensor:
         """Return a tensor that a client transformed itself, if the network can be given it."""

@@ -95,14 +95,16 @@ def image_prediction(
     parameters: PredictionParameters,
     explanations: Sequence[Explanation] = (),
 ) -> ImagePrediction:
-    """Return what the answer for one picture means, as the card and the parameters say."""
+    """Return what the answer for one picture means, as the card and the parameters say, and count its label."""
     card, outputs = as_image_card(model.card), answer.value
     if explanations:
         answered_by: AnsweredBy | None = WHOLE_NETWORK if model.has_early_exit else None
     else:
         answered_by = outputs.answered_by
+    classification = classify(outputs.logits, card, threshold=parameters.threshold, top_k=parameters.top_k)
+    model.meters.answered(classification.class_id, classification.confidence)
     return ImagePrediction(
-        classify(outputs.logits, card, threshold=parameters.threshold, top_k=parameters.top_k),
+        classification,
         outputs.logits,
         image_warnings(card, outputs.sharpness, answered_by, parameters.threshold),
         answered_by,
@@ -112,9 +114,14 @@ def image_prediction(
 
 
 def row_predictions(model: LoadedModel, answer: Answer[RowOutputs], parameters: PredictionParameters) -> RowPredictions:
-    """Return what the answer for the rows of one request means, as the card and the parameters say."""
+    """Return what the answer for the rows of one request means, as card and parameters say; count the labels."""
     card, (outputs, problems, _) = as_row_card(model.card), answer.value
-    return RowPredictions(row_results(card, outputs, parameters), outputs, problems, card.warnings, answer)
+    results = row_results(card, outputs, parameters)
+    if isinstance(results, Classifications):
+        model.meters.answered_rows(results.class_ids, results.probabilities)
+    elif isinstance(results, Anomalies):
+        model.meters.answered_rows(results.are_anomalies, results.confidences)
+    return RowPredictions(results, outputs, problems, card.warnings, answer)
 
 
 def row_results(card: RowCard, outputs: Logits, parameters: PredictionParameters) -> RowResults:

@@ -12,6 +12,7 @@ from models.followed import FollowedFolders
 from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
 from runners.memory import map_large_blocks
+from runners.metrics import write_all
 from serving.cache import ResponseCache
 from serving.follower import Follower
 from serving.gradcam.client import BentoMLCalls, ExplainerClient
@@ -67,6 +68,8 @@ class PredictionProcess:
             role=preparing_slow(PREDICTION, self._decoding.prepare),
         )
         self._explainer = ExplainerClient(settings.explain_timeout_ms, cache) if settings.explain else None
+        if self._explainer is not None:
+            self.repository.open_breakers = self._explainer.open_breakers
         self.predictor = Predictor(settings.timeout_ms, self._explainer, settings.top_k)
         self._settings = settings
         self.follower = Follower(
@@ -85,7 +88,7 @@ class PredictionProcess:
             gradcam: BentoML's client of the Grad-CAM process, asynchronous.
         """
         end_within(self._settings.drain_seconds, self.repository)
-        Heartbeat(self._state.folder, [self.repository.replace_stuck_lanes]).start()
+        Heartbeat(self._state.folder, [self.repository.replace_stuck_lanes, write_all]).start()
         map_large_blocks()
         self._decoding.start()
         if self._shared is not None:
@@ -107,6 +110,7 @@ class PredictionProcess:
             self._shared.stop()
         await self.repository.leave()
         await asyncio.to_thread(self.repository.close, self._settings.drain_seconds)
+        write_all()
         self._decoding.close()
 
     def _explained_tags(self) -> list[str]:

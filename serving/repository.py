@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from models.card import Card
 from models.package import StoredModel
 from runners.cores import CoreShare
 from runners.memory import trim_memory
+from runners.metrics import write_all
 from runners.stats import stats_from_json
 from serving.cache import NO_CACHE, ResponseCache
 from serving.loaded_model import LoadedModel
@@ -50,6 +51,7 @@ class ModelRepository:
         invalid: what is wrong with the card of a bundled model, by the model's name.
         withdrawn: the names of the models that clients took out of service.
         lock_problems: which lock files cannot be read just now, and what to do about it.
+        open_breakers: returns the versions whose explanations are not asked for just now, by tag.
         generation: how often the cards of what is served have changed.
 
     Args:
@@ -94,6 +96,7 @@ class ModelRepository:
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
         self._closing = False
         self._workers: Workers | None = None
+        self.open_breakers: Callable[[], list[str]] = list
         self._others_ready = True
         self._refreshing, self._refreshed_at = asyncio.Lock(), -math.inf
         self.started_at = time.monotonic()
@@ -152,7 +155,7 @@ class ModelRepository:
 
         One that comes in place of a dead one takes no requests until it is loaded.
         """
-        self._workers = Workers(folder, self._news)
+        self._workers = Workers(folder, self.news)
         if any(news["ready"] for news in await self._workers.ask(FIRST_NEWS_TIMEOUT_S)):
             await asyncio.to_thread(self.wait_loaded, REPLACEMENT_S)
         await self._workers.start()
@@ -280,8 +283,9 @@ class ModelRepository:
         gc.freeze()  # a full collection of what is there now took 60 ms, and no request should wait so long
         trim_memory()  # the self-check of kidney-stone left 85 MiB with the threads of each process
 
-    def _news(self) -> dict[str, Any]:
-        """Return what this worker tells the others, as JSON objects."""
+    def news(self) -> dict[str, Any]:
+        """Return what this worker tells the others, as JSON objects, once its metrics are written."""
+        write_all()
         stats = {model.tag: model.own_stats() for model in self.every}
         states = {model.tag: model.state for model in [*self.every, *self.candidates.values()]}
         return {
@@ -291,4 +295,6 @@ class ModelRepository:
             "ready": self._ready,
             "closing": self._closing,
             "stats": {tag: asdict(counts) for tag, counts in stats.items() if counts},
+            "gauges": {model.tag: model.gauges() for model in self.every if model.stored},
+            "open_breakers": self.open_breakers(),
         }

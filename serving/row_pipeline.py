@@ -102,6 +102,10 @@ class RowPipeline:
         """Return the number of rows that are right."""
         return len(item.tensor)
 
+    def pixels(self, item: CheckedRows) -> int:
+        """Return 0: rows are no pictures."""
+        return 0
+
     def is_evaluation(self, payload: RowPayload | MixedRows) -> bool:
         """Return whether these are the rows of an explanation."""
         return isinstance(payload, MixedRows)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from errors import RedisGone
+from runners.metrics import metrics
 from runners.runner import Answer
-from runners.stats import metrics
 from serving.gradcam.wire import ExplainedPicture, Explanation, Sampling
 from serving.pipeline import ImageOutputs
 

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from errors import RedisGone
-from runners.stats import metrics
+from runners.metrics import metrics
 
 logger = logging.getLogger("vitrine.redis")
 

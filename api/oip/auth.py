@@ -10,8 +10,8 @@ import grpc
 from api.auth import HEALTH_CALLS, Authenticator
 from api.grants import GRANT
 from api.middleware import SANE_ID, new_request_id
+from api.request_meter import RequestMeter
 from errors import KeyRefused, QuotaReached, Unavailable
-from runners.stats import metrics
 from serving.answer_fields import log_fields
 from serving.logs import AccessLines, json_object, quoted
 from serving.request_record import RequestRecord, trace_id_of
@@ -24,6 +24,8 @@ UNCOUNTED_CALLS = HEALTH_CALLS | {"/inference.GRPCInferenceService/ModelStreamIn
 
 access_log = logging.getLogger("vitrine.access")
 
+CALLS = RequestMeter("grpc")
+"""Counts the calls of this process."""
 KEY_NAME: contextvars.ContextVar[str | None] = contextvars.ContextVar("key_name", default=None)
 """The name of the key that came with the call which the current task answers; None where no keys are asked for."""
 
@@ -53,7 +55,7 @@ def log_call(
 
 def record_refusal(context: Context, code: grpc.StatusCode, request_id: str, *, log: bool) -> None:
     """Count, and log if it is wanted, a call that is refused before its message has come."""
-    metrics().requests.labels("", code.name).inc()
+    CALLS.count("", "", "", code.name, 0.0)
     if log:
         record = RequestRecord(request_id, call_trace_id(context))
         log_call(context, record, code, 0.0, "", key_name=KEY_NAME.get())

@@ -15,7 +15,7 @@ from api.connections import most_connections
 from api.control import ModelControl
 from api.limits import ReachedLimits
 from api.oip.auth import Context, KeyInterceptor
-from api.oip.grpc_service import Servicer
+from api.oip.grpc_service import SERVICE, Servicer
 from api.oip.inference import Inference
 from api.oip.names import names_of
 from api.oip.occupancy import watch_occupancy
@@ -27,7 +27,6 @@ from settings import Settings
 
 logger = logging.getLogger("vitrine.grpc")
 
-SERVICE = "inference.GRPCInferenceService"
 MAX_STREAMS = 256
 """The most calls at a time over one connection."""
 IDLE_WAITS = 3

@@ -17,7 +17,7 @@ from api.bodies import Bodies, Body
 from api.control import ModelControl
 from api.grants import GRANT, check_scope
 from api.oip import metadata
-from api.oip.auth import KEY_NAME, Context, call_trace_id, log_call, quota_metadata, request_id_of
+from api.oip.auth import CALLS, KEY_NAME, Context, call_trace_id, log_call, quota_metadata, request_id_of
 from api.oip.inference import Inference
 from api.oip.items import header_check
 from api.oip.messages import MAX_ID, MAX_NAME, InferRequest
@@ -25,10 +25,11 @@ from api.oip.names import NamedModel, named_model
 from api.oip.protobuf import LARGE_MESSAGE_BYTES, parse_message, read_message, write_message
 from api.problems import log_failure, problem_of
 from errors import NotFound, QueueFull, Unavailable
-from runners.stats import metrics
+from serving.loaded_model import LoadedModel
 from serving.repository import ModelRepository
 from serving.request_record import REQUEST, RequestRecord
 
+SERVICE = "inference.GRPCInferenceService"
 STATUS_CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -52,6 +53,7 @@ class _CallRecord(RequestRecord):
     model: str
     id: str = ""
     code: grpc.StatusCode = grpc.StatusCode.OK
+    answered_by: LoadedModel | None = None
 
 
 class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -83,12 +85,14 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ServerLive(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return that the process answers."""
-        return await self._answer(context, "", lambda: service_pb2.ServerLiveResponse(live=True))
+        return await self._answer(context, "ServerLive", "", lambda: service_pb2.ServerLiveResponse(live=True))
 
     async def ServerReady(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return whether the default model predicts and no other is still loading."""
         await self._repository.refresh(max_age_s=metadata.READINESS_MAX_AGE_S)
-        return await self._answer(context, "", lambda: service_pb2.ServerReadyResponse(ready=self._repository.ready))
+        return await self._answer(
+            context, "ServerReady", "", lambda: service_pb2.ServerReadyResponse(ready=self._repository.ready)
+        )
 
     async def ModelReady(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return whether a model answers; an unknown one does not."""
@@ -100,12 +104,14 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 ready = False
             return service_pb2.ModelReadyResponse(ready=ready)
 
-        return await self._answer(context, request.name, readiness)
+        return await self._answer(context, "ModelReady", request.name, readiness)
 
     async def ServerMetadata(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return the server's name, version and extensions."""
         fields = metadata.server_metadata(self._version)
-        return await self._answer(context, "", lambda: ParseDict(fields, service_pb2.ServerMetadataResponse()))
+        return await self._answer(
+            context, "ServerMetadata", "", lambda: ParseDict(fields, service_pb2.ServerMetadataResponse())
+        )
 
     async def ModelMetadata(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return a model's versions, inputs and outputs."""
@@ -114,7 +120,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             fields = metadata.model_metadata(self._repository, self._named(request))
             return ParseDict(fields, service_pb2.ModelMetadataResponse())
 
-        return await self._answer(context, request.name, message)
+        return await self._answer(context, "ModelMetadata", request.name, message)
 
     async def ModelConfig(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return a model's configuration in Triton's words."""
@@ -123,7 +129,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             config = metadata.model_config(self._named(request))
             return ParseDict({"config": config}, service_pb2.ModelConfigResponse())
 
-        return await self._answer(context, request.name, message)
+        return await self._answer(context, "ModelConfig", request.name, message)
 
     async def ModelStatistics(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return the counts and times of one model, or of all."""
@@ -133,7 +139,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             return ParseDict(metadata.model_statistics(self._repository, named), service_pb2.ModelStatisticsResponse())
 
         await self._repository.refresh()
-        return await self._answer(context, request.name, message)
+        return await self._answer(context, "ModelStatistics", request.name, message)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Return every version of every model with its state."""
@@ -142,7 +148,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             models = metadata.repository_index(self._repository, ready_only=request.ready)
             return ParseDict({"models": models}, service_pb2.RepositoryIndexResponse())
 
-        return await self._answer(context, "", message)
+        return await self._answer(context, "RepositoryIndex", "", message)
 
     async def RepositoryModelLoad(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Serve a model in its newest version, and answer once every process does."""
@@ -151,7 +157,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             await self._control.load(request.model_name, KEY_NAME.get(), request.parameters)
             return service_pb2.RepositoryModelLoadResponse()
 
-        return await self._answer_recorded(context, request.model_name, work)
+        return await self._answer_recorded(context, "RepositoryModelLoad", request.model_name, work)
 
     async def RepositoryModelUnload(self, request: Any, context: Context) -> Message:  # noqa: N802
         """Take a model out of service, and answer once no process serves it."""
@@ -160,17 +166,16 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             await self._control.unload(request.model_name, KEY_NAME.get())
             return service_pb2.RepositoryModelUnloadResponse()
 
-        return await self._answer_recorded(context, request.model_name, work)
+        return await self._answer_recorded(context, "RepositoryModelUnload", request.model_name, work)
 
     async def ModelInfer(self, request: bytes, context: Context) -> Message:  # noqa: N802
         """Infer tensors. The message comes unparsed: it may be invalid, and parsing it may take a while."""
-        return await self._answer_recorded(context, "", lambda record: self._infer(request, context, record))
+        return await self._answer_recorded(
+            context, "ModelInfer", "", lambda record: self._infer(request, context, record)
+        )
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Message]:  # noqa: N802
-        """Infer the requests of a stream one after the other; an error is the answer to its own request alone.
-
-        A server that shuts down ends the stream after the answer that is under way.
-        """
+        """Infer a stream's requests one by one, whose errors are their own; a shutdown ends it after an answer."""
         closing = asyncio.ensure_future(self._closing.wait())
         iterator = aiter(requests)
         arriving = asyncio.ensure_future(anext(iterator, None))
@@ -200,7 +205,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         return named_model(self._repository, request.name, request.version or None)
 
     async def _infer_streamed(self, request: bytes, context: Context) -> Message:
-        with self._recorded(context, "") as record:
+        with self._recorded(context, "ModelStreamInfer", "") as record:
             body = Body(self._bodies)
             try:
                 body.hold(len(request))
@@ -232,23 +237,24 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         message = parse_message(data)
         record.model, record.id = message.model_name, message.id[:MAX_ID]
         named = named_model(self._repository, message.model_name, message.model_version or None)
+        record.answered_by = named.model
         check_scope(named.model.name)
         named.check_room()  # before the tensors are read
         return named, read_message(message, header_check(named))
 
-    async def _answer(self, context: Context, model: str, message: Callable[[], Message]) -> Message:
+    async def _answer(self, context: Context, call: str, model: str, message: Callable[[], Message]) -> Message:
         """Answer with the message that a function returns at once."""
 
         async def work(record: _CallRecord) -> Message:
             return message()
 
-        return await self._answer_recorded(context, model, work)
+        return await self._answer_recorded(context, call, model, work)
 
     async def _answer_recorded(
-        self, context: Context, model: str, work: Callable[[_CallRecord], Awaitable[Message]]
+        self, context: Context, call: str, model: str, work: Callable[[_CallRecord], Awaitable[Message]]
     ) -> Message:
         """Await an answer, and record the call; an error ends the call with gRPC's code for it."""
-        with self._recorded(context, model) as record:
+        with self._recorded(context, call, model) as record:
             trailing_metadata = [("x-request-id", record.request_id)]
             try:
                 answer = await work(record)
@@ -265,7 +271,7 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         raise RuntimeError("abort raises")
 
     @contextlib.contextmanager
-    def _recorded(self, context: Context, model: str) -> Iterator[_CallRecord]:
+    def _recorded(self, context: Context, call: str, model: str) -> Iterator[_CallRecord]:
         """Count and log a call once it has ended."""
         started = time.perf_counter()
         record = _CallRecord(request_id=request_id_of(context), trace_id=call_trace_id(context), model=model)
@@ -277,10 +283,9 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise
         finally:
             seconds = time.perf_counter() - started
-            label = record.model.partition(".")[0]  # whatever name the model was asked by
-            label = label if label in self._repository.models or not record.model else "unknown"
-            metrics().requests.labels(label, record.code.name).inc()
-            metrics().request.labels(label).observe(seconds)
+            name = record.model.partition(".")[0]  # whatever name the model was asked by
+            answered_by = record.answered_by or self._repository.models.get(name, "unknown" if name else "")
+            CALLS.count(answered_by, f"/{SERVICE}/{call}", "", record.code.name, seconds)
             if self._log:
                 log_call(context, record, record.code, seconds, record.model, KEY_NAME.get())
             record.answered = None  # it may be large, and timers of this call still hold the record

@@ -168,7 +168,10 @@ class OpenInference:
     def _named(self, request: Request) -> NamedModel:
         """Return the model that the path names; a version may stand in the path or in the query."""
         path = request.path_params
-        return named_model(self._repository, path["name"], path.get("version") or request.query_params.get("version"))
+        version = path.get("version") or request.query_params.get("version")
+        named = named_model(self._repository, path["name"], version)
+        request.scope["state"]["model"] = named.model
+        return named
 
 
 def read_infer_request(body: bytes, json_length: str | None, named: NamedModel) -> InferRequest:

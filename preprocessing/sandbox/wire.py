@@ -41,7 +41,7 @@ def send_answer(to: Connection, answer: PreparedPicture | InvalidInput) -> None:
         to.send_bytes(json.dumps({"error": type(answer).__name__, "detail": str(answer)[:2000]}).encode())
         return
     size = answer.pixels.shape[:2] if answer.pixels is not None else None
-    to.send_bytes(json.dumps({"sharpness": answer.sharpness, "size": size}).encode())
+    to.send_bytes(json.dumps({"sharpness": answer.sharpness, "area": answer.area, "size": size}).encode())
     to.send_bytes(answer.tensor.tobytes())
     if answer.pixels is not None:
         to.send_bytes(answer.pixels.data.cast("B"))
@@ -60,10 +60,11 @@ def receive_answer(source: Connection, limits: ImageLimits, spec: ImageInput, ke
             raise _ERRORS[fields["error"]](str(fields["detail"]))
         tensor = np.frombuffer(source.recv_bytes(4 * int(np.prod(spec.shape))), np.float32).reshape(spec.shape)
         sharpness = None if fields["sharpness"] is None else float(fields["sharpness"])
+        area = min(int(fields["area"]), limits.max_pixels)
         if keep == "nothing":
-            return PreparedPicture(tensor, sharpness)
+            return PreparedPicture(tensor, sharpness, area)
         height, width = map(int, fields["size"])
         pixels = np.frombuffer(source.recv_bytes(3 * max(limits.max_pixels, int(np.prod(spec.size)))), np.uint8)
-        return PreparedPicture(tensor, sharpness, pixels.reshape(height, width, 3))
+        return PreparedPicture(tensor, sharpness, area, pixels.reshape(height, width, 3))
     except (KeyError, TypeError, ValueError) as error:
         raise Garbled(str(error)) from error

@@ -102,6 +102,12 @@ class ExplainerClient:
         """Why no calls are made just now, for any model; empty while they are made."""
         return self._unavailable_reason
 
+    def open_breakers(self) -> list[str]:
+        """Return the versions that no calls are made for just now, of those that the process has or had, by tag."""
+        if self._unavailable_reason:
+            return [*self.status]
+        return [tag for tag, circuit in self._circuits.items() if circuit.stuck_reason]
+
     async def explain(self, tag: str, request: ExplanationRequest, deadline: float) -> "Answer[ExplainedPicture]":
         """Explain one picture, or return the answer that was given to the same request before.
 
@@ -118,7 +124,7 @@ class ExplainerClient:
         """
         key = self._cache.key(tag, request.data, replace(request, data=b""))
         await self._cache.fetch(key)
-        if (cached := self._cache.get(tag.partition(":")[0], key)) is not None:
+        if (cached := self._cache.get(tag, key)) is not None:
             return cached
         answer = await self._explain_remotely(tag, request, deadline)
         if key is not None:

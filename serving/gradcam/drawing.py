@@ -30,6 +30,7 @@ class PreparedPicture(NamedTuple):
         tensor: shape `card.input.shape`, float32, as the network takes it.
         sharpness: the picture's variance of the Laplacian; None where the card does not ask for it.
         size: width and height of what is drawn, in pixels.
+        area: how many pixels the picture has as it came.
     """
 
     request: ExplanationRequest
@@ -37,6 +38,7 @@ class PreparedPicture(NamedTuple):
     tensor: npt.NDArray[np.float32]
     sharpness: float | None
     size: tuple[int, int]
+    area: int
 
 
 def prepare_to_draw(prepare_picture: Prepare, card: ImageCard, request: ExplanationRequest) -> PreparedPicture:
@@ -66,7 +68,7 @@ def prepare_to_draw(prepare_picture: Prepare, card: ImageCard, request: Explanat
         size = picture.pixels.shape[1], picture.pixels.shape[0]
     elif structure.orientation >= 5 and card.input.orientation == "apply":
         size = size[1], size[0]
-    return PreparedPicture(request, picture.pixels, picture.tensor, picture.sharpness, size)
+    return PreparedPicture(request, picture.pixels, picture.tensor, picture.sharpness, size, picture.area)
 
 
 def is_slow_to_draw(card: ImageCard, request: ExplanationRequest) -> bool:

@@ -15,6 +15,7 @@ from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
 from runners.awaiting import awaitable
 from runners.memory import map_large_blocks
+from runners.metrics import write_all
 from runners.runner import Answer
 from serving.explainable import no_gradient_reason
 from serving.gradcam.wire import ExplainedPicture, answer_to_fields, fields_to_json, request_from_fields
@@ -59,6 +60,7 @@ class ExplanationProcess:
     async def stop(self, timeout_s: float) -> None:
         """Finish what is under way, then release the models; what takes longer than `timeout_s` is given up."""
         await asyncio.to_thread(self._repository.close, timeout_s)
+        write_all()
         self._decoding.close()
 
     async def explain(self, tag: str, fields: dict[str, Any], seconds: float, call: str) -> dict[str, Any]:
@@ -97,7 +99,7 @@ class ExplanationProcess:
             self._calls[call].cancel()
 
     def status(self, tags: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return by tag the `state` and `detail` of every model and, once it runs, its `stats`.
+        """Return by tag the `state` and `detail` of every model, its `gauges` and, once it runs, its `stats`.
 
         Versions that are not here yet begin to be loaded; those that no server has named for a while are released.
 
@@ -110,6 +112,7 @@ class ExplanationProcess:
                 "state": model.state,
                 "detail": model.detail or model.stuck_reason,
                 "stats": asdict(stats) if (stats := model.own_stats()) else None,
+                "gauges": model.gauges(),
             }
             for model in self._repository.every
         }
@@ -137,7 +140,12 @@ class ExplanationProcess:
                     self._repository.put(model.name, [model, *others])
                     threading.Thread(target=self._repository.load, args=(model,), daemon=True).start()
                 else:
-                    missing[tag] = {"state": "missing", "detail": f"{tag} is not installed here", "stats": None}
+                    missing[tag] = {
+                        "state": "missing",
+                        "detail": f"{tag} is not installed here",
+                        "stats": None,
+                        "gauges": {},
+                    }
         for tag, model in here.items() if self._repository.loaded else ():
             kept_s = 0.0 if model.state == "failed" else RELEASE_AFTER_S  # one that failed may be asked for anew
             if now > self._asked_for_at.setdefault(tag, now) + kept_s:

@@ -19,6 +19,7 @@ from preprocessing.prepare import Prepare, prepare
 from runners.admission import Work
 from runners.cores import CoreShare
 from runners.plan import make_plan
+from runners.stats import EXPLAIN
 from serving.gradcam.drawing import PreparedPicture, draw, is_slow_to_draw, prepare_to_draw
 from serving.gradcam.wire import ExplainedPicture, Explanation, ExplanationRequest
 from serving.loading import LoadedPipeline, Role, device_for
@@ -98,6 +99,10 @@ class ExplanationPipeline:
     def count_inferences(self, item: PreparedPicture) -> int:
         """Return how many classes are explained: so many times an item is computed."""
         return max(1, len(item.request.targets), item.request.top)
+
+    def pixels(self, item: PreparedPicture) -> int:
+        """Return how many pixels the picture has as it came."""
+        return item.area
 
     def is_evaluation(self, payload: ExplanationRequest) -> bool:
         """Return False: each picture is a client's."""
@@ -201,6 +206,7 @@ EXPLANATION = Role(
     unavailable_message="Explanations of {name} are {state}: {detail}",
     failed_retry_after_s=1,
     logger=logger,
+    runner=EXPLAIN,
 )
 """The role of the models in the Grad-CAM process."""
 

@@ -75,7 +75,7 @@ def client_maker() -> Iterator[MakeClient]:
             chosen,
             "0.1.0",
             behind=behind,
-            behind_paths=("/metrics", "/schema.json"),
+            behind_paths=("/schema.json",),
             authenticator=authenticator,
         )
         client = TestClient(application, raise_server_exceptions=True)

@@ -38,7 +38,8 @@ def test_the_second_time_an_answer_comes_from_the_cache_and_says_so(client: Test
     assert first.json()["probabilities"] == second.json()["probabilities"] == other.json()["probabilities"]
     assert first.json()["request_id"] != second.json()["request_id"]
     assert other.json()["threshold"] == 0.999
-    hits = REGISTRY.get_sample_value("vitrine_cache_requests_total", {"model": "tiny-cached", "outcome": "hit"})
+    series = {"model": "tiny-cached", "version": first.json()["version"], "outcome": "hit"}
+    hits = REGISTRY.get_sample_value("vitrine_cache_requests_total", series)
     assert hits is not None and hits >= 2
 
 

@@ -7,7 +7,7 @@ import yaml
 from prometheus_client import generate_latest
 
 from models import registry
-from runners.stats import metrics
+from runners.metrics import metrics
 from settings import Settings
 from tests.deploy.kustomize import KUBERNETES, named, of_kind, pods, server
 
@@ -77,7 +77,7 @@ def test_the_queues_metric_is_made_from_one_that_the_server_exports() -> None:
     (scaler,) = of_kind("everything", "HorizontalPodAutoscaler")
     scaled_by = [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"]
     assert scaled_by == [rule["name"]["as"]]
-    metrics().queue.labels("any").observe(0.1)
+    metrics().queue.labels("any", "1", "predict").observe(0.1)
     exported = set(re.findall(r"^(\w+)\{", generate_latest().decode(), re.MULTILINE))
     for query in (rule["seriesQuery"], rule["metricsQuery"]):
         assert set(re.findall(r"vitrine_\w+", query)) <= exported

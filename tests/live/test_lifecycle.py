@@ -44,7 +44,9 @@ def test_a_second_server_of_the_same_store_leaves_the_firsts_metrics_alone(
 ) -> None:
     def counted(at: Server) -> float:
         text = requests.get(f"{at.url}/metrics", timeout=10).text
-        match = re.search(r'vitrine_requests_total\{model="kidney-stone",status="200"\} (\S+)', text)
+        match = re.search(
+            r'vitrine_requests_total\{model="kidney-stone",route="/models/\{name\}",status="200",.*\} (\S+)', text
+        )
         return float(match[1]) if match else 0.0
 
     def ask() -> None:

@@ -52,8 +52,20 @@ def test_any_worker_tells_what_all_of_them_did(server: Server) -> None:
         assert int(statistics["inference_stats"]["success"]["count"]) == after["succeeded"]
 
 
+def scraped(server: Server, name: str) -> float:
+    """Return the sum of the series of a name; of requests only those that predicted."""
+    lines = requests.get(f"{server.url}/metrics", timeout=30).text.splitlines()
+    own = [line for line in lines if line.split("{")[0].split(" ")[0] == name]
+    return sum(float(line.split()[-1]) for line in own if name != PREDICTED or 'route="/predict"' in line)
+
+
+PREDICTED = "vitrine_requests_total"
+
+
 def test_a_killed_worker_is_replaced_and_no_later_request_fails(server: Server) -> None:
     killed, *others = workers_of(server)
+    wait_until(lambda: scraped(server, "vitrine_workers") == WORKERS)
+    counted, lanes = scraped(server, PREDICTED), scraped(server, "vitrine_lanes")
     killed.kill()
     killed.wait(10)
 
@@ -65,4 +77,7 @@ def test_a_killed_worker_is_replaced_and_no_later_request_fails(server: Server) 
 
     wait_until(replaced)
     counts = [requests.get(f"{server.url}/models/tiny/stats", timeout=30).json()["succeeded"] for _ in range(4)]
+    # What the dead worker had counted is still there, and what was the case with it is not.
+    wait_until(lambda: scraped(server, "vitrine_workers") == WORKERS)
+    assert scraped(server, PREDICTED) >= counted > 0 and scraped(server, "vitrine_lanes") == lanes
     assert counts == sorted(counts) and all(predict(server).status_code == 200 for _ in range(20))

@@ -108,8 +108,8 @@ def test_the_whole_transform_equals_a_plain_one(image: npt.NDArray[np.uint8]) ->
     lightness = cv2.createCLAHE(2.0, (8, 8)).apply(lightness)
     equal = cv2.cvtColor(cv2.merge([lightness, a, b]), cv2.COLOR_LAB2RGB)
     expected = ((equal / 255.0 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
-    tensor, variance = transform(image, card.input)
-    assert np.abs(tensor - expected).max() < 1e-5
+    tensor, variance, area = transform(image, card.input)
+    assert np.abs(tensor - expected).max() < 1e-5 and area == image.shape[0] * image.shape[1]
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     assert variance == pytest.approx(cv2.Laplacian(grey, cv2.CV_64F).var())
 

@@ -23,6 +23,7 @@ class Steps:
     infer: Callable[[Sequence[Any]], Sequence[Any]]
     count_inferences: Callable[[Any], int] = lambda _: 1
     is_heavy: Callable[[Any], bool] = lambda _: True
+    pixels: Callable[[Any], int] = lambda _: 0
     is_slow: Callable[[Any], bool] = lambda _: False
     preprocess_slow: Callable[[Any], Any] = lambda payload: payload
     is_evaluation: Callable[[Any], bool] = lambda _: False
@@ -39,6 +40,7 @@ def start_runner(
     working: AbstractContextManager[object] | None = None,
     count_inferences: Callable[[Prepared], int] = lambda _: 1,
     is_heavy: Callable[[Payload], bool] = lambda _: True,
+    pixels: Callable[[Prepared], int] = lambda _: 0,
     is_slow: Callable[[Payload], bool] = lambda _: False,
     preprocess_slow: Callable[[Payload], Prepared] | None = None,
     is_evaluation: Callable[[Payload], bool] = lambda _: False,
@@ -47,5 +49,5 @@ def start_runner(
 ) -> Runner[Payload, Prepared, Result]:
     """Start a Runner; `plan` are fields of its plan."""
     slow = preprocess_slow or preprocess
-    pipeline = Steps(preprocess, infer, count_inferences, is_heavy, is_slow, slow, is_evaluation, work)  # type: ignore[arg-type]
+    pipeline = Steps(preprocess, infer, count_inferences, is_heavy, pixels, is_slow, slow, is_evaluation, work)  # type: ignore[arg-type]
     return Runner(name, pipeline, Plan(**plan), queue_size=queue_size, queue_ms=queue_ms, working=working)

@@ -6,18 +6,20 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
-from prometheus_client import REGISTRY, Histogram
+from prometheus_client import REGISTRY, Counter, Histogram
 
 from errors import InferenceFailed
-from runners.stats import RunnerStats, StatsKeeper, add_stats, observe_all, stats_from_json
+from runners.metrics import Amount, Distribution, write_all
+from runners.stats import RunnerStats, Series, StatsKeeper, add_stats, stats_from_json
 from tests.conftest import ROOT
 from tests.runners.steps import start_runner
 
 RACE = """
 import sys, threading
-from runners.stats import metrics
+from runners.metrics import metrics
 sys.setswitchinterval(1e-6)
 start, made = threading.Barrier(8), []
 def come():
@@ -35,6 +37,10 @@ def test_lanes_that_come_first_together_share_one_set_of_metrics() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def labels(model: str, version: str = "") -> dict[str, str]:
+    return {"model": model, "version": version, "runner": "predict"}
+
+
 def test_prometheus_sees_what_a_runner_did() -> None:
     def run(batch: list[int]) -> Sequence[int]:
         return batch
@@ -44,7 +50,7 @@ def test_prometheus_sees_what_a_runner_did() -> None:
         assert runner.submit(item).result(20).value == item
     assert runner.close(20)
     for name in ("queue_seconds", "decode_seconds", "infer_seconds", "batch_size"):
-        assert REGISTRY.get_sample_value(f"vitrine_{name}_count", {"model": "watched"}) == 3
+        assert REGISTRY.get_sample_value(f"vitrine_{name}_count", labels("watched")) == 3
     stats = runner.stats()
     assert (stats.succeeded, stats.executions, stats.mean_batch, stats.waiting, stats.running) == (3, 3, 1.0, 0, 0)
 
@@ -85,28 +91,54 @@ def test_what_explanations_ask_for_is_counted_apart_and_comes_after_the_predicti
     assert (set(stats.batches), stats.mean_batch, stats.evaluations) == ({1, 2}, 1.5, 100)
     assert stats.evaluation_seconds > 0
     values = {
-        name: REGISTRY.get_sample_value(f"vitrine_{name}", {"model": "apart"})
-        for name in ("batch_size_count", "infer_seconds_count", "queue_seconds_count", "evaluations_total")
+        name: REGISTRY.get_sample_value(f"vitrine_{name}", labels("apart"))
+        for name in ("batch_size_count", "infer_seconds_count", "queue_seconds_count")
     }
+    values["evaluations"] = REGISTRY.get_sample_value("vitrine_evaluations_total", {"model": "apart", "version": ""})
     assert list(values.values()) == [2, 2, 3, 100]
 
 
-def test_amounts_that_are_observed_together_count_as_one_by_one() -> None:
-    histograms = [Histogram(f"amounts{name}", "Amounts.", buckets=(0.1, 1.0), registry=None) for name in "ab"]
+def test_what_is_written_now_and_then_is_what_would_have_been_observed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    histograms = [Histogram(f"amounts{name}", "Amounts.", ["to"], buckets=(0.1, 1.0), registry=None) for name in "ab"]
+    counter = Counter("times", "Times.", ["to"], registry=None)
+    monkeypatch.setattr("runners.metrics.metrics", lambda: SimpleNamespace(queue=histograms[1], waited=counter))
     amounts = [0.05, 0.1, 0.5, 2.0, 0.05]
-    for amount in amounts:
-        histograms[0].observe(amount)
-    observe_all(histograms[1], amounts)
+    distribution, amount = Distribution((0.1, 1.0), "queue", "here"), Amount("waited", "here")
+    for place, seconds in enumerate(amounts):
+        histograms[0].labels("here").observe(seconds)
+        distribution.add(seconds)
+        if place in (1, 2, 4):
+            distribution.write()
+            amount.write(distribution.sum)
     one_by_one, together = (next(iter(histogram.collect())).samples for histogram in histograms)
-    assert {sample.name[9:]: sample.value for sample in together if "_created" not in sample.name} == {
-        sample.name[9:]: sample.value for sample in one_by_one if "_created" not in sample.name
+    assert {
+        (sample.name[9:], *sample.labels.values()): sample.value for sample in together if "_created" not in sample.name
+    } == {
+        (sample.name[9:], *sample.labels.values()): sample.value
+        for sample in one_by_one
+        if "_created" not in sample.name
     }
     assert [sample.value for sample in together if sample.name.endswith("_bucket")] == [3, 4, 5]
+    assert distribution.count == 5 and counter.labels("here")._value.get() == pytest.approx(sum(amounts))
+
+
+def test_a_runner_that_is_closed_has_written_what_it_counted_and_one_at_work_writes_when_asked() -> None:
+    runner = start_runner("written", int, lambda batch: batch)
+    assert runner.submit(1).result(20).value == 1
+
+    def written() -> float | None:
+        return REGISTRY.get_sample_value("vitrine_queue_seconds_count", labels("written"))
+
+    assert not written()
+    write_all()
+    assert written() == 1
+    assert runner.submit(2).result(20).value == 2
+    assert runner.close(20) and written() == 2
 
 
 def test_what_two_processes_did_adds_up_also_after_json() -> None:
-    one, other = StatsKeeper("one"), StatsKeeper("other")
-    evaluations = StatsKeeper("other", of_evaluations=True)
+    one, other = StatsKeeper(Series("one")), StatsKeeper(Series("other"))
+    evaluations = StatsKeeper(Series("other"), of_evaluations=True)
     evaluations.executed(300, 1.5)
     evaluations.answered(9.0, 0.25, 1.5)
     one.executed(2, 0.5)

@@ -30,14 +30,16 @@ def key(data: bytes) -> bytes:
 
 def test_a_hit_is_what_was_kept_marked_and_without_its_times() -> None:
     cache = ResponseCache(2**20)
-    assert cache.get("counted", key(b"a")) is None
+    assert cache.get("counted:1", key(b"a")) is None
     cache.keep(key(b"a"), answer(4.0))
-    hit = cache.get("counted", key(b"a"))
+    hit = cache.get("counted:1", key(b"a"))
     assert hit is not None and hit.cached and not answer(4.0).cached
     assert hit.value.logits.tolist() == [4.0, -4.0]
     assert (hit.queue_ms, hit.decode_ms, hit.infer_ms) == (0.0, 0.0, 0.0)
     counted = [
-        REGISTRY.get_sample_value("vitrine_cache_requests_total", {"model": "counted", "outcome": outcome})
+        REGISTRY.get_sample_value(
+            "vitrine_cache_requests_total", {"model": "counted", "version": "1", "outcome": outcome}
+        )
         for outcome in ("hit", "miss")
     ]
     assert counted == [1.0, 1.0]
@@ -69,12 +71,12 @@ def test_the_least_recently_used_go_first_when_the_memory_is_spent() -> None:
     cache = ResponseCache(3 * entry)
     for name in (b"a", b"b", b"c"):
         cache.keep(key(name), answer(1.0))
-    assert cache.get("m", key(b"a")) is not None  # now b is the oldest
+    assert cache.get("m:1", key(b"a")) is not None  # now b is the oldest
     cache.keep(key(b"d"), answer(1.0))
-    kept = [name for name in (b"a", b"b", b"c", b"d") if cache.get("m", key(name)) is not None]
+    kept = [name for name in (b"a", b"b", b"c", b"d") if cache.get("m:1", key(name)) is not None]
     assert kept == [b"a", b"c", b"d"]
     cache.keep(key(b"huge"), answer(1.0)._replace(value=ImageOutputs(np.zeros(10_000, np.float32), None)))
-    assert cache.get("m", key(b"huge")) is None and cache.get("m", key(b"a")) is not None
+    assert cache.get("m:1", key(b"huge")) is None and cache.get("m:1", key(b"a")) is not None
 
 
 @pytest.mark.parametrize("how", ["error", "cancelled"])
@@ -85,7 +87,7 @@ def test_what_is_no_answer_is_not_kept(how: str) -> None:
     else:
         done.cancel()
     cache.keep_result(key(b"a"), done)
-    assert cache.get("m", key(b"a")) is None
+    assert cache.get("m:1", key(b"a")) is None
 
 
 def test_a_row_of_a_large_batch_is_kept_without_its_batch_and_fits_where_its_own_size_does() -> None:
@@ -93,8 +95,8 @@ def test_a_row_of_a_large_batch_is_kept_without_its_batch_and_fits_where_its_own
     kept = answer(1.0)._replace(value=ImageOutputs(batch[1], None))
     cache = ResponseCache(batch[1].nbytes + 2 * ENTRY_OVERHEAD_BYTES)
     cache.keep(key(b"row"), kept)
-    cached = cache.get("m", key(b"row"))
+    cached = cache.get("m:1", key(b"row"))
     assert cached is not None and cached.value.logits.base is None
     cache = ResponseCache(batch[1].nbytes)
     cache.keep(key(b"row"), kept)
-    assert cache.get("m", key(b"row")) is None
+    assert cache.get("m:1", key(b"row")) is None

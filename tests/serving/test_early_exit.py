@@ -27,15 +27,15 @@ def model(tmp_path: Path) -> LoadedModel:
     return loaded
 
 
-def counts() -> list[float]:
+def counts(model: LoadedModel) -> list[float]:
     """Return the pictures that the early exit answered, and those that the whole network did."""
-    labels = [{"model": "tiny-exits", "by": part} for part in ("early_exit", "network")]
+    labels = [{"model": "tiny-exits", "version": model.version or "", "by": part} for part in ("early_exit", "network")]
     return [REGISTRY.get_sample_value("vitrine_early_exit_total", label) or 0.0 for label in labels]
 
 
 def test_every_answer_says_who_gave_it_and_both_are_counted(model: LoadedModel) -> None:
     assert model.has_early_exit
-    before = counts()  # its goldens, which it replayed first, are not in them
+    before = counts(model)  # its goldens, which it replayed first, are not in them
     levels = (*SOONER, *LATER)
     predictor, payloads = Predictor(10_000), [plain(level) for level in levels]
     work = predictor.predict_images(model, payloads, PredictionParameters(), predictor.deadline())
@@ -44,7 +44,7 @@ def test_every_answer_says_who_gave_it_and_both_are_counted(model: LoadedModel) 
         early = level in SOONER
         assert prediction.answered_by == ("early_exit" if early else "network")
         assert np.allclose(prediction.logits, (3 if early else 1) * logits_of_plain(level), atol=1e-4)
-    assert [after - earlier for after, earlier in zip(counts(), before, strict=True)] == [len(SOONER), len(LATER)]
+    assert [after - earlier for after, earlier in zip(counts(model), before, strict=True)] == [len(SOONER), len(LATER)]
     assert model.close(5)
 
 

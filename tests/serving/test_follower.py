@@ -71,7 +71,7 @@ class Worker:
         models = last_served(stored, folders, state)
         self.repository = ModelRepository(models, RunnerOptions(), default="tiny", asked=asked)
         self.follower = Follower(self.repository, folders, state, **options)
-        self.repository._workers = Workers(run, self.repository._news, name)
+        self.repository._workers = Workers(run, self.repository.news, name)
 
 
 @asynccontextmanager
