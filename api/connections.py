@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http import auto
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.limits import LEAST_BYTES_PER_S, ReachedLimits, ticks
 from api.middleware import ONLY_HEALTH
+from api.quick import QuickRequests
+from api.quick_protocol import QuickProtocol
 from settings import Settings
 
 logger = logging.getLogger("vitrine.limits")
@@ -50,6 +51,8 @@ class Connections:
         self._least_bytes = int(LEAST_BYTES_PER_S * body_seconds)
         self.now = 0
         self._ordinary, self._only_health = set["Connection"](), set["Connection"]()
+        self.quick: QuickRequests | None = None
+        """What answers some requests without the application."""
         self.waiting = dict["Connection", int]()
         """The connections whose client has the next word, and when they are closed; the longest waiting first."""
 
@@ -134,7 +137,7 @@ class Connections:
         connection.abort()
 
 
-class Connection(HttpToolsProtocol):
+class Connection(QuickProtocol):
     """uvicorn's HTTP/1.1 protocol of one connection, with limits.
 
     Longer headers than `MAX_HEADER_BYTES`, and more of them than `MAX_HEADERS`, are answered with a 400. A request to
@@ -149,6 +152,11 @@ class Connection(HttpToolsProtocol):
         super().__init__(**arguments)
         self._all = connections
         self._idle_ticks = connections.header_ticks + ticks(self.timeout_keep_alive)
+
+    @property
+    def quick(self) -> QuickRequests | None:
+        """What answers some requests without the application."""
+        return self._all.quick
 
     @property
     def address(self) -> str:

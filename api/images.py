@@ -36,7 +36,7 @@ from preprocessing.geometry import place
 from runners.runner import Answer
 from serving.gradcam.wire import Explanation, ExplanationRequest
 from serving.loaded_model import LoadedModel
-from serving.predictions import ImagePrediction
+from serving.predictions import ImagePrediction, PredictionParameters
 from serving.predictor import Predictor
 from serving.rise import Progress
 
@@ -55,8 +55,14 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
         model.check_room(for_lanes=False)  # before the body is read
     upload, caller = await read_one(request), HttpCaller(request)
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
-    request_id, form = request.state.request_id, query.label_form(card)
-    if not parameters.with_heatmap and not card.answer.also:
+    return answered(model, prediction, parameters, request.state.request_id, query.label_form(card))
+
+
+def answered(
+    model: LoadedModel, prediction: ImagePrediction, parameters: PredictionParameters, request_id: str, form: LabelForm
+) -> TimedJson:
+    """Return the answer to the request for one prediction, which had these parameters."""
+    if not parameters.with_heatmap and not model.card.answer.also:
         return TimedJson(prediction_json(model, prediction, request_id, form), [prediction.answer])
     body: Prediction = prediction_answer(model, prediction, request_id, form)
     exclude = None if parameters.with_heatmap else {"explanation_error"}

@@ -6,8 +6,8 @@ import logging
 import random
 import re
 import time
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client import Counter, Histogram
@@ -35,14 +35,14 @@ _json = json.JSONEncoder().encode
 _HARDENING = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
 
 
-@dataclass
-class _Exchange:
+@dataclass(slots=True)
+class Exchange:
     """One request and its answer, as they are recorded."""
 
-    request_id: str
     method: str
     path: str
-    started: float
+    request_id: str = ""
+    started: float = field(default_factory=time.perf_counter)
     status: int = 0
     sent_bytes: int = 0
     key_name: str = ""
@@ -50,6 +50,11 @@ class _Exchange:
     def seconds(self) -> float:
         """Return the time since the request came."""
         return time.perf_counter() - self.started
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that every answer has; nothing behind the middleware sets any of them."""
+        took = b"%.6f" % self.seconds()
+        return [(b"x-request-id", self.request_id.encode()), (b"x-process-time", took), *_HARDENING]
 
 
 class Middleware:
@@ -87,27 +92,21 @@ class Middleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first one counts if a header came twice
-        own_id = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = own_id if SANE_ID.fullmatch(own_id) else new_request_id()
         path = scope["path"].rstrip("/") or "/"
-        exchange = _Exchange(request_id, scope["method"], path, started)
+        exchange = Exchange(scope["method"], path)
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first one counts if a header came twice
+        exchange.request_id = request_id_of(headers)
         body = Body(self._bodies)
         announced = announced_bytes(headers.get(b"content-length", b""))
-        state = {**scope.get("state", {}), "request_id": request_id, "body": body}
+        state = {**scope.get("state", {}), "request_id": exchange.request_id, "body": body}
         scope = dict(scope, path=path, state=state)
         if exchange.method == "HEAD":  # the server sends no body for it whatever the application does
             scope["method"] = "GET"
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":  # nothing behind this sets any of these headers
+            if message["type"] == "http.response.start":
                 exchange.status, exchange.request_id = message["status"], state["request_id"]
-                own = [
-                    (b"x-request-id", exchange.request_id.encode()),
-                    (b"x-process-time", b"%.6f" % exchange.seconds()),
-                ]
-                message["headers"] = [*message.get("headers", ()), *own, *_HARDENING]
+                message["headers"] = [*message.get("headers", ()), *exchange.headers()]
             else:
                 exchange.sent_bytes += len(message.get("body", b""))
             await send(message)
@@ -132,9 +131,10 @@ class Middleware:
                 logger.error("request %s failed after its answer began", exchange.request_id, exc_info=error)
         finally:
             body.release()
-            self._record(exchange, scope.get("client"))
+            self.record(exchange, scope.get("client"))
 
-    def _record(self, exchange: _Exchange, client: tuple[str, int] | None) -> None:
+    def record(self, exchange: Exchange, client: tuple[str, int] | None) -> None:
+        """Count, and log, a request that is over, at the end of this turn of the event loop."""
         seconds, status = exchange.seconds(), exchange.status or CALLER_GONE
         match = _MODEL_PATH.match(exchange.path)
         model = match[1] if match else self._default_model if exchange.path in _DEFAULT_MODEL_PATHS else ""
@@ -178,6 +178,12 @@ class Middleware:
 def announced_bytes(content_length: bytes) -> int:
     """Return the length that a request announces, 0 where it announces none; of a longer number its first 20 digits."""
     return int(content_length.lstrip(b"0")[:20] or b"0") if content_length.isdigit() else 0
+
+
+def request_id_of(headers: Mapping[bytes, bytes]) -> str:
+    """Return the id that a request brings with it, or a new one where it brings none that is sane."""
+    own_id = headers.get(b"x-request-id", b"").decode("latin-1")
+    return own_id if SANE_ID.fullmatch(own_id) else new_request_id()
 
 
 def new_request_id() -> str:

@@ -72,6 +72,7 @@ class Server:
             behind,
             behind_paths,
             self._authenticator,
+            self._connections,
             self._bodies,
             self._control,
         )

@@ -14,9 +14,10 @@ from models.card import Card, ImageCard
 from models.package import EARLY_EXIT_VARIANT, StoredModel, verify
 from runners.awaiting import awaitable
 from runners.cores import CoreShare
+from runners.gathered import Gathered
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats, add_stats
-from serving.cache import NO_CACHE, ResponseCache
+from serving.cache import NO_CACHE, ResponseCache, answered
 from serving.explainable import no_gradient_reason, not_explainable_reason
 from serving.loading import LoadedPipeline, Role
 from serving.model_lanes import ModelLanes
@@ -145,7 +146,7 @@ class LoadedModel:
         if key is None:
             return runner.submit(payload, deadline, is_admitted=is_admitted)
         if (answer := self._cache.get(self.name, key)) is not None:
-            return _answered(answer)
+            return answered(answer)
         return self._kept(key, runner.submit(payload, deadline, is_admitted=is_admitted))
 
     def submit_all(self, payloads: Sequence[Any], deadline: float | None = None) -> "list[Future[Answer[Any]]]":
@@ -159,7 +160,7 @@ class LoadedModel:
         others = [payload for payload, answer in zip(payloads, cached, strict=True) if answer is None]
         queued = iter(runner.submit_all(others, deadline) if others else ())
         return [
-            self._kept(key, next(queued)) if answer is None else _answered(answer)
+            self._kept(key, next(queued)) if answer is None else answered(answer)
             for key, answer in zip(keys, cached, strict=True)
         ]
 
@@ -174,14 +175,16 @@ class LoadedModel:
         Raises:
             VitrineError: as `submit`, `wait_for`, and the pipeline's `preprocess`.
         """
+        if (gathered := self.gathered_for(payload)) is None:
+            return await wait_for(awaitable(self.submit(payload, deadline)), deadline, caller)
+        return await gathered.submit(payload, deadline)
+
+    def gathered_for(self, payload: Any) -> Gathered[Any, Any, Any] | None:
+        """Return what computes a payload on the event loop that asks; None where a lane does, or nothing can."""
         gathered = self._lanes.gathered if self._lanes else None
         if gathered is None or self.state != "ready" or self._cache.keeps(payload) or not gathered.takes(payload):
-            return await wait_for(awaitable(self.submit(payload, deadline)), deadline, caller)
-        answer = gathered.submit(payload, deadline)
-        try:
-            return await answer
-        finally:
-            del answer  # whose error leads back to this frame
+            return None
+        return gathered
 
     def stats(self) -> RunnerStats | None:
         """Return the counts of all workers as far as they are known here, or None before the Runner runs."""
@@ -292,9 +295,3 @@ class LoadedModel:
             self.state, self.detail = "failed", detail
         self._role.logger.error("%s: %s", self.name, detail, exc_info=None if is_explained else error)
         self.close(1.0)  # nothing is in flight
-
-
-def _answered(answer: Answer[Any]) -> "Future[Answer[Any]]":
-    future = Future[Answer[Any]]()
-    future.set_result(answer)
-    return future
