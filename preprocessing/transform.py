@@ -57,8 +57,9 @@ def transform(image: UInt8Image, spec: ImageInput) -> Transformed:
     if spec.channels == "grey":
         image = _greyed(image, spec)
     fitted = _fit(image, placement, spec)
-    measured = image if spec.blur_at == "upload" else fitted[placement.inside]
-    variance = None if spec.blur_below is None else sharpness(measured)
+    variance = None
+    if spec.blur_below is not None:
+        variance = sharpness(image if spec.blur_at == "upload" else fitted[placement.inside])
     if spec.clahe is not None:
         fitted = equalise(fitted, spec.clahe)
     return Transformed(normalise(fitted, spec), variance)
