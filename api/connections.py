@@ -97,6 +97,9 @@ class Connections:
         self.now += 1
         late = [connection for connection, until in self.waiting.items() if until <= self.now]
         for connection in late:
+            if connection.ends_idleness():
+                self.waiting[connection] = self.now + self.header_ticks
+                continue
             if connection.unsent_bytes and connection.takes_its_answer(self._least_bytes):
                 self.waiting[connection] = self.now + self.body_ticks
                 continue
@@ -151,7 +154,7 @@ class Connection(QuickProtocol):
     def __init__(self, connections: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._all = connections
-        self._idle_ticks = connections.header_ticks + ticks(self.timeout_keep_alive)
+        self._idle_ticks = ticks(self.timeout_keep_alive) + 1  # the first of them may be over at once
 
     @property
     def quick(self) -> QuickRequests | None:
@@ -177,6 +180,13 @@ class Connection(QuickProtocol):
     def is_idle(self) -> bool:
         """Whether every request was answered, and none has begun."""
         return self.cycle is not None and self.cycle.response_complete and not self._in_headers
+
+    def ends_idleness(self) -> bool:
+        """Close an idle connection as soon as its client has what was sent to it; return False for any other."""
+        if not self.is_idle or self.is_half_answered or self.transport.is_closing():
+            return False
+        self.transport.close()
+        return True
 
     def abort(self) -> None:
         """Close it, whatever is still to be sent."""

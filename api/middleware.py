@@ -183,7 +183,7 @@ def announced_bytes(content_length: bytes) -> int:
 def request_id_of(headers: Mapping[bytes, bytes]) -> str:
     """Return the id that a request brings with it, or a new one where it brings none that is sane."""
     own_id = headers.get(b"x-request-id", b"").decode("latin-1")
-    return own_id if SANE_ID.fullmatch(own_id) else new_request_id()
+    return own_id if own_id and SANE_ID.fullmatch(own_id) else new_request_id()
 
 
 def new_request_id() -> str:

@@ -6,6 +6,7 @@ key, a form, or a mistake that can be told before anything is computed, is left 
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
@@ -116,7 +117,8 @@ class QuickRequests:
         self._middleware.record(exchange, client)
 
 
-class _Asking(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Asking:
     """A request that waits for its answer, which a `Gathered` gives it as it would a future.
 
     Attributes:
@@ -127,6 +129,7 @@ class _Asking(NamedTuple):
         exchange: what is recorded of it.
         client: its address.
         reply: sends the answer.
+        is_answered: whether it has been sent.
     """
 
     requests: QuickRequests
@@ -136,10 +139,11 @@ class _Asking(NamedTuple):
     exchange: Exchange
     client: Any
     reply: Reply
+    is_answered: bool = False
 
     def done(self) -> bool:
-        """Return False: the item is computed even if its client has hung up in the same turn."""
-        return False
+        """Return whether it was answered; a client that hangs up in the same turn is computed for nevertheless."""
+        return self.is_answered
 
     def set_result(self, answer: Answer[Any]) -> None:
         """Send the answer."""
@@ -162,6 +166,7 @@ class _Asking(NamedTuple):
         return rows.answered(model, asked, row_predictions(model, answer, parameters), request_id, form)
 
     def _send(self, response: Response) -> None:
+        self.is_answered = True
         exchange, body = self.exchange, bytes(response.body)
         exchange.status, exchange.sent_bytes = response.status_code, len(body)
         self.reply(exchange.status, [*response.raw_headers, *exchange.headers()], body)

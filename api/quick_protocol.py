@@ -38,6 +38,18 @@ class QuickProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._begin()
 
+    def on_response_complete(self) -> None:
+        """Go on with the next request; no timer is set for an idle connection, which `Connections` closes."""
+        if self.cycle.more_body or self.flow.write_paused:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begin with a request; if its body is still to come, when it has come or nothing more has."""
         self._beginning = cycle, app

@@ -1,5 +1,6 @@
 """Transform rows that were checked into a model's input. Training and serving call `transform_rows`."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def _together(spec: RowInput) -> list[_StepsTogether]:
 
 def _as_slice(places: list[int]) -> list[int] | slice:
     """Return ascending places as a slice if they are evenly spaced."""
-    spaces = {after - place for place, after in zip(places, places[1:], strict=False)} or {1}
+    spaces = {after - place for place, after in pairwise(places)} or {1}
     return slice(places[0], places[-1] + 1, *spaces) if len(spaces) == 1 else places
 
 
