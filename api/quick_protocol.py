@@ -67,14 +67,13 @@ class QuickProtocol(HttpToolsProtocol):
 
     def _reply(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:
         """Send the whole answer to a request as `cycle.send` would, in one piece."""
-        if cycle.disconnected:
+        if cycle.disconnected or self.transport.is_closing():
             return
-        parts = [STATUS_LINE[status]]
-        for name, value in chain(cycle.default_headers, headers):
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
+        lines = list(map(b": ".join, chain(cycle.default_headers, headers)))
+        if not cycle.keep_alive:
+            lines.append(b"connection: close")
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"".join(parts))
+        self.transport.write(STATUS_LINE[status] + b"\r\n".join((*lines, b"", body)))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
