@@ -102,6 +102,7 @@ class QuickRequests:
             self._generation = repository.generation
             names = {f"/models/{name}/predict": name for name in repository.models}
             self._names = names | dict.fromkeys(("/predict", "/infer"), repository.default)
+            self._asks.clear()
         if (name := self._names.get(path)) is None or (model := repository.models.get(name)) is None:
             return None
         ask = self._asks.get(name)

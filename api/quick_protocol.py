@@ -2,8 +2,9 @@
 
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api.quick import Headers, QuickRequests
@@ -62,7 +63,7 @@ class QuickProtocol(HttpToolsProtocol):
             return
         (cycle, app), self._beginning = self._beginning, None
         quick = self.quick if not (cycle.more_body or cycle.waiting_for_100_continue) else None
-        if quick is None or not quick.takes(cycle.scope, bytes(cycle.body), partial(self._reply, cycle)):
+        if quick is None or not quick.takes(cast(Scope, cycle.scope), bytes(cycle.body), partial(self._reply, cycle)):
             super()._start_asgi_task(cycle, app)
 
     def _reply(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> None:

@@ -265,8 +265,8 @@ def test_what_goes_wrong_is_answered_as_the_application_does(
 
 
 def test_bodies_are_let_go_of(tiny: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, hold = list[int](), []
-    monkeypatch.setattr("api.bodies.Bodies.hold", lambda bodies, size: hold.append(bodies) or held.append(size))
+    held = list[int]()
+    monkeypatch.setattr("api.bodies.Bodies.hold", lambda bodies, size: held.append(size))
     monkeypatch.setattr("api.bodies.Bodies.release", lambda bodies, size: held.append(-size))
     for body in (PICTURE, b"no picture"):
         tiny.ask(request(body))
