@@ -251,8 +251,8 @@ def test_a_client_that_hangs_up_at_once_costs_nobody_anything(tiny: Served) -> N
     [
         (("api.images.prediction_json", lambda *_: 1 / 0), 500),
         (("serving.predictor.Predictor.deadline", lambda *_: 0.0), 504),
-        (("serving.pipeline.ImagePipeline.infer", lambda *_: 1 / 0), 500),
-        (("serving.pipeline.ImagePipeline.preprocess", lambda *_: 1 / 0), 500),
+        (("serving.gathered_pictures.GatheredPictures.infer", lambda *_: 1 / 0), 500),
+        (("serving.gathered_pictures.GatheredPictures.preprocess", lambda *_: 1 / 0), 500),
         (("api.bodies.Bodies.have_room", lambda *_: False), 200),
     ],
 )
