@@ -47,20 +47,19 @@ def prediction_json(
 
     The schema itself takes three times as long, to check what is right here.
     """
-    classification = prediction.classification
-    origin = origin_fields(model, prediction.answer, prediction.warnings, request_id)
+    classification, answer = prediction.classification, prediction.answer
     fields = {
-        "model": origin["model"],
-        "version": origin["version"],
+        "model": model.name,
+        "version": model.version or "",
         "prediction": classification.label if form == "name" else classification.class_id,
         "predicted_class_id": classification.class_id,
         "confidence": classification.confidence,
         "probabilities": classification.probabilities,
-        "top": [{"label": ranked.label, "probability": ranked.probability} for ranked in classification.top],
+        "top": [{"label": label, "probability": probability} for label, probability in classification.top],
         "threshold": classification.threshold,
-        "warnings": origin["warnings"],
-        "device": origin["device"],
-        "inference_time_ms": origin["inference_time_ms"],
+        "warnings": prediction.warnings,
+        "device": model.device or "",
+        "inference_time_ms": round(answer.decode_ms + answer.infer_ms, 3),
         "request_id": request_id,
         "timestamp": timestamp(),
         "gradcam_heatmap": None,

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.aliases import answer_schemas
 from api.auth import Authenticator
 from api.bodies import Bodies
+from api.connections import Connections
 from api.control import ModelControl
 from api.docs import docs_routes
 from api.kserve_v1 import KServeV1
@@ -25,6 +26,7 @@ from api.middleware import Middleware, wants_page
 from api.oip.http import OpenInference
 from api.openapi import openapi_document
 from api.operation import Endpoint, Operation
+from api.quick import QuickRequests
 from api.routes import PredictionRoutes
 from api.torchserve import TorchServe
 from serving.predictor import Predictor
@@ -63,6 +65,7 @@ def build_app(
     behind: ASGIApp | None = None,
     behind_paths: Collection[str] = (),
     authenticator: Authenticator | None = None,
+    connections: Connections | None = None,
     bodies: Bodies | None = None,
     control: ModelControl | None = None,
 ) -> ASGIApp:
@@ -76,6 +79,7 @@ def build_app(
         behind: BentoML's application, which gets lifespan events and the paths in `behind_paths`.
         behind_paths: what BentoML answers.
         authenticator: checks keys, for BentoML's paths too; None where none is asked for.
+        connections: are told what answers some requests without the application.
         bodies: the bodies of all requests of the process; by default only those over HTTP, as the settings limit them.
         control: loads and unloads models for clients; None refuses all.
     """
@@ -116,14 +120,19 @@ def build_app(
         scope["app"] = routing.router  # with it a wrong method is an exception, which becomes problem details
         await routing.fixed.get((scope["method"], scope["path"]), routing.router)(scope, receive, send)
 
+    bodies = bodies or Bodies.of_settings(settings, ReachedLimits())
     middleware = Middleware(
         application,
-        bodies or Bodies.of_settings(settings, ReachedLimits()),
+        bodies,
         repository.default,
         repository.models,
         logs_access=settings.access_log,
         authenticator=authenticator,
     )
+
+    if connections is not None and authenticator is None:
+        is_shared = bool(settings.origins)
+        connections.quick = QuickRequests(repository, predictor, middleware, bodies, is_shared=is_shared)
 
     answer_http = _shared_with(settings.origins, middleware)
 

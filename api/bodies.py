@@ -73,6 +73,10 @@ class Bodies:
                 RETRY_AFTER_S,
             )
 
+    def have_room(self, size: int) -> bool:
+        """Return whether `check_size` would let a body of so many bytes in."""
+        return size <= self.max_bytes and self.held_bytes + size <= self._budget_bytes
+
     def hold(self, size: int) -> None:
         """Count bytes that have come."""
         self.held_bytes += size

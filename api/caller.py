@@ -45,6 +45,6 @@ class TimedJson(Response):
     def __init__(self, body: str | bytes, answers: Sequence[Answer[Any]]) -> None:
         self.status_code, self.background = 200, None
         self.body = body if isinstance(body, bytes) else body.encode()
-        timing = [(name.lower().encode(), text.encode()) for name, text in timing_headers(answers).items()]
-        length = b"%d" % len(self.body)
-        self.raw_headers = [*timing, (b"content-length", length), (b"content-type", b"application/json")]
+        own = ((b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json"))
+        self.raw_headers = [(name.lower().encode(), text.encode()) for name, text in timing_headers(answers).items()]
+        self.raw_headers += own

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http import auto
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.limits import LEAST_BYTES_PER_S, ReachedLimits, ticks
 from api.middleware import ONLY_HEALTH
+from api.quick import QuickRequests
+from api.quick_protocol import QuickProtocol
 from settings import Settings
 
 logger = logging.getLogger("vitrine.limits")
@@ -50,6 +51,8 @@ class Connections:
         self._least_bytes = int(LEAST_BYTES_PER_S * body_seconds)
         self.now = 0
         self._ordinary, self._only_health = set["Connection"](), set["Connection"]()
+        self.quick: QuickRequests | None = None
+        """What answers some requests without the application."""
         self.waiting = dict["Connection", int]()
         """The connections whose client has the next word, and when they are closed; the longest waiting first."""
 
@@ -94,6 +97,9 @@ class Connections:
         self.now += 1
         late = [connection for connection, until in self.waiting.items() if until <= self.now]
         for connection in late:
+            if connection.ends_idleness():
+                self.waiting[connection] = self.now + self.header_ticks
+                continue
             if connection.unsent_bytes and connection.takes_its_answer(self._least_bytes):
                 self.waiting[connection] = self.now + self.body_ticks
                 continue
@@ -134,7 +140,7 @@ class Connections:
         connection.abort()
 
 
-class Connection(HttpToolsProtocol):
+class Connection(QuickProtocol):
     """uvicorn's HTTP/1.1 protocol of one connection, with limits.
 
     Longer headers than `MAX_HEADER_BYTES`, and more of them than `MAX_HEADERS`, are answered with a 400. A request to
@@ -148,7 +154,12 @@ class Connection(HttpToolsProtocol):
     def __init__(self, connections: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._all = connections
-        self._idle_ticks = connections.header_ticks + ticks(self.timeout_keep_alive)
+        self._idle_ticks = ticks(self.timeout_keep_alive) + 1  # the first of them may be over at once
+
+    @property
+    def quick(self) -> QuickRequests | None:
+        """What answers some requests without the application."""
+        return self._all.quick
 
     @property
     def address(self) -> str:
@@ -169,6 +180,13 @@ class Connection(HttpToolsProtocol):
     def is_idle(self) -> bool:
         """Whether every request was answered, and none has begun."""
         return self.cycle is not None and self.cycle.response_complete and not self._in_headers
+
+    def ends_idleness(self) -> bool:
+        """Close an idle connection as soon as its client has what was sent to it; return False for any other."""
+        if not self.is_idle or self.is_half_answered or self.transport.is_closing():
+            return False
+        self.transport.close()
+        return True
 
     def abort(self) -> None:
         """Close it, whatever is still to be sent."""

@@ -1,6 +1,5 @@
 """Predictions and explanations of pictures over HTTP: from a request to the core, and from its answer to JSON."""
 
-import base64
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from api.aliases import with_aliases
 from api.answers import batch_json, classification_fields, origin_fields, prediction_json
 from api.body import Upload, read_many, read_one
 from api.caller import HttpCaller, TimedJson, timing_headers
+from api.explanation_facts import explanation_details, heatmap_base64
 from api.grants import charge_items, check_scope
 from api.parameters import ExplanationQuery, PredictionQuery
 from api.problems import log_failure, problem_of
@@ -24,20 +24,16 @@ from api.schemas import (
     ExplainedBatchAnswer,
     ExplainedBatchPrediction,
     ExplainedPrediction,
-    ExplanationFacts,
     Prediction,
     timestamp,
 )
 from errors import DeadlineExceeded, InvalidInput, QueueFull, Unavailable
-from explain.base import NO_CONTRAST
 from explain.rise import RISE
 from models.answer import LabelForm
-from models.card import ImageCard, as_image_card
-from preprocessing.geometry import place
-from runners.runner import Answer
-from serving.gradcam.wire import Explanation, ExplanationRequest
+from models.card import as_image_card
+from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
-from serving.predictions import ImagePrediction
+from serving.predictions import ImagePrediction, PredictionParameters
 from serving.predictor import Predictor
 from serving.rise import Progress
 
@@ -60,9 +56,21 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request) ->
     await charge_items(1)
     prediction = await predictor.predict_image(model, upload.data, parameters, deadline, caller)
     request_id, form = request.state.request_id, query.label_form(card)
-    if not parameters.with_heatmap and not card.answer.also:
-        return TimedJson(prediction_json(model, prediction, request_id, form, upload.filename), [prediction.answer])
-    body: Prediction = prediction_answer(model, prediction, request_id, form, filename=upload.filename)
+    return answered(model, prediction, parameters, request_id, form, upload.filename)
+
+
+def answered(
+    model: LoadedModel,
+    prediction: ImagePrediction,
+    parameters: PredictionParameters,
+    request_id: str,
+    form: LabelForm,
+    filename: str | None = None,
+) -> TimedJson:
+    """Return the answer to the request for one prediction, which had these parameters."""
+    if not parameters.with_heatmap and not model.card.answer.also:
+        return TimedJson(prediction_json(model, prediction, request_id, form, filename), [prediction.answer])
+    body: Prediction = prediction_answer(model, prediction, request_id, form, filename=filename)
     exclude = None if parameters.with_heatmap else {"explanation_error"}
     return TimedJson(body.model_dump_json(exclude=exclude), [prediction.answer])
 
@@ -259,40 +267,3 @@ def prediction_answer(
         **more,
     )
     return with_aliases(answer, model.card.answer.also)
-
-
-def heatmap_base64(explanation: Explanation | None) -> str | None:
-    """Return the drawn heatmap; None where there is no explanation, or the numbers were asked for."""
-    picture = explanation.picture if explanation is not None else None
-    return base64.b64encode(picture).decode() if picture is not None else None
-
-
-def explanation_details(
-    card: ImageCard, explanation: Explanation, answer: Answer[Any], request: ExplanationRequest
-) -> ExplanationFacts:
-    """Return what was explained and how, and the map itself where that was asked for; the time is that of all."""
-    as_map, sampling = request.output == "map", explanation.sampling
-    layer = card.explain.layer if card.explain else None
-    return ExplanationFacts(
-        method=request.method,
-        target=card.labels[explanation.target],
-        target_class_id=explanation.target,
-        contrast=None if request.contrast == NO_CONTRAST else card.labels[request.contrast],
-        layer=None if sampling else layer,
-        output=request.output,
-        alpha=request.alpha if request.output == "overlay" else None,
-        size=list(explanation.size),
-        input_box=None if request.at_input_size else _input_box(card, explanation.size),
-        map=[[float(f"{value:.6g}") for value in row] for row in explanation.map] if as_map else None,
-        peak=float(f"{explanation.map.max():.6g}") if sampling else None,
-        standard_error=float(f"{sampling.standard_error:.6g}") if sampling else None,
-        cost="many predictions" if sampling else "one pass",
-        evaluations=sampling.evaluations if sampling else None,
-        time_ms=round(answer.decode_ms + answer.infer_ms, 3),
-    )
-
-
-def _input_box(card: ImageCard, size: tuple[int, int]) -> list[float] | None:
-    """Return what of a picture of this width and height the network's input is; None where it is the whole picture."""
-    placement = place((size[1], size[0]), card.input)
-    return None if placement.is_whole else [round(edge, 2) for edge in placement.input_box()]

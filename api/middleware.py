@@ -6,9 +6,8 @@ import random
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -40,20 +39,35 @@ _HARDENING = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DE
 
 
 @dataclass(kw_only=True, slots=True)
-class _Exchange(RequestRecord):
+class Exchange(RequestRecord):
     """One request and its answer over HTTP, as they are recorded."""
 
     method: str
     path: str
-    started: float
+    started: float = field(default_factory=time.perf_counter)
     status: int = 0
     sent_bytes: int = 0
     key_name: str = ""
     grant: Grant | None = None
 
+    @classmethod
+    def of(cls, headers: Mapping[bytes, bytes], method: str, path: str) -> "Exchange":
+        """Return the record of a request that begins, with its ids."""
+        own_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = own_id if own_id and SANE_ID.fullmatch(own_id) else new_request_id()
+        exchange = cls(request_id=request_id, method=method, path=path)
+        if traceparent := headers.get(b"traceparent"):
+            exchange.trace_id = trace_id_of(traceparent.decode("latin-1"))
+        return exchange
+
     def seconds(self) -> float:
         """Return the time since the request came."""
         return time.perf_counter() - self.started
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that every answer has; nothing behind the middleware sets any of them."""
+        took = b"%.6f" % self.seconds()
+        return [(b"x-request-id", self.request_id.encode()), (b"x-process-time", took), *_HARDENING]
 
 
 class Middleware:
@@ -88,31 +102,22 @@ class Middleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first one counts if a header came twice
-        own_id = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = own_id if SANE_ID.fullmatch(own_id) else new_request_id()
         path = scope["path"].rstrip("/") or "/"
-        exchange = _Exchange(request_id=request_id, method=scope["method"], path=path, started=started)
-        if traceparent := headers.get(b"traceparent"):
-            exchange.trace_id = trace_id_of(traceparent.decode("latin-1"))
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first one counts if a header came twice
+        exchange = Exchange.of(headers, scope["method"], path)
         REQUEST.set(exchange)
         body = Body(self._bodies)
         incoming: Receive = partial(body.receive, receive)
         announced = announced_bytes(headers.get(b"content-length", b""))
-        state = {**scope.get("state", {}), "request_id": request_id, "body": body}
+        state = {**scope.get("state", {}), "request_id": exchange.request_id, "body": body}
         scope = dict(scope, path=path, state=state)
         if exchange.method == "HEAD":  # the server sends no body for it whatever the application does
             scope["method"] = "GET"
 
         async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":  # nothing behind this sets any of these headers
+            if message["type"] == "http.response.start":
                 exchange.status, exchange.request_id = message["status"], state["request_id"]
-                own = [
-                    (b"x-request-id", exchange.request_id.encode()),
-                    (b"x-process-time", b"%.6f" % exchange.seconds()),
-                ]
-                message["headers"] = [*message.get("headers", ()), *own, *_HARDENING]
+                message["headers"] = [*message.get("headers", ()), *exchange.headers()]
                 if exchange.grant is not None:
                     message["headers"] += exchange.grant.headers()
             else:
@@ -149,19 +154,28 @@ class Middleware:
             if exchange.grant is not None:
                 GRANT.set(None)
             body.release()
-            self._record(exchange, state, scope.get("client"))
-            exchange.answered = None  # it may be large, and timers of this request still hold the record
+            self.record(exchange, scope.get("client"), state.get("model"), state.get("route", ""))
 
-    def _record(self, exchange: _Exchange, state: Mapping[str, Any], client: tuple[str, int] | None) -> None:
+    def record(
+        self, exchange: Exchange, client: tuple[str, int] | None, model: LoadedModel | None = None, route: str = ""
+    ) -> None:
+        """Count, and log, a request that is over, at the end of this turn of the event loop.
+
+        Args:
+            exchange: the request; it lets go of what was answered, which may be large while timers hold the record.
+            client: its address.
+            model: the model that the request came to; None for none.
+            route: the template of the path; empty where there is nothing at the path.
+        """
         seconds, status = exchange.seconds(), exchange.status or CALLER_GONE
-        answered_by: LoadedModel | str | None = state.get("model")
-        if isinstance(answered_by, LoadedModel):
-            name = answered_by.name
+        answered_by: LoadedModel | str
+        if model is not None:
+            name, answered_by = model.name, model
         else:  # it came to no model, for whatever reason
             match = _MODEL_PATH.match(exchange.path)
             name = match[1] if match else self._default_model if exchange.path in _DEFAULT_MODEL_PATHS else ""
             answered_by = self._models.get(name, "unknown" if name else "")
-        self._meter.count(answered_by, state.get("route", ""), exchange.method, status, seconds)
+        self._meter.count(answered_by, route, exchange.method, status, seconds)
         if self._logs_access:
             if not self._lines:
                 asyncio.get_running_loop().call_soon(self._log_turn)
@@ -169,6 +183,7 @@ class Middleware:
             key = f',"key":{quoted(exchange.key_name)}' if self._authenticator is not None else ""
             address = quoted(client[0] if client else "")
             self._lines.append(_LINE % (*exact, seconds * 1e3, quoted(name), address, log_fields(exchange), key))
+        exchange.answered = None
 
     def _log_turn(self) -> None:
         """Log the requests that ended in this turn together: one by one takes as long as a small model."""

@@ -6,6 +6,7 @@ A thousand answers that pydantic makes and writes one by one take five times as 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,9 @@ def row_answers(
         columns[entry.name] = [_json(row[entry.name]) for row in rows]
     columns |= more or {}
     fields = {**common, **fields}
-    if card.answer.also:
+    if not all(source in fields or source in columns for source in _sources(card.answer.also)):
         template, order = _filled_in(_template(card, fields, columns))
-    else:  # nothing reads the values of the fields, so that they can be filled in as well
+    else:  # nothing reads parts of the fields, so that they can be filled in as well
         plain, names = _plain_template(card, tuple(fields), tuple(columns))
         shared = {name: to_json(value, inf_nan_mode="null").decode() for name, value in fields.items()}
         template = plain % tuple(["%s" if name in columns else shared[name].replace("%", "%%") for name in names])
@@ -105,7 +106,7 @@ def row_batch_json(empty: RowBatchAnswer, answers: Sequence[str], form: Answer) 
 
 
 def _plain_template(card: RowCard, fields: tuple[str, ...], columns: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Return the template of the template of a card without further names, which is made once for the same names.
+    """Return the template of the template of a card, whose further names repeat whole fields; it is made once.
 
     It has a slot for every field, and the names of its slots are in their order.
     """
@@ -115,6 +116,7 @@ def _plain_template(card: RowCard, fields: tuple[str, ...], columns: tuple[str, 
             _templates.clear()
         slots: dict[str, Any] = {name: _slot(name) for name in (*fields, *columns)}
         answer = row_answer_schema(card).model_construct(**slots)
+        with_aliases(answer, card.answer.also, lambda _, source: slots[source])
         template, order = _filled_in(answer.model_dump_json(warnings=False).replace("%", "%%"))
         kept = _templates[key] = card, template, order
     return kept[1], kept[2]
@@ -151,7 +153,7 @@ def _sources(aliases: Aliases) -> list[str]:
 
 
 def _classification_columns(results: Classifications, card: RowCard, form: LabelForm) -> Columns:
-    labels, count = [_json(label) for label in card.labels], len(card.labels)
+    labels, count = _label_texts(tuple(card.labels)), len(card.labels)
     numbers: list[float] = results.probabilities.ravel().tolist()
     places = results.class_ids.tolist()
     starts = range(0, count * len(places), count)
@@ -175,6 +177,12 @@ def _classification_columns(results: Classifications, card: RowCard, form: Label
         "probabilities": probabilities,
         "top": top,
     }
+
+
+@lru_cache(MOST_TEMPLATES)
+def _label_texts(labels: tuple[str, ...]) -> list[str]:
+    """Return labels as JSON."""
+    return [_json(label) for label in labels]
 
 
 _TOP = f'{{"label":%s,"probability":{NUMBER}}}'

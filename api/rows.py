@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +32,13 @@ FEW_ROWS = 100
 """The answers of more rows are written by a thread: a thousand are some 5 ms of Python."""
 
 
+class AskedRows(NamedTuple):
+    """The rows of a request, and whether they came as several."""
+
+    rows: Sequence[Row]
+    are_many: bool
+
+
 async def predict(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:
     """Answer with the prediction of one row, or of all rows in `samples` or `readings`.
 
@@ -46,20 +53,29 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
     query = prediction_query(card).read(request.scope["query_string"], card)
     deadline = predictor.deadline(query.timeout_ms)
     body = await read_json(request, card.limits.max_bytes)
-    rows, are_many = _rows(body, card, batch=batch)
+    asked = asked_rows(body, card, batch=batch)
     parameters = query.parameters(card, predictor.top_k)
     if parameters.with_heatmap:
         check_scope(model.name, "explain")
-    await charge_items(len(rows))
-    predictions = await predictor.predict_rows(model, rows, parameters, deadline, HttpCaller(request))
+    await charge_items(len(asked.rows))
+    predictions = await predictor.predict_rows(model, asked.rows, parameters, deadline, HttpCaller(request))
+    told = model, asked, predictions, request.state.request_id, query.label_form(card)
+    return answered(*told) if len(asked.rows) <= FEW_ROWS else await asyncio.to_thread(answered, *told)
+
+
+def answered(
+    model: LoadedModel, asked: AskedRows, predictions: RowPredictions, request_id: str, form: LabelForm
+) -> TimedJson:
+    """Return the answer to the request for the prediction of rows.
+
+    Raises:
+        InvalidInput: the only row is wrong.
+    """
+    rows, are_many = asked
     if not are_many and predictions.problems:
         raise predictions.problems[0]
-
-    def write() -> str:
-        answers = _answers(model, card, rows, predictions, request.state.request_id, query.label_form(card))
-        return _batch_json(model, predictions, answers) if are_many else answers[0]
-
-    text = write() if len(rows) <= FEW_ROWS else await asyncio.to_thread(write)
+    answers = _answers(model, as_row_card(model.card), rows, predictions, request_id, form)
+    text = _batch_json(model, predictions, answers) if are_many else answers[0]
     return TimedJson(text, [predictions.answer])
 
 
@@ -81,7 +97,7 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request, *,
     deadline = predictor.deadline(query.timeout_ms)
     if query.format == "png" and max(len(explanation_request.targets), explanation_request.top) > 1:
         raise InvalidInput("format='png': a picture is of one target. Ask for one, or for format=json.")
-    rows, are_many = _rows(await read_json(request, card.limits.max_bytes), card, batch=batch)
+    rows, are_many = asked_rows(await read_json(request, card.limits.max_bytes), card, batch=batch)
     if are_many and query.format == "png":
         raise InvalidInput("format='png': a picture is of one row. Send one to /explain, or ask for format=json.")
     if len(rows) > MOST_EXPLAINED_ROWS:
@@ -112,8 +128,12 @@ async def predict_batch(predictor: Predictor, model: LoadedModel, request: Reque
     return await predict(predictor, model, request, batch=True)
 
 
-def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool]:
-    """Return the rows of a body, and whether they came as several."""
+def asked_rows(body: Any, card: RowCard, *, batch: bool) -> AskedRows:
+    """Return the rows of a body that was parsed.
+
+    Raises:
+        InvalidInput: it is none of the objects that the card asks for, or has too many rows.
+    """
     if not isinstance(body, Mapping):
         raise InvalidInput(f"The body must be a JSON object, not {type(body).__name__}. {_advice(batch)}")
     names = [name for name in BATCH_FIELDS if name in body]
@@ -122,7 +142,7 @@ def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool
     if not names or is_row:  # of a whole row, further fields with these names are ignored as others are
         if batch:
             raise InvalidInput(f"The body has no rows. {_advice(batch)}")
-        return [flat_row(body)], False
+        return AskedRows([flat_row(body)], False)
     if len(body) > 1 and card.input.unknown_fields == "refuse":
         raise InvalidInput(f"Beside `{names[0]}` nothing else is expected, but there is {', '.join(map(repr, body))}.")
     rows = body[names[0]]
@@ -132,7 +152,7 @@ def _rows(body: Any, card: RowCard, *, batch: bool) -> tuple[Sequence[Row], bool
         raise InvalidInput(
             f"{len(rows):,} rows were sent; {card.name} takes at most {card.limits.max_items:,} in one request."
         )
-    return [flat_row(row) for row in rows], True
+    return AskedRows([flat_row(row) for row in rows], True)
 
 
 def flat_row(row: Any) -> Any:

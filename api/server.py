@@ -79,6 +79,7 @@ class Server:
             behind,
             behind_paths,
             self._authenticator,
+            self._connections,
             self._bodies,
             self._control,
         )

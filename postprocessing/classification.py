@@ -93,7 +93,7 @@ def classify_rows(
 ) -> Classifications:
     """Classify by rows of logits, shape (N, K) float32, each as `classify` does."""
     probabilities = card_probabilities(logits, card)
-    order = np.argsort(-probabilities, axis=1, kind="stable")
+    order = (-probabilities).argsort(axis=1, kind="stable")
     class_ids = order[:, 0]
     if card.positive_label is None:
         threshold = None
@@ -107,8 +107,8 @@ def classify_rows(
 
 def softmax(logits: Logits) -> npt.NDArray[np.float64]:
     """Return probabilities along the last axis, float64; shifted by the maximum against overflow."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
+    shifted = np.exp(logits.astype(np.float64) - np.maximum.reduce(logits, -1, keepdims=True))
+    return np.asarray(shifted / np.add.reduce(shifted, -1, keepdims=True))
 
 
 def _softmax_of_few(logits: Logits) -> list[float]:

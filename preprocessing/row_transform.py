@@ -1,5 +1,6 @@
 """Transform rows that were checked into a model's input. Training and serving call `transform_rows`."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +10,13 @@ from preprocessing.row_spec import Clip, Log1p, RowInput, Standardise
 
 
 class _StepsTogether(NamedTuple):
-    """One kind of step, the places of the features that take it, and its numbers, shape (2, places)."""
+    """One kind of step, the places of the features that take it, and its numbers, shape (2, places).
+
+    Places that are evenly spaced are a slice, whose columns are changed where they are.
+    """
 
     step: type[Log1p | Clip | Standardise]
-    places: list[int]
+    places: list[int] | slice
     numbers: npt.NDArray[np.float64]
 
 
@@ -35,11 +39,14 @@ def transform_rows(values: npt.NDArray[np.float64], spec: RowInput) -> npt.NDArr
     for step, places, numbers in _together(spec):
         columns = values[:, places]
         if step is Log1p:
-            values[:, places] = np.log1p(columns)
+            np.log1p(columns, out=columns)
         elif step is Clip:
-            values[:, places] = np.clip(columns, *numbers)
+            np.minimum(np.maximum(columns, numbers[0], out=columns), numbers[1], out=columns)
         else:
-            values[:, places] = (columns - numbers[0]) / numbers[1]
+            columns -= numbers[0]
+            columns /= numbers[1]
+        if isinstance(places, list):
+            values[:, places] = columns
     return np.ascontiguousarray(values, dtype=np.float32)
 
 
@@ -58,11 +65,17 @@ def _together(spec: RowInput) -> list[_StepsTogether]:
             chosen = {place: step for place, step in steps.items() if isinstance(step, kind)}
             if chosen:
                 numbers = [_numbers(step) for step in chosen.values()]
-                together.append(_StepsTogether(kind, [*chosen], np.array(numbers, np.float64).T))
+                together.append(_StepsTogether(kind, _as_slice([*chosen]), np.array(numbers, np.float64).T))
     if len(_steps_together) >= MOST_SPECS:
         _steps_together.clear()
     _steps_together[id(spec)] = spec, together
     return together
+
+
+def _as_slice(places: list[int]) -> list[int] | slice:
+    """Return ascending places as a slice if they are evenly spaced."""
+    spaces = {after - place for place, after in pairwise(places)} or {1}
+    return slice(places[0], places[-1] + 1, *spaces) if len(spaces) == 1 else places
 
 
 def _numbers(step: Log1p | Clip | Standardise) -> tuple[float, ...]:

@@ -120,18 +120,31 @@ def check_row(row: Row, spec: RowInput, now: datetime) -> list[float]:
         InvalidInput: the row is no object, or a value is missing, of the wrong type, out of its range, or unknown where
             the card does not ignore that; the message lists everything that is wrong.
     """
+    if (numbers := _numbers_of(row, spec)) is not None:
+        return numbers
     if not isinstance(row, Mapping):
         raise InvalidInput(f"A row is an object of named values, not {_abbreviated(row)}. {_expected(spec)}")
     known = {entry.name for entry in spec.entries}
     problems = [f"{entry.name} is missing" for entry in spec.entries if entry.name not in row]
     if spec.unknown_fields == "refuse":
         problems += [f"{_abbreviated(name)} is unknown" for name in row if name not in known]
-    numbers = [_value_problem(row[feature.name], feature) for feature in spec.features if feature.name in row]
+    values = [_value_problem(row[feature.name], feature) for feature in spec.features if feature.name in row]
     texts = [_identifier_problem(row[entry.name], entry, now) for entry in spec.identifiers if entry.name in row]
-    problems += filter(None, numbers + texts)
+    problems += filter(None, values + texts)
     if problems:
         raise InvalidInput(f"{'; '.join(problems[:MOST_NAMED])}. {_expected(spec)}")
     return [_code(row[feature.name], feature) or 0.0 for feature in spec.features]
+
+
+def _numbers_of(row: Row, spec: RowInput) -> list[float] | None:
+    """Return what `check_row` returns of a right row of features alone, which is the usual one; None of any other."""
+    if type(row) is not dict or spec.identifiers or (spec.unknown_fields == "refuse" and len(row) > len(spec.features)):
+        return None
+    try:
+        numbers = [_code(row[feature.name], feature) for feature in spec.features]
+    except KeyError:
+        return None
+    return None if None in numbers else [number or 0.0 for number in numbers]
 
 
 def _checked_column(values: Sequence[Any], feature: Feature) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from errors import DeadlineExceeded, InferenceFailed, InvalidInput, Unavailable, VitrineError
 from runners.pipeline import Pipeline
@@ -18,6 +18,7 @@ logger = logging.getLogger("vitrine.runner")
 Payload = TypeVar("Payload")
 Prepared = TypeVar("Prepared")
 Result = TypeVar("Result")
+Settled = TypeVar("Settled", contravariant=True)
 
 CHEAP_RUN_S = 0.0002
 """A network that takes less than this for one item is run on the event loop: a lane needs 0.1 ms to be handed an item
@@ -26,10 +27,23 @@ MOST_AT_ONCE = 32
 """The largest number of items in one run; the event loop gets its turn between two."""
 
 
+class Asking(Protocol[Settled]):
+    """Whoever asked for an item, as far as a future is it."""
+
+    def done(self) -> bool:
+        """Return whether nobody waits for the answer any more."""
+
+    def set_result(self, result: Settled, /) -> None:
+        """Take the answer."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take the error that is the answer."""
+
+
 class _Item(NamedTuple, Generic[Prepared, Result]):
     prepared: Prepared
     deadline: float | None
-    answer: "asyncio.Future[Answer[Result]]"
+    asking: Asking[Answer[Result]]
     decode_s: float
     prepared_at: float
 
@@ -76,9 +90,16 @@ class Gathered(Generic[Payload, Prepared, Result]):
         return self._is_quick(payload)
 
     def submit(self, payload: Payload, deadline: float | None = None) -> "asyncio.Future[Answer[Result]]":
-        """Preprocess one item that `takes`, and return its answer, which comes in the next turn of the event loop.
+        """Return the answer to one item as a future; arguments and errors as of `submit_for`."""
+        answer: asyncio.Future[Answer[Result]] = asyncio.get_running_loop().create_future()
+        self.submit_for(answer, payload, deadline)
+        return answer
+
+    def submit_for(self, asking: Asking[Answer[Result]], payload: Payload, deadline: float | None = None) -> None:
+        """Preprocess one item that `takes`, and give its answer in the next turn of the event loop.
 
         Args:
+            asking: is given the answer. What it does with it must not fail, and is done before others get theirs.
             payload: what the pipeline preprocesses.
             deadline: a value of `time.monotonic()`; an item that is late, or was cancelled, is not computed.
 
@@ -88,7 +109,7 @@ class Gathered(Generic[Payload, Prepared, Result]):
         """
         if self._is_closing:
             raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
-        loop, began = asyncio.get_running_loop(), time.monotonic()
+        began = time.monotonic()
         try:
             prepared = self._pipeline.preprocess(payload)
         except VitrineError as error:
@@ -99,11 +120,10 @@ class Gathered(Generic[Payload, Prepared, Result]):
             self._stats.count(InferenceFailed.__name__)
             raise InferenceFailed("The prediction failed.") from error
         now = time.monotonic()
-        item = _Item[Prepared, Result](prepared, deadline, loop.create_future(), now - began, now)
         if not self._waiting:
+            loop = asyncio.get_running_loop()
             loop.call_soon(self._turn, loop)
-        self._waiting.append(item)
-        return item.answer
+        self._waiting.append(_Item(prepared, deadline, asking, now - began, now))
 
     def stats(self) -> RunnerStats:
         """Return counts and times since the start."""
@@ -128,18 +148,18 @@ class Gathered(Generic[Payload, Prepared, Result]):
                 except Exception:  # nobody else would tell those who wait
                     logger.exception("%s: a turn failed outside its backend", self._name)
                     for item in batch:
-                        if not item.answer.done():
+                        if not item.asking.done():
                             self._fail(item, InferenceFailed("The prediction failed."))
 
     def _is_settled(self, item: _Item[Prepared, Result], now: float) -> bool:
         """Return whether nothing is left to do for an item: it was cancelled, is late, or the model is closing."""
-        if item.answer.done():
+        if item.asking.done():
             self._stats.count("cancelled")
         elif self._is_closing:
             self._fail(item, Unavailable(f"{self._name} was shut down before it got to this. Send it again."))
         elif item.deadline is not None and now >= item.deadline:
             self._fail(item, DeadlineExceeded(f"{self._name} could not answer before the deadline. Allow more time."))
-        return item.answer.done()
+        return item.asking.done()
 
     def _infer(self, batch: list[_Item[Prepared, Result]]) -> None:
         started = time.monotonic()
@@ -167,8 +187,8 @@ class Gathered(Generic[Payload, Prepared, Result]):
             self._stats.count(InvalidInput.__name__, len(batch) - len(right))
         for item, result in zip(batch, results, strict=True):
             queue_ms = (started - item.prepared_at) * 1e3
-            item.answer.set_result(Answer(result, queue_ms, item.decode_s * 1e3, infer_s * 1e3, len(batch)))
+            item.asking.set_result(Answer(result, queue_ms, item.decode_s * 1e3, infer_s * 1e3, len(batch)))
 
     def _fail(self, item: _Item[Prepared, Result], error: VitrineError) -> None:
         self._stats.count(type(error).__name__)
-        item.answer.set_exception(error)
+        item.asking.set_exception(error)

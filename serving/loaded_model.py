@@ -14,6 +14,7 @@ from models.card import Card, ImageCard
 from models.package import EARLY_EXIT_VARIANT, StoredModel, verify
 from runners.awaiting import awaitable
 from runners.cores import CoreShare
+from runners.gathered import Gathered
 from runners.runner import Answer, Runner
 from runners.stats import RunnerStats, Series, add_stats
 from serving.cache import NO_CACHE, ResponseCache, answered
@@ -163,15 +164,17 @@ class LoadedModel:
         Raises:
             VitrineError: as `submit`, `wait_for`, and the pipeline's `preprocess`.
         """
-        gathered = self._lanes.gathered if self._lanes else None
-        if gathered is None or self.state != "ready" or self._cache.keeps(payload) or not gathered.takes(payload):
+        if (gathered := self.gathered_for(payload)) is None:
             await self.fetch([payload])
             return await wait_for(awaitable(self.submit(payload, deadline)), deadline, caller)
-        answer = gathered.submit(payload, deadline)
-        try:
-            return await answer
-        finally:
-            del answer  # whose error leads back to this frame
+        return await gathered.submit(payload, deadline)
+
+    def gathered_for(self, payload: Any) -> Gathered[Any, Any, Any] | None:
+        """Return what computes a payload on the event loop that asks; None where a lane does, or nothing can."""
+        gathered = self._lanes.gathered if self._lanes else None
+        if gathered is None or self.state != "ready" or self._cache.keeps(payload) or not gathered.takes(payload):
+            return None
+        return gathered
 
     async def fetch(self, payloads: Sequence[Any]) -> None:
         """Take the answers to these payloads that other servers kept."""

@@ -32,7 +32,8 @@ class ModelLanes:
         self._abandoned = list[tuple[Runner[Any, Any, Any], LaneWatch]]()
         self.gathered: Gathered[Any, Any, Any] | None = None
         if loaded.is_quick is not None:
-            self.gathered = Gathered(loaded.runner_name, loaded.pipeline, loaded.is_quick, share, self._series)
+            pipeline = loaded.gathered or loaded.pipeline
+            self.gathered = Gathered(loaded.runner_name, pipeline, loaded.is_quick, share, self._series)
         self._start(LaneWatch(share, options.timeout_ms / 1000))
 
     @property

@@ -99,8 +99,12 @@ class ImagePipeline:
 
     def infer(self, batch: Sequence[Transformed]) -> list[ImageOutputs]:
         """Run the network on transformed pictures; one result for each."""
-        logits = self.run(np.stack([item.tensor for item in batch])).logits
-        return [ImageOutputs(row, item.sharpness) for row, item in zip(logits, batch, strict=True)]
+        return self.infer_tensors(np.stack([item.tensor for item in batch]), [item.sharpness for item in batch])
+
+    def infer_tensors(self, tensors: Float32Tensor, sharpness: Sequence[float | None]) -> list[ImageOutputs]:
+        """Run the network on the tensors of pictures, shape (N, *card.input.shape), each with its sharpness."""
+        logits = self.run(tensors).logits
+        return [ImageOutputs(row, own) for row, own in zip(logits, sharpness, strict=True)]
 
     def run(self, tensors: Float32Tensor) -> Outputs:
         """Run the network on tensors of shape (N, *card.input.shape), float32, and check what it gives."""
@@ -171,14 +175,14 @@ class EarlyExitPipeline(ImagePipeline):
         """Count from now on; what was inferred before, such as the self-check, is no client's."""
         self._counts = True
 
-    def infer(self, batch: Sequence[Transformed]) -> list[ImageOutputs]:
-        """Run the network on transformed pictures; one result for each, with the part that answered."""
-        logits, answered_by = self.run(np.stack([item.tensor for item in batch]))
-        parts = answered_by or [WHOLE_NETWORK] * len(batch)
+    def infer_tensors(self, tensors: Float32Tensor, sharpness: Sequence[float | None]) -> list[ImageOutputs]:
+        """Run the network on the tensors of pictures; each result has the part that answered."""
+        logits, answered_by = self.run(tensors)
+        parts = answered_by or [WHOLE_NETWORK] * len(tensors)
         if self._counts:
             for part in parts:
                 self._count(part)
-        return [ImageOutputs(row, item.sharpness, part) for row, item, part in zip(logits, batch, parts, strict=True)]
+        return [ImageOutputs(row, own, part) for row, own, part in zip(logits, sharpness, parts, strict=True)]
 
 
 def make_pipeline(card: Card, backend: Backend, prepare_slow: Prepare | None = None) -> "ImagePipeline | RowPipeline":

@@ -284,8 +284,8 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
         finally:
             seconds = time.perf_counter() - started
             name = record.model.partition(".")[0]  # whatever name the model was asked by
-            answered_by = record.answered_by or self._repository.models.get(name, "unknown" if name else "")
-            CALLS.count(answered_by, f"/{SERVICE}/{call}", "", record.code.name, seconds)
+            answered_by = record.answered_by or self._repository.models.get(name)
+            CALLS.count(answered_by or (name and "unknown"), f"/{SERVICE}/{call}", "", record.code.name, seconds)
             if self._log:
                 log_call(context, record, record.code, seconds, record.model, KEY_NAME.get())
             record.answered = None  # it may be large, and timers of this call still hold the record

@@ -25,8 +25,7 @@ _TABLES = {0xC4, 0xCC, 0xDB, 0xDD}
 _AFTER_SCAN = {0x01, _SOS, 0xDC, *_TABLES, *range(_APP0, 0xF0), 0xFE}
 """What libjpeg takes behind a scan. Where a restart is due, it drops any other marker but not the segment behind it."""
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_NEEDED = _FRAMES | _TABLES
-_PROGRESSIVE, _ARITHMETIC, _LOSSLESS = {0xC2, 0xCA}, {0xC9, 0xCA, 0xCB}, {0xC3, 0xCB}
+_PROGRESSIVE, _ARITHMETIC_OR_LOSSLESS = {0xC2, 0xCA}, {0xC3, 0xC9, 0xCA, 0xCB}
 _NUMBER_OF_PICTURES = 0xB001
 _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\x00"
 
@@ -58,7 +57,7 @@ def read_jpeg(data: bytes) -> Structure:
     (components,) = data[header.scan + 4 : header.scan + 5] or (0,)
     has_one_scan = header.frame not in _PROGRESSIVE and components == header.components
     scans = 1 if has_one_scan else _count_scans(data, header.scan, header.segments)
-    byte_ns = 150 if header.frame in _ARITHMETIC | _LOSSLESS else 30
+    byte_ns = 150 if header.frame in _ARITHMETIC_OR_LOSSLESS else 30
     return Structure(
         format="JPEG",
         width=header.width,
@@ -77,21 +76,24 @@ def _read_header(data: bytes) -> _Header:
     exif, xmp, pictures, ultra_hdr = b"", b"", 1, False
     place, length, leaves_out = 2, len(data), False
     for segments in range(MOST_SEGMENTS):
-        start, end_of_last = place, place
+        start = place
         if not (place + 1 < length and data[place] == 0xFF and 0 < data[place + 1] < 0xFF):
             match = _MARKER.search(data, place, place + _MOST_JUNK_BYTES)
             if match is None:
                 raise damaged("there is no marker where one is due")
-            start = match.start()
+            start, leaves_out = match.start(), True
         marker, place = data[start + 1], start + 2
         if marker in _ALONE:
             leaves_out = True
             continue
-        leaves_out = leaves_out or start != end_of_last
-        end = place + int.from_bytes(data[place : place + 2], "big")
-        if marker == _EOI or end < place + 2 or end > length:
+        content_start, end = place + 2, place + int.from_bytes(data[place : place + 2], "big")
+        if marker == _EOI or end < content_start or end > length:
             raise damaged("a segment is cut short")
-        content = data[place + 2 : end]
+        place = end
+        if marker in _TABLES:
+            kept.append(data[start:end])
+            continue
+        content = data[content_start:end]
         if marker == _SOS:
             if not frame:
                 raise damaged("a scan comes before the size of the picture")
@@ -102,9 +104,10 @@ def _read_header(data: bytes) -> _Header:
                 raise damaged("the size of the picture is cut short")
             size = int.from_bytes(content[3:5], "big"), int.from_bytes(content[1:3], "big")
             frame, components = marker, content[5]
-        if marker in _NEEDED or _is_colour(marker, content):
             kept.append(data[start:end])
-            place = end
+            continue
+        if _is_colour(marker, content):
+            kept.append(data[start:end])
             continue
         leaves_out = True
         if marker == _APP1 and content.startswith(b"Exif\x00\x00"):
@@ -114,7 +117,6 @@ def _read_header(data: bytes) -> _Header:
         elif marker == _APP2 and content.startswith(b"MPF\x00"):
             pictures = _number_of_pictures(content[4:])
         ultra_hdr = ultra_hdr or (marker == _APP1 and b' hdrgm:Version="' in content)
-        place = end
     raise too_many("JPEG", "segments", MOST_SEGMENTS)
 
 

@@ -158,7 +158,7 @@ def test_an_error_of_ours_is_in_the_log_once_with_its_traceback_and_theirs_has_n
     def fail(*arguments: object, **more: object) -> None:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr("serving.pipeline.ImagePipeline.infer", fail)
+    monkeypatch.setattr("serving.pipeline.ImagePipeline.infer_tensors", fail)
     monkeypatch.setattr("serving.masked.ExplainablePipeline.infer", fail)
     assert client.post("/predict", content=plain(77)).status_code == 500
     assert client.post("/predict", content=b"no picture").status_code == 400
