@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import origin_fields
-from api.body import read_json
+from api.body import SHORT, json_job, parse_json, read_json, read_json_text
 from api.caller import HttpCaller, TimedJson, timing_headers
 from api.parameters import prediction_query
 from api.problems import problem_of
@@ -19,16 +19,14 @@ from api.schemas import RowBatchAnswer, RowError, timestamp
 from errors import InvalidInput
 from models.answer import LabelForm
 from models.card import RowCard, as_row_card, is_detector
-from preprocessing.rows import Row
+from preprocessing.rows import Row, check_rows
 from serving.attributions import MOST_EXPLAINED_ROWS, RowExplanation, is_own_contrast, too_many_rows
 from serving.loaded_model import LoadedModel
 from serving.predictions import RowPredictions
 from serving.predictor import Predictor
+from serving.row_pipeline import RowPayload
 
 BATCH_FIELDS = ("samples", "readings")
-
-FEW_ROWS = 100
-"""The answers of more rows are written by a thread: a thousand are some 5 ms of Python."""
 
 
 async def predict(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:
@@ -44,19 +42,24 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
     card = as_row_card(model.card)
     query = prediction_query(card).read(request.scope["query_string"], card)
     deadline = predictor.deadline(query.timeout_ms)
-    body = await read_json(request, card.limits.max_bytes)
-    rows, are_many = _rows(body, card, batch=batch)
-    parameters = query.parameters(card, predictor.top_k)
-    predictions = await predictor.predict_rows(model, rows, parameters, deadline, HttpCaller(request))
-    if not are_many and predictions.problems:
-        raise predictions.problems[0]
+    data = await read_json_text(request, model.large_json, card.limits.max_bytes)
 
-    def write() -> str:
-        answers = _answers(model, card, rows, predictions, request.state.request_id, query.label_form(card))
-        return _batch_json(model, predictions, answers) if are_many else answers[0]
+    def read() -> tuple[Sequence[Row], bool, RowPayload]:
+        rows, are_many = _rows(parse_json(data), card, batch=batch)
+        return rows, are_many, rows if job is SHORT else check_rows(rows, card.input)
 
-    text = write() if len(rows) <= FEW_ROWS else await asyncio.to_thread(write)
-    return TimedJson(text, [predictions.answer])
+    with json_job(model.large_json, data) as job:
+        rows, are_many, payload = await job.run(read)
+        parameters = query.parameters(card, predictor.top_k)
+        predictions = await predictor.predict_rows(model, payload, parameters, deadline, HttpCaller(request))
+        if not are_many and predictions.problems:
+            raise predictions.problems[0]
+
+        def write() -> bytes:
+            answers = _answers(model, card, rows, predictions, request.state.request_id, query.label_form(card))
+            return (_batch_json(model, predictions, answers) if are_many else answers[0]).encode()
+
+        return TimedJson(await job.run(write), [predictions.answer])
 
 
 async def explain(predictor: Predictor, model: LoadedModel, request: Request, *, batch: bool = False) -> Response:
@@ -77,7 +80,8 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request, *,
     deadline = predictor.deadline(query.timeout_ms)
     if query.format == "png" and max(len(explanation_request.targets), explanation_request.top) > 1:
         raise InvalidInput("format='png': a picture is of one target. Ask for one, or for format=json.")
-    rows, are_many = _rows(await read_json(request, card.limits.max_bytes), card, batch=batch)
+    body = await read_json(request, model.large_json, card.limits.max_bytes)
+    rows, are_many = _rows(body, card, batch=batch)
     if are_many and query.format == "png":
         raise InvalidInput("format='png': a picture is of one row. Send one to /explain, or ask for format=json.")
     if len(rows) > MOST_EXPLAINED_ROWS:

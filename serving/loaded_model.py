@@ -15,6 +15,7 @@ from models.package import EARLY_EXIT_VARIANT, StoredModel, verify
 from runners.awaiting import awaitable
 from runners.cores import CoreShare
 from runners.runner import Answer, Runner
+from runners.serial import SerialExecutor
 from runners.stats import RunnerStats, add_stats
 from serving.cache import NO_CACHE, ResponseCache
 from serving.explainable import no_gradient_reason, not_explainable_reason
@@ -111,6 +112,11 @@ class LoadedModel:
                 f"method={method!r} takes a gradient, and there is none: {self.no_gradient_reason}. method={RISE} "
                 "does without."
             )
+
+    @property
+    def large_json(self) -> SerialExecutor:
+        """What reads and writes large JSON of this model's requests; raises Unavailable while it is not ready."""
+        return self._ready_lanes().large_json
 
     def check_room(self, *, for_lanes: bool = True) -> None:
         """Return if a payload that came now might be queued, be computed at once, or be answered from the cache.
@@ -254,10 +260,13 @@ class LoadedModel:
             self.state, self.detail = "checking", "replaying its goldens"
             return self._lanes
 
-    def _ready_runner(self) -> Runner[Any, Any, Any]:
+    def _ready_lanes(self) -> ModelLanes:
         if self.state != "ready" or self._lanes is None:
             raise self._unavailable()
-        return self._lanes.runner
+        return self._lanes
+
+    def _ready_runner(self) -> Runner[Any, Any, Any]:
+        return self._ready_lanes().runner
 
     def _check(
         self, stored: StoredModel, loaded: LoadedPipeline, runner: Runner[Any, Any, Any], share: CoreShare

@@ -7,6 +7,7 @@ from runners.cores import CoreShare
 from runners.gathered import Gathered
 from runners.lane_watch import LaneWatch
 from runners.runner import Runner
+from runners.serial import SerialExecutor
 from runners.stats import RunnerStats, add_stats
 from serving.loading import LoadedPipeline
 from serving.options import RunnerOptions
@@ -23,6 +24,7 @@ class ModelLanes:
     Attributes:
         runner: takes what is queued.
         gathered: takes what is quick; None where nothing is.
+        large_json: reads and writes what is large and belongs to this model.
         times_replaced: how often a lane has hung.
     """
 
@@ -32,6 +34,7 @@ class ModelLanes:
         self.gathered: Gathered[Any, Any, Any] | None = None
         if loaded.is_quick is not None:
             self.gathered = Gathered(loaded.runner_name, loaded.pipeline, loaded.is_quick, share)
+        self.large_json = SerialExecutor(options.queue_ms / 1000, share.available, share.is_in_use)
         self._start(LaneWatch(share, options.timeout_ms / 1000))
 
     @property
@@ -65,6 +68,7 @@ class ModelLanes:
         """Refuse new payloads and finish those that wait; return False if something was stuck."""
         if self.gathered is not None:
             self.gathered.close()
+        self.large_json.close()
         return self.runner.close(timeout_s) and not self.stuck_s()
 
     def _start(self, watch: LaneWatch) -> None:

@@ -42,6 +42,7 @@ class PredictionProcess:
         state = self._state = RunState(run_folder())
         self._decoding = DecodingProcess()
         cache = ResponseCache(settings.cache_mb * 2**20 // settings.workers)
+        explainer = self._explainer = ExplainerClient(settings.explain_timeout_ms, cache) if settings.explain else None
         self.repository = ModelRepository(
             last_served(stored, followed, state),
             RunnerOptions.from_settings(settings.model_dump()),
@@ -49,9 +50,9 @@ class PredictionProcess:
             default=settings.default_model,
             cache=cache,
             role=preparing_slow(PREDICTION, self._decoding.prepare),
+            works_beside=explainer.is_at_work if explainer is not None else lambda: False,
         )
-        self._explainer = ExplainerClient(settings.explain_timeout_ms, cache) if settings.explain else None
-        self.predictor = Predictor(settings.timeout_ms, self._explainer, settings.top_k)
+        self.predictor = Predictor(settings.timeout_ms, explainer, settings.top_k)
         self._settings = settings
         self.follower = Follower(
             self.repository,

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class ModelRepository:
         missing: the card of each bundled model that is not installed, with the reason and what to do about it.
         default: the name of the model that is meant where none is named.
         cache: answers that were given before.
+        works_beside: returns whether another process explains for this one just now.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ModelRepository:
         missing: Mapping[str, tuple[Card, str]] | None = None,
         default: str = "",
         cache: ResponseCache = NO_CACHE,
+        works_beside: Callable[[], bool] = lambda: False,
     ) -> None:
         self.default, self._options, self._role, self._cache = default, options, role, cache
         self._missing = missing or {}
@@ -81,7 +83,7 @@ class ModelRepository:
         self.attempts = dict[str, str]()
         self.generation, self.unreadable = 0, dict[str, str]()
         self.lock_problems = list[str]()
-        self._share, self._loading = CoreShare(options.cores()), threading.Lock()
+        self._share, self._loading = CoreShare(options.cores(), works_beside), threading.Lock()
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
         self._closing = False
         self._workers: Workers | None = None

@@ -97,6 +97,10 @@ class ExplainerClient:
         self._cancelling: set[asyncio.Task[None]] = set()
         self.status: dict[str, Any] = {}
 
+    def is_at_work(self) -> bool:
+        """Return whether the process has something of this one to explain."""
+        return bool(self._under_way)
+
     @property
     def unavailable_reason(self) -> str:
         """Why no calls are made just now, for any model; empty while they are made."""
