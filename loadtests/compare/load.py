@@ -9,13 +9,15 @@ import math
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import httptools
 import numpy as np
 import uvloop
 
 from loadtests.compare.wire import Read
+
+Result = TypeVar("Result")
 
 TOLERANCE = 1e-4
 """Largest |Δ| in probability of a right answer."""
@@ -245,6 +247,16 @@ def open_exchanges(target: Target, rate: float, seconds: float, seed: int = 0) -
     return _run(_open(target, rate, seconds, seed))
 
 
+def streams(targets: Sequence[Target], rates: Sequence[float], seconds: float, seed: int = 0) -> list[list[Exchange]]:
+    """Return what was sent to each target at its rate, all at the same time, and what it got, as `open_exchanges`."""
+
+    async def send_all() -> list[list[Exchange]]:
+        pairs = enumerate(zip(targets, rates, strict=True))
+        return await asyncio.gather(*(_open(target, rate, seconds, seed + place) for place, (target, rate) in pairs))
+
+    return _run(send_all())
+
+
 def ask(target: Target) -> str:
     """Send each request once, one after the other, until an answer is wrong.
 
@@ -264,6 +276,6 @@ def ask(target: Target) -> str:
     return mismatch(target, _run(send_all())[-1])
 
 
-def _run(work: Coroutine[Any, Any, list[Exchange]]) -> list[Exchange]:
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
