@@ -15,7 +15,7 @@ from runners.awaiting import awaitable
 Result = TypeVar("Result")
 
 SHARE = 0.2
-"""The part of the cores that the thread takes, at most, from lanes that are at work: what they do takes a quarter longer."""
+"""The part of the cores that the thread takes, at most, from lanes at work, which then take a quarter longer."""
 LONGEST_REST_S, GLANCE_S = 0.5, 0.001
 """The longest rest after one piece, and how often a resting thread looks whether the others still work, in seconds."""
 

@@ -1,4 +1,4 @@
-"""`make chaos`: overload, floods, killed and stopped processes, a drain and a soak, each on a server of its own; one table.
+"""`make chaos`: overload, floods, killed and stopped processes, a drain and a soak, each on a server of its own.
 
 Vitrine goes through all of it; the peers through the overload and a killed process. The servers listen on the loopback
 alone, and none is left when this ends or is interrupted.
@@ -92,7 +92,8 @@ def _soak(
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a table in Markdown."""
-    heads = "scenario|server|offered|answered|refused|failed|lost|p50 ms|p99 ms|p99 over alone|of what is left|s to heal|memory MiB"
+    heads = "scenario|server|offered|answered|refused|failed|lost|p50 ms|p99 ms|p99 over alone"
+    heads += "|of what is left|s to heal|memory MiB"
     lines = [heads.split("|"), ["---", "---", *["---:"] * 11]]
     for row in rows:
         outcome = row.outcome
