@@ -19,6 +19,7 @@ from api.bodies import Bodies, Body
 from api.problems import CALLER_GONE, problem_response
 from api.refusals import refuse
 from errors import QueueFull, Unavailable, VitrineError
+from runners.admission import asked_by
 from runners.stats import metrics, observe_all
 
 logger = logging.getLogger("vitrine.api")
@@ -95,6 +96,8 @@ class Middleware:
         exchange = _Exchange(request_id, scope["method"], path, started)
         body = Body(self._bodies)
         announced = announced_bytes(headers.get(b"content-length", b""))
+        # Behind a proxy, which clients share connections to, it has to say whose request it is.
+        asked_by.set(headers.get(b"x-forwarded-for") or scope.get("client"))
         state = {**scope.get("state", {}), "request_id": request_id, "body": body}
         scope = dict(scope, path=path, state=state)
         if exchange.method == "HEAD":  # the server sends no body for it whatever the application does

@@ -169,6 +169,7 @@ class Runner(Generic[Payload, Prepared, Result]):
                 raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
             if work is not None:
                 self._queue.check_room(work, len(items), deadline, items[0].queued_at)
+                self._backlog.admitted()
             for item in items:
                 self._queue.append(item)
             self._changed.notify(len(items))

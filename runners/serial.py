@@ -78,6 +78,7 @@ class SerialExecutor:
         work = Work(1, size)
         with self._changed:
             self._admit(work)
+            self._backlog.admitted()
             self._backlog.add(work)
         return SerialJob(self, work)
 
@@ -95,7 +96,7 @@ class SerialExecutor:
         if wait_s := self._backlog.wait_for_room(work, 1, None, self._clock()):
             message = (
                 f"Large bodies of JSON have {self._backlog.seconds():.1f} seconds of work waiting, and this server "
-                f"takes {self._backlog.limit_s:g}. Retry later."
+                f"takes {self._backlog.most_s(self._clock()):g}. Retry later."
             )
             raise QueueFull(message, self._backlog.retry_after_s(work, wait_s))
 

@@ -33,12 +33,12 @@ class LocalGradCam:
         self.failure: Exception | None = None
 
     async def explain(
-        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str
+        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str, client: str
     ) -> dict[str, Any]:
         self.calls += 1
         if self.failure is not None:
             raise self.failure
-        return await self.process.explain(tag, [asdict(request) for request in requests], seconds, call)
+        return await self.process.explain(tag, [asdict(request) for request in requests], seconds, call, client)
 
     async def cancel(self, call: str) -> None:
         self.process.cancel(call)

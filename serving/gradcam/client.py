@@ -11,6 +11,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from errors import DeadlineExceeded, QueueFull, Unavailable, VitrineError
+from runners.admission import asked_by
 from runners.runner import Answer
 from serving.cache import NO_CACHE, ResponseCache
 from serving.gradcam.wire import ExplainedPicture, ExplanationRequest, answers_from_fields, request_to_json
@@ -35,7 +36,7 @@ class GradCamCalls(Protocol):
     """The calls that the Grad-CAM process answers."""
 
     def explain(
-        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str
+        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str, client: str
     ) -> Awaitable[dict[str, Any]]:
         """Explain pictures within `seconds`, all or none, as `answers_to_fields` returns them.
 
@@ -44,6 +45,7 @@ class GradCamCalls(Protocol):
             requests: what to explain, and how.
             seconds: how long the caller waits.
             call: a name for `cancel`.
+            client: who asks, as far as clients can be told apart; else empty.
         """
 
     def cancel(self, call: str) -> Awaitable[object]:
@@ -70,11 +72,11 @@ class BentoMLCalls:
         self._client, self._as_json = client, as_json
 
     def explain(
-        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str
+        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str, client: str
     ) -> Awaitable[dict[str, Any]]:
         """Explain pictures within `seconds`, all or none."""
         fields = [request_to_json(request) if self._as_json else asdict(request) for request in requests]
-        answer: Awaitable[dict[str, Any]] = self._client.call("explain", tag, fields, seconds, call)
+        answer: Awaitable[dict[str, Any]] = self._client.call("explain", tag, fields, seconds, call, client)
         return answer
 
     def cancel(self, call: str) -> Awaitable[object]:
@@ -239,7 +241,8 @@ class ExplainerClient:
         if self._process is None:
             raise _GivenUp
         name, seconds = uuid.uuid4().hex, max(0.0, ends - time.monotonic())
-        task = asyncio.ensure_future(self._process.explain(tag, requests, seconds, name))
+        client = str(asked_by.get() or "")
+        task = asyncio.ensure_future(self._process.explain(tag, requests, seconds, name, client))
         self._under_way.add(task)
         try:
             await asyncio.wait({task}, timeout=seconds)

@@ -13,6 +13,7 @@ from models.card import ImageCard
 from models.followed import FollowedFolders
 from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
+from runners.admission import asked_by
 from runners.awaiting import awaitable
 from runners.memory import map_large_blocks
 from runners.runner import Answer
@@ -69,7 +70,9 @@ class ExplanationProcess:
         await asyncio.to_thread(self._repository.close, timeout_s)
         self._decoding.close()
 
-    async def explain(self, tag: str, requests: Sequence[dict[str, Any]], seconds: float, call: str) -> dict[str, Any]:
+    async def explain(
+        self, tag: str, requests: Sequence[dict[str, Any]], seconds: float, call: str, client: str = ""
+    ) -> dict[str, Any]:
         """Explain the pictures of one request, all or none; the answers are JSON where the requests were.
 
         Args:
@@ -77,11 +80,13 @@ class ExplanationProcess:
             requests: one for each picture, as `request_from_fields` reads it.
             seconds: how long the caller waits.
             call: a name for `cancel`.
+            client: who asks, as far as clients can be told apart; else empty.
 
         Returns:
             What `answers_to_fields` makes of the answers, or `answer_to_fields` of the error in place of all of them.
         """
         deadline = time.monotonic() + seconds
+        asked_by.set(client or None)
         try:
             name, _, version = tag.partition(":")
             model = self._repository.get(name, version)

@@ -48,7 +48,7 @@ class Process:
         self.cancelled = list[str]()
 
     async def explain(
-        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str
+        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str, client: str
     ) -> dict[str, Any]:
         self.calls += 1
         if self.breaking:
