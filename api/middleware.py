@@ -96,8 +96,8 @@ class Middleware:
         exchange = _Exchange(request_id, scope["method"], path, started)
         body = Body(self._bodies)
         announced = announced_bytes(headers.get(b"content-length", b""))
-        # Behind a proxy, which clients share connections to, it has to say whose request it is.
-        asked_by.set(headers.get(b"x-forwarded-for") or scope.get("client"))
+        # The connections of a proxy are shared by clients, and an address that it passes on may be that of many.
+        asked_by.set(None if b"x-forwarded-for" in headers else scope.get("client"))
         state = {**scope.get("state", {}), "request_id": request_id, "body": body}
         scope = dict(scope, path=path, state=state)
         if exchange.method == "HEAD":  # the server sends no body for it whatever the application does
