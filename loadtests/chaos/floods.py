@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import uvloop
 
-from loadtests.chaos.outcomes import REFUSALS, Outcome, outcome_of
+from loadtests.chaos.outcomes import Outcome, outcome_of
 from loadtests.chaos.scenarios import CLIENTS, Contestant, Row, Running, serving
 from loadtests.chaos.soak import ROW
 from loadtests.compare import load
-from loadtests.compare.load import PAUSE_S, Connection, Target
+from loadtests.compare.load import PAUSE_S, REFUSALS, Connection, Target
 from loadtests.compare.regimes import Regime
 from loadtests.compare.wire import post, read_vitrine
 from loadtests.server import EXPLAINER_LOADS_S

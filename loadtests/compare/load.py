@@ -19,6 +19,8 @@ from loadtests.compare.wire import Read
 
 Result = TypeVar("Result")
 
+REFUSALS = (429, 503)
+"""Statuses by which a server says that it takes no more, or not now."""
 TOLERANCE = 1e-4
 """Largest |Δ| in probability of a right answer."""
 TIMEOUT_S = 30.0
@@ -67,6 +69,7 @@ class Load:
         p99_ms: the 99th percentile of the same.
         errors: answers that were wrong or missing.
         requests: all that were sent.
+        refused: those of the errors that were refused, with a 429 or 503.
         problem: what was wrong with the first answer that was, empty if none was.
         cpu_ms: processor time of the server, user and system, for one right answer.
         instructions: user instructions of the server for one right answer; NaN on a machine that does not count them.
@@ -80,6 +83,7 @@ class Load:
     problem: str = ""
     cpu_ms: float = math.nan
     instructions: float = math.nan
+    refused: int = 0
 
 
 class Connection(asyncio.Protocol):
@@ -224,7 +228,8 @@ def summarise(target: Target, exchanges: Sequence[Exchange], ramp_s: float, seco
     begun = took[ended - took >= ramp_s]
     p50, p99 = np.percentile(begun * 1e3, [50, 99]) if len(begun) else (np.nan, np.nan)
     first = next(filter(None, problems), "")
-    return Load(rate, float(p50), float(p99), len(exchanges) - len(right), len(exchanges), first)
+    refused = sum(exchange.status in REFUSALS for exchange in exchanges)
+    return Load(rate, float(p50), float(p99), len(exchanges) - len(right), len(exchanges), first, refused=refused)
 
 
 def closed(target: Target, clients: int, seconds: float, ramp_s: float = RAMP_S) -> Load:

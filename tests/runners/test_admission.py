@@ -146,6 +146,18 @@ def test_below_the_capacity_nobody_is_refused() -> None:
     assert mean_s == pytest.approx(deterministic_s, rel=0.25)
 
 
+def test_at_seven_tenths_of_its_rate_a_cheap_model_refuses_nobody_although_a_lane_is_held_up() -> None:
+    item_s, hiccup_s = 0.0004, 1.5
+    station = Station(1, 2.0, lambda work: hiccup_s if 1.0 < station.now < 1.0005 else item_s)
+    station.learn()
+    clients = [Client() for when in range(14_000)]
+    for client, when in zip(clients, poisson(0.7 / item_s, 1e9, seed=6), strict=False):
+        station.send(client, when)
+    station.run()
+    waits = sorted(client.waited_s or 0.0 for client in clients)
+    assert station.refused == 0 and hiccup_s - 0.1 < waits[-1] < 2.0
+
+
 def test_a_burst_of_as_much_work_as_the_limit_passes_and_the_next_is_told_when_to_come() -> None:
     station = Station(2, 2.0, lambda work: 0.04)
     station.learn()
