@@ -1,17 +1,15 @@
 """What a server's processes agree on before they serve: environment, shared folders, ports and logging."""
 
-import atexit
 import logging
 import os
-import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 from serving.forking import fork_processes
 from serving.heartbeat import SUPERVISOR
 from serving.supervisor import watch_processes
+from serving.temporary import remove_stale_folders, temporary_folder
 from settings import Settings, load_settings
 
 logger = logging.getLogger("vitrine")
@@ -27,7 +25,7 @@ def prepare_environment() -> None:
     os.environ.pop("BENTOML_CONTAINERIZED", None)  # BentoML's images set it, and then a dead worker stays dead
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("vitrine-metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("metrics")
 
 
 def prepare_supervisor(settings: Settings) -> None:
@@ -36,7 +34,8 @@ def prepare_supervisor(settings: Settings) -> None:
     It will watch them, too.
     """
     if RUN_FOLDER not in os.environ:
-        os.environ[RUN_FOLDER] = temporary_folder("vitrine-run-")
+        remove_stale_folders()
+        os.environ[RUN_FOLDER] = temporary_folder("run")
     if SUPERVISOR not in os.environ:
         watch_processes(run_folder(), settings.hang_seconds)
         if "--reload" not in sys.argv:  # what is forked has the code that was imported before somebody changed it
@@ -51,14 +50,7 @@ def prepare_supervisor(settings: Settings) -> None:
 
 def run_folder() -> Path:
     """Return the folder that a server's processes share, which `prepare_supervisor` made; else a new one."""
-    return Path(os.environ.get(RUN_FOLDER) or temporary_folder("vitrine-run-"))
-
-
-def temporary_folder(prefix: str) -> str:
-    """Make a folder that goes when this process ends."""
-    folder = tempfile.mkdtemp(prefix=prefix)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return Path(os.environ.get(RUN_FOLDER) or temporary_folder("run"))
 
 
 def log_to_stdout(level: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.startup import check_port_free, prepare_environment, prepare_supervisor, run_folder, temporary_folder
+from serving.startup import check_port_free, prepare_environment, prepare_supervisor, run_folder
+from serving.temporary import temporary_folder
 from settings import Settings
 
 OURS = (
@@ -77,5 +78,5 @@ def test_telemetry_is_off_unless_the_operator_wants_it_and_dead_workers_are_repl
 
 
 def test_a_temporary_folder_is_this_process_alone() -> None:
-    first, second = temporary_folder("vitrine-test-"), temporary_folder("vitrine-test-")
+    first, second = temporary_folder("test"), temporary_folder("test")
     assert first != second and Path(first).is_dir() and os.stat(first).st_mode & 0o077 == 0
