@@ -71,7 +71,7 @@ class GradCam:
         """Step back behind predictions, and begin to load in the background."""
         log_to_stdout(SETTINGS.log_level)
         os.nice(NICENESS)
-        Heartbeat(run_folder(), [self.process.replace_stuck_lanes]).start()
+        Heartbeat(run_folder(), [self.process.replace_stuck_lanes, self.process.report_waits]).start()
         self.process.start()
 
     @bentoml.on_shutdown

@@ -78,6 +78,10 @@ class ServiceTime:
         """Return the expected seconds; 0 before the first measurement."""
         return self.item_s * work.items + self.unit_s * work.size
 
+    def of_usual_item(self) -> float:
+        """Return the expected seconds of an item of the mean size; 0 before the first measurement."""
+        return self.of(Work(1, self._is / self._ii)) if self._ii else 0.0
+
     def add(self, work: Work, seconds: float) -> None:
         """Take the time of one turn into account."""
         items, size = work
@@ -117,11 +121,13 @@ class Backlog:
         self._kept_s = min(1.0, limit_s) / RETRY_MARGIN  # so much work may be told to come at the same whole second
 
     def add(self, work: Work) -> None:
-        """Count work that waits from now on."""
+        """Count work that waits from now on, and keep no other place for who asked for it."""
         if not self._items:
             self._promised_until = 0.0  # whoever was sent away is taken at once
             self._promises.clear()
             self._free_times.clear()
+        elif self._promises and (due := self._promises.pop(asked_by.get(), None)) is not None:
+            heapq.heappush(self._free_times, due)  # one that is over is never given to anybody
         self._items += work[0]
         self._size += work[1]
 
@@ -177,6 +183,10 @@ class Backlog:
         passed_s = min(self._under_way * self._clock() - self._began, self._under_way_s)
         return max(0.0, (service.item_s * self._items + service.unit_s * self._size - passed_s) / self._lanes)
 
+    def item_seconds(self) -> float:
+        """Return how long a lane takes for an item of the mean size; 0 before anything was measured."""
+        return self._service.of_usual_item()
+
     def is_full(self) -> bool:
         """Return whether a newcomer would wait longer than it may; who was told to come now may have a place kept."""
         service, most_s = self._service, self.limit_s - self._kept_s if self._promises else self.limit_s
@@ -208,11 +218,6 @@ class Backlog:
         if ahead_s <= most_s or not ahead_s:
             return 0.0
         return max(0.0, self.seconds() - max(0.0, most_s))
-
-    def admitted(self) -> None:
-        """Keep no place any more for who asks, because it was admitted."""
-        if self._promises and (due := self._promises.pop(asked_by.get(), None)) is not None:
-            heapq.heappush(self._free_times, due)  # one that is over is never given to anybody
 
     def retry_after_s(self, work: Work, wait_s: float) -> int:
         """Return after how many seconds to come back with work that has to stay away for `wait_s`.

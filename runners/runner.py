@@ -123,8 +123,8 @@ class Runner(Generic[Payload, Prepared, Result]):
     def stats(self) -> RunnerStats:
         """Return counts and times since the start."""
         with self._changed:
-            now = len(self._queue) + len(self._slow), len(self._busy), self._backlog.seconds()
-        return self._stats.snapshot(*now, self._evaluations)
+            now, backlog = (len(self._queue) + len(self._slow), len(self._busy)), self._backlog
+            return self._stats.snapshot(*now, backlog.seconds(), self._evaluations, backlog.item_seconds())
 
     @contextlib.contextmanager
     def uncounted(self) -> Iterator[None]:
@@ -169,7 +169,6 @@ class Runner(Generic[Payload, Prepared, Result]):
                 raise Unavailable(f"{self._name} is shutting down. Send the request to another server, or later.")
             if work is not None:
                 self._queue.check_room(work, len(items), deadline, items[0].queued_at)
-                self._backlog.admitted()
             for item in items:
                 self._queue.append(item)
             self._changed.notify(len(items))

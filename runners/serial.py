@@ -78,7 +78,6 @@ class SerialExecutor:
         work = Work(1, size)
         with self._changed:
             self._admit(work)
-            self._backlog.admitted()
             self._backlog.add(work)
         return SerialJob(self, work)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -37,6 +37,7 @@ class RunnerStats:
             and `running`.
         evaluation_seconds: the time that lanes worked on them.
         expected_seconds: how long an item that came now would wait for a lane; of several processes the longest.
+        item_seconds: how long a lane takes for an item of usual size, as measured; of several processes the longest.
     """
 
     succeeded: int = 0
@@ -55,6 +56,7 @@ class RunnerStats:
     evaluations: int = 0
     evaluation_seconds: float = 0.0
     expected_seconds: float = 0.0
+    item_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Metrics:
     batch: Histogram
     evaluations: Counter
     evaluation_seconds: Counter
+    expected: Gauge
     out_of_memory: Counter
     cache: Counter
     early_exit: Counter
@@ -100,6 +103,12 @@ def _make() -> Metrics:
         batch=Histogram("vitrine_batch_size", "Items in a batch.", ["model"], buckets=_SIZES),
         evaluations=Counter("vitrine_evaluations", "Pictures or rows computed for explanations.", ["model"]),
         evaluation_seconds=Counter("vitrine_evaluation_seconds", "Seconds that lanes worked on those.", ["model"]),
+        expected=Gauge(
+            "vitrine_expected_wait_seconds",
+            "Seconds that an item which came now would wait for its turn; the longest of all workers.",
+            ["model"],
+            multiprocess_mode="livemax",
+        ),
         cache=Counter(
             "vitrine_cache_requests", "Pictures looked up in the response cache, by outcome.", ["model", "outcome"]
         ),
@@ -202,7 +211,12 @@ class StatsKeeper:
             self._stats.waited_seconds += waited_s * len(queue_s)
 
     def snapshot(
-        self, waiting: int, running: int, expected_s: float, evaluations: "StatsKeeper | None" = None
+        self,
+        waiting: int,
+        running: int,
+        expected_s: float,
+        evaluations: "StatsKeeper | None" = None,
+        item_s: float = 0.0,
     ) -> RunnerStats:
         """Return the counters as they stand, with what is waiting and running now, and the wait that follows.
 
@@ -211,12 +225,14 @@ class StatsKeeper:
             running: items in a lane.
             expected_s: how long an item that came now would wait.
             evaluations: counts what explanations ask for.
+            item_s: how long a lane takes for an item.
         """
         with self._lock:
             counted = add_stats([self._stats])
         computed, seconds = evaluations.computed() if evaluations else (0, 0.0)
         counted = replace(counted, evaluations=computed, evaluation_seconds=round(seconds, 6))
-        return replace(counted, waiting=waiting, running=running, expected_seconds=round(expected_s, 6))
+        counted = replace(counted, expected_seconds=round(expected_s, 6), item_seconds=float(f"{item_s:.4g}"))
+        return replace(counted, waiting=waiting, running=running)
 
     def computed(self) -> tuple[int, float]:
         """Return how many pictures or rows were computed, and the seconds that lanes worked on them."""
@@ -247,6 +263,7 @@ def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
         batches=dict(sorted(batches.items())),
         last_inference=max(part.last_inference for part in parts),
         expected_seconds=max(part.expected_seconds for part in parts),
+        item_seconds=max(part.item_seconds for part in parts),
     )
 
 

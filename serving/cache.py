@@ -79,8 +79,21 @@ class ResponseCache:
         if not done.cancelled() and done.exception() is None:
             self.keep(key, done.result())
 
+    def kept(self, key: bytes | None, future: "Future[Answer[Any]]") -> "Future[Answer[Any]]":
+        """Return a future whose answer will be kept, unless its key is None."""
+        if key is not None:
+            future.add_done_callback(lambda done: self.keep_result(key, done))
+        return future
+
 
 NO_CACHE = ResponseCache(0)
+
+
+def answered(answer: Answer[Any]) -> "Future[Answer[Any]]":
+    """Return a future of an answer that is there."""
+    future = Future[Answer[Any]]()
+    future.set_result(answer)
+    return future
 
 
 def _without_views(value: Any) -> Any:

@@ -17,7 +17,7 @@ from runners.cores import CoreShare
 from runners.runner import Answer, Runner
 from runners.serial import SerialExecutor
 from runners.stats import RunnerStats, add_stats
-from serving.cache import NO_CACHE, ResponseCache
+from serving.cache import NO_CACHE, ResponseCache, answered
 from serving.explainable import no_gradient_reason, not_explainable_reason
 from serving.loading import LoadedPipeline, Role
 from serving.model_lanes import ModelLanes
@@ -65,7 +65,7 @@ class LoadedModel:
         self._role, self._cache = role, cache
         self._lifecycle = threading.Lock()
         self._loaded: LoadedPipeline | None = None
-        self._lanes: ModelLanes | None = None
+        self.lanes: ModelLanes | None = None
         self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
     def check_ready(self) -> None:
@@ -129,7 +129,7 @@ class LoadedModel:
             Unavailable: the model is not ready.
         """
         runner = self._ready_runner()
-        may_be_gathered = not for_lanes and self._lanes is not None and self._lanes.gathered is not None
+        may_be_gathered = not for_lanes and self.lanes is not None and self.lanes.gathered is not None
         if not self._cache.keeps_answers and not may_be_gathered:
             runner.check_room()
 
@@ -151,8 +151,8 @@ class LoadedModel:
         if key is None:
             return runner.submit(payload, deadline, is_admitted=is_admitted)
         if (answer := self._cache.get(self.name, key)) is not None:
-            return _answered(answer)
-        return self._kept(key, runner.submit(payload, deadline, is_admitted=is_admitted))
+            return answered(answer)
+        return self._cache.kept(key, runner.submit(payload, deadline, is_admitted=is_admitted))
 
     def submit_all(self, payloads: Sequence[Any], deadline: float | None = None) -> "list[Future[Answer[Any]]]":
         """Queue the payloads of one request, but for those that were answered before: all of them or none.
@@ -165,7 +165,7 @@ class LoadedModel:
         others = [payload for payload, answer in zip(payloads, cached, strict=True) if answer is None]
         queued = iter(runner.submit_all(others, deadline) if others else ())
         return [
-            self._kept(key, next(queued)) if answer is None else _answered(answer)
+            self._cache.kept(key, next(queued)) if answer is None else answered(answer)
             for key, answer in zip(keys, cached, strict=True)
         ]
 
@@ -180,7 +180,7 @@ class LoadedModel:
         Raises:
             VitrineError: as `submit`, `wait_for`, and the pipeline's `preprocess`.
         """
-        gathered = self._lanes.gathered if self._lanes else None
+        gathered = self.lanes.gathered if self.lanes else None
         if gathered is None or self.state != "ready" or self._cache.keeps(payload) or not gathered.takes(payload):
             return await wait_for(awaitable(self.submit(payload, deadline)), deadline, caller)
         answer = gathered.submit(payload, deadline)
@@ -195,7 +195,7 @@ class LoadedModel:
 
     def own_stats(self) -> RunnerStats | None:
         """Return the counts of this process alone."""
-        return self._lanes.stats() if self._lanes else None
+        return self.lanes.stats() if self.lanes else None
 
     def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the model and replay its goldens; ends in `ready` or `failed` and never raises."""
@@ -221,29 +221,30 @@ class LoadedModel:
         with self._lifecycle:
             if self.state == "checking":
                 self.state, self.detail = "ready", ""
-                self._role.logger.info(self._role.ready_message, self.tag, self.load_seconds, self.device)
+                message = f"{self._role.ready_message}; {lanes}"
+                self._role.logger.info(message, self.tag, self.load_seconds, self.device)
 
     @property
     def stuck_reason(self) -> str:
         """What hangs in the model's backend; empty if nothing does."""
-        stuck_s = self._lanes.stuck_s() if self._lanes else 0.0
+        stuck_s = self.lanes.stuck_s() if self.lanes else 0.0
         return f"{self.tag}: a lane has hung in its backend for {stuck_s:.0f} s; another took over" if stuck_s else ""
 
     def replace_stuck_lanes(self) -> int:
         """Start new lanes if one hangs, with the same backend; return how often that has happened."""
         with self._lifecycle:
-            if self._lanes is None:
+            if self.lanes is None:
                 return 0
-            if self.state == "ready" and self._lanes.replace_if_stuck():
+            if self.state == "ready" and self.lanes.replace_if_stuck():
                 self._role.logger.error("%s", self.stuck_reason)
-            return self._lanes.times_replaced
+            return self.lanes.times_replaced
 
     def close(self, timeout_s: float) -> bool:
         """Drain the Runner and release the model's memory; return False if something was stuck."""
         with self._lifecycle:
             if self.state not in ("missing", "failed"):
                 self.state, self.detail = "draining", "the server is shutting down"
-        drained = self._lanes.close(timeout_s) if self._lanes else True
+        drained = self.lanes.close(timeout_s) if self.lanes else True
         if drained and self._loaded is not None:
             self._loaded.release()
             self._loaded = None
@@ -256,14 +257,14 @@ class LoadedModel:
                 loaded.release()
                 return None
             self._loaded, self.runtime, self.device = loaded, loaded.runtime, loaded.device
-            self._lanes = ModelLanes(loaded, options, share)
+            self.lanes = ModelLanes(loaded, options, share)
             self.state, self.detail = "checking", "replaying its goldens"
-            return self._lanes
+            return self.lanes
 
     def _ready_lanes(self) -> ModelLanes:
-        if self.state != "ready" or self._lanes is None:
+        if self.state != "ready" or self.lanes is None:
             raise self._unavailable()
-        return self._lanes
+        return self.lanes
 
     def _ready_runner(self) -> Runner[Any, Any, Any]:
         return self._ready_lanes().runner
@@ -275,12 +276,6 @@ class LoadedModel:
         check.one_by_one(runner)
         if loaded.checks_batches and (seconds := check.in_batches(loaded.pipeline, loaded.plan, share)):
             runner.measured(check.payloads, seconds)
-
-    def _kept(self, key: Any, future: "Future[Answer[Any]]") -> "Future[Answer[Any]]":
-        """Return a future whose answer will be kept, unless its key is None."""
-        if key is not None:
-            future.add_done_callback(lambda done: self._cache.keep_result(key, done))
-        return future
 
     def _unavailable(self) -> Unavailable:
         message = self._role.unavailable_message.format(name=self.name, state=self.state, detail=self.detail)
@@ -301,9 +296,3 @@ class LoadedModel:
             self.state, self.detail = "failed", detail
         self._role.logger.error("%s: %s", self.name, detail, exc_info=None if is_explained else error)
         self.close(1.0)  # nothing is in flight
-
-
-def _answered(answer: Answer[Any]) -> "Future[Answer[Any]]":
-    future = Future[Answer[Any]]()
-    future.set_result(answer)
-    return future

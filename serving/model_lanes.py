@@ -37,6 +37,16 @@ class ModelLanes:
         self.large_json = SerialExecutor(options.queue_ms / 1000, share.available, share.is_in_use)
         self._start(LaneWatch(share, options.timeout_ms / 1000))
 
+    def __str__(self) -> str:
+        """Return how the model is run, and what an item was measured to take."""
+        where = "on the event loop where that is quick" if self.gathered is not None else "in a lane"
+        return f"an item takes {1e3 * self.stats().item_seconds:.3g} ms {where}"
+
+    @property
+    def name(self) -> str:
+        """The name of the Runner, under which the metrics are."""
+        return self._loaded.runner_name
+
     @property
     def times_replaced(self) -> int:
         """How often a lane has hung."""
@@ -58,6 +68,10 @@ class ModelLanes:
         self._start(watch.renewed())
         threading.Thread(target=runner.close, args=(watch.least_s,), daemon=True).start()
         return True
+
+    def expected_s(self) -> float:
+        """Return how long somebody who came now would wait, for a lane or to have large JSON read."""
+        return max(self.runner.stats().expected_seconds, self.large_json.seconds())
 
     def stats(self) -> RunnerStats:
         """Return the counts since the start."""

@@ -70,7 +70,8 @@ class PredictionProcess:
             gradcam: BentoML's client of the Grad-CAM process, asynchronous.
         """
         end_within(self._settings.drain_seconds, self.repository)
-        Heartbeat(self._state.folder, [self.repository.replace_stuck_lanes]).start()
+        checks = [self.repository.replace_stuck_lanes, self.repository.report_waits]
+        Heartbeat(self._state.folder, checks).start()
         map_large_blocks()
         self._decoding.start()
         self.repository.start()

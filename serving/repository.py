@@ -19,7 +19,7 @@ from models.card import Card
 from models.package import StoredModel
 from runners.cores import CoreShare
 from runners.memory import trim_memory
-from runners.stats import stats_from_json
+from runners.stats import metrics, stats_from_json
 from serving.cache import NO_CACHE, ResponseCache
 from serving.loaded_model import LoadedModel
 from serving.loading import PREDICTION, Role
@@ -238,6 +238,15 @@ class ModelRepository:
             if model.replace_stuck_lanes() > MOST_STUCK and not self._closing:
                 self._role.logger.error("%s hangs again and again: ending this process for a new one", model.tag)
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    def report_waits(self) -> None:
+        """Tell Prometheus how long somebody who came now would wait for each model."""
+        waits = dict[str, float]()
+        for lanes in (model.lanes for model in self.every):
+            if lanes is not None:
+                waits[lanes.name] = max(lanes.expected_s(), waits.get(lanes.name, 0.0))
+        for name, seconds in waits.items():
+            metrics().expected.labels(name).set(seconds)
 
     def drain(self) -> None:
         """Refuse new work from now on; what is in flight goes on."""

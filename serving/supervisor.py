@@ -56,6 +56,15 @@ def watch_processes(folder: Path, hang_seconds: float) -> None:
     Controller.start = start_and_watch
 
 
+def _forget_gauges(pid: int) -> None:
+    """Delete what Prometheus would be told of the present of a process that is gone."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        with contextlib.suppress(OSError):  # the folder is gone, or another process deletes the file
+            mark_process_dead(pid)
+
+
 class Watch:
     """Looks after the processes of one supervisor.
 
@@ -89,6 +98,8 @@ class Watch:
         processes = [process for watcher in self._arbiter.iter_watchers() for process in watcher.processes.values()]
         dead = [process for process in processes if process.status in (DEAD_OR_ZOMBIE, UNEXISTING)]
         codes = {process.pid: process.poll() for process in dead}
+        for pid in codes:
+            _forget_gauges(pid)
         if dead and self._may_replace_at_once():
             with contextlib.suppress(ConflictError):  # it is at work on the processes already
                 self._arbiter.manage_watchers()

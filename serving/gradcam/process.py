@@ -128,6 +128,10 @@ class ExplanationProcess:
         """Start new lanes where one hangs, as `ModelRepository.replace_stuck_lanes`."""
         self._repository.replace_stuck_lanes()
 
+    def report_waits(self) -> None:
+        """Tell Prometheus how long an explanation that came now would wait, as `ModelRepository.report_waits`."""
+        self._repository.report_waits()
+
     def settled(self) -> bool:
         """Return whether no model is still loading; `status` says of one that failed why it did."""
         return all(model.state not in ("loading", "checking") for model in self._repository.every)

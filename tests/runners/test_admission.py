@@ -76,7 +76,6 @@ class Station:
                 elif client.again_after_s is not None:
                     self.send(client, self.now + client.again_after_s)
                 return
-            self.backlog.admitted()
             self.backlog.add(client.work)
             self._queue.append(client)
             self._start()
