@@ -25,6 +25,8 @@ from preprocessing.prepare import prepare
 from serving.gradcam.heat import picture_heatmap
 
 GRAPH = "graph"
+Steps = Mapping[str, Callable[[Any], Any]]
+"""By the name of a stage what it makes of what the one before it gave."""
 Stages = dict[str, list[float]]
 """By the name of a stage the milliseconds of processor time that it took in each run."""
 
@@ -52,7 +54,7 @@ def timed_stages(stored: StoredModel, images: list[bytes], runs: int) -> tuple[S
     return predictions, explanations
 
 
-def _stages_of(stored: StoredModel) -> tuple[Mapping[str, Callable[[Any], Any]], Mapping[str, Callable[[Any], Any]]]:
+def _stages_of(stored: StoredModel) -> tuple[Steps, Steps]:
     """Return the stages of a prediction and of an explanation, each of which takes what the one before it gave."""
     if stored.explain_graph is None:
         raise ValueError(f"{stored.tag} has no compiled explain graph")
@@ -70,11 +72,11 @@ def _stages_of(stored: StoredModel) -> tuple[Mapping[str, Callable[[Any], Any]],
     def crossed(data: bytes) -> bytes:
         return bytes(pickle.loads(pickle.dumps({"picture": data}))["picture"])
 
-    predict = {
+    predict: Steps = {
         "decode, transform": lambda image: prepare(image, card.limits, card.input).tensor[None],
         GRAPH: backend.run,
     }
-    explain = {
+    explain: Steps = {
         "decode, transform": lambda image: prepare(image, card.limits, card.input, "original"),
         GRAPH: explained,
         "heatmap": stretched,

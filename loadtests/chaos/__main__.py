@@ -71,9 +71,9 @@ def planned(
         name = f"Grad-CAM process {what}"
         explained = partial(scenarios.explanations_fault, explaining, regime, cores, generator, beside)
         yield name, partial(explained, seconds=seconds, name=name, kind=kind)
-    for kind in floods.KINDS:
+    for flooded in floods.KINDS:
         flood = partial(floods.flood_beside_streams, explaining, regime, cores, generator, beside)
-        yield f"flood of {kind}", partial(flood, seconds=FLOOD_TIMES * seconds, kind=kind)
+        yield f"flood of {flooded}", partial(flood, seconds=FLOOD_TIMES * seconds, kind=flooded)
     yield "drain", one(scenarios.drain, vitrine, "SIGTERM under 16 clients")
     yield "soak", lambda: [_soak(explaining, regime, cores, generator, beside, requests)]
 

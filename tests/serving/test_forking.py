@@ -20,7 +20,7 @@ def test_the_installed_versions_have_all_that_forking_and_the_watch_need() -> No
 
 def test_what_an_instance_of_circus_has_is_there_too() -> None:
     process = SimpleNamespace(watcher=None)
-    Process.__init__(process, "name", 1, "true", spawn=False)  # type: ignore[arg-type]
+    Process.__init__(process, "name", 1, "true", spawn=False)
     assert {"env", "working_dir", "args", "cmd"} <= vars(process).keys()
 
 
