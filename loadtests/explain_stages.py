@@ -80,7 +80,7 @@ def _stages_of(stored: StoredModel) -> tuple[Steps, Steps]:
         "decode, transform": lambda image: prepare(image, card.limits, card.input, "original"),
         GRAPH: explained,
         "heatmap": stretched,
-        "overlay": lambda pair: overlay(*pair, 0.5),
+        "overlay": lambda pair: overlay(pair[0], pair[1], 0.5),
         "PNG": png,
         "crossing": crossed,
         "JSON": lambda data: json.dumps({"gradcam_heatmap": base64.b64encode(data).decode()}).encode(),

@@ -9,11 +9,13 @@ from pathlib import Path
 from serving.forking import fork_processes
 from serving.heartbeat import SUPERVISOR
 from serving.supervisor import watch_processes
-from serving.temporary import remove_stale_folders, temporary_folder
+from serving.temporary import OTHERS, has_room, remove_stale_folders, temporary_folder
 from settings import Settings, load_settings
 
 logger = logging.getLogger("vitrine")
 
+METRICS_BYTES = 8 * 2**20
+"""How much the files of metrics of one process may take, which begin with a megabyte each."""
 RUN_FOLDER = "_VITRINE_RUN"
 """The variable in which the supervisor tells the server's processes the folder that they share while it runs."""
 
@@ -26,6 +28,24 @@ def prepare_environment() -> None:
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("metrics")
+    elif SUPERVISOR in os.environ:
+        _keep_metrics_where_there_is_room()
+
+
+def _keep_metrics_where_there_is_room() -> None:
+    """Have this process count elsewhere if the disk of the folder of metrics is full.
+
+    Prometheus's client maps its files into memory, and to write to one of them on a full disk ends the process at once.
+    """
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if has_room(folder, METRICS_BYTES):
+        return
+    other = next((parent for parent in OTHERS if has_room(parent, METRICS_BYTES)), None)
+    if other is None:
+        logger.error("there is no room for metrics in %s, %s or %s", folder, *OTHERS)
+        return
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("metrics", other)
+    logger.error("%s is full: this process counts from zero, in %s", folder, os.environ["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def prepare_supervisor(settings: Settings) -> None:

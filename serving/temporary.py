@@ -9,22 +9,36 @@ import sys
 import tempfile
 from pathlib import Path
 
+OTHERS = (Path("/dev/shm"), Path("/var/tmp"))
+"""Where else temporary folders are made, if there is no room where they should be."""
 _NAME = re.compile(r"vitrine-[a-z]+-(\d+)-(\d+)-(\d+)-\w+")
 _NUMBER = re.compile(r"\d+")
 
 
-def temporary_folder(kind: str) -> str:
+def temporary_folder(kind: str, parent: Path | None = None) -> str:
     """Make a folder that goes when this process ends.
 
     On Linux its name says which process made it: the id, when it started, and in which namespace of process ids.
 
     Args:
         kind: what it is for, in small letters.
+        parent: where it is made; None for the usual place.
     """
     owner = f"{os.getpid()}-{_started(os.getpid())}-{_namespace()}-" if _is_linux() else ""
-    folder = tempfile.mkdtemp(prefix=f"vitrine-{kind}-{owner}")
+    folder = tempfile.mkdtemp(prefix=f"vitrine-{kind}-{owner}", dir=parent)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def has_room(folder: Path, size: int) -> bool:
+    """Return whether so many bytes more can be written to a folder; True where the system cannot tell."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError:
+        return False
+    return True
 
 
 def remove_stale_folders() -> None:
@@ -35,11 +49,12 @@ def remove_stale_folders() -> None:
     """
     if not _is_linux():
         return
-    with contextlib.suppress(OSError):
-        for folder in Path(tempfile.gettempdir()).glob("vitrine-*"):
-            with contextlib.suppress(OSError):
-                if _is_stale(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
+    for parent in (Path(tempfile.gettempdir()), *OTHERS):
+        with contextlib.suppress(OSError):
+            for folder in parent.glob("vitrine-*"):
+                with contextlib.suppress(OSError):
+                    if _is_stale(folder):
+                        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_stale(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.temporary import remove_stale_folders, temporary_folder
+from serving.temporary import has_room, remove_stale_folders, temporary_folder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process started")
 
@@ -92,3 +92,12 @@ def test_a_link_is_not_followed(tmp_path: Path, server: "subprocess.Popen[str]")
     folder.symlink_to(kept)
     remove_stale_folders()
     assert kept.is_dir()
+
+
+def test_where_nothing_can_be_written_there_is_no_room(tmp_path: Path) -> None:
+    assert has_room(tmp_path, 2**16)
+    assert not has_room(tmp_path / "nowhere", 1)
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))"
+    script = f"from serving.temporary import has_room as has; {limited}; print(has('.', 9_000), has('.', 11_000))"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["True", "False"]
