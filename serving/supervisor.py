@@ -132,8 +132,10 @@ class Watch:
         if self._arbiter._stopping:
             self._stop_listening()
         processes = [process for watcher in self._arbiter.iter_watchers() for process in watcher.processes.values()]
-        dead = [process for process in processes if _is_dead(process)]
-        codes = {process.pid: process.poll() for process in dead}
+        # Where a machine is busy, some threads of a killed process end long after its first: it has no code yet.
+        ended = [(process, process.poll()) for process in processes if _is_dead(process)]
+        dead = [process for process, code in ended if code is not None]
+        codes = {process.pid: code for process, code in ended if code is not None}
         for pid in codes:
             _forget_gauges(pid)
         if dead and self._may_replace_at_once():
@@ -149,7 +151,7 @@ class Watch:
                     "processes die again and again: the next one starts within ten seconds (exit codes %s)", codes
                 )
             self._refuse_waiting()
-        living = [process.pid for process in processes if process not in dead]
+        living = [process.pid for process in processes if not _is_dead(process)]
         for pid in self._watchdog.hung(living) if self._hang_seconds else ():
             logger.error("process %d hangs: replacing it (VITRINE_HANG_SECONDS=%g)", pid, self._hang_seconds)
             os.kill(pid, signal.SIGKILL)
