@@ -86,7 +86,7 @@ class SerialExecutor:
         return self._backlog.seconds()
 
     def close(self) -> None:
-        """Finish what waits, and end the thread."""
+        """Finish what waits, and end the thread; what comes later all the same is finished, too."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -125,6 +125,7 @@ class SerialExecutor:
         with self._changed:
             while not self._begun and not self._new:
                 if self._is_closing:
+                    self._thread = None
                     return None
                 self._changed.wait()
             return (self._begun or self._new).popleft()

@@ -154,6 +154,18 @@ def test_who_would_wait_too_long_is_refused_by_what_was_measured_rests_included(
     asyncio.run(main())
 
 
+def test_what_has_begun_is_finished_although_the_executor_was_closed(clock: Clock) -> None:
+    async def main() -> None:
+        serial = executor(clock)
+        job = serial.job(1)
+        assert await job.run(clock.piece(0.001, "read")) == "read"
+        serial.close()
+        await asyncio.sleep(0.05)
+        assert await asyncio.wait_for(job.run(clock.piece(0.001, "written")), PATIENCE_S) == "written"
+
+    asyncio.run(main())
+
+
 def test_an_error_is_the_pieces_own_and_one_that_was_cancelled_is_not_run(clock: Clock, gate: threading.Event) -> None:
     async def main() -> None:
         serial, ran = executor(clock), list[int]()
