@@ -84,9 +84,11 @@ class GradCam:
         await self.process.stop(SETTINGS.drain_seconds / 2)
 
     @bentoml.api
-    async def explain(self, model: str, ask: dict[str, Any], seconds: float, call: str) -> dict[str, Any]:
-        """Explain one picture."""
-        return await self.process.explain(model, ask, seconds, call)
+    async def explain(
+        self, model: str, asked: list[dict[str, Any]], seconds: float, call: str, client: str
+    ) -> dict[str, Any]:
+        """Explain the pictures of one request, all or none."""
+        return await self.process.explain(model, asked, seconds, call, client)
 
     @bentoml.api
     async def cancel(self, call: str) -> None:

@@ -1,7 +1,7 @@
 """Requests as the core takes them: encoded pictures from a raw body or a form, rows from JSON."""
 
-import asyncio
 import json
+from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.datastructures import UploadFile
@@ -10,13 +10,15 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from api.json_values import check_value_count
-from api.middleware import SANE_ID
+from api.middleware import SANE_ID, announced_bytes
 from api.problems import printable
 from errors import CallerGone, InvalidInput, TooLarge
+from runners.serial import SerialExecutor, SerialJob, ShortJob
 
-LARGE_JSON_BYTES = 32 * 1024
-"""A thread parses JSON of this size or more, because no other request should wait for it."""
+LARGE_JSON_BYTES, MANY_OBJECTS = 32 * 1024, 200
+"""JSON of more bytes, or objects, is read and answered by a thread, because no other request should wait for it."""
 FIELDS_OF_ONE, FIELDS_OF_MANY = ("file", "image"), ("files", "file", "image")
+SHORT = ShortJob()
 ROWS_ARE_JSON = "This model takes rows of numbers: send JSON, not a form with files."
 
 
@@ -55,21 +57,66 @@ async def read_many(request: Request, max_items: int) -> list[Upload]:
     return await _files(request, FIELDS_OF_MANY, limit=max_items)
 
 
-async def read_json(request: Request, max_bytes: int | None = None, *, instead_of_form: str = ROWS_ARE_JSON) -> Any:
+async def read_json(
+    request: Request,
+    large_json: SerialExecutor,
+    max_bytes: int | None = None,
+    *,
+    instead_of_form: str = ROWS_ARE_JSON,
+) -> Any:
     """Return the JSON of a request, whatever content type it names.
 
+    Args:
+        request: the request.
+        large_json: reads it where it is large.
+        max_bytes: the most bytes of the body.
+        instead_of_form: the answer to a form.
+
     Raises:
-        InvalidInput: the body is a form, which is answered with `instead_of_form`, or no JSON, or has too many values.
+        InvalidInput: the body is a form, or no JSON, or has too many values.
+        QueueFull: it is large, and too much waits to be read.
         TooLarge: the body has more than `max_bytes`.
     """
+    data = await read_json_text(request, large_json, max_bytes, instead_of_form=instead_of_form)
+    with json_job(large_json, data) as job:
+        return await job.run(partial(parse_json, data))
+
+
+async def read_json_text(
+    request: Request,
+    large_json: SerialExecutor,
+    max_bytes: int | None = None,
+    *,
+    instead_of_form: str = ROWS_ARE_JSON,
+) -> bytes:
+    """Return the bytes of a request's JSON, for `parse_json`; arguments and errors as of `read_json`."""
+    length = next((value for name, value in request.scope["headers"] if name == b"content-length"), b"")
+    if announced_bytes(length) > LARGE_JSON_BYTES:
+        large_json.check_room()  # before the body is read
     if _is_form(request):
         raise InvalidInput(instead_of_form)
     data = await read_body(request)
     if max_bytes is not None and len(data) > max_bytes:
         raise TooLarge(f"The body has {len(data):,} bytes; this model takes at most {max_bytes:,}.")
+    return data
+
+
+def json_job(large_json: SerialExecutor, data: bytes) -> SerialJob | ShortJob:
+    """Return what runs the work that JSON makes, in a block: a thread where it is large, else the event loop.
+
+    Raises:
+        QueueFull: too much waits for the thread.
+    """
+    if len(data) <= LARGE_JSON_BYTES and data.count(b"{") <= MANY_OBJECTS:
+        return SHORT
+    return large_json.job(len(data))
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of JSON; InvalidInput says that it is none, or has too many values."""
     check_value_count(data)
     try:
-        return json.loads(data) if len(data) < LARGE_JSON_BYTES else await asyncio.to_thread(json.loads, data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"The body is not JSON ({error}).") from error
 

@@ -102,7 +102,7 @@ class KServeV1:
         query = prediction_query(model.card).read(request.scope["query_string"], model.card)
         deadline = self._predictor.deadline(query.timeout_ms)
         limit = model.card.limits.max_bytes if isinstance(model.card, RowCard) else None
-        body = await read_json(request, limit, instead_of_form=ADVICE)
+        body = await read_json(request, model.large_json, limit, instead_of_form=ADVICE)
         return read_instances(body), PredictionParameters(query.threshold), deadline
 
 

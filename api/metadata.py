@@ -220,6 +220,7 @@ def model_stats(model: LoadedModel) -> Stats:
         device=model.device,
         parameters=model.card.parameters,
         load_seconds=model.load_seconds,
+        gathered=model.lanes is not None and model.lanes.gathered is not None,
         mean_inference_time_ms=round(answered_s * 1e3 / stats.succeeded, 3) if stats and stats.succeeded else 0.0,
         **(asdict(stats) if stats else {}),
     )

@@ -20,6 +20,10 @@ GAUGES = {
     "ready": ("vitrine_model_ready", "Whether the version answers, in every process: 1 or 0."),
     "golden_check": ("vitrine_golden_check", "Whether the goldens came out as they should at the start: 1 or 0."),
     "queue_depth": ("vitrine_queue_depth", "Items that wait."),
+    "expected_wait": (
+        "vitrine_expected_wait_seconds",
+        "Seconds that an item which came now would wait for its turn; the longest of all workers.",
+    ),
     "lanes": ("vitrine_lanes", "Lanes, which are threads that carry items."),
     "lanes_busy": ("vitrine_lanes_busy", "Lanes that carry items just now."),
 }

@@ -19,6 +19,7 @@ from api.problems import CALLER_GONE, problem_response
 from api.refusals import refuse
 from api.request_meter import RequestMeter
 from errors import QueueFull, Unavailable, VitrineError
+from runners.admission import asked_by
 from serving.answer_fields import log_fields
 from serving.loaded_model import LoadedModel
 from serving.logs import AccessLines, quoted
@@ -109,6 +110,8 @@ class Middleware:
         body = Body(self._bodies)
         incoming: Receive = partial(body.receive, receive)
         announced = announced_bytes(headers.get(b"content-length", b""))
+        # The connections of a proxy are shared by clients, and an address that it passes on may be that of many.
+        asked_by.set(None if b"x-forwarded-for" in headers else scope.get("client"))
         state = {**scope.get("state", {}), "request_id": exchange.request_id, "body": body}
         scope = dict(scope, path=path, state=state)
         if exchange.method == "HEAD":  # the server sends no body for it whatever the application does

@@ -3,13 +3,14 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import origin_fields
-from api.body import read_json
+from api.body import SHORT, json_job, parse_json, read_json, read_json_text
 from api.caller import HttpCaller, TimedJson, timing_headers
 from api.grants import charge_items, check_scope
 from api.parameters import prediction_query
@@ -20,16 +21,14 @@ from api.schemas import RowBatchAnswer, RowError, timestamp
 from errors import InvalidInput
 from models.answer import LabelForm
 from models.card import RowCard, as_row_card, is_detector
-from preprocessing.rows import Row
+from preprocessing.rows import Row, check_rows
 from serving.attributions import MOST_EXPLAINED_ROWS, RowExplanation, is_own_contrast, too_many_rows
 from serving.loaded_model import LoadedModel
 from serving.predictions import RowPredictions
 from serving.predictor import Predictor
+from serving.row_pipeline import RowPayload
 
 BATCH_FIELDS = ("samples", "readings")
-
-FEW_ROWS = 100
-"""The answers of more rows are written by a thread: a thousand are some 5 ms of Python."""
 
 
 class AskedRows(NamedTuple):
@@ -52,15 +51,21 @@ async def predict(predictor: Predictor, model: LoadedModel, request: Request, *,
     card = as_row_card(model.card)
     query = prediction_query(card).read(request.scope["query_string"], card)
     deadline = predictor.deadline(query.timeout_ms)
-    body = await read_json(request, card.limits.max_bytes)
-    asked = asked_rows(body, card, batch=batch)
+    data = await read_json_text(request, model.large_json, card.limits.max_bytes)
     parameters = query.parameters(card, predictor.top_k)
     if parameters.with_heatmap:
         check_scope(model.name, "explain")
-    await charge_items(len(asked.rows))
-    predictions = await predictor.predict_rows(model, asked.rows, parameters, deadline, HttpCaller(request))
-    told = model, asked, predictions, request.state.request_id, query.label_form(card)
-    return answered(*told) if len(asked.rows) <= FEW_ROWS else await asyncio.to_thread(answered, *told)
+
+    def read() -> tuple[AskedRows, RowPayload]:
+        asked = asked_rows(parse_json(data), card, batch=batch)
+        return asked, asked.rows if job is SHORT else check_rows(asked.rows, card.input)
+
+    with json_job(model.large_json, data) as job:
+        asked, payload = await job.run(read)
+        await charge_items(len(asked.rows))
+        predictions = await predictor.predict_rows(model, payload, parameters, deadline, HttpCaller(request))
+        told = model, asked, predictions, request.state.request_id, query.label_form(card)
+        return await job.run(partial(answered, *told))
 
 
 def answered(
@@ -97,7 +102,8 @@ async def explain(predictor: Predictor, model: LoadedModel, request: Request, *,
     deadline = predictor.deadline(query.timeout_ms)
     if query.format == "png" and max(len(explanation_request.targets), explanation_request.top) > 1:
         raise InvalidInput("format='png': a picture is of one target. Ask for one, or for format=json.")
-    rows, are_many = asked_rows(await read_json(request, card.limits.max_bytes), card, batch=batch)
+    body = await read_json(request, model.large_json, card.limits.max_bytes)
+    rows, are_many = asked_rows(body, card, batch=batch)
     if are_many and query.format == "png":
         raise InvalidInput("format='png': a picture is of one row. Send one to /explain, or ask for format=json.")
     if len(rows) > MOST_EXPLAINED_ROWS:

@@ -74,6 +74,13 @@ class Stats(BaseModel):
     expected_seconds: float = Field(
         0.0, description="How long an item that came now would wait for its turn; of several workers the longest."
     )
+    item_seconds: float = Field(
+        0.0, description="How long a lane takes for an item of usual size, as was measured; 0 before that."
+    )
+    gathered: bool = Field(
+        False,
+        description="Whether quick items run on the event loop, all of one of its turns together, without a lane.",
+    )
     explain: dict[str, Any] | None = Field(
         None, description="The same counters for its explanations, while the Grad-CAM process answers."
     )

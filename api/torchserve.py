@@ -95,9 +95,13 @@ class TorchServe:
             query.threshold, query.top_k or min(self._predictor.top_k or TOP_K, len(card.labels))
         )
         if not isinstance(card, ImageCard):
-            return _json_instances(await read_json(request, card.limits.max_bytes)), parameters, deadline
+            return (
+                _json_instances(await read_json(request, model.large_json, card.limits.max_bytes)),
+                parameters,
+                deadline,
+            )
         if is_json(request):
-            return _json_instances(await read_json(request)), parameters, deadline
+            return _json_instances(await read_json(request, model.large_json)), parameters, deadline
         upload = await read_one(request, FIELDS)
         return Instances([upload.data], are_listed=False), parameters, deadline
 

@@ -1,7 +1,6 @@
 """The ONNX Runtime backend, on the CPU."""
 
 from collections.abc import Callable, Collection
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from backends.arena import shrinking_run_options, use_shared_arena
 from backends.base import EARLY_EXIT, WHOLE_NETWORK, AnsweredBy, Batch, Outputs
 
 LARGE_BATCH_BYTES = 4 * 2**20
 """A run of a larger batch gives its memory back: after one batch of 16 of B4 the arena would keep 300 MB."""
-_SAME_AS_REQUESTED = 1
 
 
 class OnnxBackend:
@@ -63,7 +62,7 @@ class OnnxBackend:
         if not self._batch_is_dynamic and len(batch) > 1:
             rows = [session.run(self._outputs, {self._input: batch[place : place + 1]}) for place in range(len(batch))]
             return [np.concatenate([np.atleast_1d(part) for part in output]) for output in zip(*rows, strict=True)]
-        options = _shrinking_run_options() if len(batch) > 1 and batch.nbytes > LARGE_BATCH_BYTES else None
+        options = shrinking_run_options() if len(batch) > 1 and batch.nbytes > LARGE_BATCH_BYTES else None
         outputs: list[npt.NDArray[Any]] = session.run(self._outputs, {self._input: batch}, options)
         return outputs
 
@@ -101,24 +100,8 @@ def _session(graph: Path, width: int) -> ort.InferenceSession:
     options.intra_op_num_threads = width
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Without an arena every run takes its memory from the system anew: 3,500 page faults and 73 ms for B4, with it none
-    # and 63. One for all sessions, which grows by what is asked for, costs less memory than one each.
-    _share_arena()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    options.enable_mem_pattern = False
+    use_shared_arena(options)
     # Threads that wait between operators by spinning bring B4 from 24 ms to 17 on 4 cores; after the run they sleep.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-
-
-@cache
-def _share_arena() -> None:
-    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED}))
-
-
-def _shrinking_run_options() -> ort.RunOptions:
-    options = ort.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    return options

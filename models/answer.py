@@ -36,7 +36,7 @@ _STATS = (
     *("model", "version", "state", "model_loaded", "device", "parameters", "load_seconds", "succeeded", "executions"),
     *("inferences", "mean_batch", "queue_seconds", "decode_seconds", "infer_seconds", "waited_seconds"),
     *("mean_inference_time_ms", "last_inference", "waiting", "running"),
-    *("evaluations", "evaluation_seconds", "expected_seconds"),
+    *("evaluations", "evaluation_seconds", "expected_seconds", "item_seconds", "gathered"),
 )
 
 

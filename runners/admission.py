@@ -1,8 +1,11 @@
 """Admission by time: how much work waits for the lanes of a Runner, how long it takes, and when to come back."""
 
+import heapq
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from contextvars import ContextVar
+from math import inf
 from typing import NamedTuple
 
 MEMORY_TURNS = 32
@@ -14,6 +17,12 @@ LONGEST_RETRY_S = 30.0
 
 RETRY_MARGIN = 1.25
 """Clients who come back are told to come so many times slower than lanes can serve, which are not always as quick."""
+
+KEPT_FOR_S, MOST_PROMISES = 5.0, 16_384
+"""How long after the time that a client was told a place is kept for it, and for how many clients at once."""
+
+asked_by = ContextVar[Hashable]("asked_by", default=None)
+"""Who sent the request that this task answers, as far as clients can be told apart; None where they cannot."""
 
 
 class Work(NamedTuple):
@@ -69,6 +78,10 @@ class ServiceTime:
         """Return the expected seconds; 0 before the first measurement."""
         return self.item_s * work.items + self.unit_s * work.size
 
+    def of_usual_item(self) -> float:
+        """Return the expected seconds of an item of the mean size; 0 before the first measurement."""
+        return self.of(Work(1, self._is / self._ii)) if self._ii else 0.0
+
     def add(self, work: Work, seconds: float) -> None:
         """Take the time of one turn into account."""
         items, size = work
@@ -104,12 +117,17 @@ class Backlog:
         self._crowded, self._lone = ServiceTime(), ServiceTime()
         self._service = self._lone
         self._under_way, self._under_way_items, self._under_way_s, self._began, self._ended = 0, 0.0, 0.0, 0.0, 0
-        self._promised_until = 0.0
+        self._promised_until, self._promises, self._free_times = 0.0, dict[Hashable, float](), list[float]()
+        self._kept_s = min(1.0, limit_s) / RETRY_MARGIN  # so much work may be told to come at the same whole second
 
     def add(self, work: Work) -> None:
-        """Count work that waits from now on."""
+        """Count work that waits from now on, and keep no other place for who asked for it."""
         if not self._items:
             self._promised_until = 0.0  # whoever was sent away is taken at once
+            self._promises.clear()
+            self._free_times.clear()
+        elif self._promises and (due := self._promises.pop(asked_by.get(), None)) is not None:
+            heapq.heappush(self._free_times, due)  # one that is over is never given to anybody
         self._items += work[0]
         self._size += work[1]
 
@@ -165,11 +183,15 @@ class Backlog:
         passed_s = min(self._under_way * self._clock() - self._began, self._under_way_s)
         return max(0.0, (service.item_s * self._items + service.unit_s * self._size - passed_s) / self._lanes)
 
+    def item_seconds(self) -> float:
+        """Return how long a lane takes for an item of the mean size; 0 before anything was measured."""
+        return self._service.of_usual_item()
+
     def is_full(self) -> bool:
-        """Return whether a newcomer would wait longer than anybody may."""
-        service = self._service
+        """Return whether a newcomer would wait longer than it may; who was told to come now may have a place kept."""
+        service, most_s = self._service, self.limit_s - self._kept_s if self._promises else self.limit_s
         at_most_s = (service.item_s * self._items + service.unit_s * self._size) / self._lanes
-        return at_most_s > self.limit_s and self.seconds() > self.limit_s
+        return at_most_s > most_s and self.seconds() > most_s
 
     def usual_work(self) -> Work:
         """Return what somebody may bring of whom nothing is known yet: as much as an item of those that wait."""
@@ -189,7 +211,7 @@ class Backlog:
         """
         service = self._service
         ahead_s = (service.item_s * self._items + service.unit_s * self._size) / self._lanes
-        most_s = self.limit_s
+        most_s = self.most_s(now)
         if ahead_s and deadline is not None:
             own_s = service.item_s * work[0] + service.unit_s * work[1]
             most_s = min(most_s, deadline - now - own_s / min(self._lanes, count))
@@ -204,10 +226,40 @@ class Backlog:
         would come back together and be refused again. Where the queue takes less than a second of work, those told the
         same whole second must be no more than it takes, or one. Who is sent away for another reason than the limit is
         told what it has to wait.
+
+        Who comes back too early is told the rest of its time and makes nobody else wait for longer. Who comes back when
+        it was told to finds a place, even if others who do not do as they were told have filled the queue meanwhile.
         """
-        if self.seconds() <= self.limit_s:
+        now, who = self._clock(), asked_by.get()
+        if self.seconds() <= self.most_s(now):
             return max(1, math.ceil(wait_s))
-        now, share_s = self._clock(), RETRY_MARGIN * self._service.of(work) / self._lanes
+        if (due := self._promises.get(who, now)) > now:
+            return max(1, math.ceil(due - now))
+        while self._free_times:
+            if (due := heapq.heappop(self._free_times)) >= now + max(1.0, wait_s):
+                retry_after_s = math.ceil(due - now)
+                self._promise(who, now + retry_after_s, now)
+                return retry_after_s
+        share_s = RETRY_MARGIN * self._service.of(work) / self._lanes
         until = max(self._promised_until, now + wait_s) + max(share_s, min(1.0, share_s / self.limit_s))
         self._promised_until = min(until, now + LONGEST_RETRY_S)
-        return max(1, math.ceil(self._promised_until - now))
+        retry_after_s = max(1, math.ceil(self._promised_until - now))
+        self._promise(who, now + retry_after_s, now)
+        return retry_after_s
+
+    def most_s(self, now: float) -> float:
+        """Return how long who asks may have to wait: less while places are kept for others than its own."""
+        if not self._promises or 0 <= now - self._promises.get(asked_by.get(), inf) <= KEPT_FOR_S:
+            return self.limit_s
+        return self.limit_s - self._kept_s
+
+    def _promise(self, who: Hashable, due: float, now: float) -> None:
+        if who is None:
+            return
+        self._promises.pop(who, None)
+        while self._promises:  # the oldest come first
+            oldest = next(iter(self._promises))
+            if len(self._promises) < MOST_PROMISES and self._promises[oldest] + KEPT_FOR_S >= now:
+                break
+            del self._promises[oldest]
+        self._promises[who] = due

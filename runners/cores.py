@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 
@@ -12,10 +13,14 @@ class CoreShare:
     """The cores of one process, shared by all lanes of all its Runners.
 
     A lane enters it while it works. A lane that works alone may use all cores, one in a crowd a single core.
+
+    Args:
+        available: the number of cores.
+        works_beside: returns whether another process works for this one just now.
     """
 
-    def __init__(self, available: int) -> None:
-        self.available = available
+    def __init__(self, available: int, works_beside: Callable[[], bool] = lambda: False) -> None:
+        self.available, self._works_beside = available, works_beside
         self._working_lanes = 0
         self._lock = threading.Lock()
 
@@ -30,6 +35,10 @@ class CoreShare:
     def cores(self) -> int:
         """Return the number of cores for each lane at work, rounded down, at least 1."""
         return max(1, self.available // max(1, self._working_lanes))
+
+    def is_in_use(self) -> bool:
+        """Return whether a lane works, or another process for this one."""
+        return self._working_lanes > 0 or self._works_beside()
 
 
 def available_cores(root: Path = Path("/")) -> int:

@@ -104,7 +104,7 @@ class Queue:
             QueueFull: it would wait too long, or be too many items; `retry_after_s` says when there is room.
         """
         if wait_s := self._backlog.wait_for_room(work, count, deadline, now):
-            ahead_s, limit_s = self._backlog.seconds(), self._backlog.limit_s
+            ahead_s, limit_s = self._backlog.seconds(), self._backlog.most_s(now)
             if ahead_s > limit_s:
                 message = f"{self.name} has {ahead_s:.1f} seconds of work waiting, and takes {limit_s:g}. Retry later."
             else:

@@ -119,8 +119,8 @@ class Runner(Generic[Payload, Prepared, Result]):
     def stats(self) -> RunnerStats:
         """Return counts and times since the start."""
         with self._changed:
-            now = len(self._queue) + len(self._slow), len(self._busy), self._backlog.seconds()
-        return self._stats.snapshot(*now, self._evaluations)
+            now, backlog = (len(self._queue) + len(self._slow), len(self._busy)), self._backlog
+            return self._stats.snapshot(*now, backlog.seconds(), self._evaluations, backlog.item_seconds())
 
     def busy_lanes(self) -> int:
         """Return how many lanes carry items just now."""

@@ -49,6 +49,7 @@ class RunnerStats:
             and `running`.
         evaluation_seconds: the time that lanes worked on them.
         expected_seconds: how long an item that came now would wait for a lane; of several processes the longest.
+        item_seconds: how long a lane takes for an item of usual size, as measured; of several processes the longest.
     """
 
     succeeded: int = 0
@@ -67,6 +68,7 @@ class RunnerStats:
     evaluations: int = 0
     evaluation_seconds: float = 0.0
     expected_seconds: float = 0.0
+    item_seconds: float = 0.0
 
 
 class StatsKeeper:
@@ -131,7 +133,12 @@ class StatsKeeper:
             self._waited_s += waited_s * len(queue_s)
 
     def snapshot(
-        self, waiting: int, running: int, expected_s: float, evaluations: "StatsKeeper | None" = None
+        self,
+        waiting: int,
+        running: int,
+        expected_s: float,
+        evaluations: "StatsKeeper | None" = None,
+        item_s: float = 0.0,
     ) -> RunnerStats:
         """Return the counters as they stand, with what is waiting and running now, and the wait that follows.
 
@@ -140,6 +147,7 @@ class StatsKeeper:
             running: items in a lane.
             expected_s: how long an item that came now would wait.
             evaluations: counts what explanations ask for.
+            item_s: how long a lane takes for an item.
         """
         computed, seconds = evaluations.computed() if evaluations else (0, 0.0)
         with self._lock:
@@ -159,6 +167,7 @@ class StatsKeeper:
                 evaluations=computed,
                 evaluation_seconds=seconds,
                 expected_seconds=expected_s,
+                item_seconds=float(f"{item_s:.4g}"),
             )
             return add_stats([counted])
 
@@ -206,6 +215,7 @@ def add_stats(parts: Sequence[RunnerStats]) -> RunnerStats:
         batches=dict(sorted(batches.items())),
         last_inference=max(part.last_inference for part in parts),
         expected_seconds=round(max(part.expected_seconds for part in parts), 6),
+        item_seconds=max(part.item_seconds for part in parts),
     )
 
 

@@ -96,23 +96,23 @@ class ResponseCache:
             if key not in self._answers and self._answers.getsizeof(kept) <= self._max_bytes:
                 self._answers[key] = kept
 
+    def keep_result(self, key: bytes, done: "Future[Answer[Any]]") -> None:
+        """Keep the result of a submission, if it is an answer."""
+        if not done.cancelled() and done.exception() is None:
+            self.keep(key, done.result())
+
     def kept(self, key: bytes | None, future: "Future[Answer[Any]]") -> "Future[Answer[Any]]":
         """Return a future whose answer will be kept, unless its key is None."""
         if key is not None:
             future.add_done_callback(lambda done: self.keep_result(key, done))
         return future
 
-    def keep_result(self, key: bytes, done: "Future[Answer[Any]]") -> None:
-        """Keep the result of a submission, if it is an answer."""
-        if not done.cancelled() and done.exception() is None:
-            self.keep(key, done.result())
-
 
 NO_CACHE = ResponseCache(0)
 
 
 def answered(answer: Answer[Any]) -> "Future[Answer[Any]]":
-    """Return a future that has its answer."""
+    """Return a future of an answer that is there."""
     future = Future[Answer[Any]]()
     future.set_result(answer)
     return future

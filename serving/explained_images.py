@@ -1,6 +1,8 @@
 """Predictions of pictures together with where the model looked: by a gradient in the Grad-CAM process, or by RISE."""
 
+import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from errors import InvalidInput, NoExplanation, Unavailable, VitrineError
@@ -16,7 +18,7 @@ from serving.loaded_model import LoadedModel
 from serving.pipeline import ImagePayload
 from serving.predictions import ImagePrediction, PredictionParameters, image_prediction
 from serving.rise import Progress, RiseExplainer
-from serving.waiting import AT_ONCE
+from serving.waiting import Caller, wait_for
 
 
 class ImageExplainer:
@@ -44,50 +46,119 @@ class ImageExplainer:
             prediction = await self._rise.explain(model, request, parameters, deadline, progress)
             model.meters.explained(RISE, started)
             return prediction
-        prediction = await self._by_gradient(model, request, parameters, deadline)
-        if any(explanation.target == request.contrast for explanation in prediction.explanations):
-            raise is_own_contrast(as_image_card(model.card).labels[request.contrast])
-        return prediction
+        (explained,) = await self._by_gradient(model, [request], parameters, deadline)
+        return _result(explained)
+
+    async def explain_all(
+        self,
+        model: LoadedModel,
+        requests: Sequence[ExplanationRequest],
+        parameters: PredictionParameters,
+        deadline: float,
+        caller: Caller | None = None,
+    ) -> list[ImagePrediction | BaseException]:
+        """Predict and explain the pictures of one request, as `Predictor.explain_images` describes."""
+        model.check_ready()
+        if not any(request.method == RISE for request in requests):
+            return await wait_for(self._by_gradient(model, requests, parameters, deadline), deadline, caller)
+        started = time.monotonic()
+        results = await wait_for(self._rise.explain_all(model, requests, parameters, deadline), deadline, caller)
+        _count(model, RISE, started, results)
+        return results
 
     async def predict(
         self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
     ) -> ImagePrediction:
         """Predict with an explanation; where there is none, predict without it and say why."""
-        now = time.monotonic()
-        try:
-            request = await usual_request(model, payload, parameters, "overlay")
-            if request.method == RISE:
-                prediction = await self._rise.predict(model, request, parameters, deadline)
-                if prediction.explanations:
-                    model.meters.explained(RISE, now)
-                return prediction
-            # The explanation gets half of the time; the rest is for predicting without it.
-            return await self._by_gradient(model, request, parameters, now + (deadline - now) / 2)
-        except VitrineError as error:
-            if isinstance(error, InvalidInput) and not isinstance(error, NoExplanation):
-                raise
-            explanation_error = str(error)
-        prediction = image_prediction(model, await awaitable(model.submit(payload, deadline)), parameters)
-        return prediction._replace(explanation_error=explanation_error)
+        (predicted,) = await self.predict_all(model, [payload], parameters, deadline)
+        return _result(predicted)
 
-    async def map(
-        self, model: LoadedModel, payload: ImagePayload, parameters: PredictionParameters, deadline: float
-    ) -> ImagePrediction:
-        """Predict and give the usual map of the label that is answered."""
-        request = await usual_request(model, payload, parameters, "map")
-        return await self.explain(model, request, parameters, deadline)
+    async def predict_all(
+        self,
+        model: LoadedModel,
+        payloads: Sequence[ImagePayload],
+        parameters: PredictionParameters,
+        deadline: float,
+    ) -> list[ImagePrediction | BaseException]:
+        """Predict the pictures of one request, each as `predict`, all of them or none.
+
+        Returns:
+            For each picture its prediction, or the error that is its answer.
+        """
+        now = time.monotonic()
+        results = list[ImagePrediction | BaseException]()
+        requests = await _usual_requests(model, payloads, parameters, "overlay")
+        right = [request for request in requests if not isinstance(request, VitrineError)]
+        try:
+            if model.map_method == RISE:
+                work = self._rise.predict_all(model, right, parameters, deadline)
+            else:  # the explanations get half of the time; the rest is for predicting without them
+                work = self._by_gradient(model, right, parameters, now + (deadline - now) / 2)
+            predicted = await work
+            if model.map_method == RISE:
+                _count(model, RISE, now, predicted)
+            explained = iter(predicted)
+            results += [request if isinstance(request, VitrineError) else next(explained) for request in requests]
+        except VitrineError as error:
+            results += [request if isinstance(request, VitrineError) else error for request in requests]
+        without = [
+            place
+            for place, result in enumerate(results)
+            if isinstance(result, VitrineError) and not _is_of_picture(result)
+        ]
+        futures = map(awaitable, model.submit_all([payloads[place] for place in without], deadline))
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        for place, answer in zip(without, answers, strict=True):
+            if isinstance(answer, BaseException):
+                results[place] = answer
+            else:
+                prediction = image_prediction(model, answer, parameters)
+                results[place] = prediction._replace(explanation_error=str(results[place]))
+        return results
+
+    async def map_all(
+        self,
+        model: LoadedModel,
+        payloads: Sequence[ImagePayload],
+        parameters: PredictionParameters,
+        deadline: float,
+        caller: Caller | None = None,
+    ) -> list[ImagePrediction | BaseException]:
+        """Predict the pictures of one request, and give the usual map of the label that is answered to each."""
+        requests = await _usual_requests(model, payloads, parameters, "map")
+        right = [request for request in requests if not isinstance(request, VitrineError)]
+        explained = iter(await self.explain_all(model, right, parameters, deadline, caller) if right else ())
+        return [request if isinstance(request, VitrineError) else next(explained) for request in requests]
 
     async def _by_gradient(
-        self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
-    ) -> ImagePrediction:
+        self,
+        model: LoadedModel,
+        requests: Sequence[ExplanationRequest],
+        parameters: PredictionParameters,
+        deadline: float,
+    ) -> list[ImagePrediction | BaseException]:
+        """Return for each picture its prediction with the explanations, or what is wrong with it.
+
+        Raises:
+            VitrineError: not one could be explained.
+        """
         started = time.monotonic()
         model.check_ready()
-        model.check_method(request.method)
+        for method in {request.method for request in requests}:
+            model.check_method(method)
         if self._client is None:
             raise Unavailable("Explanations are switched off on this server (VITRINE_EXPLAIN=false).", 60)
-        answer = await self._client.explain(model.tag, request, deadline)
-        model.meters.explained(request.method, started)
-        return image_prediction(model, answer, parameters, answer.value.explanations)
+        results, labels = list[ImagePrediction | BaseException](), as_image_card(model.card).labels
+        answers = await self._client.explain(model.tag, requests, deadline)
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer, VitrineError):
+                results.append(answer)
+            elif any(explanation.target == request.contrast for explanation in answer.value.explanations):
+                results.append(is_own_contrast(labels[request.contrast]))
+            else:
+                results.append(image_prediction(model, answer, parameters, answer.value.explanations))
+            _count(model, request.method, started, results[-1:])
+        return results
 
 
 async def usual_request(
@@ -98,6 +169,32 @@ async def usual_request(
     return replace(request, method=model.map_method)
 
 
-def at_once(model: LoadedModel, method: str = "") -> int:
-    """Return how many pictures of one request are explained together; by RISE it is one, which keeps the lanes busy."""
-    return 1 if (method or model.map_method) == RISE else AT_ONCE
+async def _usual_requests(
+    model: LoadedModel, payloads: Sequence[ImagePayload], parameters: PredictionParameters, output: Output
+) -> list[ExplanationRequest | VitrineError]:
+    """Return the usual request for each picture, or why there is none."""
+    requests = list[ExplanationRequest | VitrineError]()
+    for payload in payloads:
+        try:
+            requests.append(await usual_request(model, payload, parameters, output))
+        except VitrineError as error:
+            requests.append(error)
+    return requests
+
+
+def _result(explained: ImagePrediction | BaseException) -> ImagePrediction:
+    if isinstance(explained, BaseException):
+        raise explained
+    return explained
+
+
+def _count(model: LoadedModel, method: str, started: float, results: Sequence[ImagePrediction | BaseException]) -> None:
+    """Count in the metrics the pictures that have an explanation by a method."""
+    for result in results:
+        if not isinstance(result, BaseException) and result.explanations:
+            model.meters.explained(method, started)
+
+
+def _is_of_picture(error: VitrineError) -> bool:
+    """Return whether a picture could not be predicted either."""
+    return isinstance(error, InvalidInput) and not isinstance(error, NoExplanation)

@@ -26,6 +26,19 @@ WORKER = "_bentoml_impl.worker.service"
 """The module that BentoML runs in each process, `python -m`."""
 PRELOADED = ("uvicorn.logging", "uvloop", "_bentoml_impl.server.app", "_bentoml_impl.client")
 """What the processes import beside `service.py`."""
+NEEDED = (
+    "circus.watcher:Watcher._process_class",
+    "circus.process:Process.spawn",
+    "circus.process:Process.format_args",
+    "circus.process:Process._get_sockets_fds",
+    "circus.arbiter:Arbiter.manage_watchers",
+    "circus.arbiter:Arbiter.iter_watchers",
+    "circus.controller:Controller.start",
+    f"{WORKER}:main",
+    "bentoml._internal.log:_component_name.cache_clear",
+    "bentoml._internal.log:SERVER_LOGGING_CONFIG",
+)
+"""What is used here and in `serving.supervisor` of circus and BentoML, as `module:name`."""
 _ENDING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -38,7 +51,28 @@ def fork_processes(forget: Callable[[], object]) -> None:
     if sys.platform == "linux" and Path("/proc/self/fd").exists():
         from circus.watcher import Watcher
 
+        if missing := missing_names():
+            logger.warning("processes are started anew, not forked, because there is no %s", " or ".join(missing))
+            return
         Watcher._process_class = _forked_process_class(forget)
+
+
+def missing_names() -> list[str]:
+    """Return which names of circus and BentoML are missing that forking needs; they are not part of what these promise.
+
+    Those on which `serving.supervisor` builds are among them.
+    """
+    return [name for name in NEEDED if not _exists(*name.split(":"))]
+
+
+def _exists(module: str, path: str) -> bool:
+    try:
+        value: Any = importlib.import_module(module)
+        for part in path.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def _forked_process_class(forget: Callable[[], object]) -> type[Any]:

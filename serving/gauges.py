@@ -9,6 +9,8 @@ from serving.model_lanes import ModelLanes
 
 LEAST = ("ready", "golden_check")
 """What holds for a model only where it holds in every process."""
+LONGEST = ("expected_wait",)
+"""Of what the longest of all processes counts."""
 
 
 def model_gauges(is_ready: bool, passed_check: bool | None, lanes: ModelLanes | None) -> dict[str, float]:
@@ -16,7 +18,8 @@ def model_gauges(is_ready: bool, passed_check: bool | None, lanes: ModelLanes | 
 
     Returns:
         `ready`, 1 or 0; `golden_check`, 1 where every golden came out within its tolerance, 0 where one did not, and
-        not there before they were replayed; once it is loaded, `queue_depth` in items, `lanes` and `lanes_busy`.
+        not there before they were replayed; once it is loaded, `queue_depth` in items, `expected_wait` in seconds,
+        `lanes` and `lanes_busy`.
     """
     gauges = {"ready": float(is_ready)}
     if passed_check is not None:
@@ -25,7 +28,7 @@ def model_gauges(is_ready: bool, passed_check: bool | None, lanes: ModelLanes | 
 
 
 def add_gauges(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return what is the case in several processes together: the sum, or the least of what is 1 or 0."""
+    """Return what is the case in several processes together: the sum, the longest wait, the least of what is 1 or 0."""
     total = dict[str, float]()
     for part in parts:
         for name, value in part.items():
@@ -33,5 +36,11 @@ def add_gauges(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
             if before is None:
                 total[name] = value
             else:
-                total[name] = min(before, value) if name in LEAST else before + value
+                total[name] = _together(name, before, value)
     return total
+
+
+def _together(name: str, before: float, value: float) -> float:
+    if name in LEAST:
+        return min(before, value)
+    return max(before, value) if name in LONGEST else before + value

@@ -16,6 +16,7 @@ from runners.awaiting import awaitable
 from runners.cores import CoreShare
 from runners.gathered import Gathered
 from runners.runner import Answer, Runner
+from runners.serial import SerialExecutor
 from runners.stats import RunnerStats, Series, add_stats
 from serving.cache import NO_CACHE, ResponseCache, answered
 from serving.explainable import no_gradient_reason, not_explainable_reason
@@ -50,8 +51,7 @@ class LoadedModel:
         missing_reason: str = "",
         cache: ResponseCache = NO_CACHE,
     ) -> None:
-        self.card, self.stored = card, stored
-        self.name = card.name
+        self.card, self.stored, self.name = card, stored, card.name
         self.version = stored.version if stored else None
         self.tag = stored.tag if stored else card.name
         self.not_explainable_reason = not_explainable_reason(card, stored)
@@ -65,10 +65,9 @@ class LoadedModel:
         self.load_seconds: float | None = None
         self.runtime = "onnx"
         self.has_early_exit = stored is not None and stored.variant == EARLY_EXIT_VARIANT
-        self._role, self._cache = role, cache
-        self._lifecycle = threading.Lock()
+        self._role, self._cache, self._lifecycle = role, cache, threading.Lock()
         self._loaded: LoadedPipeline | None = None
-        self._lanes: ModelLanes | None = None
+        self.lanes: ModelLanes | None = None
         self.stats_of_other_workers: Sequence[RunnerStats] = ()
 
     def check_ready(self) -> None:
@@ -105,6 +104,11 @@ class LoadedModel:
                 "does without."
             )
 
+    @property
+    def large_json(self) -> SerialExecutor:
+        """What reads and writes large JSON of this model's requests; raises Unavailable while it is not ready."""
+        return self._ready_lanes().large_json
+
     def check_room(self, *, for_lanes: bool = True) -> None:
         """Return if a payload that came now might be queued, be computed at once, or be answered from the cache.
 
@@ -116,7 +120,7 @@ class LoadedModel:
             Unavailable: the model is not ready.
         """
         runner = self._ready_runner()
-        may_be_gathered = not for_lanes and self._lanes is not None and self._lanes.gathered is not None
+        may_be_gathered = not for_lanes and self.lanes is not None and self.lanes.gathered is not None
         if not self._cache.keeps_answers and not may_be_gathered:
             runner.check_room()
 
@@ -171,7 +175,7 @@ class LoadedModel:
 
     def gathered_for(self, payload: Any) -> Gathered[Any, Any, Any] | None:
         """Return what computes a payload on the event loop that asks; None where a lane does, or nothing can."""
-        gathered = self._lanes.gathered if self._lanes else None
+        gathered = self.lanes.gathered if self.lanes else None
         if gathered is None or self.state != "ready" or self._cache.keeps(payload) or not gathered.takes(payload):
             return None
         return gathered
@@ -187,11 +191,11 @@ class LoadedModel:
 
     def gauges(self) -> dict[str, float]:
         """Return what is the case just now in this process, as `model_gauges` does."""
-        return model_gauges(self.state == "ready", self.meters.passed_check, self._lanes)
+        return model_gauges(self.state == "ready", self.meters.passed_check, self.lanes)
 
     def own_stats(self) -> RunnerStats | None:
         """Return the counts of this process alone."""
-        return self._lanes.stats() if self._lanes else None
+        return self.lanes.stats() if self.lanes else None
 
     def load(self, options: RunnerOptions, share: CoreShare) -> None:
         """Verify the files, load the model and replay its goldens; ends in `ready` or `failed` and never raises."""
@@ -217,29 +221,29 @@ class LoadedModel:
         with self._lifecycle:
             if self.state == "checking":
                 self.state, self.detail = "ready", ""
-                self._role.logger.info(self._role.ready_message, self.tag, self.load_seconds, self.device)
+                self._role.logger.info(f"{self._role.ready_message}; {lanes}", self.tag, self.load_seconds, self.device)
 
     @property
     def stuck_reason(self) -> str:
         """What hangs in the model's backend; empty if nothing does."""
-        stuck_s = self._lanes.stuck_s() if self._lanes else 0.0
+        stuck_s = self.lanes.stuck_s() if self.lanes else 0.0
         return f"{self.tag}: a lane has hung in its backend for {stuck_s:.0f} s; another took over" if stuck_s else ""
 
     def replace_stuck_lanes(self) -> int:
         """Start new lanes if one hangs, with the same backend; return how often that has happened."""
         with self._lifecycle:
-            if self._lanes is None:
+            if self.lanes is None:
                 return 0
-            if self.state == "ready" and self._lanes.replace_if_stuck():
+            if self.state == "ready" and self.lanes.replace_if_stuck():
                 self._role.logger.error("%s", self.stuck_reason)
-            return self._lanes.times_replaced
+            return self.lanes.times_replaced
 
     def close(self, timeout_s: float) -> bool:
         """Drain the Runner and release the model's memory; return False if something was stuck."""
         with self._lifecycle:
             if self.state not in ("missing", "failed"):
                 self.state, self.detail = "draining", "the server is shutting down"
-        drained = self._lanes.close(timeout_s) if self._lanes else True
+        drained = self.lanes.close(timeout_s) if self.lanes else True
         self.meters.write()
         if drained and self._loaded is not None:
             self._loaded.release()
@@ -253,17 +257,20 @@ class LoadedModel:
                 loaded.release()
                 return None
             self._loaded, self.runtime, self.device = loaded, loaded.runtime, loaded.device
-            self._lanes = ModelLanes(loaded, options, share, Series(self.name, self.version or "", self._role.runner))
+            self.lanes = ModelLanes(loaded, options, share, Series(self.name, self.version or "", self._role.runner))
             self.state, self.detail = "checking", "replaying its goldens"
-            return self._lanes
+            return self.lanes
+
+    def _ready_lanes(self) -> ModelLanes:
+        if self.state != "ready" or self.lanes is None:
+            raise self._unavailable()
+        return self.lanes
 
     def _key(self, payload: Any) -> bytes | None:
         return self._cache.key(self.tag, payload, (self.runtime, self.device))  # which compute other last digits
 
     def _ready_runner(self) -> Runner[Any, Any, Any]:
-        if self.state != "ready" or self._lanes is None:
-            raise self._unavailable()
-        return self._lanes.runner
+        return self._ready_lanes().runner
 
     def _check(
         self, stored: StoredModel, loaded: LoadedPipeline, runner: Runner[Any, Any, Any], share: CoreShare
@@ -286,12 +293,8 @@ class LoadedModel:
             is_explained = isinstance(error, StoreError | DeviceMissing)
             if self.state == "checking":
                 self.meters.passed_check = False
-            if is_explained:
-                detail = str(error)
-            else:
-                where = f" on {self._loaded.computed_by}" if self._loaded else ""
-                kind = type(error).__name__
-                detail = f"{self.tag}{where} failed while {self.detail} ({kind}). The server's log says more."
-            self.state, self.detail = "failed", detail
-        self._role.logger.error("%s: %s", self.name, detail, exc_info=None if is_explained else error)
+            where, kind = f" on {self._loaded.computed_by}" if self._loaded else "", type(error).__name__
+            detail = f"{self.tag}{where} failed while {self.detail} ({kind}). The server's log says more."
+            self.state, self.detail = "failed", str(error) if is_explained else detail
+        self._role.logger.error("%s: %s", self.name, self.detail, exc_info=None if is_explained else error)
         self.close(1.0)  # nothing is in flight

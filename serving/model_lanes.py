@@ -7,6 +7,7 @@ from runners.cores import CoreShare
 from runners.gathered import Gathered
 from runners.lane_watch import LaneWatch
 from runners.runner import Runner
+from runners.serial import SerialExecutor
 from runners.stats import RunnerStats, Series, add_stats
 from serving.loading import LoadedPipeline
 from serving.options import RunnerOptions
@@ -24,6 +25,7 @@ class ModelLanes:
     Attributes:
         runner: takes what is queued.
         gathered: takes what is quick; None where nothing is.
+        large_json: reads and writes what is large and belongs to this model.
         times_replaced: how often a lane has hung.
     """
 
@@ -34,7 +36,13 @@ class ModelLanes:
         if loaded.is_quick is not None:
             pipeline = loaded.gathered or loaded.pipeline
             self.gathered = Gathered(loaded.runner_name, pipeline, loaded.is_quick, share, self._series)
+        self.large_json = SerialExecutor(options.queue_ms / 1000, share.available, share.is_in_use)
         self._start(LaneWatch(share, options.timeout_ms / 1000))
+
+    def __str__(self) -> str:
+        """Return how the model is run, and what an item was measured to take."""
+        where = "on the event loop where that is quick" if self.gathered is not None else "in a lane"
+        return f"an item takes {1e3 * self.stats().item_seconds:.3g} ms {where}"
 
     @property
     def times_replaced(self) -> int:
@@ -58,20 +66,30 @@ class ModelLanes:
         threading.Thread(target=runner.close, args=(watch.least_s,), daemon=True).start()
         return True
 
+    def expected_s(self) -> float:
+        """Return how long somebody who came now would wait, for a lane or to have large JSON read."""
+        return max(self.runner.stats().expected_seconds, self.large_json.seconds())
+
     def stats(self) -> RunnerStats:
         """Return the counts since the start."""
         counting = [self.runner, self.gathered, *(runner for runner, _ in self._abandoned)]
         return add_stats([part.stats() for part in counting if part is not None])
 
     def occupancy(self) -> dict[str, float]:
-        """Return how many items wait, how many lanes there are, and how many of them are busy just now."""
-        waiting = float(self.stats().waiting)
-        return {"queue_depth": waiting, "lanes": float(self._loaded.plan.lanes), "lanes_busy": self.runner.busy_lanes()}
+        """Return what waits and for how long one more would, how many lanes there are, and how many are busy now."""
+        stats, lanes = self.stats(), float(self._loaded.plan.lanes)
+        return {
+            "queue_depth": float(stats.waiting),
+            "expected_wait": self.expected_s(),
+            "lanes": lanes,
+            "lanes_busy": self.runner.busy_lanes(),
+        }
 
     def close(self, timeout_s: float) -> bool:
         """Refuse new payloads and finish those that wait; return False if something was stuck."""
         if self.gathered is not None:
             self.gathered.close()
+        self.large_json.close()
         return self.runner.close(timeout_s) and not self.stuck_s()
 
     def _start(self, watch: LaneWatch) -> None:

@@ -5,7 +5,7 @@ It knows no transport. HTTP, and the Open Inference Protocol over HTTP and gRPC,
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from models.card import as_image_card, as_row_card
@@ -13,7 +13,7 @@ from runners.awaiting import awaitable
 from runners.runner import Answer
 from serving.answer_fields import note_answer
 from serving.attributions import RowExplanationRequest
-from serving.explained_images import ImageExplainer, at_once
+from serving.explained_images import ImageExplainer
 from serving.explained_rows import explain_with_reasons, predict_with_reasons
 from serving.gradcam.client import ExplainerClient
 from serving.gradcam.wire import ExplanationRequest
@@ -28,7 +28,7 @@ from serving.predictions import (
 )
 from serving.rise import Progress
 from serving.row_pipeline import RowOutputs, RowPayload
-from serving.waiting import Caller, settle_few_at_once, wait_for
+from serving.waiting import Caller, wait_for
 
 Noted = TypeVar("Noted", list[ImagePrediction | BaseException], RowPredictions)
 
@@ -101,11 +101,8 @@ class Predictor:
             Unavailable: the model is not ready.
         """
         if parameters.with_heatmap:
-
-            def predict(payload: ImagePayload) -> Awaitable[ImagePrediction]:
-                return self._images.predict(model, payload, parameters, deadline)
-
-            return _noted(model, await settle_few_at_once(predict, payloads, deadline, caller, at_once(model)))
+            work = self._images.predict_all(model, payloads, parameters, deadline)
+            return _noted(model, await wait_for(work, deadline, caller))
         await model.fetch(payloads)
         submitted = model.submit_all(payloads, deadline)
         waiting = asyncio.gather(*map(awaitable, submitted), return_exceptions=True)
@@ -156,13 +153,16 @@ class Predictor:
         deadline: float,
         caller: Caller | None = None,
     ) -> list[ImagePrediction | BaseException]:
-        """Predict and explain several pictures, each as `explain_image`; one that is wrong costs the others nothing."""
+        """Predict and explain several pictures, each as `explain_image`; one that is wrong costs the others nothing.
 
-        def explain(request: ExplanationRequest) -> Awaitable[ImagePrediction]:
-            return self._images.explain(model, request, parameters, deadline)
+        Returns:
+            For each picture its prediction, or the error that is its answer.
 
-        together = at_once(model, requests[0].method if requests else "")
-        return _noted(model, await settle_few_at_once(explain, requests, deadline, caller, together))
+        Raises:
+            QueueFull: the queue does not take all pictures; it takes all or none.
+            VitrineError: as `explain_image`, but for what is wrong with single pictures.
+        """
+        return _noted(model, await self._images.explain_all(model, requests, parameters, deadline, caller))
 
     async def map_images(
         self,
@@ -174,11 +174,7 @@ class Predictor:
     ) -> list[ImagePrediction | BaseException]:
         """Predict several pictures and give the map of each; one that is wrong costs the others nothing."""
         as_image_card(model.card)
-
-        def explain(payload: ImagePayload) -> Awaitable[ImagePrediction]:
-            return self._images.map(model, payload, parameters, deadline)
-
-        return _noted(model, await settle_few_at_once(explain, payloads, deadline, caller, at_once(model)))
+        return _noted(model, await self._images.map_all(model, payloads, parameters, deadline, caller))
 
     async def predict_rows(
         self,

@@ -57,6 +57,7 @@ class PredictionProcess:
         shared = redis is not None and cache_bytes and settings.cache_shared_seconds
         self._shared = SharedAnswers(redis, settings.cache_shared_seconds) if redis is not None and shared else None
         cache = ResponseCache(cache_bytes, self._shared)
+        explainer = self._explainer = ExplainerClient(settings.explain_timeout_ms, cache) if settings.explain else None
         self.repository = ModelRepository(
             last_served(stored, followed, state),
             RunnerOptions.from_settings(settings.model_dump()),
@@ -66,11 +67,11 @@ class PredictionProcess:
             default=settings.default_model,
             cache=cache,
             role=preparing_slow(PREDICTION, self._decoding.prepare),
+            works_beside=explainer.is_at_work if explainer is not None else lambda: False,
         )
-        self._explainer = ExplainerClient(settings.explain_timeout_ms, cache) if settings.explain else None
-        if self._explainer is not None:
-            self.repository.open_breakers = self._explainer.open_breakers
-        self.predictor = Predictor(settings.timeout_ms, self._explainer, settings.top_k)
+        if explainer is not None:
+            self.repository.open_breakers = explainer.open_breakers
+        self.predictor = Predictor(settings.timeout_ms, explainer, settings.top_k)
         self._settings = settings
         self.follower = Follower(
             self.repository,

@@ -63,6 +63,7 @@ class ModelRepository:
         cache: answers that were given before.
         asked: which models have to be served before the process is ready.
         invalid: what is wrong with the card of a bundled model, by the model's name.
+        works_beside: returns whether another process explains for this one just now.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class ModelRepository:
         cache: ResponseCache = NO_CACHE,
         asked: AskedModels = ASKED_FOR_NONE,
         invalid: Mapping[str, str] | None = None,
+        works_beside: Callable[[], bool] = lambda: False,
     ) -> None:
         self._asked, self.invalid, self.withdrawn = asked, dict(invalid or {}), frozenset[str]()
         self.default, self._options, self._role, self._cache = default, options, role, cache
@@ -90,14 +92,12 @@ class ModelRepository:
             self.models.setdefault(name, LoadedModel(card, None, role, missing_reason=reason))
         self.candidates, self.retired = dict[str, LoadedModel](), list[LoadedModel]()
         self.attempts = dict[str, str]()
-        self.generation, self.unreadable = 0, dict[str, str]()
-        self.lock_problems = list[str]()
-        self._share, self._loading = CoreShare(options.cores()), threading.Lock()
+        self.generation, self.unreadable, self.lock_problems = 0, dict[str, str](), list[str]()
+        self._share, self._loading = CoreShare(options.cores(), works_beside), threading.Lock()
         self._loader = threading.Thread(target=self._load, name="load-models", daemon=True)
-        self._closing = False
+        self._closing, self._others_ready = False, True
         self._workers: Workers | None = None
         self.open_breakers: Callable[[], list[str]] = list
-        self._others_ready = True
         self._refreshing, self._refreshed_at = asyncio.Lock(), -math.inf
         self.started_at = time.monotonic()
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 
-from errors import DeadlineExceeded, QueueFull, VitrineError
+from errors import DeadlineExceeded, QueueFull, Unavailable, VitrineError
 from explain.base import NO_CONTRAST
 from explain.rise import Masks, RiseMap, draw_masks, map_size, rise_maps
 from models.card import as_image_card
@@ -68,39 +69,47 @@ class RiseExplainer:
             VitrineError: the Runner's own, as of `LoadedModel.submit`.
         """
         with self._place():
-            answer = await _shown(model, request, deadline)
-            prediction = _prediction(model, answer, parameters)
-            classes = _classes(prediction, request)
-            return await _explained(model, answer, prediction, classes, deadline, progress)
+            return await _explain(model, request, parameters, deadline, progress)
 
-    async def predict(
-        self, model: LoadedModel, request: ExplanationRequest, parameters: PredictionParameters, deadline: float
-    ) -> ImagePrediction:
-        """Predict one picture and explain its label, if the time allows; if not, say why there is no explanation.
+    async def explain_all(
+        self,
+        model: LoadedModel,
+        requests: Sequence[ExplanationRequest],
+        parameters: PredictionParameters,
+        deadline: float,
+    ) -> list[ImagePrediction | BaseException]:
+        """Predict and explain the pictures of one request one after the other, which takes one place; all or none.
 
-        Raises:
-            NoExplanation: the picture is too large to be drawn on.
-            VitrineError: as `explain`, of the prediction alone.
+        Returns:
+            For each picture its prediction, or what is wrong with it.
         """
+
+        def explain(request: ExplanationRequest, *, is_admitted: bool) -> Awaitable[ImagePrediction]:
+            return _explain(model, request, parameters, deadline, is_admitted=is_admitted)
+
         with self._place():
-            answer = await _shown(model, request, deadline)
-            prediction = _prediction(model, answer, parameters)
-            now = time.monotonic()
-            explained_by = now + EXPLAINED_SHARE * (deadline - now)
-            too_late = (
-                f"An explanation of {model.name} takes {request.samples:,} predictions, for which too little time was "
-                "left. Ask /explain for it, with a longer timeout_ms or fewer samples."
-            )
-            if now + request.samples * answer.infer_ms / 1e3 > explained_by:
-                return prediction._replace(explanation_error=too_late)
-            classes = [prediction.classification.class_id]
-            try:
-                work = _explained(model, answer, prediction, classes, explained_by)
-                return await wait_for(work, explained_by)
-            except DeadlineExceeded:
-                return prediction._replace(explanation_error=too_late)
-            except VitrineError as error:
-                return prediction._replace(explanation_error=str(error))
+            return await _all_or_none(explain, requests)
+
+    async def predict_all(
+        self,
+        model: LoadedModel,
+        requests: Sequence[ExplanationRequest],
+        parameters: PredictionParameters,
+        deadline: float,
+    ) -> list[ImagePrediction | BaseException]:
+        """Predict the pictures of one request and explain their labels; all or none, as `explain_all`.
+
+        Where the time does not allow an explanation, the prediction says so.
+
+        Returns:
+            For each picture its prediction, or what is wrong with it or with drawing on it.
+        """
+
+        def predict(request: ExplanationRequest, *, is_admitted: bool) -> Awaitable[ImagePrediction]:
+            return _predict(model, request, parameters, deadline, is_admitted=is_admitted)
+
+        with self._place():
+            return await _all_or_none(predict, requests)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -129,8 +138,66 @@ def chunks(tensor: Float32Tensor, masks: Masks, device: str | None) -> Iterator[
         yield MaskedImage(tensor, masks.part(start, size))
 
 
-async def _shown(model: LoadedModel, request: ExplanationRequest, deadline: float) -> Answer[ShownOutputs]:
-    return await awaitable(model.submit(request, deadline))
+async def _all_or_none(
+    answer: "_AnswerOne", requests: Sequence[ExplanationRequest]
+) -> list[ImagePrediction | BaseException]:
+    """Return the result of each request, or the error in its place; raise the first one's if that was not admitted."""
+    results = list[ImagePrediction | BaseException]()
+    for request in requests:
+        try:
+            results.append(await answer(request, is_admitted=bool(results)))
+        except VitrineError as error:
+            if not results and isinstance(error, QueueFull | Unavailable):
+                raise
+            results.append(error)
+    return results
+
+
+async def _explain(
+    model: LoadedModel,
+    request: ExplanationRequest,
+    parameters: PredictionParameters,
+    deadline: float,
+    progress: Progress | None = None,
+    *,
+    is_admitted: bool = False,
+) -> ImagePrediction:
+    answer: Answer[ShownOutputs] = await awaitable(model.submit(request, deadline, is_admitted=is_admitted))
+    prediction = _prediction(model, answer, parameters)
+    classes = _classes(prediction, request)
+    return await _explained(model, answer, prediction, classes, deadline, progress)
+
+
+async def _predict(
+    model: LoadedModel,
+    request: ExplanationRequest,
+    parameters: PredictionParameters,
+    deadline: float,
+    *,
+    is_admitted: bool = False,
+) -> ImagePrediction:
+    answer: Answer[ShownOutputs] = await awaitable(model.submit(request, deadline, is_admitted=is_admitted))
+    prediction = _prediction(model, answer, parameters)
+    now = time.monotonic()
+    explained_by = now + EXPLAINED_SHARE * (deadline - now)
+    too_late = (
+        f"An explanation of {model.name} takes {request.samples:,} predictions, for which too little time was "
+        "left. Ask /explain for it, with a longer timeout_ms or fewer samples."
+    )
+    if now + request.samples * answer.infer_ms / 1e3 > explained_by:
+        return prediction._replace(explanation_error=too_late)
+    classes = [prediction.classification.class_id]
+    try:
+        work = _explained(model, answer, prediction, classes, explained_by)
+        return await wait_for(work, explained_by)
+    except DeadlineExceeded:
+        return prediction._replace(explanation_error=too_late)
+    except VitrineError as error:
+        return prediction._replace(explanation_error=str(error))
+
+
+class _AnswerOne(Protocol):
+    def __call__(self, request: ExplanationRequest, *, is_admitted: bool) -> Awaitable[ImagePrediction]: ...
 
 
 def _prediction(model: LoadedModel, answer: Answer[ShownOutputs], parameters: PredictionParameters) -> ImagePrediction:

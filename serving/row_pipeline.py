@@ -41,8 +41,8 @@ class MixedRows(NamedTuple):
     coalitions: Coalitions
 
 
-RowPayload = Sequence[Row] | RowValues
-"""What a pipeline of rows takes: all rows of one request."""
+RowPayload = Sequence[Row] | RowValues | CheckedRows
+"""What a pipeline of rows takes: all rows of one request, as they were sent or already checked."""
 
 
 class RowOutputs(NamedTuple):
@@ -69,6 +69,8 @@ class RowPipeline:
         """Check and transform every row; what is wrong with a row is noted in the result."""
         if isinstance(payload, MixedRows):
             return CheckedRows(mixed_rows(*payload), {})
+        if isinstance(payload, CheckedRows):
+            return payload
         if isinstance(payload, RowValues):
             return check_values(payload.values, self._card.input)
         return check_rows(payload, self._card.input)
@@ -114,6 +116,8 @@ class RowPipeline:
         """Return one item, with the number of its rows as its size."""
         if isinstance(payload, MixedRows):
             return Work(1, len(payload.background) * len(payload.coalitions))
+        if isinstance(payload, CheckedRows):
+            return Work(1, len(payload.tensor))
         return Work(1, len(payload.values if isinstance(payload, RowValues) else payload))
 
     def is_heavy(self, payload: RowPayload | MixedRows) -> bool:

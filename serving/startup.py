@@ -1,12 +1,9 @@
 """What a server's processes agree on before they serve: environment, shared folders, ports and logging."""
 
-import atexit
 import logging
 import os
-import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,10 +11,13 @@ from pathlib import Path
 from serving.forking import fork_processes
 from serving.heartbeat import SUPERVISOR
 from serving.supervisor import watch_processes
+from serving.temporary import OTHERS, has_room, remove_stale_folders, temporary_folder
 from settings import Settings, load_settings
 
 logger = logging.getLogger("vitrine")
 
+METRICS_BYTES = 8 * 2**20
+"""How much the files of metrics of one process may take, which begin with a megabyte each."""
 RUN_FOLDER = "_VITRINE_RUN"
 """The variable in which the supervisor tells the server's processes the folder that they share while it runs."""
 
@@ -33,7 +33,25 @@ def prepare_environment() -> None:
     os.environ.pop("BENTOML_CONTAINERIZED", None)  # BentoML's images set it, and then a dead worker stays dead
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         # BentoML keeps one folder for all servers of a store, and each that starts wipes the counters of the others.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("vitrine-metrics-")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("metrics")
+    elif SUPERVISOR in os.environ:
+        _keep_metrics_where_there_is_room()
+
+
+def _keep_metrics_where_there_is_room() -> None:
+    """Have this process count elsewhere if the disk of the folder of metrics is full.
+
+    Prometheus's client maps its files into memory, and to write to one of them on a full disk ends the process at once.
+    """
+    folder = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    if has_room(folder, METRICS_BYTES):
+        return
+    other = next((parent for parent in OTHERS if has_room(parent, METRICS_BYTES)), None)
+    if other is None:
+        logger.error("there is no room for metrics in %s, %s or %s", folder, *OTHERS)
+        return
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = temporary_folder("metrics", other)
+    logger.error("%s is full: this process counts from zero, in %s", folder, os.environ["PROMETHEUS_MULTIPROC_DIR"])
 
 
 def seconds_since_start() -> float:
@@ -52,7 +70,8 @@ def prepare_supervisor(settings: Settings, problems: Iterable[str] = ()) -> None
     It will watch them, too, and logs `problems` once for all of them.
     """
     if RUN_FOLDER not in os.environ:
-        os.environ[RUN_FOLDER] = temporary_folder("vitrine-run-")
+        remove_stale_folders()
+        os.environ[RUN_FOLDER] = temporary_folder("run")
     if SUPERVISOR not in os.environ:
         for problem in problems:
             logger.error("%s", problem)
@@ -69,14 +88,7 @@ def prepare_supervisor(settings: Settings, problems: Iterable[str] = ()) -> None
 
 def run_folder() -> Path:
     """Return the folder that a server's processes share, which `prepare_supervisor` made; else a new one."""
-    return Path(os.environ.get(RUN_FOLDER) or temporary_folder("vitrine-run-"))
-
-
-def temporary_folder(prefix: str) -> str:
-    """Make a folder that goes when this process ends."""
-    folder = tempfile.mkdtemp(prefix=prefix)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return Path(os.environ.get(RUN_FOLDER) or temporary_folder("run"))
 
 
 def check_port_free(host: str, port: int) -> None:

@@ -7,7 +7,10 @@ import contextlib
 import functools
 import logging
 import os
+import re
+import select
 import signal
+import socket
 import time
 from collections import deque
 from math import ceil
@@ -25,6 +28,14 @@ MOST_AT_ONCE, WITHIN_S = 5, 60.0
 
 If more die, as they do where none can start, it is left to circus, which waits for up to ten seconds each time.
 """
+MOST_REFUSED = 1000
+"""The most connections that are refused at one look."""
+_BODY = b"""{"type": "about:blank", "title": "Service Unavailable", "status": 503, \
+"detail": "The server's processes die again and again; the next one starts within ten seconds. Its log says more.", \
+"error": "The server's processes die again and again."}"""
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 10\r\n"
+REFUSAL += b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+"""What clients are told while no process can be started."""
 
 
 def watch_processes(folder: Path, hang_seconds: float) -> None:
@@ -56,6 +67,41 @@ def watch_processes(folder: Path, hang_seconds: float) -> None:
     Controller.start = start_and_watch
 
 
+def refuse_connections(listening: socket.socket) -> None:
+    """Answer every connection that waits at a socket with a 503, and close it."""
+    for _ in range(MOST_REFUSED):
+        if not select.select([listening], [], [], 0)[0]:
+            return
+        with contextlib.suppress(OSError):
+            connection, _address = listening.accept()
+            with connection:
+                connection.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    connection.recv(2**16)  # closed with something unread, it would be reset before it is answered
+                connection.send(REFUSAL)
+
+
+def _is_dead(process: Any) -> bool:
+    from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
+
+    return process.status in (DEAD_OR_ZOMBIE, UNEXISTING)
+
+
+def _socket_names(arguments: Any) -> set[str]:
+    """Return the names of the sockets that a process of circus is given by its arguments."""
+    text = arguments if isinstance(arguments, str) else " ".join(map(str, arguments or ()))
+    return set(re.findall(r"\$\(circus\.sockets\.([^)]+)\)", text))
+
+
+def _forget_gauges(pid: int) -> None:
+    """Delete what Prometheus would be told of the present of a process that is gone."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        with contextlib.suppress(OSError):  # the folder is gone, or another process deletes the file
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
 class Watch:
     """Looks after the processes of one supervisor.
 
@@ -79,7 +125,6 @@ class Watch:
     def look(self) -> None:
         """Look once."""
         from circus.exc import ConflictError
-        from circus.process import DEAD_OR_ZOMBIE, UNEXISTING
 
         if self._is_asked_to_stop and not self._arbiter._stopping:
             with contextlib.suppress(ConflictError):
@@ -87,18 +132,26 @@ class Watch:
         if self._arbiter._stopping:
             self._stop_listening()
         processes = [process for watcher in self._arbiter.iter_watchers() for process in watcher.processes.values()]
-        dead = [process for process in processes if process.status in (DEAD_OR_ZOMBIE, UNEXISTING)]
-        codes = {process.pid: process.poll() for process in dead}
+        # Where a machine is busy, some threads of a killed process end long after its first: it has no code yet.
+        ended = [(process, process.poll()) for process in processes if _is_dead(process)]
+        dead = [process for process, code in ended if code is not None]
+        codes = {process.pid: code for process, code in ended if code is not None}
+        for pid in codes:
+            _forget_gauges(pid)
         if dead and self._may_replace_at_once():
             with contextlib.suppress(ConflictError):  # it is at work on the processes already
                 self._arbiter.manage_watchers()
                 self._replaced_at.append(time.monotonic())
                 for pid, code in codes.items():
                     logger.error("process %d has died (exit code %s): replaced", pid, code)
-        elif codes != self._left_to_circus and codes and not self._arbiter._stopping:
-            self._left_to_circus = codes
-            logger.error("processes die again and again: the next one starts within ten seconds (exit codes %s)", codes)
-        living = [process.pid for process in processes if process not in dead]
+        elif dead and not self._arbiter._stopping:
+            if codes != self._left_to_circus:
+                self._left_to_circus = codes
+                logger.error(
+                    "processes die again and again: the next one starts within ten seconds (exit codes %s)", codes
+                )
+            self._refuse_waiting()
+        living = [process.pid for process in processes if not _is_dead(process)]
         for pid in self._watchdog.hung(living) if self._hang_seconds else ():
             logger.error("process %d hangs: replacing it (VITRINE_HANG_SECONDS=%g)", pid, self._hang_seconds)
             os.kill(pid, signal.SIGKILL)
@@ -111,6 +164,14 @@ class Watch:
         for listening in self._arbiter.sockets.values():
             if not listening.is_unix:
                 listening.close()
+
+    def _refuse_waiting(self) -> None:
+        """Answer those who wait at a port that no process listens on, which would be until one can be started."""
+        for name, listening in self._arbiter.sockets.items():
+            users = [watcher for watcher in self._arbiter.iter_watchers() if name in _socket_names(watcher.args)]
+            processes = [process for watcher in users for process in watcher.processes.values()]
+            if not listening.is_unix and all(map(_is_dead, processes)):
+                refuse_connections(listening)
 
     def _may_replace_at_once(self) -> bool:
         is_often = len(self._replaced_at) == MOST_AT_ONCE and time.monotonic() < self._replaced_at[0] + WITHIN_S

@@ -2,16 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
 from errors import CallerGone, DeadlineExceeded
 
 Result = TypeVar("Result")
 
-Asked = TypeVar("Asked")
-AT_ONCE = 8
-"""The explanations of one request that are under way together; more would run out of time waiting for each other."""
 UNWATCHED_S = 0.1
 """An answer that takes less time than this is not worth a look at whether its caller is still there."""
 
@@ -69,25 +66,3 @@ async def _watch(task: "asyncio.Future[Result]", deadline: float, caller: Caller
             raise CallerGone
     finally:
         gone.cancel()
-
-
-async def settle_few_at_once(
-    answer: Callable[[Asked], Awaitable[Result]],
-    asked: Sequence[Asked],
-    deadline: float,
-    caller: Caller | None,
-    at_once: int = AT_ONCE,
-) -> list[Result | BaseException]:
-    """Return the result of each request, `at_once` of them under way together; an error takes the place of its result.
-
-    Raises:
-        CallerGone, DeadlineExceeded: as `wait_for`.
-    """
-    free = asyncio.Semaphore(at_once)
-
-    async def settle(request: Asked) -> Result:
-        async with free:
-            return await answer(request)
-
-    waiting = asyncio.gather(*map(settle, asked), return_exceptions=True)
-    return await wait_for(waiting, deadline, caller)

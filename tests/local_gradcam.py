@@ -32,11 +32,13 @@ class LocalGradCam:
         self.calls = 0
         self.failure: Exception | None = None
 
-    async def explain(self, tag: str, request: ExplanationRequest, seconds: float, call: str) -> dict[str, Any]:
+    async def explain(
+        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str, client: str
+    ) -> dict[str, Any]:
         self.calls += 1
         if self.failure is not None:
             raise self.failure
-        return await self.process.explain(tag, asdict(request), seconds, call)
+        return await self.process.explain(tag, [asdict(request) for request in requests], seconds, call, client)
 
     async def cancel(self, call: str) -> None:
         self.process.cancel(call)

@@ -38,6 +38,7 @@ MAY_IMPORT = {
 EXCEPTIONS = {
     ("serving/process.py", "settings"): "it is what one process makes of the settings",
     ("serving/startup.py", "settings"): "it prepares the environment that the settings ask for",
+    ("explain/onnx.py", "backends.arena"): "the sessions of a process share one arena, whosever they are",
     ("cli/keys.py", "api.keys"): "the file of keys is the API's",
     ("cli/keys.py", "api.restrictions"): "what the file says of a key is the API's",
     ("cli/serve.py", "api.auth"): "a server that would refuse to start says so before it loads anything",

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from api.body import LARGE_JSON_BYTES, read_body
+from api.body import LARGE_JSON_BYTES, json_job, read_body
 from api.caller import HttpCaller, timing_headers
 from api.control import ModelControl, key_name_of
 from api.grants import check_scope
@@ -151,8 +151,11 @@ class OpenInference:
         def read() -> InferRequest:
             return read_infer_request(body, headers.get(JSON_LENGTH_HEADER), named)
 
-        # Reading a large body takes a while, and no other request should wait for it.
-        infer_request = await asyncio.to_thread(read) if len(body) > LARGE_JSON_BYTES else read()
+        if JSON_LENGTH_HEADER not in headers:
+            with json_job(named.model.large_json, body) as job:
+                infer_request = await job.run(read)
+        else:  # of binary tensors a copy is made, which takes a while where they are large
+            infer_request = await asyncio.to_thread(read) if len(body) > LARGE_JSON_BYTES else read()
         deadline = self._inference.deadline(infer_request, since)
         response = await self._inference.infer(named, infer_request, deadline, HttpCaller(request))
         content, json_length = write_response(response, infer_request)

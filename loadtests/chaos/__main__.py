@@ -1,4 +1,4 @@
-"""`make chaos`: overload, killed and stopped processes, a drain and a soak, each on a server of its own; one table.
+"""`make chaos`: overload, floods, killed and stopped processes, a drain and a soak, each on a server of its own.
 
 Vitrine goes through all of it; the peers through the overload and a killed process. The servers listen on the loopback
 alone, and none is left when this ends or is interrupted.
@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from loadtests.chaos import scenarios
+from loadtests.chaos import floods, scenarios
 from loadtests.chaos.scenarios import Contestant, Row
 from loadtests.chaos.soak import Asked, soak
 from loadtests.compare.environments import NotInstalled, install
@@ -32,6 +32,8 @@ from runners.machine import conditions
 
 PEERS = ("mosec", "litserve", "bentoml")
 MARKS = "<!-- chaos:begin -->", "<!-- chaos:end -->"
+FLOOD_TIMES = 3
+"""The length of a flood as a multiple of that of other measurements: few requests come beside it, whose p99 counts."""
 Scenario = Callable[[], Sequence[Row]]
 
 
@@ -69,6 +71,9 @@ def planned(
         name = f"Grad-CAM process {what}"
         explained = partial(scenarios.explanations_fault, explaining, regime, cores, generator, beside)
         yield name, partial(explained, seconds=seconds, name=name, kind=kind)
+    for flooded in floods.KINDS:
+        flood = partial(floods.flood_beside_streams, explaining, regime, cores, generator, beside)
+        yield f"flood of {flooded}", partial(flood, seconds=FLOOD_TIMES * seconds, kind=flooded)
     yield "drain", one(scenarios.drain, vitrine, "SIGTERM under 16 clients")
     yield "soak", lambda: [_soak(explaining, regime, cores, generator, beside, requests)]
 
@@ -87,12 +92,14 @@ def _soak(
 
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a table in Markdown."""
-    heads = "scenario|server|offered|answered|refused|failed|lost|p50 ms|p99 ms|of what is left|s to heal|memory MiB"
-    lines = [heads.split("|"), ["---", "---", *["---:"] * 10]]
+    heads = "scenario|server|offered|answered|refused|failed|lost|p50 ms|p99 ms|p99 over alone"
+    heads += "|of what is left|s to heal|memory MiB"
+    lines = [heads.split("|"), ["---", "---", *["---:"] * 11]]
     for row in rows:
         outcome = row.outcome
         counts = [outcome.offered, outcome.answered, outcome.refused, outcome.failed, outcome.lost]
-        figures = [(outcome.p50_ms, 0), (outcome.p99_ms, 0), (row.share, 2), (outcome.heal_s, 1), (row.memory_mib, 0)]
+        figures = [(outcome.p50_ms, 0), (outcome.p99_ms, 0), (row.slower, 2), (row.share, 2)]
+        figures += [(outcome.heal_s, 1), (row.memory_mib, 0)]
         cells = ["–" if math.isnan(value) else f"{value:,.{digits}f}" for value, digits in figures]
         lines.append([row.scenario, row.server, *(f"{count:,}" for count in counts), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

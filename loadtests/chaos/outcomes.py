@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtests.compare.load import Exchange, Target, mismatch
+from loadtests.compare.load import REFUSALS, Exchange, Target, mismatch
 
-REFUSALS = (429, 503)
-"""Statuses by which a server says that it takes no more, or not now."""
 LATE_S = 1.0
 """An answer that takes longer than this, after a fault, shows that the fault is still felt."""
 

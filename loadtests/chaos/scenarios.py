@@ -54,6 +54,7 @@ class Row:
         outcome: what became of the requests.
         memory_mib: proportional memory of the server's processes at the end.
         share: of an overload, the rate of right answers over the best that was left of the machine.
+        slower: beside a flood, the 99th percentile of the latency over that without it.
     """
 
     scenario: str
@@ -61,6 +62,7 @@ class Row:
     outcome: Outcome
     memory_mib: float = math.nan
     share: float = math.nan
+    slower: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 from tritonclient.grpc import service_pb2
 
-from loadtests.chaos.outcomes import REFUSALS, Outcome
-from loadtests.compare.load import TIMEOUT_S, TOLERANCE, Connection
+from loadtests.chaos.outcomes import Outcome
+from loadtests.compare.load import REFUSALS, TIMEOUT_S, TOLERANCE, Connection
 from loadtests.compare.wire import post
 from loadtests.grpc_client import infer_request
 

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import httptools
 import numpy as np
@@ -17,6 +17,10 @@ import uvloop
 
 from loadtests.compare.wire import Read
 
+Result = TypeVar("Result")
+
+REFUSALS = (429, 503)
+"""Statuses by which a server says that it takes no more, or not now."""
 TOLERANCE = 1e-4
 """Largest |Δ| in probability of a right answer."""
 TIMEOUT_S = 30.0
@@ -65,6 +69,7 @@ class Load:
         p99_ms: the 99th percentile of the same.
         errors: answers that were wrong or missing.
         requests: all that were sent.
+        refused: those of the errors that were refused, with a 429 or 503.
         problem: what was wrong with the first answer that was, empty if none was.
         cpu_ms: processor time of the server, user and system, for one right answer.
         instructions: user instructions of the server for one right answer; NaN on a machine that does not count them.
@@ -78,6 +83,7 @@ class Load:
     problem: str = ""
     cpu_ms: float = math.nan
     instructions: float = math.nan
+    refused: int = 0
 
 
 class Connection(asyncio.Protocol):
@@ -222,7 +228,8 @@ def summarise(target: Target, exchanges: Sequence[Exchange], ramp_s: float, seco
     begun = took[ended - took >= ramp_s]
     p50, p99 = np.percentile(begun * 1e3, [50, 99]) if len(begun) else (np.nan, np.nan)
     first = next(filter(None, problems), "")
-    return Load(rate, float(p50), float(p99), len(exchanges) - len(right), len(exchanges), first)
+    refused = sum(exchange.status in REFUSALS for exchange in exchanges)
+    return Load(rate, float(p50), float(p99), len(exchanges) - len(right), len(exchanges), first, refused=refused)
 
 
 def closed(target: Target, clients: int, seconds: float, ramp_s: float = RAMP_S) -> Load:
@@ -245,6 +252,16 @@ def open_exchanges(target: Target, rate: float, seconds: float, seed: int = 0) -
     return _run(_open(target, rate, seconds, seed))
 
 
+def streams(targets: Sequence[Target], rates: Sequence[float], seconds: float, seed: int = 0) -> list[list[Exchange]]:
+    """Return what was sent to each target at its rate, all at the same time, and what it got, as `open_exchanges`."""
+
+    async def send_all() -> list[list[Exchange]]:
+        pairs = enumerate(zip(targets, rates, strict=True))
+        return await asyncio.gather(*(_open(target, rate, seconds, seed + place) for place, (target, rate) in pairs))
+
+    return _run(send_all())
+
+
 def ask(target: Target) -> str:
     """Send each request once, one after the other, until an answer is wrong.
 
@@ -264,6 +281,6 @@ def ask(target: Target) -> str:
     return mismatch(target, _run(send_all())[-1])
 
 
-def _run(work: Coroutine[Any, Any, list[Exchange]]) -> list[Exchange]:
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)

@@ -7,17 +7,21 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from typing import Any, Protocol
 
-from errors import DeadlineExceeded, QueueFull, Unavailable
+from errors import DeadlineExceeded, QueueFull, Unavailable, VitrineError
+from runners.admission import asked_by
 from runners.runner import Answer
 from serving.cache import NO_CACHE, ResponseCache
-from serving.gradcam.wire import ExplainedPicture, ExplanationRequest, answer_from_fields, request_to_json
+from serving.gradcam.wire import ExplainedPicture, ExplanationRequest, answers_from_fields, request_to_json
 
 logger = logging.getLogger("vitrine.explain")
 
 HEARTBEAT_S, SILENCE_S = 0.5, 3.0
 """How often the process is asked for its state, and how long it may take to tell it, in seconds."""
+AT_ONCE = 8
+"""The pictures of one request that get no more time together than one alone; twice as many get twice as much."""
 MAX_FAILURES = 3
 """The number of calls in a row that may run out of time, or lose the connection, before no more are made."""
 COOL_DOWN_S = 5.0
@@ -31,8 +35,18 @@ MAX_IN_FLIGHT = 64
 class GradCamCalls(Protocol):
     """The calls that the Grad-CAM process answers."""
 
-    def explain(self, tag: str, request: ExplanationRequest, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
-        """Explain one picture within `seconds`, as `answer_to_fields` returns it; `call` names it for `cancel`."""
+    def explain(
+        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str, client: str
+    ) -> Awaitable[dict[str, Any]]:
+        """Explain pictures within `seconds`, all or none, as `answers_to_fields` returns them.
+
+        Args:
+            tag: `name:version` of the model.
+            requests: what to explain, and how.
+            seconds: how long the caller waits.
+            call: a name for `cancel`.
+            client: who asks, as far as clients can be told apart; else empty.
+        """
 
     def cancel(self, call: str) -> Awaitable[object]:
         """Give up a call that nobody waits for any more."""
@@ -57,10 +71,12 @@ class BentoMLCalls:
     def __init__(self, client: Any, *, as_json: bool) -> None:
         self._client, self._as_json = client, as_json
 
-    def explain(self, tag: str, request: ExplanationRequest, seconds: float, call: str) -> Awaitable[dict[str, Any]]:
-        """Explain one picture within `seconds`."""
-        fields = request_to_json(request) if self._as_json else asdict(request)
-        answer: Awaitable[dict[str, Any]] = self._client.call("explain", tag, fields, seconds, call)
+    def explain(
+        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str, client: str
+    ) -> Awaitable[dict[str, Any]]:
+        """Explain pictures within `seconds`, all or none."""
+        fields = [request_to_json(request) if self._as_json else asdict(request) for request in requests]
+        answer: Awaitable[dict[str, Any]] = self._client.call("explain", tag, fields, seconds, call, client)
         return answer
 
     def cancel(self, call: str) -> Awaitable[object]:
@@ -97,6 +113,10 @@ class ExplainerClient:
         self._cancelling: set[asyncio.Task[None]] = set()
         self.status: dict[str, Any] = {}
 
+    def is_at_work(self) -> bool:
+        """Return whether the process has something of this one to explain."""
+        return bool(self._under_way)
+
     @property
     def unavailable_reason(self) -> str:
         """Why no calls are made just now, for any model; empty while they are made."""
@@ -108,49 +128,53 @@ class ExplainerClient:
             return [*self.status]
         return [tag for tag, circuit in self._circuits.items() if circuit.stuck_reason]
 
-    async def explain(self, tag: str, request: ExplanationRequest, deadline: float) -> "Answer[ExplainedPicture]":
-        """Explain one picture, or return the answer that was given to the same request before.
+    async def explain(
+        self, tag: str, requests: Sequence[ExplanationRequest], deadline: float
+    ) -> "list[Answer[ExplainedPicture] | VitrineError]":
+        """Explain the pictures of one request, all of them or none, but for those that were explained before.
 
         Args:
             tag: `name:version` of the model.
-            request: what to explain, and how.
+            requests: what to explain, and how.
             deadline: a value of `time.monotonic()`.
+
+        Returns:
+            For each picture its answer, or the error of the Runner there.
 
         Raises:
             Unavailable: the process is not there, silent or stuck.
-            QueueFull: `MAX_IN_FLIGHT` calls are under way, or the Runner there has its queue full.
+            QueueFull: `MAX_IN_FLIGHT` calls are under way, or the Runner there takes no more.
             DeadlineExceeded: there was not enough time.
-            VitrineError: the error of the Runner there for this picture.
         """
-        key = self._cache.key(tag, request.data, replace(request, data=b""))
-        await self._cache.fetch(key)
-        if (cached := self._cache.get(tag, key)) is not None:
-            return cached
-        answer = await self._explain_remotely(tag, request, deadline)
-        if key is not None:
-            self._cache.keep(key, answer)
-        return answer
+        keys = [self._cache.key(tag, request.data, replace(request, data=b"")) for request in requests]
+        await self._cache.fetch(*keys)
+        cached = [self._cache.get(tag, key) for key in keys]
+        others = [request for request, answer in zip(requests, cached, strict=True) if answer is None]
+        asked = iter(await self._explain_remotely(tag, others, deadline) if others else ())
+        answers = [next(asked) if answer is None else answer for answer in cached]
+        for key, before, answer in zip(keys, cached, answers, strict=True):
+            if key is not None and before is None and not isinstance(answer, VitrineError):
+                self._cache.keep(key, answer)
+        return answers
 
     async def _explain_remotely(
-        self, tag: str, request: ExplanationRequest, deadline: float
-    ) -> "Answer[ExplainedPicture]":
+        self, tag: str, requests: Sequence[ExplanationRequest], deadline: float
+    ) -> "list[Answer[ExplainedPicture] | VitrineError]":
         circuit = self._circuits.setdefault(tag, _Circuit())
         self._check_available(circuit)
-        started = time.monotonic()
-        ends = min(deadline, started + self._timeout_s)
+        started, most_s = time.monotonic(), self._timeout_s * ceil(len(requests) / AT_ONCE)
+        ends = min(deadline, started + most_s)
         for attempt in (1, 2):
             try:
-                reply = await self._call(tag, request, ends)
+                reply = await self._call(tag, requests, ends)
             except TimeoutError as error:
-                if ends - started > 0.99 * min(self._timeout_s, SHORTEST_FAIR_S):  # not a client's own short deadline
+                if ends - started > 0.99 * min(most_s, SHORTEST_FAIR_S):  # not a client's own short deadline
                     self._note_late_call(circuit, started)
                 if ends == deadline:
                     raise DeadlineExceeded(
                         "The explanation was not there before the deadline. Allow more time."
                     ) from error
-                raise Unavailable(
-                    f"The Grad-CAM runner took more than {self._timeout_s:g} s. Retry later.", 2
-                ) from error
+                raise Unavailable(f"The Grad-CAM runner took more than {most_s:g} s. Retry later.", 2) from error
             except _GivenUp as error:
                 raise self._refusal(circuit) from error
             except Exception as error:
@@ -163,7 +187,7 @@ class ExplainerClient:
             else:
                 self._broken = circuit.late_calls = 0
                 circuit.stuck_reason, circuit.answered_at = "", time.monotonic()
-                return answer_from_fields(reply)
+                return answers_from_fields(reply)
         raise AssertionError("unreachable")
 
     async def watch(
@@ -219,12 +243,13 @@ class ExplainerClient:
             for task in self._under_way:
                 task.cancel()
 
-    async def _call(self, tag: str, request: ExplanationRequest, ends: float) -> dict[str, Any]:
+    async def _call(self, tag: str, requests: Sequence[ExplanationRequest], ends: float) -> dict[str, Any]:
         """Make one call; raise TimeoutError when its time is over, _GivenUp when the process was lost meanwhile."""
         if self._process is None:
             raise _GivenUp
         name, seconds = uuid.uuid4().hex, max(0.0, ends - time.monotonic())
-        task = asyncio.ensure_future(self._process.explain(tag, request, seconds, name))
+        client = str(asked_by.get() or "")
+        task = asyncio.ensure_future(self._process.explain(tag, requests, seconds, name, client))
         self._under_way.add(task)
         try:
             await asyncio.wait({task}, timeout=seconds)

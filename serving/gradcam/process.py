@@ -13,12 +13,19 @@ from models.card import ImageCard
 from models.followed import FollowedFolders
 from models.package import StoredModel
 from preprocessing.sandbox.process import DecodingProcess
+from runners.admission import asked_by
 from runners.awaiting import awaitable
 from runners.memory import map_large_blocks
 from runners.metrics import write_all
 from runners.runner import Answer
 from serving.explainable import no_gradient_reason
-from serving.gradcam.wire import ExplainedPicture, answer_to_fields, fields_to_json, request_from_fields
+from serving.gradcam.wire import (
+    ExplainedPicture,
+    answer_to_fields,
+    answers_to_fields,
+    fields_to_json,
+    request_from_fields,
+)
 from serving.gradcam.worker import EXPLANATION
 from serving.loading import preparing_slow
 from serving.options import RunnerOptions
@@ -26,6 +33,8 @@ from serving.repository import ModelRepository
 
 RELEASE_AFTER_S = 10.0
 """A version that no server has named for so long is released, in seconds."""
+IN_TIME = 0.95
+"""Of the time for several pictures, the part after which those that are done are answered, and the others are late."""
 NICENESS = 10
 """How far explanations step back: a prediction that wants the same core gets nine tenths of it."""
 
@@ -49,7 +58,7 @@ class ExplanationProcess:
         role = preparing_slow(EXPLANATION, self._decoding.prepare)
         self._repository = ModelRepository(explainable, replace(options, workers=1), role=role)
         self._asked_for_at = dict[str, float]()
-        self._calls = dict[str, Future[Answer[ExplainedPicture]]]()
+        self._calls = dict[str, Sequence[Future[Answer[ExplainedPicture]]]]()
 
     def start(self) -> None:
         """Begin to load in the background."""
@@ -63,29 +72,30 @@ class ExplanationProcess:
         write_all()
         self._decoding.close()
 
-    async def explain(self, tag: str, fields: dict[str, Any], seconds: float, call: str) -> dict[str, Any]:
-        """Explain one picture; the answer is JSON where the request was.
+    async def explain(
+        self, tag: str, requests: Sequence[dict[str, Any]], seconds: float, call: str, client: str = ""
+    ) -> dict[str, Any]:
+        """Explain the pictures of one request, all or none; the answers are JSON where the requests were.
 
         Args:
             tag: `name:version` of the model.
-            fields: the request, as `request_from_fields` reads it.
+            requests: one for each picture, as `request_from_fields` reads it.
             seconds: how long the caller waits.
             call: a name for `cancel`.
+            client: who asks, as far as clients can be told apart; else empty.
 
         Returns:
-            What `answer_to_fields` makes of the answer, or of the error in its place.
+            What `answers_to_fields` makes of the answers, or `answer_to_fields` of the error in place of all of them.
         """
         deadline = time.monotonic() + seconds
+        asked_by.set(client or None)
         try:
             name, _, version = tag.partition(":")
             model = self._repository.get(name, version)
-            future = model.submit(request_from_fields(fields), deadline)
-            self._calls[call] = future
-            answer: Answer[ExplainedPicture] = await awaitable(future)
-            reply = answer_to_fields(answer)
-            return fields_to_json(reply) if isinstance(fields["data"], str) else reply
-        except asyncio.CancelledError:
-            return answer_to_fields(DeadlineExceeded("Nobody waits for this any more."))
+            self._calls[call] = futures = model.submit_all([*map(request_from_fields, requests)], deadline)
+            reply = answers_to_fields(await _answers(futures, IN_TIME * seconds if len(futures) > 1 else None))
+            is_json = any(isinstance(request["data"], str) for request in requests)
+            return {"answers": [*map(fields_to_json, reply["answers"])]} if is_json else reply
         except NotFound:
             return answer_to_fields(NotFound(f"{tag} has no explanations."))
         except VitrineError as error:
@@ -95,8 +105,8 @@ class ExplanationProcess:
 
     def cancel(self, call: str) -> None:
         """Give up a call that nobody waits for any more."""
-        if call in self._calls:
-            self._calls[call].cancel()
+        for future in self._calls.get(call, ()):
+            future.cancel()
 
     def status(self, tags: Sequence[str] | None = None) -> dict[str, Any]:
         """Return by tag the `state` and `detail` of every model, its `gauges` and, once it runs, its `stats`.
@@ -156,6 +166,29 @@ class ExplanationProcess:
             tag: at for tag, at in self._asked_for_at.items() if tag in here or now <= at + RELEASE_AFTER_S
         }
         return missing
+
+
+async def _answers(
+    futures: "Sequence[Future[Answer[ExplainedPicture]]]", timeout_s: float | None
+) -> "list[Answer[ExplainedPicture] | VitrineError]":
+    """Return the answer of each future, or the error in its place; what is not there after the timeout is cancelled."""
+    waiting = [awaitable(future) for future in futures]
+    gathered = asyncio.gather(*waiting, return_exceptions=True)
+    try:
+        if waiting:
+            await asyncio.wait(waiting, timeout=timeout_s)
+    finally:
+        for waiter in waiting:
+            waiter.cancel()  # which does nothing to one that is done
+    return [_answer_of(ended) for ended in await gathered]
+
+
+def _answer_of(ended: "Answer[ExplainedPicture] | BaseException") -> "Answer[ExplainedPicture] | VitrineError":
+    if isinstance(ended, asyncio.CancelledError):
+        return DeadlineExceeded("This was not there before the deadline, or nobody waits for it any more.")
+    if isinstance(ended, BaseException) and not isinstance(ended, VitrineError):
+        raise ended
+    return ended
 
 
 def _has_gradient(model: StoredModel) -> bool:

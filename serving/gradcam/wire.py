@@ -1,6 +1,7 @@
 """What crosses between a server and its Grad-CAM process: requests, answers and errors, as pickles or as JSON."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -108,6 +109,22 @@ def answer_to_fields(answer: "Answer[ExplainedPicture] | VitrineError") -> dict[
     return {"answer": answer._asdict() | {"value": answer.value._asdict() | {"explanations": explanations}}}
 
 
+def answers_to_fields(answers: "Sequence[Answer[ExplainedPicture] | VitrineError]") -> dict[str, Any]:
+    """Return what crosses of the answers to one call."""
+    return {"answers": [answer_to_fields(answer) for answer in answers]}
+
+
+def answers_from_fields(fields: dict[str, Any]) -> "list[Answer[ExplainedPicture] | VitrineError]":
+    """Return the answers to one call, each or the error in its place.
+
+    Raises:
+        VitrineError: the error that came in place of all of them.
+    """
+    if "answers" not in fields:
+        raise _error_from_fields(fields)
+    return [answer_from_fields(answer) for answer in fields["answers"]]
+
+
 def fields_to_json(fields: dict[str, Any]) -> dict[str, Any]:
     """Return what `answer_to_fields` made as JSON can carry it, to the same last bit of every float32."""
     if "answer" not in fields:
@@ -125,12 +142,8 @@ def fields_to_json(fields: dict[str, Any]) -> dict[str, Any]:
     return {"answer": fields["answer"] | {"value": value}}
 
 
-def answer_from_fields(fields: dict[str, Any]) -> "Answer[ExplainedPicture]":
-    """Return the answer, whether it came as a pickle or as JSON.
-
-    Raises:
-        VitrineError: the error that came in its place, as it was raised there.
-    """
+def answer_from_fields(fields: dict[str, Any]) -> "Answer[ExplainedPicture] | VitrineError":
+    """Return the answer, whether it came as a pickle or as JSON, or the error in its place as it was raised there."""
     if "answer" in fields:
         answer, value = fields["answer"], fields["answer"]["value"]
         explanations = tuple(
@@ -146,9 +159,14 @@ def answer_from_fields(fields: dict[str, Any]) -> "Answer[ExplainedPicture]":
         )
         explained = ExplainedPicture(np.asarray(value["logits"], np.float32), value["sharpness"], explanations)
         return Answer(**answer | {"value": explained})
+    return _error_from_fields(fields)
+
+
+def _error_from_fields(fields: dict[str, Any]) -> VitrineError:
     kind = getattr(errors, str(fields.get("error")), InferenceFailed)
     arguments = [fields["retry_after_s"]] if "retry_after_s" in fields else []
-    raise kind(str(fields.get("detail")), *arguments)
+    error: VitrineError = kind(str(fields.get("detail")), *arguments)
+    return error
 
 
 def _to_bytes(data: bytes | str | None) -> bytes | None:

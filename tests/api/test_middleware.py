@@ -19,6 +19,7 @@ from api.keys import add_key
 from api.limits import ReachedLimits
 from api.middleware import Middleware
 from api.server import LONGEST_INTEGER_DIGITS
+from runners.admission import asked_by
 from serving.logs import AccessLines
 from tests.api.conftest import MakeClient, keys_of
 from tests.api.counted import counted_requests
@@ -46,6 +47,21 @@ def ask(headers: list[tuple[bytes, bytes]]) -> tuple[list[tuple[bytes, bytes]], 
 
     asyncio.run(middleware(scope, receive, send))
     return list(sent[0]["headers"]), sent[1]["body"].decode()
+
+
+def test_clients_are_told_apart_by_their_connections_but_not_those_of_a_proxy() -> None:
+    seen = list[object]()
+
+    async def note(scope: Scope, _: Receive, send: Send) -> None:
+        seen.append(asked_by.get())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    bodies = Bodies(1000, 10_000, 30, ReachedLimits())
+    middleware = Middleware(note, bodies, "tiny", {"tiny": "tiny"}, logs_access=False)
+    for client, headers in ((("10.0.0.1", 5), {}), (("10.0.0.1", 6), {}), (("10.0.0.1", 6), {"X-Forwarded-For": "1"})):
+        TestClient(middleware, client=client).get("/health", headers=headers)
+    assert seen == [("10.0.0.1", 5), ("10.0.0.1", 6), None]
 
 
 def test_an_answer_without_a_sane_id_gets_one_of_its_own() -> None:

@@ -10,20 +10,27 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from runners.admission import LONGEST_RETRY_S, Backlog, ServiceTime, Turn, Work, total
+from runners.admission import LONGEST_RETRY_S, Backlog, ServiceTime, Turn, Work, asked_by, total
 
 ONE = Work()
 
 
 @dataclass
 class Client:
-    """One who sends a single piece of work, and comes back as often as it is told to."""
+    """One who sends a single piece of work, and comes back when it is told to.
+
+    One who does not do as it is told comes back after a time of its own, or never. Before `never_stops_before_s` one
+    who was served sends the next at once.
+    """
 
     work: Work = ONE
     is_obedient: bool = True
+    again_after_s: float | None = None
+    never_stops_before_s: float = 0.0
     came_at: float = 0.0
     tries: int = 0
     waited_s: float | None = None
+    told: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -33,6 +40,7 @@ class Station:
     lanes: int
     limit_s: float
     takes_s: Callable[[Work], float]
+    knows_clients: bool = False
     now: float = 0.0
     refused: int = 0
     promises: list[int] = field(default_factory=list)
@@ -58,11 +66,15 @@ class Station:
     def send(self, client: Client, when: float) -> None:
         def come() -> None:
             client.tries, client.came_at = client.tries + 1, self.now
+            asked_by.set(id(client) if self.knows_clients else None)
             if wait_s := self.backlog.wait_for_room(client.work, 1, None, self.now):
                 self.refused += 1
                 self.promises.append(self.backlog.retry_after_s(client.work, wait_s))
+                client.told.append(self.promises[-1])
                 if client.is_obedient:
                     self.send(client, self.now + self.promises[-1])
+                elif client.again_after_s is not None:
+                    self.send(client, self.now + client.again_after_s)
                 return
             self.backlog.add(client.work)
             self._queue.append(client)
@@ -77,10 +89,12 @@ class Station:
             self.started.append(client)
             self._idle -= 1
             turn = self.backlog.begin(client.work)
-            self.at(self.now + self.takes_s(client.work), lambda turn=turn: self._end(turn))  # type: ignore[misc]
+            self.at(self.now + self.takes_s(client.work), lambda turn=turn, client=client: self._end(turn, client))  # type: ignore[misc]
 
-    def _end(self, turn: Turn) -> None:
+    def _end(self, turn: Turn, client: Client) -> None:
         self.backlog.end(turn, turn.work)
+        if self.now < client.never_stops_before_s:
+            self.send(client, self.now)
         self._idle += 1
         self._start()
 
@@ -131,6 +145,18 @@ def test_below_the_capacity_nobody_is_refused() -> None:
     assert mean_s == pytest.approx(deterministic_s, rel=0.25)
 
 
+def test_at_seven_tenths_of_its_rate_a_cheap_model_refuses_nobody_although_a_lane_is_held_up() -> None:
+    item_s, hiccup_s = 0.0004, 1.5
+    station = Station(1, 2.0, lambda work: hiccup_s if 1.0 < station.now < 1.0005 else item_s)
+    station.learn()
+    clients = [Client() for when in range(14_000)]
+    for client, when in zip(clients, poisson(0.7 / item_s, 1e9, seed=6), strict=False):
+        station.send(client, when)
+    station.run()
+    waits = sorted(client.waited_s or 0.0 for client in clients)
+    assert station.refused == 0 and hiccup_s - 0.1 < waits[-1] < 2.0
+
+
 def test_a_burst_of_as_much_work_as_the_limit_passes_and_the_next_is_told_when_to_come() -> None:
     station = Station(2, 2.0, lambda work: 0.04)
     station.learn()
@@ -167,6 +193,49 @@ def test_those_who_come_back_are_served_although_others_come_all_the_time() -> N
     assert station.refused > 0 and all(client.waited_s is not None for client in clients)
     assert tries[-1] <= 10 and tries[int(0.9 * len(tries))] <= 4
     assert station.now <= 1.3 * 30.0  # the lanes were hardly idle while clients were away
+
+
+@pytest.mark.parametrize("again_after_s", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize("limit_s", [2.0, 0.5])
+def test_in_a_crowd_of_which_half_do_not_do_as_they_are_told_the_others_are_served_when_they_come_back(
+    limit_s: float, again_after_s: float
+) -> None:
+    item_s, lanes, count = 0.04, 2, 600  # 12 s of work
+    station = Station(lanes, limit_s, lambda work: item_s, knows_clients=True)
+    station.learn()
+    clients = [Client(is_obedient=number % 2 == 0, again_after_s=again_after_s) for number in range(count)]
+    for number, client in enumerate(clients):
+        station.send(client, 5.0 + 1e-6 * number)
+    station.run()
+    assert all(client.waited_s is not None for client in clients)
+    obedient = [client for client in clients if client.is_obedient]
+    # A place that was given back is given to another, who may come up to a second after it, in whole seconds.
+    assert max(client.tries for client in obedient) <= (2 if limit_s > 1 else 3)
+    assert max(client.waited_s or 0.0 for client in clients) <= limit_s + item_s
+    # Nobody is told to wait for longer than all of this work takes, however often others come.
+    assert max(station.promises) <= 1.25 * item_s / lanes * count / min(1.0, limit_s) + 1
+    # The lanes are hardly idle, unless those who come at the same whole second are less than a second of work.
+    assert station.now - 5.0 <= 1.3 * item_s / lanes * count / min(1.0, limit_s)
+
+
+def test_those_who_do_as_they_are_told_are_served_beside_some_who_never_stop() -> None:
+    item_s, lanes, until_s = 0.04, 2, 120.0
+    station = Station(lanes, 2.0, lambda work: item_s, knows_clients=True)
+    station.learn()
+    for number in range(150):
+        greedy = Client(is_obedient=False, again_after_s=0.05, never_stops_before_s=until_s)
+        station.send(greedy, 0.0003 * number)
+    obedient = list[Client]()
+    for when in poisson(0.4 * lanes / item_s, until_s, seed=5):
+        obedient.append(Client())
+        station.send(obedient[-1], when)
+    station.run()
+    assert station.refused > 100_000
+    assert all(client.waited_s is not None and client.waited_s <= 2.0 + item_s for client in obedient)
+    tries = sorted(client.tries for client in obedient)
+    assert tries[-1] <= 3 and tries[len(tries) // 2] <= 2
+    # Outside are at most 150 who never stop, and those who came while these were served.
+    assert max(told for client in obedient for told in client.told) <= 12
 
 
 def test_nobody_is_sent_away_for_longer_than_anybody_waits() -> None:

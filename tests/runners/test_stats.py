@@ -149,7 +149,7 @@ def test_what_two_processes_did_adds_up_also_after_json() -> None:
     other.count("rejected")
     other.count("InvalidImage")
     told = stats_from_json(json.loads(json.dumps(asdict(other.snapshot(1, 2, 0.5, evaluations)))))
-    total = add_stats([one.snapshot(waiting=3, running=0, expected_s=0.25), told])
+    total = add_stats([one.snapshot(waiting=3, running=0, expected_s=0.25, item_s=0.002), told])
     assert total == RunnerStats(
         succeeded=1,
         failed={"rejected": 2, "InvalidImage": 1},
@@ -167,4 +167,5 @@ def test_what_two_processes_did_adds_up_also_after_json() -> None:
         evaluations=300,
         evaluation_seconds=1.75,
         expected_seconds=0.5,
+        item_seconds=0.002,
     )

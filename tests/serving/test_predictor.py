@@ -78,7 +78,7 @@ def test_a_full_queue_refuses_only_what_is_for_the_lanes(monkeypatch: pytest.Mon
     stored = bundled(tmp_path, "churn")
     row = {feature.name: feature.low for feature in as_row_card(stored.card).input.features}
     with loaded(stored) as model:
-        assert model._lanes is not None and model._lanes.gathered is not None
+        assert model.lanes is not None and model.lanes.gathered is not None
         many = [model.submit([row] * 100, is_admitted=True) for _ in range(8)]
         with pytest.raises(QueueFull):
             model.check_room()

@@ -16,13 +16,14 @@ from errors import (
     Unavailable,
     VitrineError,
 )
-from serving.gradcam.client import ExplainerClient
+from runners.admission import Work
+from runners.queue import Queue
+from serving.gradcam.client import AT_ONCE, ExplainerClient
 from serving.gradcam.wire import ExplanationRequest
 from serving.loaded_model import LoadedModel
 from serving.pipeline import DecodedImage, TransformedImage
 from serving.predictions import ImagePrediction
 from serving.predictor import Predictor
-from serving.waiting import AT_ONCE
 from tests.conftest import encode
 from tests.local_gradcam import LocalGradCam, local_gradcam
 from tests.serving.predicting import PLAIN, WITH_HEATMAP, loaded, run, soon
@@ -68,6 +69,34 @@ def test_more_pictures_than_are_explained_at_once_are_all_explained(
             assert result.explanation.picture is None and result.explanation.map.shape == (4, 4)
 
 
+def test_the_pictures_of_one_request_are_explained_all_or_none(
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, explainer, process = explained
+    check_room = Queue.check_room
+
+    def takes_one(queue: Queue, work: Work, count: int, deadline: float | None, now: float) -> None:
+        if count > 1 and queue.name == "tiny/explain":
+            raise QueueFull("there is room for one", 7)
+        check_room(queue, work, count, deadline, now)
+
+    monkeypatch.setattr(Queue, "check_room", takes_one)
+    predictor, payloads = Predictor(10_000, explainer), [plain(10), b"no picture", plain(30)]
+    requests = [ExplanationRequest(data, (), "gradcam", "map", 0.5, at_input_size=True) for data in payloads]
+    calls, succeeded = process.calls, process.process.status()[model.tag]["stats"]["succeeded"]
+    with pytest.raises(QueueFull, match="room for one") as refused:
+        run(predictor.explain_images(model, requests, PLAIN, soon()))
+    assert refused.value.retry_after_s == 7 and process.calls == calls + 1
+    first, wrong, last = run(predictor.predict_images(model, payloads, WITH_HEATMAP, soon()))
+    assert isinstance(wrong, InvalidImage)
+    for result, level in ((first, 10), (last, 30)):
+        assert isinstance(result, ImagePrediction) and result.explanation_error == "there is room for one"
+        assert np.allclose(result.logits, logits_of_plain(level), atol=1e-4)
+    assert process.process.status()[model.tag]["stats"]["succeeded"] == succeeded
+    (alone,) = run(predictor.explain_images(model, requests[:1], PLAIN, soon()))
+    assert isinstance(alone, ImagePrediction) and alone.explanation is not None
+
+
 def test_a_deadline_that_passes_leaves_no_explanation_behind(
     explained: tuple[LoadedModel, ExplainerClient, LocalGradCam], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -78,7 +107,7 @@ def test_a_deadline_that_passes_leaves_no_explanation_behind(
     with pytest.raises(DeadlineExceeded):
         run(Predictor(10_000, explainer).map_images(model, payloads, PLAIN, time.monotonic()))
     gc.collect()  # what nobody took care of is reported when it goes
-    assert process.calls - calls <= AT_ONCE and not caplog.records
+    assert process.calls - calls <= 1 and not caplog.records
 
 
 def test_a_heatmap_is_drawn_for_pixels_as_for_a_file_but_not_for_a_tensor(

@@ -1,6 +1,8 @@
 """Served models: each is checked against its goldens before it answers, and one that fails harms no other."""
 
 import json
+import logging
+import re
 import time
 from pathlib import Path
 
@@ -37,6 +39,25 @@ def test_a_model_answers_what_numpy_works_out(tmp_path: Path) -> None:
         assert answer.value.sharpness == 0
     with pytest.raises(InvalidImage):
         served.get().submit(b"nothing").result(10)
+    assert served.close(10)
+
+
+def test_how_long_a_newcomer_would_wait_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def told() -> float:
+        return served.get().gauges()["expected_wait"]
+
+    with caplog.at_level(logging.INFO, "vitrine"):
+        served = started(stored(tmp_path / "a"))
+    lanes = served.get().lanes
+    assert lanes is not None and lanes.stats().item_seconds > 0 and told() == 0
+    assert re.search(
+        r"tiny:\w+ is ready after .* on cpu; an item takes [\d.e-]+ ms (in a lane|on the event)", caplog.text
+    )
+    with lanes.large_json.job(1000) as job:
+        job.took_s = 3.0
+    with lanes.large_json.job(1000):
+        assert told() == pytest.approx(3.0)
+    assert told() == 0
     assert served.close(10)
 
 

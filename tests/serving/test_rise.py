@@ -183,6 +183,13 @@ def test_more_pictures_at_once_than_there_are_places_are_refused(
     prediction = run(PREDICTOR.predict_image(model, plain(200), WITH_HEATMAP, soon()))
     assert "Retry later" in (prediction.explanation_error or "")
     assert prediction.logits == pytest.approx(logits_of_plain(200), abs=1e-5)
+    with pytest.raises(QueueFull, match="Retry later"):
+        run(PREDICTOR.explain_images(model, [asked(), asked()], PLAIN, soon()))
+    for result in run(PREDICTOR.predict_images(model, [plain(200), PNG], WITH_HEATMAP, soon())):
+        assert isinstance(result, ImagePrediction) and "Retry later" in (result.explanation_error or "")
+    monkeypatch.setattr(serving.rise, "MOST_UNDER_WAY", 1)  # a request takes one place, whatever it brings
+    for result in run(PREDICTOR.explain_images(model, [asked(), asked()], PLAIN, soon())):
+        assert isinstance(result, ImagePrediction) and result.explanation is not None
 
 
 def test_a_prediction_comes_with_its_map_if_there_is_time(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

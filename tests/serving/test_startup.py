@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.startup import check_port_free, prepare_environment, prepare_supervisor, run_folder, temporary_folder
+from serving import startup
+from serving.startup import check_port_free, prepare_environment, prepare_supervisor, run_folder
+from serving.temporary import temporary_folder
 from settings import Settings
 
 OURS = (
@@ -50,6 +52,23 @@ def test_a_grpc_port_that_is_taken_turns_grpc_off_for_the_workers(
     assert "gRPC is off" in caplog.text and "VITRINE_GRPC_PORT" in caplog.text
 
 
+def test_a_process_that_finds_no_room_for_its_metrics_counts_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full, other = tmp_path / "full", tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setattr(startup, "OTHERS", (full, other))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(full))  # where nothing can be written
+    prepare_environment()
+    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(full)  # which the supervisor leaves as it is
+    monkeypatch.setenv("_VITRINE_SUPERVISOR", "1")
+    prepare_environment()
+    assert Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).parent == other and "counts from zero" in caplog.text
+    before = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    prepare_environment()
+    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == before
+
+
 def test_the_processes_get_one_folder_to_share_and_absolute_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,5 +96,5 @@ def test_telemetry_is_off_unless_the_operator_wants_it_and_dead_workers_are_repl
 
 
 def test_a_temporary_folder_is_this_process_alone() -> None:
-    first, second = temporary_folder("vitrine-test-"), temporary_folder("vitrine-test-")
+    first, second = temporary_folder("test"), temporary_folder("test")
     assert first != second and Path(first).is_dir() and os.stat(first).st_mode & 0o077 == 0

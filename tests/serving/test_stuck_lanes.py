@@ -119,7 +119,7 @@ def test_a_model_that_hangs_again_and_again_ends_the_process(served: ModelReposi
         for times in range(1, MOST_STUCK + 2):
             assert not signals
             hang(model, hanging)
-            while model._lanes is None or model._lanes.times_replaced < times:
+            while model.lanes is None or model.lanes.times_replaced < times:
                 served.replace_stuck_lanes()
                 time.sleep(0.02)
         assert signals[0] == signal.SIGTERM

@@ -1,6 +1,7 @@
 """BentoML's real supervisor, with our watch, over a process that does nothing but beat."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -100,6 +101,7 @@ class Arbiter:
         self.status, self.pid, self.replaced = 1, 1, 0
         self.sockets, self._stopping = dict[str, CircusSocket](), False
         self.watchers, self.env, self.looks = [self], dict[str, str](), 0
+        self.args = ["--fd", "$(circus.sockets.http)"]
 
     def iter_watchers(self) -> list["Arbiter"]:
         self.looks += 1
@@ -124,6 +126,34 @@ def test_processes_that_die_again_and_again_are_left_to_circus(
         watch.look()
     assert arbiter.replaced == MOST_AT_ONCE == caplog.text.count("process 1 has died (exit code -9): replaced")
     assert caplog.text.count("again and again: the next one starts within ten seconds") == 1
+
+
+def test_who_waits_at_a_port_that_no_process_can_listen_on_is_answered(tmp_path: Path) -> None:
+    from circus.process import DEAD_OR_ZOMBIE, RUNNING
+
+    arbiter = Arbiter()
+    watch = Watch(arbiter, tmp_path, 0)
+    with CircusSocket(host="127.0.0.1", port=0) as listening, CircusSocket(host="127.0.0.1", port=0) as other:
+        arbiter.sockets = {"http": listening, "other": other}
+        listening.bind_and_listen()
+        other.bind_and_listen()
+        clients = [socket.create_connection(listening.getsockname(), 60) for _ in range(2)]
+        clients[0].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        for status in (RUNNING, DEAD_OR_ZOMBIE):
+            arbiter.status = status
+            for _ in range(MOST_AT_ONCE):
+                watch.look()
+                clients[1].setblocking(False)
+                with pytest.raises(BlockingIOError):  # as long as it is replaced at once, it is worth waiting
+                    clients[1].recv(1)
+        watch.look()
+        for client in clients:
+            client.settimeout(60)
+            answer = b"".join(iter(lambda client=client: client.recv(65_536), b""))  # type: ignore[misc]
+            assert answer.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: 10\r\n" in answer
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert json.loads(body)["status"] == 503 and f"Content-Length: {len(body)}".encode() in head
+            client.close()
 
 
 def test_the_supervisor_goes_on_looking_when_the_clock_is_put_back(

@@ -17,6 +17,7 @@ from api.auth import authenticator_for
 from api.bodies import Bodies
 from api.limits import ReachedLimits
 from api.oip.grpc_server import GrpcServer
+from errors import VitrineError
 from models.package import StoredModel
 from preprocessing.decode import decode
 from preprocessing.prepare import Prepare
@@ -44,8 +45,13 @@ class ChannelMeans(ExplainerClient):
     def __init__(self) -> None:
         super().__init__(timeout_ms=1000)
 
-    async def explain(self, tag: str, request: ExplanationRequest, deadline: float) -> Answer[ExplainedPicture]:
-        """Return a map of shape (1, 3), and the same numbers as logits."""
+    async def explain(
+        self, tag: str, requests: Sequence[ExplanationRequest], deadline: float
+    ) -> "list[Answer[ExplainedPicture] | VitrineError]":
+        """Return a map of shape (1, 3) for each picture, and the same numbers as logits."""
+        return [self._explained(request) for request in requests]
+
+    def _explained(self, request: ExplanationRequest) -> Answer[ExplainedPicture]:
         image = decode(request.data, ImageLimits(max_items=1))
         means = image.mean((0, 1), dtype=np.float32)
         explanation = Explanation(0, None, means[None], (image.shape[1], image.shape[0]))

@@ -114,6 +114,13 @@ def test_percentiles_and_rate_are_those_of_the_window() -> None:
     assert measured.errors == 0 and measured.requests == 101
 
 
+def test_refusals_are_counted_among_the_errors() -> None:
+    body = json.dumps(RIGHT).encode()
+    exchanges = [Exchange(0, 1.5, 0.1, status, body) for status in (200, 429, 503, 500, 429, 200)]
+    measured = load.summarise(target(1, "/"), exchanges, ramp_s=1.0, seconds=1.0)
+    assert (measured.requests, measured.errors, measured.refused) == (6, 4, 3)
+
+
 @pytest.mark.parametrize("offset", [0.0, 0.1, 0.25, 0.4])
 def test_the_rate_does_not_depend_on_where_in_a_wave_the_window_ends(offset: float) -> None:
     """Eight clients whose answers all come each half second: 16 a second, wherever one looks."""

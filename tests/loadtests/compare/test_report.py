@@ -18,7 +18,7 @@ CPU_MS = {1: 60.0, 16: 65.25, 64: 70.0}
 def turn(number: int, name: str, rate: float, p50_ms: float, errors: int = 0, regime: str = COMPUTE) -> Turn:
     problem = "500: oops" if errors else ""
     loads = {clients: Load(rate, p50_ms, 2 * p50_ms, errors, 100, problem, CPU_MS[clients]) for clients in CLIENTS}
-    opened = Load(rate, 10.0, 20.0, 0, 100) if name == "vitrine" else None
+    opened = Load(rate, 10.0, 20.0, 0, 100, refused=3) if name == "vitrine" else None
     return Turn(number, regime, name, 2.0, 300.0, loads, opened)
 
 
@@ -47,9 +47,11 @@ def test_aims_are_ratios_of_the_same_round(run: report.Run) -> None:
     assert aims["kidney-stone, 16 clients: images/s over the best peer (mosec)"].low == pytest.approx(62 / 58)
     # FastAPI is quicker alone, but answers a third of the images: no peer of equal throughput.
     assert aims["kidney-stone, 1 client: p50 over the quickest peer of equal throughput (mosec)"].ratio == 30 / 68
-    assert ratios[4] == (round(62 / 58, 3), False)
+    assert ratios[4] == (round(62 / 58, 3), True)
     opened = aims["kidney-stone, open loop at 70 %: p99 over p50"]
     assert (opened.ratio, opened.met) == (2.0, True)
+    refused = aims["kidney-stone, open loop at 70 %: refused requests"]
+    assert (refused.ratio, refused.met) == (3.0, False)
 
 
 def test_a_missing_peer_is_shown_with_its_reason_and_errors_are_counted(run: report.Run) -> None:

@@ -13,7 +13,7 @@ from errors import DeadlineExceeded, QueueFull, Unavailable
 from runners.runner import Answer
 from serving.gradcam import client
 from serving.gradcam.client import MAX_FAILURES, MAX_IN_FLIGHT, ExplainerClient
-from serving.gradcam.wire import ExplainedPicture, Explanation, ExplanationRequest, answer_to_fields
+from serving.gradcam.wire import ExplainedPicture, Explanation, ExplanationRequest, answers_to_fields
 
 REQUEST = ExplanationRequest(b"", (), "layercam", "map", 0.5, at_input_size=False)
 ANSWER = Answer(
@@ -47,7 +47,9 @@ class Process:
         self.breaking = self.calls = self.states_told = self.dropped = 0
         self.cancelled = list[str]()
 
-    async def explain(self, tag: str, request: ExplanationRequest, seconds: float, call: str) -> dict[str, Any]:
+    async def explain(
+        self, tag: str, requests: Sequence[ExplanationRequest], seconds: float, call: str, client: str
+    ) -> dict[str, Any]:
         self.calls += 1
         if self.breaking:
             self.breaking -= 1
@@ -61,7 +63,7 @@ class Process:
             self.dropped += 1
             raise
         self._check()
-        return answer_to_fields(ANSWER)
+        return answers_to_fields([ANSWER] * len(requests))
 
     async def cancel(self, call: str) -> None:
         self.cancelled.append(call)
@@ -74,6 +76,13 @@ class Process:
     def _check(self) -> None:
         if self.gone:
             raise ConnectionRefusedError
+
+
+async def explain(explainer: ExplainerClient, deadline: float) -> "Answer[ExplainedPicture]":
+    """Return the answer to one picture."""
+    (answer,) = await explainer.explain("small", [REQUEST], deadline)
+    assert isinstance(answer, Answer)
+    return answer
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +119,7 @@ def soon(seconds: float = 5 * PATIENCE_S) -> float:
 def test_before_the_process_has_said_anything_calls_are_refused() -> None:
     async def work() -> None:
         with pytest.raises(Unavailable, match="starting"):
-            await ExplainerClient(1000).explain("small", REQUEST, soon())
+            await explain(ExplainerClient(1000), soon())
 
     run(work())
 
@@ -120,7 +129,7 @@ def test_a_call_that_fails_is_made_once_more() -> None:
         process = Process()
         explainer, watching = await connected(process)
         process.breaking = 1
-        assert (await explainer.explain("small", REQUEST, soon())).infer_ms == 3.0
+        assert (await explain(explainer, soon())).infer_ms == 3.0
         assert process.calls == 2
         watching.cancel()
 
@@ -132,17 +141,17 @@ def test_when_the_process_goes_calls_under_way_are_given_up_and_come_back_with_i
         process = Process()
         process.holding = True
         explainer, watching = await connected(process)
-        under_way = [asyncio.create_task(explainer.explain("small", REQUEST, soon())) for _ in range(4)]
+        under_way = [asyncio.create_task(explain(explainer, soon())) for _ in range(4)]
         await until(lambda: process.calls == 4)
         process.gone = True
         for call in under_way:  # long before their time is over
             with pytest.raises(Unavailable):
                 await call
         with pytest.raises(Unavailable, match="Predictions are"):
-            await explainer.explain("small", REQUEST, soon())
+            await explain(explainer, soon())
         process.gone = process.holding = False
         await until(lambda: not explainer.unavailable_reason)
-        assert (await explainer.explain("small", REQUEST, soon())).value.explanations[0].target == 1
+        assert (await explain(explainer, soon())).value.explanations[0].target == 1
         watching.cancel()
 
     run(work())
@@ -154,9 +163,9 @@ def test_a_call_that_takes_too_long_is_given_up_and_cancelled() -> None:
         process.holding = True
         explainer, watching = await connected(process, 200)
         with pytest.raises(Unavailable, match=r"0\.2 s"):
-            await explainer.explain("small", REQUEST, soon())
+            await explain(explainer, soon())
         with pytest.raises(DeadlineExceeded):
-            await explainer.explain("small", REQUEST, soon(0.1))
+            await explain(explainer, soon(0.1))
         await until(lambda: process.dropped == 2 and len(set(process.cancelled)) == 2)
         watching.cancel()
 
@@ -171,14 +180,14 @@ def test_after_connections_broke_in_a_row_no_more_calls_are_made_until_the_proce
         process.breaking = 100
         for _ in range(MAX_FAILURES):
             with pytest.raises(Unavailable):
-                await explainer.explain("small", REQUEST, soon())
+                await explain(explainer, soon())
         calls, process.breaking = process.calls, 0
         with pytest.raises(Unavailable, match="gone or restarting"):
-            await explainer.explain("small", REQUEST, soon())
+            await explain(explainer, soon())
         assert process.calls == calls <= MAX_FAILURES + 1
         watching = asyncio.create_task(explainer.watch(process, lambda: False))
         await until(lambda: not explainer.unavailable_reason)
-        assert (await explainer.explain("small", REQUEST, soon())).infer_ms == 3.0
+        assert (await explain(explainer, soon())).infer_ms == 3.0
         watching.cancel()
 
     run(work())
@@ -196,19 +205,17 @@ def test_a_process_that_says_its_state_but_explains_nothing_is_tried_now_and_the
         monkeypatch.setattr(client, "COOL_DOWN_S", 10 * PATIENCE_S)
         for _ in range(MAX_FAILURES):
             with pytest.raises(Unavailable, match="more than"):
-                await explainer.explain("small", REQUEST, soon())
+                await explain(explainer, soon())
         states_told = process.states_told
         await until(lambda: process.states_told >= states_told + 2)  # its state alone closes nothing
         with pytest.raises(Unavailable, match="does not answer in time"):
-            await explainer.explain("small", REQUEST, soon())
+            await explain(explainer, soon())
         assert process.calls == MAX_FAILURES and not explainer.unavailable_reason  # other models are still explained
         clock.ahead_s, process.holding = client.COOL_DOWN_S, False
         deadline = soon() + clock.ahead_s
-        first, second = await asyncio.gather(
-            *(explainer.explain("small", REQUEST, deadline) for _ in range(2)), return_exceptions=True
-        )
+        first, second = await asyncio.gather(*(explain(explainer, deadline) for _ in range(2)), return_exceptions=True)
         assert isinstance(first, Answer) and isinstance(second, Unavailable)  # one is the trial
-        assert (await explainer.explain("small", REQUEST, deadline)).infer_ms == 3.0
+        assert (await explain(explainer, deadline)).infer_ms == 3.0
         watching.cancel()
 
     run(work())
@@ -219,10 +226,10 @@ def test_clients_with_short_deadlines_close_nothing_to_others() -> None:
         process = Process()
         process.holding = True
         explainer, watching = await connected(process)
-        patient = asyncio.create_task(explainer.explain("small", REQUEST, soon()))
+        patient = asyncio.create_task(explain(explainer, soon()))
         for _ in range(3 * MAX_FAILURES):
             with pytest.raises(DeadlineExceeded):
-                await explainer.explain("small", REQUEST, soon(0.02))
+                await explain(explainer, soon(0.02))
         assert not explainer.unavailable_reason
         process.released = True
         assert (await patient).value.explanations[0].target == 1
@@ -237,13 +244,13 @@ def test_time_outs_beside_answers_are_load_and_not_failure() -> None:
         explainer, watching = await connected(process, 500)
         for calls in range(0, 2 * (MAX_FAILURES + 1), 2):
             process.holding = True
-            late = asyncio.create_task(explainer.explain("small", REQUEST, soon()))
+            late = asyncio.create_task(explain(explainer, soon()))
             await until(lambda: process.calls == calls + 1)
             process.holding = False
-            await explainer.explain("small", REQUEST, soon())
+            await explain(explainer, soon())
             with pytest.raises(Unavailable, match="more than"):
                 await late
-        assert (await explainer.explain("small", REQUEST, soon())).infer_ms == 3.0
+        assert (await explain(explainer, soon())).infer_ms == 3.0
         watching.cancel()
 
     run(work())
@@ -254,7 +261,7 @@ def test_more_calls_than_there_are_connections_are_refused_with_when_to_come_bac
         process = Process()
         process.holding = True
         explainer, watching = await connected(process)
-        calls = [asyncio.create_task(explainer.explain("small", REQUEST, soon())) for _ in range(MAX_IN_FLIGHT + 20)]
+        calls = [asyncio.create_task(explain(explainer, soon())) for _ in range(MAX_IN_FLIGHT + 20)]
         await until(lambda: process.calls == MAX_IN_FLIGHT)
         process.released = True
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -270,7 +277,7 @@ def test_a_client_that_hangs_up_is_forgotten_there_too() -> None:
         process = Process()
         process.holding = True
         explainer, watching = await connected(process)
-        call = asyncio.create_task(explainer.explain("small", REQUEST, soon()))
+        call = asyncio.create_task(explain(explainer, soon()))
         await until(lambda: process.calls == 1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -24,9 +24,10 @@ from models.package import EXPLAIN, MANIFEST, StoredModel, file_digests
 from postprocessing.classification import classify
 from preprocessing.prepare import prepare
 from runners.cores import CoreShare
+from runners.runner import Answer
 from serving.gradcam import worker
 from serving.gradcam.process import ExplanationProcess
-from serving.gradcam.wire import ExplanationRequest, answer_from_fields
+from serving.gradcam.wire import ExplanationRequest, answers_from_fields
 from serving.gradcam.worker import EXPLANATION, load_explainer, load_explanation
 from serving.loaded_model import LoadedModel
 from serving.options import RunnerOptions
@@ -271,10 +272,10 @@ def test_the_process_answers_calls_and_tells_state_and_counts(package: Path) -> 
             await asyncio.sleep(0.01)
         assert process.status()[TAG]["state"] == "ready"
         request = ask(coloured(1))
-        answer = answer_from_fields(await process.explain(TAG, asdict(request), 30.0, "first"))
-        assert answer.value.explanations[0].map.max() > 0
+        (answer,) = answers_from_fields(await process.explain(TAG, [asdict(request)], 30.0, "first"))
+        assert isinstance(answer, Answer) and answer.value.explanations[0].map.max() > 0
         with pytest.raises(NotFound, match="other:1 has no explanations"):
-            answer_from_fields(await process.explain("other:1", asdict(request), 30.0, "second"))
+            answers_from_fields(await process.explain("other:1", [asdict(request)], 30.0, "second"))
         assert process.status()[TAG]["stats"]["succeeded"] == 1
         await process.stop(5)
 
