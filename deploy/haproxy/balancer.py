@@ -83,7 +83,7 @@ def configuration(replicas: Sequence[Replica], text: str | None = None) -> str:
 
 
 def make_certificate(folder: Path) -> Path:
-    """Write a self-signed certificate of localhost with its key, for HAProxy, and without, for clients; return the latter.
+    """Write a self-signed certificate of localhost, for HAProxy with its key; return the one for clients.
 
     Raises:
         RuntimeError: openssl could not make it.

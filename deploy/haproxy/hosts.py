@@ -1,4 +1,4 @@
-"""Hosts of their own on one machine: network namespaces on a bridge, or addresses of the loopback where there are none."""
+"""Hosts of their own on one machine: network namespaces on a bridge, else addresses of the loopback."""
 
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -74,6 +74,7 @@ def _namespace(network: int, index: int, stack: ExitStack) -> Host:
     _ip("netns", "add", name)
     stack.callback(_ip, "netns", "del", name)
     _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+    stack.callback(_ip, "link", "del", link)  # the kernel takes its time over those of a namespace that goes
     _ip("link", "set", link, "master", f"vitrine{network}", "up")
     _ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
     _ip("-n", name, "link", "set", "eth0", "up")
