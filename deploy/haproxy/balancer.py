@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONFIGURATION = Path(__file__).resolve().with_name("haproxy.cfg")
+LUA = CONFIGURATION.with_name("replicas.lua")
 START_S = 10.0
 _SERVERS = re.compile(r"(?m)(?:^    server r\d+ .*\n)+")
 
@@ -119,6 +120,7 @@ def balancing(
     names = ("VITRINE_LB_PLAIN", "VITRINE_LB_TLS", "VITRINE_LB_ADMIN")
     variables = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
     variables |= {"VITRINE_LB_PEM": str(folder / "haproxy.pem"), "VITRINE_LB_SOCKET": str(control)}
+    variables["VITRINE_LB_LUA"] = str(LUA)
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["haproxy", "-db", "-f", str(file)], env=os.environ | variables, stdout=output, stderr=output

@@ -24,9 +24,9 @@ import requests
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from deploy.haproxy.balancer import CONFIGURATION, Balancer, Replica, balancing, make_certificate
+from deploy.haproxy.balancer import CONFIGURATION, LUA, Balancer, Replica, balancing, make_certificate
 from deploy.haproxy.hosts import hosts
-from tests.conftest import encode
+from tests.conftest import ROOT, encode
 from tests.deploy.kustomize import missing
 from tests.live.server import Server, free_ports, install, serving, wait_until
 from tests.tiny import plain, tiny_package
@@ -83,7 +83,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     settings |= {"VITRINE_MAX_BODY_BYTES": str(BUDGET), "VITRINE_BODY_BUDGET_BYTES": str(BUDGET)}
     with ExitStack() as stack:
         names = [f"r{index + 1}" for index in range(REPLICAS)]
-        replicas = {name: stack.enter_context(serving(home, folder / f"{name}.log", **settings)) for name in names}
+        replicas = {
+            name: stack.enter_context(serving(home, folder / f"{name}.log", cwd=ROOT, **settings)) for name in names
+        }
         for replica in replicas.values():
             replica.wait_ready()
         places = [
@@ -106,6 +108,7 @@ def three_ports() -> tuple[int, int, int]:
 def test_the_shipped_configuration_is_valid_as_it_stands(tmp_path: Path) -> None:
     make_certificate(tmp_path)
     variables = {"VITRINE_LB_PEM": str(tmp_path / "haproxy.pem"), "VITRINE_LB_SOCKET": str(tmp_path / "socket")}
+    variables["VITRINE_LB_LUA"] = str(LUA)
     command = ["haproxy", "-c", "-f", str(CONFIGURATION)]
     ran = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
     assert ran.returncode == 0 and "arning" not in ran.stdout + ran.stderr, ran.stderr
