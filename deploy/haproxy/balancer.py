@@ -61,8 +61,15 @@ class Balancer:
 
     def status(self) -> dict[str, dict[str, str]]:
         """Return HAProxy's figures of each replica's HTTP by its name; `status` is UP, DOWN, DRAIN or MAINT."""
+        return {row["svname"]: row for row in self._servers() if row["pxname"] == "http"}
+
+    def in_hand(self, name: str) -> int:
+        """Return how many requests a replica has in hand, over HTTP and gRPC."""
+        return sum(int(row["scur"]) for row in self._servers() if row["svname"] == name)
+
+    def _servers(self) -> list[dict[str, str]]:
         rows = csv.DictReader(io.StringIO(self.command("show stat").removeprefix("# ")))
-        return {row["svname"]: row for row in rows if row["pxname"] == "http" and row["svname"] != "BACKEND"}
+        return [row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")]
 
 
 def configuration(replicas: Sequence[Replica], text: str | None = None) -> str:

@@ -135,7 +135,7 @@ THROUGHPUT = (
 )
 SCENARIOS = (
     "what happens|model|sent|answered|refused (429)|lost or failed|sent again|p99 ms before|p99 ms after"
-    "|s until traffic left|s to heal|larger uploads|answered|502, 503 or 504"
+    "|s until traffic left|s to heal|larger uploads|answered|cut off or 502"
 )
 
 

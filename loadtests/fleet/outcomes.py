@@ -9,8 +9,11 @@ import numpy as np
 from loadtests.chaos.outcomes import Outcome, outcome_of
 from loadtests.compare.load import Exchange, Target, mismatch
 
-GONE = (502, 503, 504)
-"""Statuses by which the balancer says that a replica is gone and that it cannot send the request again."""
+GONE = (0, 502, 503, 504)
+"""What a client gets whose request was in the hands of a replica that is gone, and cannot be sent again.
+
+Where the connection was used before, HAProxy hangs up (0) and leaves it to the client to try again; else it is a 502.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Scenario:
         large: uploads that no buffer holds.
         large_gone: those of them that were answered with one of `GONE`.
         large_answered: those of them that were answered right.
+        large_reason: what the first of them that was not answered right got.
         sent_again: requests that the balancer sent a second time.
         refused: requests that got a 429.
         refused_by_replicas: the 429s that the replicas gave, as they counted them themselves, in an overload.
@@ -41,6 +45,7 @@ class Scenario:
     large: int = 0
     large_gone: int = 0
     large_answered: int = 0
+    large_reason: str = ""
     sent_again: int = 0
     refused: int = 0
     refused_by_replicas: int = 0
@@ -72,6 +77,7 @@ def scenario(
     before = [exchange for exchange in exchanges if exchange.ended_s < fault_at_s]
     after = [exchange for exchange in exchanges if exchange.ended_s >= fault_at_s]
     uploads = large[1] if large else ()
+    problems = [mismatch(large[0], exchange) for exchange in uploads] if large else []
     return Scenario(
         name,
         model,
@@ -81,7 +87,8 @@ def scenario(
         left_s=left_s,
         large=len(uploads),
         large_gone=sum(exchange.status in GONE for exchange in uploads),
-        large_answered=sum(not mismatch(large[0], exchange) for exchange in uploads) if large else 0,
+        large_answered=problems.count(""),
+        large_reason=next(filter(None, problems), ""),
         sent_again=sent_again,
         refused=sum(exchange.status == 429 for exchange in exchanges),
     )

@@ -96,7 +96,7 @@ class Fleet:
 
     def wait_idle(self, name: str) -> None:
         """Return once a replica has nothing of the balancer's in hand."""
-        while int(self.balancer.status()[name]["scur"]):
+        while self.balancer.in_hand(name):
             time.sleep(0.05)
 
     def served_version(self, name: str) -> str:
