@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare chaos loadtest fuzz check-sizes explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare chaos fleet loadtest fuzz check-sizes explain-quality image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -72,6 +72,10 @@ compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; instal
 
 chaos: $(DEV)  ## Overload, kills, a drain and a soak, on Vitrine and its peers (25 minutes)
 	.venv-dev/bin/python -m loadtests.chaos $(ARGS)
+
+fleet: $(DEV)  ## Three replicas behind HAProxy, killed, stopped, cut off, slowed and replaced (10 minutes, as root)
+	.venv-dev/bin/python -m loadtests.fleet $(ARGS)
+	if [ -z "$(ARGS)" ]; then .venv-dev/bin/python -m loadtests.fleet.capacity; fi
 
 loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a report and plots
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done

@@ -5,6 +5,7 @@ import contextlib
 import re
 import statistics
 import time
+import urllib.request
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -49,6 +50,8 @@ class Throughput:
         p50_one_ms: the same through it.
         balancer_ms: processor time of the balancer for one answer.
         replica_ms: that of a replica for one answer, without the balancer.
+        decode_ms: of a lone request, the time that decoding takes.
+        infer_ms: of the same, the time of the network; both as the replica's `Server-Timing` says.
     """
 
     model: str
@@ -62,6 +65,8 @@ class Throughput:
     p50_one_ms: float
     balancer_ms: float
     replica_ms: float
+    decode_ms: float
+    infer_ms: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,20 @@ def throughput(fleet: Fleet, generator: Executor, seconds: float, rounds: int) -
         median("one", "p50_ms"),
         1e3 * balancer_s / answered["one"],
         1e3 * replica_s / answered["direct"],
+        *_lone_ms(fleet),
     )
+
+
+def _lone_ms(fleet: Fleet) -> tuple[float, float]:
+    """Return the median times of decoding and of the network, in ms, of requests one after the other."""
+    replica = fleet.replicas["r1"]
+    url = f"http://{replica.address}:{replica.port}/models/{fleet.regime.model}/predict"
+    timings = list[dict[str, str]]()
+    for payload in fleet.regime.payloads:
+        with urllib.request.urlopen(urllib.request.Request(url, payload), timeout=30) as answer:
+            timings.append(dict(re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"])))
+    decode, infer = (statistics.median(float(timing[name]) for timing in timings) for name in ("decode", "infer"))
+    return decode, infer
 
 
 def large_upload(fleet: Fleet, generator: Executor) -> Upload:

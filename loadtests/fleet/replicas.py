@@ -75,13 +75,21 @@ class Fleet:
         """End a replica with SIGTERM, or what is left of one."""
         self._stacks.pop(name, ExitStack()).close()
 
-    def wait_up(self, *names: str) -> None:
-        """Return once these replicas are ready, and the balancer knows it.
+    def wait_ready(self, *names: str) -> None:
+        """Return once these replicas are ready.
 
         Raises:
             RuntimeError: one was not in time.
         """
         wait_ready([self.replicas[name] for name in names])
+
+    def wait_up(self, *names: str) -> None:
+        """Return once these replicas are ready, and the balancer knows it.
+
+        Raises:
+            RuntimeError: one was not ready in time.
+        """
+        self.wait_ready(*names)
         for name in names:
             self.wait_status(name, "UP", UP_S)
 

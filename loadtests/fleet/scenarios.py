@@ -8,7 +8,6 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from deploy.haproxy.replicas import wait_ready
 from loadtests.compare import load, wire
 from loadtests.compare.load import Exchange, Target
 from loadtests.compare.raw import answers
@@ -16,7 +15,7 @@ from loadtests.fleet.faults import FAULTS
 from loadtests.fleet.outcomes import Scenario, scenario
 from loadtests.fleet.replicas import Fleet
 
-STEADY, OVERLOAD, CLIENTS = 0.4, 3.0, 16
+STEADY, OVERLOAD, CLIENTS = 0.3, 3.0, 16
 """Rates of open loops, as so many times the best of a closed loop of so many clients."""
 LARGE_RATE = 2.0
 """Uploads a second that no buffer holds."""
@@ -112,7 +111,7 @@ class Faults:
                 fleet.wait_idle(name)
             fleet.end(name)
             fleet.start(name, version)
-            wait_ready([fleet.replicas[name]])
+            fleet.wait_ready(name)
             fleet.balancer.set_state(name, "ready")
             fleet.wait_up(name)
             if (served := fleet.served_version(name)) != version:
