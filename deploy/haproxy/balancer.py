@@ -108,7 +108,7 @@ def make_certificate(folder: Path) -> Path:
 
 @contextmanager
 def balancing(
-    replicas: Sequence[Replica], folder: Path, ports: tuple[int, int, int], text: str | None = None
+    replicas: Sequence[Replica], folder: Path, ports: Sequence[int], text: str | None = None
 ) -> Iterator[Balancer]:
     """Run HAProxy until the block ends.
 
@@ -133,7 +133,8 @@ def balancing(
             ["haproxy", "-db", "-f", str(file)], env=os.environ | variables, stdout=output, stderr=output
         )
     try:
-        balancer = Balancer(process, *ports, certificate, control)
+        port, tls_port, admin_port = ports
+        balancer = Balancer(process, port, tls_port, admin_port, certificate, control)
         _wait_listening(balancer, log)
         yield balancer
     finally:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -124,8 +125,8 @@ def throughput(fleet: Fleet, generator: Executor, seconds: float, rounds: int) -
         raise RuntimeError(f"{fleet.regime.model}: {wrong[0]}")
     answered = {way: sum(measured.requests for measured in own) for way, own in loads.items()}
 
-    def median(way: str, figure: str) -> float:
-        return statistics.median(getattr(measured, figure) for measured in loads[way])
+    def median(way: str, figure: Literal["rate", "p50_ms"]) -> float:
+        return float(statistics.median(getattr(measured, figure) for measured in loads[way]))
 
     return Throughput(
         fleet.regime.model,

@@ -1,8 +1,6 @@
 """Real replicas behind a real HAProxy: what passes, what is sent again, what is not, and who is left out."""
 
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,9 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import grpc
@@ -24,19 +21,16 @@ import requests
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from deploy.haproxy.balancer import CONFIGURATION, LUA, Balancer, Replica, balancing, make_certificate
-from deploy.haproxy.hosts import hosts
+from deploy.haproxy.balancer import Balancer, Replica, balancing
 from tests.conftest import ROOT, encode
-from tests.deploy.kustomize import missing
-from tests.live.server import Server, free_ports, install, serving, wait_until
+from tests.live.server import Server, environment, free_ports, install, serving, wait_until
 from tests.tiny import plain, tiny_package
 
+pytestmark = pytest.mark.usefixtures("haproxy")
 REPLICAS = 3
+LARGER_THAN_THE_BUFFER = 300_000
 BUDGET = 1_000_000
 """The most bytes of bodies that a replica takes at a time."""
-SENT_AGAIN, LARGER_THAN_THE_BUFFER = 258_000, 300_000
-"""Bytes of a body that the balancer can send again, as docs/scale.md says, and of one that it cannot."""
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @dataclass(frozen=True)
@@ -66,13 +60,6 @@ class Fleet:
         return counts
 
 
-@pytest.fixture(scope="module", autouse=True)
-def haproxy() -> None:
-    """HAProxy, or the reason why nothing here is run."""
-    if not shutil.which("haproxy"):
-        missing("haproxy", "Install 2.6 or newer: apt-get install haproxy")
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three replicas of a model that takes no time."""
@@ -92,26 +79,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             Replica(name, "127.0.0.1", port_of(replica.url), port_of(replica.grpc))
             for name, replica in replicas.items()
         ]
-        balancer = stack.enter_context(balancing(places, folder, three_ports()))
+        balancer = stack.enter_context(balancing(places, folder, free_ports(3)))
         yield Fleet(balancer, replicas)
 
 
 def port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
-
-
-def three_ports() -> tuple[int, int, int]:
-    first, second, third = free_ports(3)
-    return first, second, third
-
-
-def test_the_shipped_configuration_is_valid_as_it_stands(tmp_path: Path) -> None:
-    make_certificate(tmp_path)
-    variables = {"VITRINE_LB_PEM": str(tmp_path / "haproxy.pem"), "VITRINE_LB_SOCKET": str(tmp_path / "socket")}
-    variables["VITRINE_LB_LUA"] = str(LUA)
-    command = ["haproxy", "-c", "-f", str(CONFIGURATION)]
-    ran = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
-    assert ran.returncode == 0 and "arning" not in ran.stdout + ran.stderr, ran.stderr
 
 
 def test_http_1_and_http_2_and_grpc_go_through_with_tls_and_without(fleet: Fleet) -> None:
@@ -270,105 +243,25 @@ def tree(replica: Server) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
-class Recorder(ThreadingHTTPServer):
-    """A replica that is ready, keeps the headers of what it is sent, and answers with a status of the test's."""
-
-    daemon_threads = True
-
-    def __init__(self, status: int) -> None:
-        self.status, self.received = status, list[dict[str, str]]()
-        super().__init__(("127.0.0.1", 0), _Recording)
-
-
-class _Recording(BaseHTTPRequestHandler):
-    server: Recorder
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self._answer(200)
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.received.append({key.lower(): value for key, value in self.headers.items()})
-        self._answer(self.server.status)
-
-    def _answer(self, status: int) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def recording(folder: Path, *statuses: int) -> Iterator[tuple[str, list[Recorder]]]:
-    """Run a balancer in front of recorders; yield its address and them."""
-    recorders = [Recorder(status) for status in statuses]
-    threads = [threading.Thread(target=recorder.serve_forever, args=(0.02,)) for recorder in recorders]
-    for thread in threads:
-        thread.start()
-    places = [
-        Replica(f"r{number}", "127.0.0.1", recorder.server_port, 0) for number, recorder in enumerate(recorders, 1)
-    ]
+def test_one_command_starts_a_fleet_and_ends_it(fleet: Fleet, tmp_path: Path) -> None:
+    port, tls_port, admin_port = free_ports(3)
+    command = [sys.executable, "-m", "deploy.haproxy", "--replicas", "1", "--folder", str(tmp_path)]
+    command += ["--port", str(port), "--tls-port", str(tls_port), "--admin-port", str(admin_port)]
+    settings = {"VITRINE_DEFAULT_MODEL": "tiny", "VITRINE_EXPLAIN": "false"}
+    own = environment(fleet.balancer.socket.parent / "home", **settings)
+    interfaces = psutil.net_if_addrs().keys()
+    process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
     try:
-        with balancing(places, folder, three_ports()) as balancer:
-            yield f"http://127.0.0.1:{balancer.port}/predict", recorders
+        printed = ""
+        while "HAProxy: " not in printed and (line := process.stdout.readline()):
+            printed += line
+        answer = requests.post(f"http://127.0.0.1:{port}/predict", data=plain(200), timeout=30)
+        assert answer.status_code == 200 and answer.json()["prediction"] == "bright", printed
+        process.terminate()
+        assert process.wait(60) == 0, printed + process.stdout.read()
     finally:
-        for recorder, thread in zip(recorders, threads, strict=True):
-            recorder.shutdown()
-            recorder.server_close()
-            thread.join()
-
-
-def test_a_trace_and_an_id_are_the_same_in_every_replica_that_a_request_is_sent_to(tmp_path: Path) -> None:
-    with recording(tmp_path, 503, 503) as (url, recorders):
-        answer = requests.post(url, data=b"x" * 200_000, headers={"traceparent": TRACE}, timeout=30)
-    headers = [sent for recorder in recorders for sent in recorder.received]
-    assert answer.status_code == 503 and len(headers) == 3  # once, and twice again
-    assert {recorder.status for recorder in recorders if recorder.received} == {503}
-    assert all(recorder.received for recorder in recorders)
-    assert {sent["traceparent"] for sent in headers} == {TRACE} and len({sent["x-request-id"] for sent in headers}) == 1
-
-
-def test_every_other_answer_is_passed_on_at_once(tmp_path: Path) -> None:
-    with recording(tmp_path, 200, 200) as (url, recorders):
-        for status in (400, 413, 429, 500, 502, 504):
-            for recorder in recorders:
-                recorder.status = status
-            assert requests.post(url, data=b"x", timeout=30).status_code == status
-    assert sum(len(recorder.received) for recorder in recorders) == 6
-
-
-def test_what_a_buffer_does_not_hold_is_sent_once(tmp_path: Path) -> None:
-    with recording(tmp_path, 503, 200) as (url, _):
-        answers = {
-            size: {requests.post(url, data=b"x" * size, timeout=30).status_code for _ in range(4)}
-            for size in (SENT_AGAIN, 2**18)
-        }
-    assert answers == {SENT_AGAIN: {200}, 2**18: {200, 503}}
-
-
-def test_hosts_have_a_network_of_their_own_that_can_be_cut() -> None:
-    with hosts(2) as (first, second):
-        if not first.namespace:
-            missing("a network namespace", "It needs Linux, root and iproute2.")
-        command = [sys.executable, "-m", "http.server", "--bind", first.address, "3000"]
-        server = subprocess.Popen(first.command(command), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            wait_until(lambda: reaches(first.address), 20)
-            inside = [sys.executable, "-c", f"import socket; socket.create_connection(('{first.address}', 3000), 5)"]
-            subprocess.run(second.command(inside), check=True)
-            first.plug("down")
-            assert not reaches(first.address)
-            first.plug("up")
-            wait_until(lambda: reaches(first.address), 20)
-        finally:
-            server.kill()
-            server.wait()
-
-
-def reaches(address: str) -> bool:
-    with suppress(OSError), socket.create_connection((address, 3000), timeout=0.3):
-        return True
-    return False
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert psutil.net_if_addrs().keys() <= interfaces  # no bridge and no cable is left
