@@ -1,4 +1,4 @@
-"""The balancers' configurations: that they are valid, what HAProxy does with every answer, and hosts that can be cut."""
+"""The balancers' configurations are valid, HAProxy passes every answer on, and hosts can be cut off."""
 
 import os
 import shutil
