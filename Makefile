@@ -75,7 +75,7 @@ chaos: $(DEV)  ## Overload, kills, a drain and a soak, on Vitrine and its peers 
 
 fleet: $(DEV)  ## Three replicas behind HAProxy, killed, stopped, cut off, slowed and replaced (10 minutes, as root)
 	.venv-dev/bin/python -m loadtests.fleet $(ARGS)
-	if [ -z "$(ARGS)" ]; then .venv-dev/bin/python -m loadtests.fleet.capacity; fi
+	$(if $(ARGS),,.venv-dev/bin/python -m loadtests.fleet.capacity)
 
 loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a report and plots
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done

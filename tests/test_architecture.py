@@ -44,23 +44,10 @@ EXCEPTIONS = {
     ("loadtests/bench.py", "training.kidney_stone.data"): "the load is pictures that kidney-stone was made for",
     ("loadtests/bench.py", "training.kidney_stone.phantom"): "the load is pictures that kidney-stone was made for",
     ("loadtests/compare/cheapest.py", "export.importers"): "a model of next to no work is made and imported",
-    (
-        "loadtests/fleet/costs.py",
-        "deploy.haproxy.balancer",
-    ): "the balancer that is measured is the one that is deployed",
-    (
-        "loadtests/fleet/replicas.py",
-        "deploy.haproxy.balancer",
-    ): "the fleet that is measured is the one that is deployed",
-    ("loadtests/fleet/replicas.py", "deploy.haproxy.hosts"): "the fleet that is measured is the one that is deployed",
-    (
-        "loadtests/fleet/replicas.py",
-        "deploy.haproxy.replicas",
-    ): "the fleet that is measured is the one that is deployed",
-    (
-        "loadtests/fleet/scenarios.py",
-        "deploy.haproxy.replicas",
-    ): "the fleet that is measured is the one that is deployed",
+    ("loadtests/fleet/costs.py", "deploy.haproxy.balancer"): "the balancer that is measured is the deployed one",
+    ("loadtests/fleet/replicas.py", "deploy.haproxy.balancer"): "the fleet that is measured is the deployed one",
+    ("loadtests/fleet/replicas.py", "deploy.haproxy.hosts"): "the fleet that is measured is the deployed one",
+    ("loadtests/fleet/replicas.py", "deploy.haproxy.replicas"): "the fleet that is measured is the deployed one",
     ("loadtests/explain.py", "export.onnx"): "both explain graphs are exported, to be compared",
     ("loadtests/row_batches.py", "api.row_answers"): "the writing of the answers is one of the steps that are timed",
     ("loadtests/protocols.py", "api.oip.messages"): "the name of the protocol's header is the API's",

@@ -124,10 +124,10 @@ def balancing(
     certificate = make_certificate(folder)
     file, log, control = folder / "haproxy.cfg", folder / "haproxy.log", folder / "haproxy.sock"
     file.write_text(configuration(replicas, text), "utf-8")
-    names = ("VITRINE_LB_PLAIN", "VITRINE_LB_TLS", "VITRINE_LB_ADMIN")
+    names = ("BALANCER_PLAIN", "BALANCER_TLS", "BALANCER_ADMIN")
     variables = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
-    variables |= {"VITRINE_LB_PEM": str(folder / "haproxy.pem"), "VITRINE_LB_SOCKET": str(control)}
-    variables["VITRINE_LB_LUA"] = str(LUA)
+    variables |= {"BALANCER_PEM": str(folder / "haproxy.pem"), "BALANCER_SOCKET": str(control)}
+    variables["BALANCER_LUA"] = str(LUA)
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["haproxy", "-db", "-f", str(file)], env=os.environ | variables, stdout=output, stderr=output

@@ -27,8 +27,8 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 @pytest.mark.usefixtures("haproxy")
 def test_the_shipped_configuration_is_valid_as_it_stands(tmp_path: Path) -> None:
     make_certificate(tmp_path)
-    variables = {"VITRINE_LB_PEM": str(tmp_path / "haproxy.pem"), "VITRINE_LB_SOCKET": str(tmp_path / "socket")}
-    variables["VITRINE_LB_LUA"] = str(LUA)
+    variables = {"BALANCER_PEM": str(tmp_path / "haproxy.pem"), "BALANCER_SOCKET": str(tmp_path / "socket")}
+    variables["BALANCER_LUA"] = str(LUA)
     command = ["haproxy", "-c", "-f", str(CONFIGURATION)]
     ran = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
     assert ran.returncode == 0 and "arning" not in ran.stdout + ran.stderr, ran.stderr

@@ -168,9 +168,16 @@ def test_nobody_loads_or_unloads_a_model_in_one_replica_of_several(fleet: Fleet)
         with pytest.raises(InferenceServerException, match=str(grpc.StatusCode.PERMISSION_DENIED)):
             client.unload_model("tiny")
     assert requests.get(f"{fleet.url}/metrics", timeout=30).status_code == 403
-    own = requests.get(f"http://127.0.0.1:{fleet.balancer.admin_port}/metrics", timeout=30).text
-    assert 'haproxy_frontend_http_requests_total{proxy="vitrine"}' in own  # KEDA's manifest asks Prometheus for it
     assert [replica.log.read_text().count("/unload") for replica in fleet.replicas.values()] == before
+
+
+def test_what_documents_and_manifests_ask_of_the_balancers_metrics_is_there(fleet: Fleet) -> None:
+    exported = requests.get(f"http://127.0.0.1:{fleet.balancer.admin_port}/metrics", timeout=30).text
+    scaled = ROOT / "deploy" / "kubernetes" / "components" / "keda" / "scaledobject.yaml"
+    asked = (ROOT / "docs" / "scale.md").read_text() + scaled.read_text()
+    names = set(re.findall(r"haproxy_(?:frontend|backend|server|process)_\w+", asked))
+    assert len(names) >= 6 and names <= set(re.findall(r"(?m)^(\w+)(?:\{| )", exported))
+    assert 'haproxy_frontend_http_requests_total{proxy="vitrine"}' in exported
 
 
 def test_a_stopped_replica_a_killed_and_a_drained_one_lose_nothing_that_a_buffer_holds(fleet: Fleet) -> None:
