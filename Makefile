@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare chaos panels loadtest fuzz check-sizes explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare chaos panels loadtest fuzz check-sizes explain-quality image fleet image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -76,6 +76,10 @@ chaos: $(DEV)  ## Overload, kills, a drain and a soak, on Vitrine and its peers 
 panels: $(DEV)  ## Draw two panels of the dashboard for the docs, from a real Prometheus under a minute of load
 	.venv-dev/bin/vitrine models import kidney-stone
 	.venv-dev/bin/python -m loadtests.panels $(ARGS)
+
+fleet: $(DEV)  ## Three replicas behind HAProxy, killed, stopped, cut off, slowed and replaced (10 minutes, as root)
+	.venv-dev/bin/python -m loadtests.fleet $(ARGS)
+	$(if $(ARGS),,.venv-dev/bin/python -m loadtests.fleet.capacity)
 
 loadtest: $(DEV)  ## Two minutes of load on a fresh server, with limits, a report and plots
 	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.live.server import environment
 from tests.source import copy_of_the_source
 
-IN_THE_CLONE = {"deploy/container/image.py", "loadtests/server.py"}
+IN_THE_CLONE = {"deploy/container/image.py", "deploy/haproxy/balancer.py", "loadtests/server.py"}
 IN_THE_CLONE_AND_THE_PACKAGE = {"cli/serve.py", "export/explanation_cost.py", "export/rows/importing.py"}
 IN_THE_PACKAGE = (
     ("cli.serve", "HOME"),
@@ -98,10 +98,12 @@ def test_every_path_that_is_computed_from_a_files_place_is_tried_here() -> None:
 
 def test_a_clone_finds_its_files(home: Path, tmp_path: Path) -> None:
     others = (*IN_THE_PACKAGE, ("loadtests.server", "ROOT"), ("deploy.container.image", "ROOT"))
-    places = probe(ROOT, home, tmp_path, *others, ("deploy.container.image", "HERE"))
+    balancer = ("deploy.haproxy.balancer", "CONFIGURATION")
+    places = probe(ROOT, home, tmp_path, *others, ("deploy.container.image", "HERE"), balancer)
     assert places["shipped"] == SHIPPED and places["served"] == ["kidney-stone"]
     assert {places[f"{module}.{attribute}"] for module, attribute in others} == {str(ROOT)}
     assert (Path(places["deploy.container.image.HERE"]) / "Dockerfile").exists()
+    assert Path(places["deploy.haproxy.balancer.CONFIGURATION"]).exists()
 
 
 def test_an_installed_package_finds_its_files_and_imports_a_model_that_it_ships(

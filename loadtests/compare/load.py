@@ -33,12 +33,13 @@ clock = time.perf_counter
 
 
 class Target(NamedTuple):
-    """A server's port, encoded requests, the answer that is right for each, and what decodes an answer."""
+    """A server's port, encoded requests, the answer that is right for each, what decodes an answer, and its address."""
 
     port: int
     requests: Sequence[bytes]
     expected: Sequence[dict[str, Any]]
     read: Read
+    host: str = "127.0.0.1"
 
 
 class Exchange(NamedTuple):
@@ -94,11 +95,11 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
 
-    async def exchange(self, port: int, request: bytes) -> tuple[int, bytes]:
+    async def exchange(self, port: int, request: bytes, host: str = "127.0.0.1") -> tuple[int, bytes]:
         """Send a request, connecting first if need be, and return the status and the body of the answer."""
         loop = asyncio.get_running_loop()
         if self.closed:
-            await loop.create_connection(lambda: self, "127.0.0.1", port)
+            await loop.create_connection(lambda: self, host, port)
         self._answer = loop.create_future()
         self._transport.write(request)
         return await self._answer
@@ -149,7 +150,7 @@ async def _exchange(connection: Connection, target: Target, index: int, since: f
     """Exchange one request for its answer; latency counts from `since`, which `clock` gave, as it gave `began`."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            status, body = await connection.exchange(target.port, target.requests[index])
+            status, body = await connection.exchange(target.port, target.requests[index], target.host)
     except (OSError, TimeoutError, httptools.HttpParserError) as error:
         connection.close()
         status, body = 0, f"{type(error).__name__} {error}".strip().encode()

@@ -1,5 +1,6 @@
 """One Podman, one image and one set of build contexts for all tests of what is deployed."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.deploy.contexts import Contexts, prepare
 from tests.deploy.engine import Podman, checked, find_podman, missing_programs
+from tests.deploy.kustomize import missing
 from tests.deploy.rootfs import Bootstrap
 from tests.live.server import environment
 from tests.source import copy_of_the_source
@@ -25,6 +27,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End the download if the tests ended before it."""
     if bootstrap := config.stash.get(BOOTSTRAP, None):
         bootstrap.stop()
+
+
+@pytest.fixture(scope="session")
+def haproxy() -> None:
+    """HAProxy, or the reason why what needs it is not run."""
+    if not shutil.which("haproxy"):
+        missing("haproxy", "Install 2.6 or newer: apt-get install haproxy")
 
 
 @pytest.fixture(scope="session")

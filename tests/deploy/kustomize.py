@@ -17,8 +17,11 @@ from tests.conftest import ROOT
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
 COMPONENTS = ("gradcam", "models-dir", "queue-seconds", "servicemonitor")
-SETS = ("cpu", "cuda", "dev", "everything", "kserve")
-"""The overlays; `everything` is cpu with every component."""
+COMBINED = {"everything": COMPONENTS, "keda": ("keda",)}
+"""Sets that are the overlay cpu with components; KEDA's takes the autoscaler away that others change."""
+SETS = ("cpu", "cuda", "dev", "everything", "keda", "kserve")
+"""The overlays and what is combined of them."""
+JOBS = ("bulk", "bulk-ray")
 
 
 def missing(what: str, cure: str) -> None:
@@ -37,14 +40,14 @@ def kubectl() -> str:
 
 @cache
 def rendered(name: str) -> tuple[dict[str, Any], ...]:
-    """Return the objects of one of `SETS`."""
-    if name != "everything":
-        return _render(KUBERNETES / "kserve" if name == "kserve" else KUBERNETES / "overlays" / name)
+    """Return the objects of one of `SETS` or `JOBS`."""
+    if name not in COMBINED:
+        return _render(KUBERNETES / name if name in ("kserve", *JOBS) else KUBERNETES / "overlays" / name)
     with tempfile.TemporaryDirectory() as folder:
         near = Path(os.path.relpath(KUBERNETES, Path(folder).resolve()))
         kustomization = {
             "resources": [str(near / "overlays" / "cpu")],
-            "components": [str(near / "components" / name) for name in COMPONENTS],
+            "components": [str(near / "components" / name) for name in COMBINED[name]],
             "images": [{"name": "vitrine", "newName": "registry.example.com/vitrine", "newTag": "1.2.3"}],
         }
         (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))

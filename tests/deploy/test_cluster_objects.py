@@ -11,7 +11,7 @@ from runners.metrics import metrics
 from settings import Settings
 from tests.deploy.kustomize import KUBERNETES, named, of_kind, pods, server
 
-OWN = ("cpu", "cuda", "dev", "everything")
+OWN = ("cpu", "cuda", "dev", "everything", "keda")
 """The sets whose Service, NetworkPolicy and so on are ours; KServe makes its own."""
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.deploy.kustomize import SETS, missing, of_kind, pods, rendered
+from tests.deploy.kustomize import JOBS, SETS, missing, of_kind, pods, rendered
 
 VERSIONS = ("1.30", "1.37")
 """The oldest that knows `preStop.sleep` without a feature gate, and the newest whose schemas we have."""
-CUSTOM = {"ServiceMonitor", "ServingRuntime", "InferenceService"}
+CUSTOM = {"ServiceMonitor", "ServingRuntime", "InferenceService", "ScaledObject", "RayJob"}
 """Kinds that other projects define, which kubernetes-validate does not know."""
+POD = {"apiVersion": "v1", "kind": "Pod"}
 
 
 def validated(document: dict[str, Any], version: str) -> None:
@@ -31,9 +32,22 @@ def validated(document: dict[str, Any], version: str) -> None:
 def test_every_object_is_what_kubernetes_knows(name: str, version: str) -> None:
     documents = [document for document in rendered(name) if document["kind"] not in CUSTOM]
     for pod in pods(name):  # KServe's too
-        documents.append({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": pod.spec})
+        documents.append(POD | {"metadata": {"name": "pod"}, "spec": pod.spec})
     for document in documents:
         validated(document, version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", JOBS)
+def test_every_job_is_what_kubernetes_knows(name: str, version: str) -> None:
+    for document in rendered(name):
+        if document["kind"] == "RayJob":
+            cluster = document["spec"]["rayClusterSpec"]
+            for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+                template = group["template"]
+                validated(POD | {"metadata": {"name": "pod"} | template["metadata"], "spec": template["spec"]}, version)
+        else:
+            validated(document, version)
 
 
 def test_a_misspelt_field_would_be_found() -> None:
