@@ -56,13 +56,15 @@ def score(source: str, tag: str, out: Path, **given: Any) -> None:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every `finally` ends what it started
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every `finally` ends what it started
     try:
         report = _run(source, tag, out, given)
     except VitrineError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise click.ClickException("Stopped. What is written is whole; --resume goes on with it.") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     _tell(report, out)
     if report.errors == report.rows:
         raise click.ClickException("Every row has an error.")

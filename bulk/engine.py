@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bulk.index import Parts
-from bulk.listing import Listing
 from bulk.rows import Parameters
 from models.package import StoredModel
 from serving.options import RunnerOptions
@@ -12,15 +11,14 @@ from serving.options import RunnerOptions
 
 @dataclass(frozen=True)
 class Job:
-    """One run.
+    """One run, as other processes can be told of it.
 
     Attributes:
         stored: the model.
         parameters: what is asked of it.
         options: what the operator set for every Runner.
         most_bytes: the size of the largest picture that is read.
-        listing: every part with its slice.
-        listing_file: where that is kept.
+        listing_file: where every part with its slice is kept.
         index_file: where the index is kept.
         parts: those that lie in the output's folder.
         run: tells this run from the others.
@@ -31,7 +29,6 @@ class Job:
     parameters: Parameters
     options: RunnerOptions
     most_bytes: int
-    listing: Listing
     listing_file: Path
     index_file: Path
     parts: Parts

@@ -5,10 +5,12 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from bulk.items import MOST_CHUNK_BYTES, MOST_CHUNK_ITEMS, Item, too_large
 from errors import BulkError
+from regular_file import read_regular_file
 
 UNKNOWN_SIZE = 2**20
 """What a file is taken for whose size no listing says, in bytes, when a chunk is filled."""
@@ -74,8 +76,7 @@ def read_files(paths: Sequence[str], sizes: Sequence[int], most_bytes: int) -> l
 
 def _read(path: str, most_bytes: int) -> bytes | str:
     try:
-        with open(path, "rb") as file:
-            return _content(file.read(most_bytes + 1), most_bytes)
+        return read_regular_file(Path(path), most_bytes)
     except (OSError, ValueError) as error:  # the latter of a name with a null in it
         return f"The file cannot be read: {getattr(error, 'strerror', None) or error}."
 

@@ -29,6 +29,10 @@ class Parts:
         self._folder, self._columns, self._form = folder, tuple(columns), form
         self._answers = lru_cache(maxsize=4)(self._read)
 
+    def __reduce__(self) -> tuple[type["Parts"], tuple[Path, tuple[Column, ...], Format]]:
+        """Return what another process makes the same of; what was read stays here."""
+        return Parts, (self._folder, self._columns, self._form)
+
     def path(self, part: int) -> Path:
         """Return the file of a part."""
         return self._folder / part_name(part, self._form)

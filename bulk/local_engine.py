@@ -2,10 +2,12 @@
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from itertools import islice
 
 from bulk.engine import Job
 from bulk.index import opened_index
+from bulk.listing import Listing
 from bulk.scorer import Scored, Scorer
 
 AT_ONCE = 2
@@ -24,10 +26,13 @@ def score_here(job: Job, parts: Sequence[int]) -> Generator[Scored, None, None]:
     """
     scorer = Scorer(job.stored, job.parameters, job.options, job.workers or job.options.cores(), job.most_bytes)
     remaining, pool = iter(parts), ThreadPoolExecutor(AT_ONCE, "bulk-part")
-    with opened_index(job.index_file, job.parts, job.stored.tag, str(job.parameters), job.run) as index:
+    with (
+        closing(Listing(job.listing_file)) as listing,
+        opened_index(job.index_file, job.parts, job.stored.tag, str(job.parameters), job.run) as index,
+    ):
 
         def begin(part: int) -> "Future[Scored]":
-            return pool.submit(scorer.score, part, job.listing.slice(part), index.claim)
+            return pool.submit(scorer.score, part, listing.slice(part), index.claim)
 
         try:
             under_way = {begin(part) for part in islice(remaining, AT_ONCE)}

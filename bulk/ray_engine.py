@@ -7,6 +7,7 @@ to every machine, so that all of them compute with the version that was asked fo
 
 import contextlib
 import io
+import logging
 import os
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 
 from bulk.engine import Job
 from bulk.files import missing_extra
-from bulk.index import Index, Parts
+from bulk.index import Index
 from bulk.items import Slice
 from bulk.listing import Listing
 from bulk.rows import Parameters
@@ -35,8 +36,16 @@ OBJECT_STORE_BYTES = 200 * 2**20
 class Desk:
     """Answers, on the driver's machine, what a part holds and which inputs are new."""
 
-    def __init__(self, listing: Path, index: Path, parts: Parts, tag: str, parameters: str, run: int) -> None:
-        self._listing, self._index = Listing(listing), Index(index, parts, tag, parameters, run)
+    def __init__(self, job: Job) -> None:
+        import ray
+
+        self._listing = Listing(job.listing_file)
+        self._index = Index(job.index_file, job.parts, job.stored.tag, str(job.parameters), job.run)
+        self._package = ray.put(packed(job.stored.path))
+
+    def package(self) -> list[Any]:
+        """Return where the model's package is, in a list, so that it is not fetched for the answer."""
+        return [self._package]
 
     def slice(self, part: int) -> Slice:
         """Return the slice of a part."""
@@ -50,13 +59,15 @@ class Desk:
 class ScoringActor:
     """One core of a cluster: scores the parts whose numbers it is given."""
 
-    def __init__(
-        self, desk: Any, package: bytes, parameters: Parameters, options: RunnerOptions, most_bytes: int
-    ) -> None:
-        self._desk = desk
-        self._folder = Path(tempfile.mkdtemp(prefix="vitrine-bulk-"))
-        self._scorer = Scorer(unpacked(package, self._folder), parameters, options, 1, most_bytes)
-        shutil.rmtree(self._folder, ignore_errors=True)  # it is in memory now
+    def __init__(self, desk: Any, parameters: Parameters, options: RunnerOptions, most_bytes: int) -> None:
+        import ray
+
+        self._desk, folder = desk, Path(tempfile.mkdtemp(prefix="vitrine-bulk-"))
+        try:
+            (package,) = ray.get(desk.package.remote())
+            self._scorer = Scorer(unpacked(ray.get(package), folder), parameters, options, 1, most_bytes)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # the model is in memory now
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Score the parts of a batch of Ray Data; each result is a pickle."""
@@ -85,7 +96,7 @@ def score_on_ray(job: Job, parts: Sequence[int], address: str | None) -> Generat
     Raises:
         BulkError: Ray is not installed, the cluster cannot be reached, or scoring failed.
     """
-    ray = connected(address)
+    ray = connected(address, job.stored)
     try:
         yield from _scored(ray, job, parts)
     except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as error:
@@ -94,10 +105,9 @@ def score_on_ray(job: Job, parts: Sequence[int], address: str | None) -> Generat
         ray.shutdown()
 
 
-def connected(address: str | None) -> Any:
-    """Return the module `ray`, connected to a cluster; arguments and errors as of `score_on_ray`."""
+def connected(address: str | None, stored: StoredModel) -> Any:
+    """Return the module `ray`, connected to a cluster that has room for a model; the rest as of `score_on_ray`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     try:
         import ray
         import ray.data
@@ -113,7 +123,8 @@ def connected(address: str | None) -> Any:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options |= {"num_cpus": available_cores(), "include_dashboard": False}
-        options |= {"object_store_memory": OBJECT_STORE_BYTES}
+        package_bytes = sum(path.stat().st_size for path in stored.path.rglob("*"))
+        options |= {"object_store_memory": OBJECT_STORE_BYTES + package_bytes}
     try:
         ray.init(address=address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -125,6 +136,7 @@ def _scored(ray: Any, job: Job, parts: Sequence[int]) -> Generator[Scored, None,
     from ray.data import ActorPoolStrategy, DataContext
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
@@ -133,14 +145,13 @@ def _scored(ray: Any, job: Job, parts: Sequence[int]) -> Generator[Scored, None,
     desk = (
         ray.remote(Desk)
         .options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
-        .remote(job.listing_file, job.index_file, job.parts, job.stored.tag, str(job.parameters), job.run)
+        .remote(job)
     )
     workers = min(job.workers or int(ray.cluster_resources().get("CPU", 1)), len(parts))
-    package = packed(job.stored)
     numbers = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
     scored = numbers.map_batches(
         ScoringActor,
-        fn_constructor_args=(desk, package, job.parameters, job.options, job.most_bytes),
+        fn_constructor_args=(desk, job.parameters, job.options, job.most_bytes),
         batch_size=1,
         compute=ActorPoolStrategy(min_size=1, max_size=max(workers, 1), max_tasks_in_flight_per_actor=2),
         num_cpus=1,
@@ -150,12 +161,12 @@ def _scored(ray: Any, job: Job, parts: Sequence[int]) -> Generator[Scored, None,
             yield pickle.loads(blob)  # of an actor of ours
 
 
-def packed(stored: StoredModel) -> bytes:
+def packed(package: Path) -> bytes:
     """Return a model's package as an archive."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        for path in sorted(path for path in stored.path.rglob("*") if path.is_file()):
-            file.write(path, path.relative_to(stored.path).as_posix())
+        for path in sorted(path for path in package.rglob("*") if path.is_file()):
+            file.write(path, path.relative_to(package).as_posix())
     return archive.getvalue()
 
 

@@ -120,14 +120,13 @@ def run(request: Request, show: Show) -> Report:
                 parameters=request.parameters,
                 options=request.options,
                 most_bytes=request.most_bytes,
-                listing=listing,
                 listing_file=listing_file,
                 index_file=folder.state / "index.sqlite",
                 parts=parts,
                 run=time.time_ns(),
                 workers=request.workers,
             )
-            computed, before = _score(request, job, folder, facts, show, source.ignored)
+            computed, before = _score(request, job, listing, folder, facts, show, source.ignored)
         counts = added(known.tally for known in folder.written.values())
         folder.write_run({**facts, "state": "complete", "rows": counts["rows"], "errors": counts["errors"]})
         if request.summary:
@@ -136,11 +135,17 @@ def run(request: Request, show: Show) -> Report:
 
 
 def _score(
-    request: Request, job: Job, folder: OutputFolder, facts: Mapping[str, Any], show: Show, ignored: int
+    request: Request,
+    job: Job,
+    listing: Listing,
+    folder: OutputFolder,
+    facts: Mapping[str, Any],
+    show: Show,
+    ignored: int,
 ) -> tuple[int, int]:
     """Score the parts that the folder lacks; return how many inputs were computed, and how many rows were there."""
     total, before, todo, count = 0, 0, list[int](), 0
-    for part, rows, digest in job.listing.parts():
+    for part, rows, digest in listing.parts():
         total, count = total + rows, count + 1
         if folder.is_written(part, digest):
             before += rows
@@ -157,7 +162,7 @@ def _score(
         done[0], done[1] = done[0] + rows, done[1] + errors
         show(done[0], total, done[1], before)
 
-    collector = Collector(folder, job.parts, job.stored, job.listing.digest, advance)
+    collector = Collector(folder, job.parts, job.stored, listing.digest, advance)
     if todo:
         with closing(_engine(request, job, todo)) as scored:
             for part in scored:
