@@ -21,7 +21,7 @@ MOST_REASONS = 5
 @click.command()
 @click.argument("source")
 @click.option("--model", "tag", required=True, metavar="NAME[:VERSION]", help="An installed model.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder of the parts.")
+@click.option("--out", required=True, help="The folder of the parts.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True)
 @click.option("--column", "columns", multiple=True, metavar="NAME=COLUMN", help="What a column holds; see below.")
 @click.option("--threshold", type=click.FloatRange(min=0, min_open=True), help="Used instead of the card's.")
@@ -35,7 +35,7 @@ MOST_REASONS = 5
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="local, or with --address ray.")
 @click.option("--address", metavar="HOST:PORT", help="The head of a Ray cluster that this machine is of, or auto.")
 @click.option("--workers", type=click.IntRange(min=1), help="How many cores to use; by default all.")
-def score(source: str, tag: str, out: Path, **given: Any) -> None:
+def score(source: str, tag: str, out: str, **given: Any) -> None:
     r"""Score every input of SOURCE with an installed model, by the pipeline that serves it, into numbered parts.
 
     \b
@@ -70,7 +70,7 @@ def score(source: str, tag: str, out: Path, **given: Any) -> None:
         raise click.ClickException("Every row has an error.")
 
 
-def _run(source: str, tag: str, out: Path, given: dict[str, Any]) -> "Report":
+def _run(source: str, tag: str, out: str, given: dict[str, Any]) -> "Report":
     # What follows takes seconds to import, which no help should wait for.
     from bulk.model import find_model
     from bulk.progress import Shown
@@ -79,6 +79,8 @@ def _run(source: str, tag: str, out: Path, given: dict[str, Any]) -> "Report":
     from serving.options import RunnerOptions
     from settings import load_settings
 
+    if "://" in out:
+        raise BulkError(f"--out {out}: the parts are written to a folder of this machine; copy them from there.")
     settings = load_settings()
     stored = find_model(tag, settings.models_dir)
     parameters = Parameters(given["threshold"], given["top_k"] or settings.top_k, given["explain"])
@@ -86,7 +88,7 @@ def _run(source: str, tag: str, out: Path, given: dict[str, Any]) -> "Report":
     request = Request(
         source=source,
         stored=stored,
-        out=out,
+        out=Path(out),
         parameters=parameters,
         columns=dict(map(_column, given["columns"])),
         form=given["form"],
@@ -116,7 +118,7 @@ def _column(text: str) -> tuple[str, str]:
     return name, column
 
 
-def _tell(report: "Report", out: Path) -> None:
+def _tell(report: "Report", out: str) -> None:
     """Say what became of the run."""
     click.echo(
         f"{report.rows:,} rows in {out}: {report.rows - report.errors:,} answered, {report.errors:,} with an error. "

@@ -188,7 +188,7 @@ def opened_archive(path: str, changed: str) -> zipfile.ZipFile:
         BulkError: it is no zip archive, or is damaged.
     """
     try:
-        return zipfile.ZipFile(open_binary(path))
+        return zipfile.ZipFile(open_binary(path) if is_url(path) else path)
     except (OSError, zipfile.BadZipFile) as error:
         raise BulkError(f"{path} is no zip archive that can be read: {error}.") from error
 

@@ -98,8 +98,6 @@ def run(request: Request, show: Show) -> Report:
         BulkError: it cannot begin or go on; what is written stays whole, and `resume` goes on with it.
     """
     stored, out = request.stored, request.out
-    if is_url(str(out)):
-        raise BulkError(f"--out {out}: the parts are written to a folder of this machine; copy them from there.")
     if not is_url(request.source) and _is_inside(out, Path(request.source)):
         raise BulkError(f"--out {out} lies in SOURCE, which would be scored with it: name another folder.")
     if request.parameters.explain and not is_of_pictures(stored.card):

@@ -3,9 +3,9 @@
 import base64
 import binascii
 import csv
-import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
@@ -68,16 +68,17 @@ class Table:
     def _every_record(self) -> Iterator[Mapping[str, Any] | str]:
         """Yield as many records as there are rows, whatever becomes of the table."""
         records, missing = self._records(), "The table has no such row any more."
-        for _ in range(self.rows):
-            try:
-                yield next(records, missing)
-            except BulkError:
-                raise
-            except Exception as error:  # a damaged table makes its library, or a store, raise anything
-                missing = f"The table cannot be read from here on: {error}."
-                yield missing
+        with closing(records):
+            for _ in range(self.rows):
+                try:
+                    yield next(records, missing)
+                except BulkError:
+                    raise
+                except Exception as error:  # a damaged table makes its library, or a store, raise anything
+                    missing = f"The table cannot be read from here on: {error}."
+                    yield missing
 
-    def _records(self) -> Iterator[Mapping[str, Any] | str]:
+    def _records(self) -> Generator[Mapping[str, Any] | str, None, None]:
         """Yield each row by the names of its columns, or what is wrong with it."""
         raise NotImplementedError
 
@@ -137,10 +138,12 @@ class CsvRows(Table):
     header: tuple[str, ...] = ()
     delimiter: str = ","
 
-    def _records(self) -> Iterator[Mapping[str, Any] | str]:
+    def _records(self) -> Generator[Mapping[str, Any] | str, None, None]:
+        csv.field_size_limit(MOST_CELL_CHARACTERS)
         with open_binary(self.path) as file:
             file.seek(self.start)
-            for cells in islice(_csv_reader(io.TextIOWrapper(file, "utf-8", "replace", newline=""), self), self.rows):
+            lines = (line.decode("utf-8", "replace") for line in file)
+            for cells in islice(filter(None, csv.reader(lines, delimiter=self.delimiter)), self.rows):
                 if len(cells) == len(self.header):
                     yield dict(zip(self.header, cells, strict=True))
                 else:
@@ -155,7 +158,7 @@ class CsvRows(Table):
 class ParquetRows(Table):
     """Rows of a Parquet file."""
 
-    def _records(self) -> Iterator[Mapping[str, Any] | str]:
+    def _records(self) -> Generator[Mapping[str, Any] | str, None, None]:
         place, last = 0, self.start + self.rows
         for group, size in enumerate(group_sizes(self.path, self.changed)):
             first, end = max(self.start, place), min(last, place + size)
@@ -221,11 +224,6 @@ def csv_slices(
             yield CsvRows(path, start, number, rows, *columns, changed, header, delimiter)
 
 
-def _csv_reader(file: io.TextIOWrapper, rows: CsvRows) -> Iterator[list[str]]:
-    csv.field_size_limit(MOST_CELL_CHARACTERS)
-    return (cells for cells in csv.reader(file, delimiter=rows.delimiter) if cells)
-
-
 def parquet_slices(path: str, changed: str, recognise: Any, most_rows: int) -> Iterator[ParquetRows]:
     """Yield the slices of a Parquet file; what they hold is recognised by its columns.
 
@@ -248,7 +246,7 @@ def parquet_file(path: str, changed: str) -> Any:
     except ImportError as error:
         raise missing_extra(f"{path}: Parquet needs pyarrow") from error
     try:
-        return ParquetFile(open_binary(path))
+        return ParquetFile(open_binary(path) if is_url(path) else path)
     except (OSError, ArrowException) as error:
         raise BulkError(f"{path} is no Parquet file that can be read: {error}.") from error
 
