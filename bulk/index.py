@@ -95,6 +95,8 @@ class Index:
 def _opened(file: Path) -> sqlite3.Connection:
     try:
         return _connected(file)
+    except sqlite3.OperationalError:  # the disk is full, or read-only
+        raise
     except sqlite3.DatabaseError:  # damaged, after a loss of power
         for name in (file.name, f"{file.name}-wal", f"{file.name}-journal"):
             file.with_name(name).unlink(missing_ok=True)

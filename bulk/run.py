@@ -1,6 +1,7 @@
 """One run, from SOURCE to the finished folder."""
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from bulk.collector import Collector
 from bulk.engine import Job
 from bulk.files import is_url
-from bulk.folder import OutputFolder, opened_folder
+from bulk.folder import FREE_SPACE, OutputFolder, opened_folder
 from bulk.index import Parts
 from bulk.listing import Listing
 from bulk.local_engine import score_here
@@ -97,6 +98,13 @@ def run(request: Request, show: Show) -> Report:
     Raises:
         BulkError: it cannot begin or go on; what is written stays whole, and `resume` goes on with it.
     """
+    try:
+        return _run(request, show)
+    except sqlite3.Error as error:
+        raise BulkError(f"--out {request.out}: {error}. {FREE_SPACE}") from error
+
+
+def _run(request: Request, show: Show) -> Report:
     stored, out = request.stored, request.out
     if not is_url(request.source) and _is_inside(out, Path(request.source)):
         raise BulkError(f"--out {out} lies in SOURCE, which would be scored with it: name another folder.")

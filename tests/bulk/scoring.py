@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Condition, Thread
@@ -123,10 +123,11 @@ def serving_pictures(pictures: Mapping[str, bytes]) -> Iterator[Pictures]:
 
         def do_GET(self) -> None:  # noqa: N802
             data = served.get(self.path.strip("/"))
-            self.send_response(200 if data is not None else 404)
-            self.send_header("Content-Length", str(len(data or b"")))
-            self.end_headers()
-            self.wfile.write(data or b"")
+            with suppress(OSError):  # who asked may have been killed
+                self.send_response(200 if data is not None else 404)
+                self.send_header("Content-Length", str(len(data or b"")))
+                self.end_headers()
+                self.wfile.write(data or b"")
 
         def log_message(self, *arguments: object) -> None:
             pass
