@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import pickle
+import secrets
 import shutil
 import tempfile
 import zipfile
@@ -108,6 +109,9 @@ def score_on_ray(job: Job, parts: Sequence[int], address: str | None) -> Generat
 def connected(address: str | None, stored: StoredModel) -> Any:
     """Return the module `ray`, connected to a cluster that has room for a model; the rest as of `score_on_ray`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:  # whoever else is on this machine may not use it; nothing of it is written to a home
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
         import ray.data
@@ -153,7 +157,7 @@ def _scored(ray: Any, job: Job, parts: Sequence[int]) -> Generator[Scored, None,
         ScoringActor,
         fn_constructor_args=(desk, job.parameters, job.options, job.most_bytes),
         batch_size=1,
-        compute=ActorPoolStrategy(min_size=1, max_size=max(workers, 1), max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(size=max(workers, 1), max_tasks_in_flight_per_actor=2),
         num_cpus=1,
     )
     for batch in scored.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=1):

@@ -132,8 +132,13 @@ def serving_pictures(pictures: Mapping[str, bytes]) -> Iterator[Pictures]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads, request_queue_size = True, 64
+
+        def handle_error(self, *arguments: object) -> None:
+            pass  # who asked was killed
+
+    server = Server(("127.0.0.1", 0), Handler)
     served.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
