@@ -1,4 +1,4 @@
-"""Scored parts as they come in, in any order: answers of equal inputs are put in their place, then parts are written."""
+"""Scored parts as they come in, in any order: equal inputs share the answer of one of them, then parts are written."""
 
 from collections.abc import Callable
 from typing import Any

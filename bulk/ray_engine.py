@@ -147,9 +147,7 @@ def _scored(ray: Any, job: Job, parts: Sequence[int]) -> Generator[Scored, None,
     context.execution_options.verbose_progress = False
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     desk = (
-        ray.remote(Desk)
-        .options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
-        .remote(job)
+        ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1).remote(job)
     )
     workers = min(job.workers or int(ray.cluster_resources().get("CPU", 1)), len(parts))
     numbers = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
@@ -187,5 +185,3 @@ def _reason(error: Exception) -> str:
     with contextlib.suppress(IndexError):
         return lines[-1].strip().rstrip(".") + "."
     return type(error).__name__ + "."
-
-

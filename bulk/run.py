@@ -171,8 +171,8 @@ def _score(
     collector = Collector(folder, job.parts, job.stored, listing.digest, advance)
     if todo:
         with closing(_engine(request, job, todo)) as scored:
-            for part in scored:
-                collector.add(part)
+            for scored_part in scored:
+                collector.add(scored_part)
     collector.check_complete()
     folder.finish(count, job.stored.version)
     return collector.computed, before

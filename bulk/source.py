@@ -163,7 +163,8 @@ class Source:
 def slice_from_json(fields: dict[str, Any]) -> Slice:
     """Return the slice that `Slice.to_json` described."""
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return KINDS[given.pop("kind")](**given)
+    kind = str(given.pop("kind"))
+    return KINDS[kind](**given)
 
 
 def _recognise(card: Card, columns: Mapping[str, str], header: list[str], path: str) -> Any:

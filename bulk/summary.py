@@ -62,9 +62,8 @@ def plot(bins: Sequence[int], shown: str, title: str, labels: Mapping[str, int])
         (MARGIN - 4, MARGIN + 8, "end", f"{most:,}"),
     ]
     written = "".join(
-        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-family="sans-serif" font-size="12">{escape(text)}</text>'
-        for x, y, anchor, text in texts
+        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>' for x, y, anchor, text in texts
     )
     line = f'<line x1="{MARGIN}" x2="{WIDTH - MARGIN}" y1="{bottom}" y2="{bottom}" stroke="{AXIS}"/>'
-    size = f'width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    size = f'font-family="sans-serif" font-size="12" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{bars}{line}{written}</svg>\n'

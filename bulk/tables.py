@@ -193,9 +193,7 @@ class _CountedLines:
             raise BulkError(f"{self._path} is not UTF-8 ({error}). Save it as such.") from error
 
 
-def csv_slices(
-    path: str, changed: str, recognise: Any, most_rows: int
-) -> Iterator[CsvRows]:
+def csv_slices(path: str, changed: str, recognise: Any, most_rows: int) -> Iterator[CsvRows]:
     """Yield the slices of a CSV file; what they hold is recognised by its header.
 
     Raises:

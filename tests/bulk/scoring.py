@@ -121,7 +121,7 @@ def serving_pictures(pictures: Mapping[str, bytes]) -> Iterator[Pictures]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             data = served.get(self.path.strip("/"))
             with suppress(OSError):  # who asked may have been killed
                 self.send_response(200 if data is not None else 404)

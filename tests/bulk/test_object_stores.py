@@ -70,7 +70,8 @@ def fill(settings: dict[str, str]) -> None:
 def test_a_bucket_and_a_table_in_it_give_every_object_its_answer(
     tiny: str, home: Path, tmp_path: Path, s3: dict[str, str]
 ) -> None:
-    prefix = begin(home, "s3://scans/", "--model", "tiny", "--out", tmp_path / "prefix", "--part-rows", "5", **s3)
+    asked = ("s3://scans/", "--model", "tiny", "--out", tmp_path / "prefix", "--part-rows", "5")
+    prefix = begin(home, *asked, **s3)
     table = begin(home, "s3://scans/table.csv", "--model", "tiny", "--out", tmp_path / "table", **s3)
     assert "1 with an error" in end(prefix) and "1 with an error" in end(table)
     by_level = {int(row["input"][-7:-4]): row for row in rows_in(tmp_path / "prefix") if not row["error"]}
@@ -81,7 +82,9 @@ def test_a_bucket_and_a_table_in_it_give_every_object_its_answer(
     *rows, missing = rows_in(tmp_path / "table")
     assert rows == [by_level[level] for level in LEVELS]
     assert missing["input"] == "s3://scans/not/there.png" and "No such file" in missing["error"]
-    again = begin(home, "s3://scans/", "--model", "tiny", "--out", tmp_path / "prefix", "--part-rows", "5", "--resume", **s3)
+    again = begin(
+        home, "s3://scans/", "--model", "tiny", "--out", tmp_path / "prefix", "--part-rows", "5", "--resume", **s3
+    )
     assert "0 inputs were computed" in end(again)
 
 

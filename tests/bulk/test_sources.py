@@ -163,8 +163,8 @@ def test_rows_are_read_by_the_names_that_the_model_has_for_them(rows_card: Card,
         listed(table, rows_card)
     with pytest.raises(BulkError, match="takes x0, x1"):
         listed(table, rows_card, x7="first")
+    (tmp_path / "picture.png").write_bytes(DATA[0])
     with pytest.raises(BulkError, match="takes rows"):
-        (tmp_path / "picture.png").write_bytes(DATA[0])
         listed(tmp_path / "picture.png", rows_card)
 
 
