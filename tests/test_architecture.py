@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "export": CORE,
     "training": CORE | {"export"},
     "tuning": CORE,
-    "loadtests": CORE | {"settings"},
+    "loadtests": CORE | {"bulk", "settings"},
     "cli": CORE | {"bulk", "export", "loadtests", "settings", "training", "tuning"},
     "deploy": CORE | {"cli", "settings"},
 }

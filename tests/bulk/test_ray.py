@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bulk.cluster import TOKEN, cluster
+from loadtests.bulk.cluster import TOKEN, cluster
 from tests.bulk.scoring import Pictures, begin, end, parts_in, rows_in, serving_pictures, succeed, table_of
-from tests.live.server import wait_until
+from tests.live.server import environment, wait_until
 from tests.tiny import plain
 
 NAMES = [f"{place}.png" for place in range(200)]
@@ -39,10 +39,9 @@ def test_a_driver_and_then_a_node_killed_half_way_lose_nothing_and_repeat_nothin
 ) -> None:
     ray_folder = Path(tempfile.mkdtemp(prefix="vr-", dir="/tmp"))
     try:
-        with serving_pictures(pictures()) as served, cluster(home, ray_folder) as nodes:
+        with serving_pictures(pictures()) as served, cluster(environment(home), ray_folder) as nodes:
             table, out = table_of(tmp_path / "table.csv", served, NAMES), tmp_path / "out"
             second = nodes.add()
-            second.wait_started()
             arguments = (table, "--model", "tiny", "--out", out, "--part-rows", "10", "--address", nodes.address)
             served.hold(NAMES[100:])
             driver = begin(home, *arguments, **TOKEN)
