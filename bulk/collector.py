@@ -6,8 +6,8 @@ from typing import Any
 from bulk.folder import OutputFolder
 from bulk.index import Parts
 from bulk.rows import Output
-from bulk.scorer import Scored
 from bulk.tally import tally
+from bulk.work import Scored
 from errors import BulkError
 from models.package import StoredModel
 

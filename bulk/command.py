@@ -125,6 +125,6 @@ def _tell(report: "Report", out: str) -> None:
         f"{report.computed:,} inputs were computed, {report.before:,} rows were there before."
     )
     if report.ignored:
-        click.echo(f"{report.ignored:,} files of other kinds were left out; a glob takes them too.", err=True)
+        click.echo(f"Files of other kinds that were left out (a glob takes them): {report.ignored:,}", err=True)
     for reason, count in list(report.reasons.items())[:MOST_REASONS]:
         click.echo(f"  {count:,} × {reason}", err=True)

@@ -10,10 +10,11 @@ from threading import Lock
 
 from bulk.parts import Format, part_name, read_part
 from bulk.rows import Column, Output
-from bulk.scorer import HERE, Claimed
+from bulk.work import HERE, Claimed
 
 KEY_BYTES = 16
 """So many bytes of a sha256 tell inputs apart."""
+MOST_IN_QUERY = 500
 
 
 class Parts:
@@ -72,24 +73,35 @@ class Index:
 
     def claim(self, part: int, digests: Sequence[str]) -> list[Claimed]:
         """Return what becomes of the inputs of a part, by their sha256: what is new is computed by that part."""
+        keys = [hashlib.sha256(self._prefix + digest.encode()).digest()[:KEY_BYTES] for digest in digests]
         with self._lock, self._database:  # commits
-            return [self._claim(part, digest) for digest in digests]
+            owners = self._owners(keys)
+            claimed = [self._claimed(part, *pair) for pair in zip(digests, map(owners.get, keys), strict=True)]
+            new = [(key, part, self._run) for key, result in zip(keys, claimed, strict=True) if result is HERE]
+            self._database.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", new)
+        return claimed
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def _claim(self, part: int, digest: str) -> Claimed:
-        key = hashlib.sha256(self._prefix + digest.encode()).digest()[:KEY_BYTES]
-        owner = self._database.execute("SELECT part, run FROM claims WHERE key = ?", (key,)).fetchone()
-        if owner is not None:
-            owned_by, run = owner
-            if run == self._run:
-                return HERE if owned_by == part else Claimed(part=owned_by)
-            if (row := self._parts.answer(owned_by, digest, self._tag)) is not None:
-                return Claimed(row=row)
-        self._database.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (key, part, self._run))
-        return HERE
+    def _owners(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Return part and run of each key that was claimed before."""
+        owners = dict[bytes, tuple[int, int]]()
+        for start in range(0, len(keys), MOST_IN_QUERY):
+            asked = keys[start : start + MOST_IN_QUERY]
+            query = f"SELECT key, part, run FROM claims WHERE key IN ({','.join('?' * len(asked))})"
+            owners.update((key, (part, run)) for key, part, run in self._database.execute(query, asked))
+        return owners
+
+    def _claimed(self, part: int, digest: str, owner: tuple[int, int] | None) -> Claimed:
+        if owner is None:
+            return HERE
+        owned_by, run = owner
+        if run == self._run:
+            return HERE if owned_by == part else Claimed(part=owned_by)
+        row = self._parts.answer(owned_by, digest, self._tag)
+        return HERE if row is None else Claimed(row=row)
 
 
 def _opened(file: Path) -> sqlite3.Connection:

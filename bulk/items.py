@@ -11,6 +11,9 @@ MOST_CHUNK_ITEMS, MOST_CHUNK_BYTES = 256, 16 * 2**20
 """So much is read at once; what waits to be scored is a few times as much, whatever the size of a part."""
 
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
 class Item(NamedTuple):
     """One input as it was read.
 
@@ -46,7 +49,7 @@ class Slice(Protocol):
 def digest_of(payload: bytes | Row) -> str:
     """Return the sha256 of a picture's bytes, or of a row's JSON with its names sorted, in hexadecimal."""
     if not isinstance(payload, bytes):
-        payload = json.dumps(payload, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+        payload = _encode(payload).encode()
     return hashlib.sha256(payload).hexdigest()
 
 

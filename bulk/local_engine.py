@@ -8,7 +8,8 @@ from itertools import islice
 from bulk.engine import Job
 from bulk.index import opened_index
 from bulk.listing import Listing
-from bulk.scorer import Scored, Scorer
+from bulk.scorer import Scorer
+from bulk.work import Scored
 
 AT_ONCE = 2
 """So many parts are under way, so that the lanes have work while one of them ends."""

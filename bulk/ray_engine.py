@@ -24,7 +24,8 @@ from bulk.index import Index
 from bulk.items import Slice
 from bulk.listing import Listing
 from bulk.rows import Parameters
-from bulk.scorer import Claimed, Scored, Scorer
+from bulk.scorer import Scorer
+from bulk.work import Claimed, Scored
 from errors import BulkError
 from models.package import StoredModel, open_stored
 from runners.cores import available_cores

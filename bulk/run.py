@@ -19,10 +19,10 @@ from bulk.local_engine import score_here
 from bulk.parts import Format, check_format
 from bulk.ray_engine import score_on_ray
 from bulk.rows import Parameters, columns_of, is_of_pictures
-from bulk.scorer import Scored
 from bulk.source import Source
 from bulk.summary import write_summary
 from bulk.tally import added, histogram_of
+from bulk.work import Scored
 from errors import BulkError
 from models.package import StoredModel
 from serving.options import RunnerOptions

@@ -2,18 +2,17 @@
 
 import asyncio
 import math
-import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 
 from bulk.items import Item, Slice, digest_of
-from bulk.rows import Output, Parameters, of_picture, of_rows
+from bulk.rows import Parameters, of_picture, of_rows
+from bulk.work import Claim, Scored, Waiting, Work, read_ahead
 from errors import BulkError, DeadlineExceeded, NoExplanation, QueueFull, Unavailable, VitrineError
 from explain.rise import RISE
 from models.card import RowCard, as_row_card
@@ -33,41 +32,6 @@ from serving.rise import RiseExplainer
 MOST_ATTEMPTS = 6
 """How often an item is given to the model whose error is about the machine's load and not about the item."""
 CLOSE_S = 20.0
-
-
-class Claimed(NamedTuple):
-    """What becomes of an input: it is to be computed here, or its row is known, or a part of this run has it.
-
-    Attributes:
-        row: what is known of the same input; None where it is not.
-        part: the part whose computation answers it; None where it is to be computed here.
-    """
-
-    row: Output | None = None
-    part: int | None = None
-
-
-HERE = Claimed()
-Claim = Callable[[int, Sequence[str]], Sequence[Claimed]]
-"""Says of the sha256 of inputs that a part holds what becomes of each."""
-
-
-class Scored(NamedTuple):
-    """One part, scored.
-
-    Attributes:
-        part: its number.
-        rows: one for each item; where another part of this run answers it, all that is missing is the answer.
-        owners: by the places of those rows, the number of the part that answers.
-        computed: how many inputs were given to the model.
-        overlays: the PNG of each overlay by the sha256 of its picture.
-    """
-
-    part: int
-    rows: list[Output]
-    owners: dict[int, int]
-    computed: int
-    overlays: dict[str, bytes]
 
 
 class Scorer:
@@ -105,8 +69,8 @@ class Scorer:
             items: the slice.
             claim: says which inputs are to be computed here.
         """
-        work = _Work(part)
-        chunks = _ahead(items.chunks(self._most_bytes))
+        work = Work(part)
+        chunks = read_ahead(items.chunks(self._most_bytes))
         for chunk in chunks:
             fresh = self._begin(work, chunk, claim)
             if isinstance(self._stored.card, RowCard):
@@ -136,7 +100,7 @@ class Scorer:
             raise BulkError(f"{self._stored.tag} cannot be used: {model.detail}")
         return model
 
-    def _begin(self, work: "_Work", chunk: Sequence[Item], claim: Claim) -> list[tuple[str, Any]]:
+    def _begin(self, work: "Work", chunk: Sequence[Item], claim: Claim) -> list[tuple[str, Any]]:
         """Note every item of a chunk; return sha256 and payload of what is to be computed here."""
         fresh = dict[str, Any]()
         for item in chunk:
@@ -158,7 +122,7 @@ class Scorer:
         work.computed += len(here)
         return here
 
-    def _compute_rows(self, work: "_Work", fresh: Sequence[tuple[str, Any]]) -> None:
+    def _compute_rows(self, work: "Work", fresh: Sequence[tuple[str, Any]]) -> None:
         if not fresh:
             return
         rows = [payload for _, payload in fresh]
@@ -177,15 +141,15 @@ class Scorer:
                 for pair in fresh:
                     self._compute_rows(work, [pair])
 
-        work.waiting.append(_Waiting(lambda: self._model.submit(rows, is_admitted=True), finish, fail))
+        work.waiting.append(Waiting(lambda: self._model.submit(rows, is_admitted=True), finish, fail))
 
-    def _compute_pictures(self, work: "_Work", fresh: Sequence[tuple[str, bytes]]) -> None:
+    def _compute_pictures(self, work: "Work", fresh: Sequence[tuple[str, bytes]]) -> None:
         for digest, data in fresh:
             while len(work.waiting) >= self._most_waiting:
                 self._settle(work)
             work.waiting.append(self._picture(work, digest, data))
 
-    def _picture(self, work: "_Work", digest: str, data: bytes) -> "_Waiting":
+    def _picture(self, work: "Work", digest: str, data: bytes) -> "Waiting":
         """Give one picture to the model, or to what explains it."""
         model, explainer, parameters = self._model, self._explainer, self._parameters
         asked, reasons = parameters.of(model.card), list[str]()
@@ -198,22 +162,22 @@ class Scorer:
         def fail(error: VitrineError) -> None:
             if isinstance(error, NoExplanation) and not reasons:  # it is predicted all the same, as the service does
                 reasons.append(str(error))
-                work.waiting.append(_Waiting(lambda: model.submit(data, is_admitted=True), finish, fail))
+                work.waiting.append(Waiting(lambda: model.submit(data, is_admitted=True), finish, fail))
             else:
                 work.answers[digest] = {"error": str(error)}
 
         if explainer is not None:
             request = self._request(data)
-            return _Waiting(lambda: explainer.submit(request, is_admitted=True), finish, fail)
+            return Waiting(lambda: explainer.submit(request, is_admitted=True), finish, fail)
         if parameters.explain:
-            return _Waiting(lambda: self._by_masks(work, digest, data), lambda done: None, fail)
-        return _Waiting(lambda: model.submit(data, is_admitted=True), finish, fail)
+            return Waiting(lambda: self._by_masks(work, digest, data), lambda done: None, fail)
+        return Waiting(lambda: model.submit(data, is_admitted=True), finish, fail)
 
     def _request(self, data: bytes) -> ExplanationRequest:
         method, threshold = self._model.map_method, self._parameters.threshold
         return ExplanationRequest(data, (), method, "overlay", DEFAULT_ALPHA, at_input_size=False, threshold=threshold)
 
-    def _by_masks(self, work: "_Work", digest: str, data: bytes) -> "Future[Any]":
+    def _by_masks(self, work: "Work", digest: str, data: bytes) -> "Future[Any]":
         """Explain one picture by RISE, as the service does where there is no gradient."""
         assert self._model.map_method == RISE
         asked = self._parameters.of(self._model.card)
@@ -227,12 +191,12 @@ class Scorer:
             done.set_exception(error)
         return done
 
-    def _answer(self, work: "_Work", digest: str, prediction: ImagePrediction) -> None:
+    def _answer(self, work: "Work", digest: str, prediction: ImagePrediction) -> None:
         work.answers[digest] = of_picture(prediction, self._stored, self._parameters, digest)
         if prediction.explanation is not None and prediction.explanation.picture is not None:
             work.overlays[digest] = prediction.explanation.picture
 
-    def _settle(self, work: "_Work") -> None:
+    def _settle(self, work: "Work") -> None:
         """Wait for what was submitted first."""
         if self._is_stopped:
             raise BulkError("The run was stopped.")
@@ -250,78 +214,3 @@ class Scorer:
             except VitrineError as error:
                 waiting.fail(error)
                 return
-
-
-class _Waiting:
-    """What was given to the model, and what becomes of its answer."""
-
-    def __init__(
-        self,
-        submit: "Callable[[], Future[Any]]",
-        finish: Callable[[Any], None],
-        fail: Callable[[VitrineError], None],
-    ) -> None:
-        self._submit, self.finish, self.fail = submit, finish, fail
-        self.begin()
-
-    def begin(self) -> None:
-        """Give it to the model, once more where that was done before."""
-        self.future = self._submit()
-
-
-class _Work:
-    """One slice while it is being scored."""
-
-    def __init__(self, part: int) -> None:
-        self.part, self.computed = part, 0
-        self.answers, self.owners = dict[str, Output](), dict[str, int]()
-        self.waiting, self.overlays = deque[_Waiting](), dict[str, bytes]()
-        self._items = list[tuple[str, str | None, Output]]()
-
-    def add(self, name: str, digest: str | None, row: Output | None = None) -> None:
-        """Note an item; `row` is what is known of one that could not be read."""
-        self._items.append((name, digest, row or {}))
-
-    def scored(self, tag: str) -> Scored:
-        """Return the finished part."""
-        rows, owners = list[Output](), dict[int, int]()
-        for name, digest, row in self._items:
-            if digest in self.owners:
-                owners[len(rows)] = self.owners[digest]
-            elif digest is not None:
-                row = self.answers[digest]
-            rows.append({**row, "input": name, "sha256": digest, "model": tag})
-        return Scored(self.part, rows, owners, self.computed, self.overlays)
-
-
-def _ahead(chunks: Iterator[list[Item]]) -> Iterator[list[Item]]:
-    """Yield chunks that a thread beside reads, one of them ahead."""
-    ready: queue.Queue[list[Item] | BaseException | None] = queue.Queue(maxsize=1)
-    stopped = threading.Event()
-
-    def hand_over(value: "list[Item] | BaseException | None") -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(value, timeout=0.5)
-                return
-            except queue.Full:
-                continue
-
-    def read() -> None:
-        try:
-            for chunk in chunks:
-                hand_over(chunk)
-                if stopped.is_set():
-                    return
-            hand_over(None)
-        except BaseException as error:  # of a source that is gone; raised where the chunks are used
-            hand_over(error)
-
-    threading.Thread(target=read, name="bulk-reader", daemon=True).start()
-    try:
-        while (chunk := ready.get()) is not None:
-            if isinstance(chunk, BaseException):
-                raise chunk
-            yield chunk
-    finally:
-        stopped.set()

@@ -30,7 +30,8 @@ def tally(rows: Sequence[Output], card: Card) -> dict[str, Any]:
         if row.get("error"):
             reasons[_reason(row["error"])] += 1
             continue
-        warnings.update(re.sub(r"\d[\d.,]*", "N", warning) for warning in row["warnings"] or ())
+        for warning in row["warnings"] or ():
+            warnings[warning] += 1
         if is_regressor(card):
             values.append(row["values"][card.outputs[0].name])
             continue
@@ -39,12 +40,15 @@ def tally(rows: Sequence[Output], card: Card) -> dict[str, Any]:
         if card.positive_label is not None and not is_detector(card):
             value = row["probabilities"].get(card.positive_label, 0.0)
         bins[min(int(value * BINS), BINS - 1)] += 1
+    alike = Counter[str]()
+    for warning, count in warnings.items():
+        alike[re.sub(r"\d[\d.,]*", "…", warning)] += count
     return {
         "rows": len(rows),
         "errors": reasons.total(),
         "labels": labels,
         "reasons": dict(reasons.most_common(MOST_REASONS)),
-        "warnings": dict(warnings.most_common(MOST_REASONS)),
+        "warnings": dict(alike.most_common(MOST_REASONS)),
         "bins": bins,
         "values": [len(values), sum(values), min(values, default=None), max(values, default=None)],
     }

@@ -62,7 +62,7 @@ def measured(count: int, rounds: int, rows: int, ray: bool) -> dict[str, Any]:
         table, memory = Path(name) / "rows.csv", dict[int, float]()
         for size in (FEW, rows):
             made = measure.write_rows(table, ROWS, size)
-            scored = measure.score(table, ROWS, "--workers", "1", part_rows=max(100, size // 10))
+            scored = measure.score(table, ROWS, "--workers", "1", part_rows=FEW // 2)
             memory[size] = scored.peak_mib
         figures["memory_mib"] = memory
         raw_rows = [measure.raw_row_rate(made, ROWS) for _ in range(rounds)]

@@ -10,7 +10,7 @@ from bulk.collector import Collector
 from bulk.folder import opened_folder
 from bulk.index import Parts, opened_index
 from bulk.rows import Output, Parameters, columns_of
-from bulk.scorer import Scored
+from bulk.work import Scored
 from models.store import find
 
 PART_ROWS = 1000

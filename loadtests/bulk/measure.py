@@ -57,8 +57,10 @@ def score(source: Path, model: str, *more: str, part_rows: int) -> Scored:
         log = Path(folder) / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **TOKEN}, stdout=file, stderr=file)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak_kib = 0
+        while process.poll() is None:  # what a child that has ended used most includes what its parent did
+            peak_kib = max(peak_kib, _peak_kib(process.pid))
+            time.sleep(0.02)
         seconds = time.perf_counter() - began
         if process.returncode:
             raise RuntimeError(log.read_text())
@@ -67,7 +69,16 @@ def score(source: Path, model: str, *more: str, part_rows: int) -> Scored:
         times = [path.stat().st_mtime for path in parts]
         between = times[-1] - times[0]
         rate = sum(counts[1:]) / between if between > 0 else float("nan")
-        return Scored(seconds, rate, usage.ru_maxrss / 1024, sum(path.stat().st_size for path in parts))
+        return Scored(seconds, rate, peak_kib / 1024, sum(path.stat().st_size for path in parts))
+
+
+def _peak_kib(pid: int) -> int:
+    """Return the largest resident memory that a process has had so far; 0 where it has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def raw_picture_rate(files: Sequence[Path], model: str, cores: int) -> float:

@@ -11,7 +11,8 @@ from pyarrow import parquet
 from backends.base import Batch, Outputs
 from backends.onnx import OnnxBackend
 from bulk.items import Slice
-from bulk.scorer import Claim, Scored, Scorer
+from bulk.scorer import Scorer
+from bulk.work import Claim, Scored
 from models.store import import_package
 from tests.bulk.conftest import LEVELS
 from tests.bulk.scoring import fail, parts_in, probability_of_plain, rows_in, succeed
@@ -25,7 +26,7 @@ def test_every_picture_of_a_folder_is_a_row_with_its_own_answer_and_equal_ones_a
     printed = succeed(folder, "--model", "tiny", "--out", tmp_path / "out", "--part-rows", "2", "--summary")
     assert "5 rows" in printed and "4 answered, 1 with an error" in printed
     assert "4 inputs were computed" in printed  # three levels and the damaged one
-    assert "1 files of other kinds" in printed
+    assert "left out (a glob takes them): 1" in printed
     rows = rows_in(tmp_path / "out")
     names = ["0.png", "1.png", "more/2.PNG", "more/3.PNG", "more/damaged.jpg"]
     assert [row["input"] for row in rows] == [str(folder / name) for name in names]
