@@ -67,7 +67,10 @@ def read_files(paths: Sequence[str], sizes: Sequence[int], most_bytes: int) -> l
     if others and is_url(others[0]):
         files = filesystem(others[0])
         keys = {files._strip_protocol(path): path for path in others}
-        fetched = files.cat(list(keys), on_error="return")
+        try:
+            fetched = files.cat(list(keys), on_error="return")
+        except Exception as error:  # each store has exceptions of its own
+            fetched = dict.fromkeys(keys, error)
         contents |= {keys[key]: _content(data, most_bytes) for key, data in fetched.items()}
     else:
         contents |= {path: _read(path, most_bytes) for path in others}

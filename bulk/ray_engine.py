@@ -6,6 +6,7 @@ to every machine, so that all of them compute with the version that was asked fo
 """
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -96,7 +97,7 @@ def score_on_ray(job: Job, parts: Sequence[int], address: str | None) -> Generat
         address: HOST:PORT of a cluster's head, or `auto`; None starts a cluster of this machine alone.
 
     Raises:
-        BulkError: Ray is not installed, the cluster cannot be reached, or scoring failed.
+        BulkError: the cluster cannot be reached, or scoring failed.
     """
     ray = connected(address, job.stored)
     try:
@@ -107,24 +108,28 @@ def score_on_ray(job: Job, parts: Sequence[int], address: str | None) -> Generat
         ray.shutdown()
 
 
+def check_ray(address: str | None) -> None:
+    """Return if Ray is installed and the address is one of a kind that can be used; BulkError otherwise."""
+    if importlib.util.find_spec("ray") is None:
+        raise missing_extra("--engine ray and --address need Ray")
+    if address is not None and address.startswith("ray://"):
+        raise BulkError(
+            f"--address {address}: run this on a machine of the cluster, or submit it as a job, and give HOST:PORT of "
+            "the head or `auto`; Ray's client cannot be used."
+        )
+
+
 def connected(address: str | None, stored: StoredModel) -> Any:
     """Return the module `ray`, connected to a cluster that has room for a model; the rest as of `score_on_ray`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:  # whoever else is on this machine may not use it; nothing of it is written to a home
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
-        import ray
-        import ray.data
-        import ray.data.exceptions
-        import ray.exceptions
-    except ImportError as error:
-        raise missing_extra("--engine ray and --address need Ray") from error
-    if address is not None and address.startswith("ray://"):
-        raise BulkError(
-            f"--address {address}: run this on a machine of the cluster, or submit it as a job, and give HOST:PORT of "
-            "the head or `auto`; Ray's client cannot be used."
-        )
+    import ray
+    import ray.data
+    import ray.data.exceptions
+    import ray.exceptions
+
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
         options |= {"num_cpus": available_cores(), "include_dashboard": False}

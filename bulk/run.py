@@ -17,7 +17,7 @@ from bulk.index import Parts
 from bulk.listing import Listing
 from bulk.local_engine import score_here
 from bulk.parts import Format, check_format
-from bulk.ray_engine import score_on_ray
+from bulk.ray_engine import check_ray, score_on_ray
 from bulk.rows import Parameters, columns_of, is_of_pictures
 from bulk.source import Source
 from bulk.summary import write_summary
@@ -111,6 +111,8 @@ def _run(request: Request, show: Show) -> Report:
     if request.parameters.explain and not is_of_pictures(stored.card):
         raise BulkError(f"--explain draws on pictures; {stored.card.name} takes rows.")
     check_format(request.form)
+    if request.engine == "ray":
+        check_ray(request.address)
     columns = columns_of(stored, request.parameters)
     asked = _asked(request)
     with opened_folder(out, asked, columns, request.form, resume=request.resume) as folder:
@@ -187,7 +189,7 @@ def _asked(request: Request) -> dict[str, Any]:
     part_rows = request.part_rows or (PART_PICTURES if is_of_pictures(request.stored.card) else PART_ROWS)
     return {
         "source": request.source,
-        "name": request.stored.card.name,
+        "model_name": request.stored.card.name,
         **asdict(request.parameters),
         "columns": dict(request.columns),
         "format": request.form,

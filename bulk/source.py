@@ -117,8 +117,7 @@ class Source:
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 for name in sorted(names):
                     if self._is_taken(name):
-                        path = os.path.join(folder, name)
-                        yield _Entry(path, *status_of(path))
+                        yield _entry(os.path.join(folder, name))
         elif os.path.exists(source) or not glob.has_magic(source):
             try:
                 yield _Entry(source, *status_of(source))
@@ -126,8 +125,8 @@ class Source:
                 raise BulkError(f"SOURCE {source}: {error.strerror}.") from error
         else:
             for path in sorted(glob.iglob(source, recursive=True)):
-                if os.path.isfile(path):
-                    yield _Entry(path, *status_of(path))
+                if not os.path.isdir(path):
+                    yield _entry(path)
 
     def _remote(self) -> Iterator[_Entry]:
         files, source = filesystem(self._source), self._source
@@ -165,6 +164,14 @@ def slice_from_json(fields: dict[str, Any]) -> Slice:
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     kind = str(given.pop("kind"))
     return KINDS[kind](**given)
+
+
+def _entry(path: str) -> _Entry:
+    """Return a file of a folder; one that is gone, or leads nowhere, is found wrong when it is read."""
+    try:
+        return _Entry(path, *status_of(path))
+    except OSError:
+        return _Entry(path, 0, "missing")
 
 
 def _recognise(card: Card, columns: Mapping[str, str], header: list[str], path: str) -> Any:

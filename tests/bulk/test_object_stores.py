@@ -91,17 +91,20 @@ def test_a_bucket_and_a_table_in_it_give_every_object_its_answer(
 def test_what_the_extra_brings_is_named_where_it_is_missing(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("ray", "pyarrow", "pyarrow.parquet", "s3fs"):
-        monkeypatch.setitem(sys.modules, module, None)
-    pictures = tmp_path / "pictures"
+    pictures, asked = tmp_path / "pictures", ("--model", "tiny", "--out", tmp_path / "out")
     pictures.mkdir()
     (pictures / "a.png").write_bytes(plain(3))
     (tmp_path / "table.parquet").write_bytes(b"PAR1")
-    asked = ("--model", "tiny", "--out", tmp_path / "out")
-    advice = "requirements/scale.txt"
-    assert advice in fail("s3://scans/", *asked)
-    assert advice in fail(tmp_path / "table.parquet", *asked)
-    assert advice in fail(pictures, *asked, "--format", "parquet")
-    assert advice in fail(pictures, *asked, "--engine", "ray")
+    with monkeypatch.context() as without:
+        for module in ("ray", "pyarrow", "pyarrow.parquet", "s3fs"):
+            without.setitem(sys.modules, module, None)
+        for arguments in (
+            ("s3://scans/", *asked),
+            (tmp_path / "table.parquet", *asked),
+            (pictures, *asked, "--format", "parquet"),
+            (pictures, *asked, "--engine", "ray"),
+        ):
+            assert "requirements/scale.txt" in fail(*arguments)
     assert "no kind of address" in fail("nowhere://x", *asked)
     assert "leave --engine local out" in fail(pictures, *asked, "--engine", "local", "--address", "auto")
+    assert "Ray's client cannot be used" in fail(pictures, *asked, "--address", "ray://127.0.0.1:10001")

@@ -1,6 +1,7 @@
 """What SOURCE may be: each kind gives the same pictures, whatever the size of a part."""
 
 import base64
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,10 @@ def test_a_glob_takes_what_it_matches_and_a_folder_leaves_other_files_out(pictur
     source = Source(str(tmp_path), pictures_card, {}, 100)
     assert payloads(list(source.slices())) == DATA and source.ignored == 1
     assert payloads(listed(tmp_path / "[3-5].png", pictures_card)) == DATA[3:6]
+    (tmp_path / "deep" / "leads nowhere.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "deep" / "pipe.png")
+    nowhere, pipe = payloads(listed(tmp_path / "deep", pictures_card))
+    assert "No such file" in nowhere and "a pipe" in pipe
     assert payloads(listed(tmp_path / "**" / "without*", pictures_card)) == [DATA[0]]
 
 
