@@ -172,8 +172,8 @@ def _check_same(path: Path, asked: Mapping[str, Any], *, resume: bool) -> None:
     for name, value in asked.items():
         if before.get(name) != value:
             raise BulkError(
-                f"--out {path} holds a run with another {name.replace('_', ' ')}: {before.get(name)!r}, and not {value!r}. Resume with "
-                "the same, or name another folder."
+                f"--out {path} holds a run with another {name.replace('_', ' ')}: {before.get(name)!r}, and not "
+                f"{value!r}. Resume with the same, or name another folder."
             )
 
 
