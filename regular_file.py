@@ -12,12 +12,14 @@ MAX_BYTES = 2**24
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
-def read_regular_file(path: Path, max_bytes: int = MAX_BYTES) -> bytes:
+def read_regular_file(path: Path, max_bytes: int | None = None) -> bytes:
     """Return the content of a regular file, without waiting for anyone to write to it.
 
     Raises:
-        OSError: it cannot be read, has more than `max_bytes`, or is a folder, a pipe or a device.
+        OSError: it cannot be read, has more than `max_bytes` (by default `MAX_BYTES`), or is a folder, a pipe or a
+            device.
     """
+    max_bytes = MAX_BYTES if max_bytes is None else max_bytes
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ def _run(source: str, tag: str, out: str, given: dict[str, Any]) -> "Report":
         engine=_engine(given["engine"], given["address"]),
         address=given["address"],
         workers=given["workers"],
-        options=RunnerOptions.from_settings(settings.model_dump()),
+        options=replace(RunnerOptions.from_settings(settings.model_dump()), narrow=True),
         most_bytes=settings.max_body_bytes,
     )
     with Shown() as show:
