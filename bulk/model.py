@@ -24,11 +24,10 @@ def find_model(tag: str, models_dir: Path | None, code_folder: Path = CODE_FOLDE
         StoreError: several versions begin so.
     """
     folders: list[StoreFolder] = [StoreFolder.own(models_dir)] if models_dir is not None else []
-    if is_bento(code_folder):
+    if is_bento(code_folder):  # one that was exported holds its models; one in BentoML's store has them there
         packed = code_folder.parent / "models"
         folders.append(StoreFolder(packed, packed / ".vitrine"))
-    else:
-        folders.append(bentoml_store())
+    folders.append(bentoml_store())
     name, _, version = tag.partition(":")
     installed = [stored for folder in folders for stored in folder.installed()]
     for folder in folders:
@@ -38,8 +37,8 @@ def find_model(tag: str, models_dir: Path | None, code_folder: Path = CODE_FOLDE
     known = ", ".join(stored.tag for stored in installed) or "none"
     if name in names:
         raise BulkError(f"There is no version {version} of {name}. Installed: {known}.")
-    near = difflib.get_close_matches(name, {*names, *bundled_cards()}, 1, 0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    if near and near[0] not in names:
-        hint += f" It can be installed with `vitrine models import {near[0]}`."
+    near = next(iter(difflib.get_close_matches(name, {*names, *bundled_cards()}, 1, 0.5)), "")
+    hint = f" Did you mean {near}?" if near not in ("", name) else ""
+    if near and near not in names:
+        hint += f" It can be installed with `vitrine models import {near}`."
     raise BulkError(f"There is no model {name}.{hint} Installed: {known}.")
