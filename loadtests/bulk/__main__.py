@@ -73,9 +73,9 @@ def measured(count: int, rounds: int, rows: int, ray: bool) -> dict[str, Any]:
         cost = driver_cost(PICTURES, rows)
         figures |= {"driver_rows_s": cost.rows_s, "row_bytes": cost.row_bytes, "index_bytes": cost.index_bytes}
         if ray:
-            nodes = min(2, cores)
+            source, ray_rows = folder / "000???.jpg", max(5, min(count, 1000) // 50)  # a thousand of them
             figures["ray"] = {
-                count: measure.ray_rate(folder, PICTURES, count, max(5, part_rows // 4)) for count in (1, nodes)
+                nodes: measure.ray_rate(source, PICTURES, nodes, ray_rows) for nodes in (1, min(2, cores))
             }
     return figures
 
