@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare chaos panels loadtest fuzz check-sizes explain-quality image fleet image-cuda lock clean
+.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests bench-bulk compare chaos fleet panels loadtest fuzz check-sizes explain-quality image image-cuda samples screenshots lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -66,6 +66,10 @@ bench-limits: $(DEV)  ## What unfinished uploads and silent connections do to a 
 
 bench-requests: $(DEV)  ## What a cheap request costs the server, here and, with ARGS="--against DIR", in another source folder
 	.venv-dev/bin/python -m loadtests.request_cost $(ARGS)
+
+bench-bulk: $(DEV)  ## Bulk scoring beside a raw loop, its memory, one and two Ray nodes (ARGS="--count 500" for less)
+	for name in kidney-stone churn; do .venv-dev/bin/vitrine models import $$name; done
+	.venv-dev/bin/python -m loadtests.bulk $(ARGS)
 
 compare: $(DEV)  ## The same work on Vitrine, its peers and a plain loop; installs the peers (an hour)
 	.venv-dev/bin/python -m loadtests.compare $(ARGS)

@@ -22,7 +22,8 @@
     ├── SettingsError                a VITRINE_* variable that is not allowed  (settings)
     ├── DeviceMissing                no such device, or no PyTorch for it      (backends.devices)
     ├── NotCompilable                a network without compiled explain graph  (explain)
-    └── LimitMissed                  no plan keeps the latency limit           (tuning.search)
+    ├── LimitMissed                  no plan keeps the latency limit           (tuning.search)
+    └── BulkError                    a run of bulk scoring that cannot begin or go on  (bulk)
 
 Messages are written for the person who has to act on them: what was wrong, and what to do instead.
 """
@@ -134,3 +135,7 @@ class LimitMissed(VitrineError):
     def __init__(self, slo_ms: float, lowest_ms: float) -> None:
         super().__init__(f"No plan keeps a p99 of {slo_ms:g} ms here: the lowest measured is {lowest_ms:.1f} ms.")
         self.lowest_ms = lowest_ms
+
+
+class BulkError(VitrineError):
+    """A run of bulk scoring cannot begin, or cannot go on; the message says what to do."""

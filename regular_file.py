@@ -12,12 +12,14 @@ MAX_BYTES = 2**24
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
-def read_regular_file(path: Path) -> bytes:
+def read_regular_file(path: Path, max_bytes: int | None = None) -> bytes:
     """Return the content of a regular file, without waiting for anyone to write to it.
 
     Raises:
-        OSError: it cannot be read, has more than `MAX_BYTES`, or is a folder, a pipe or a device.
+        OSError: it cannot be read, has more than `max_bytes` (by default `MAX_BYTES`), or is a folder, a pipe or a
+            device.
     """
+    max_bytes = MAX_BYTES if max_bytes is None else max_bytes
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         mode = os.fstat(descriptor).st_mode
@@ -25,11 +27,11 @@ def read_regular_file(path: Path) -> bytes:
             kind = _KINDS.get(stat.S_IFMT(mode), "something else")
             raise OSError(errno.EINVAL, f"It is {kind}, not a regular file", str(path))
         with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(max_bytes + 1)
     finally:
         os.close(descriptor)
-    if len(content) > MAX_BYTES:
-        raise OSError(errno.EFBIG, f"It has more than {MAX_BYTES:,} bytes", str(path))
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"It has more than {max_bytes:,} bytes", str(path))
     return content
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "explain": "Draw an explained prediction; measure explanations against a truth.",
     "keys": "Add, restrict, list and remove the keys that the API asks for.",
     "models": "List, add, import, compare, verify and remove models.",
+    "score": "Score a folder, a table or a bucket with an installed model, into files.",
     "serve": "Import the shipped models, then start the server; Ctrl-C stops it.",
     "tune": "Find by measuring how a model runs best on this machine.",
 }

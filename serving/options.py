@@ -12,7 +12,8 @@ from runners.plan import Plan
 class RunnerOptions:
     """Settings of Runners; what is None is left to the tuned plan where there is one, else to the machine's own plan.
 
-    The cores are divided by `workers`, the processes that serve the same models.
+    The cores are divided by `workers`, the processes that serve the same models. Where every lane always has work,
+    `narrow` saves the memory of the sessions that a lone item would run on.
     """
 
     queue_ms: float = 2000.0
@@ -23,11 +24,12 @@ class RunnerOptions:
     device: str = "auto"
     gather: bool = True
     workers: int = 1
+    narrow: bool = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "RunnerOptions":
         """Pick the fields of a Runner out of all settings."""
-        return cls(**{option.name: settings[option.name] for option in fields(cls)})
+        return cls(**{option.name: settings[option.name] for option in fields(cls) if option.name != "narrow"})
 
     def cores(self) -> int:
         """Return the number of cores of one worker."""
@@ -36,4 +38,5 @@ class RunnerOptions:
     def override(self, plan: Plan) -> Plan:
         """Return the plan with what the operator set in place of its own values."""
         settings: dict[str, Any] = {"max_batch": self.max_batch, "linger_ms": self.linger_ms}
+        settings |= {"widths": (1,)} if self.narrow else {}
         return replace(plan, **{name: value for name, value in settings.items() if value is not None})

@@ -27,11 +27,12 @@ MAY_IMPORT = {
     "settings": {"errors", "backends"},
     "api": CORE | {"settings"},
     "service": CORE | {"api", "settings"},
+    "bulk": CORE | {"settings"},
     "export": CORE,
     "training": CORE | {"export"},
     "tuning": CORE,
-    "loadtests": CORE | {"settings"},
-    "cli": CORE | {"export", "loadtests", "settings", "training", "tuning"},
+    "loadtests": CORE | {"bulk", "settings"},
+    "cli": CORE | {"bulk", "export", "loadtests", "settings", "training", "tuning"},
     "deploy": CORE | {"cli", "settings"},
 }
 """Room → the other rooms that it may import."""

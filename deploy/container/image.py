@@ -28,8 +28,8 @@ HERE = Path(__file__).resolve().parent
 EPOCH = os.environ.get("SOURCE_DATE_EPOCH") or "315532800"
 """The time of every file in the image, in seconds since 1970: by default 1980, the earliest of a zip archive."""
 
-Flavour = Literal["cpu", "cuda"]
-REQUIREMENTS: dict[Flavour, str] = {"cpu": "serve.txt", "cuda": "cuda.txt"}
+Flavour = Literal["cpu", "cuda", "scale"]
+REQUIREMENTS: dict[Flavour, str] = {"cpu": "serve.txt", "cuda": "cuda.txt", "scale": "scale.txt"}
 
 
 # OCI's own format has no HEALTHCHECK; without --layers Buildah would make a single layer.
@@ -193,7 +193,7 @@ def title_of(made_by: str) -> str:
 
 
 @click.command()
-@click.option("--flavour", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--flavour", type=click.Choice(list(REQUIREMENTS)), default="cpu", show_default=True)
 @click.option("--tag", help="Name of the image; vitrine:FLAVOUR by default.")
 @click.option("--engine", "engine_name", type=click.Choice(list(ENGINES)))
 @click.option("--base", default="python:3.11-slim", show_default=True, help="Any Debian with Python 3.11 or newer.")

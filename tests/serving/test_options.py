@@ -1,5 +1,8 @@
 """What an operator sets for every Runner."""
 
+from dataclasses import replace
+
+from runners.plan import make_plan
 from serving.options import RunnerOptions
 from settings import Settings
 
@@ -13,3 +16,9 @@ def test_a_worker_has_its_share_of_the_cores_and_a_queue_of_its_own() -> None:
 
 def test_the_defaults_are_those_of_the_settings() -> None:
     assert RunnerOptions.from_settings(Settings(_env_file=None).model_dump()) == RunnerOptions()
+
+
+def test_narrow_lanes_have_one_session_of_one_thread() -> None:
+    plan = make_plan(4, takes_images=True)
+    assert plan.widths == (4, 1) and RunnerOptions().override(plan) == plan
+    assert RunnerOptions(narrow=True).override(plan) == replace(plan, widths=(1,))

@@ -1,0 +1,186 @@
+"""What SOURCE may be: each kind gives the same pictures, whatever the size of a part."""
+
+import base64
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from bulk.files import filled
+from bulk.source import Listed, Source, slice_from_json
+from errors import BulkError
+from models.card import Card, read_card
+from tests.linear import CARD, FEATURE
+from tests.tiny import plain, tiny_package
+
+LIMIT = 1000
+DATA = [plain(level) for level in range(7)]
+
+
+@pytest.fixture(scope="module")
+def pictures_card(tmp_path_factory: pytest.TempPathFactory) -> Card:
+    return read_card(tiny_package(tmp_path_factory.mktemp("tiny") / "tiny") / "card.toml")
+
+
+@pytest.fixture(scope="module")
+def rows_card(tmp_path_factory: pytest.TempPathFactory) -> Card:
+    file = tmp_path_factory.mktemp("rows") / "card.toml"
+    file.write_text(CARD + "".join(FEATURE.format(place=place) for place in range(2)))
+    return read_card(file)
+
+
+def listed(source: object, card: Card, part_rows: int = 3, **columns: str) -> list[Listed]:
+    return list(Source(str(source), card, columns, part_rows).slices())
+
+
+def payloads(slices: list[Listed]) -> list[Any]:
+    """What all items of all slices hold, or their errors; each slice is read as another machine would read it."""
+    return [
+        item.payload if item.payload is not None else item.error
+        for part, _ in slices
+        for chunk in slice_from_json(part.to_json()).chunks(LIMIT)
+        for item in chunk
+    ]
+
+
+def as_files(folder: Path) -> Path:
+    for place, data in enumerate(DATA):
+        (folder / f"{place}.png").write_bytes(data)
+    return folder
+
+
+def as_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "pictures.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("inside")
+        for place, data in enumerate(DATA):
+            archive.writestr(f"inside/{place}.png", data)
+        archive.writestr("__MACOSX/._0.png", b"none")
+    return folder / "pictures.zip"
+
+
+def as_csv_of_paths(folder: Path) -> Path:
+    as_files(folder)
+    lines = [f'{place}.png,"a note,\nof two lines"\n' for place in range(len(DATA))]
+    (folder / "table.csv").write_text("\ufeffFile,note\r\n" + "".join(lines), newline="")
+    return folder / "table.csv"
+
+
+def as_csv_of_bytes(folder: Path) -> Path:
+    lines = [base64.b64encode(data).decode() for data in DATA]
+    (folder / "table.csv").write_text("note;base64\n" + "".join(f"x;{line}\n\n" for line in lines))
+    return folder / "table.csv"
+
+
+def as_parquet_of_bytes(folder: Path) -> Path:
+    table = pyarrow.table({"image": [{"bytes": data, "path": "x.png"} for data in DATA]})
+    parquet.write_table(table, folder / "table.parquet", row_group_size=4)
+    return folder / "table.parquet"
+
+
+def as_parquet_of_paths(folder: Path) -> Path:
+    as_files(folder)
+    table = pyarrow.table({"filename": [str(folder / f"{place}.png") for place in range(len(DATA))]})
+    parquet.write_table(table, folder / "table.parquet", row_group_size=2)
+    return folder / "table.parquet"
+
+
+KINDS = [as_files, as_zip, as_csv_of_paths, as_csv_of_bytes, as_parquet_of_bytes, as_parquet_of_paths]
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("part_rows", [1, 3, 100])
+def test_each_kind_of_source_gives_the_pictures_in_their_order(
+    pictures_card: Card, tmp_path: Path, make: Callable[[Path], Path], part_rows: int
+) -> None:
+    slices = listed(make(tmp_path), pictures_card, part_rows)
+    assert payloads(slices) == DATA
+    full, rest = divmod(len(DATA), part_rows)
+    assert [part.count for part, _ in slices] == [part_rows] * full + [rest] * bool(rest)
+    names = [item.input for part, _ in slices for chunk in part.chunks(LIMIT) for item in chunk]
+    assert len(set(names)) == len(DATA)
+
+
+def test_a_glob_takes_what_it_matches_and_a_folder_leaves_other_files_out(pictures_card: Card, tmp_path: Path) -> None:
+    as_files(tmp_path)
+    (tmp_path / "deep" / ".hidden").mkdir(parents=True)
+    (tmp_path / "deep" / "without suffix").write_bytes(DATA[0])
+    (tmp_path / "deep" / ".hidden" / "0.png").write_bytes(DATA[0])
+    source = Source(str(tmp_path), pictures_card, {}, 100)
+    assert payloads(list(source.slices())) == DATA and source.ignored == 1
+    assert payloads(listed(tmp_path / "[3-5].png", pictures_card)) == DATA[3:6]
+    (tmp_path / "deep" / "leads nowhere.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "deep" / "pipe.png")
+    nowhere, pipe = payloads(listed(tmp_path / "deep", pictures_card))
+    assert "No such file" in nowhere and "a pipe" in pipe
+    assert payloads(listed(tmp_path / "**" / "without*", pictures_card)) == [DATA[0]]
+
+
+def test_what_cannot_be_read_is_an_item_with_an_error_and_costs_the_others_nothing(
+    pictures_card: Card, tmp_path: Path
+) -> None:
+    as_files(tmp_path)
+    slices = listed(tmp_path, pictures_card)
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "4.png").write_bytes(b"x" * (LIMIT + 1))
+    got = payloads(slices)
+    assert got[0] == DATA[0] and got[2:4] == DATA[2:4] and got[5:] == DATA[5:]
+    assert "No such file" in got[1] and "1,000" in got[4]
+    table = tmp_path / "table.csv"
+    table.write_text("bytes,note\n!!!,a\n,b\n" + base64.b64encode(DATA[0]).decode() + ",c\nodd,d,e\n")
+    wrong, empty, right, odd = payloads(listed(table, pictures_card))
+    assert "base64" in wrong and "empty" in empty and right == DATA[0] and "3 cells" in odd
+
+
+def test_a_damaged_member_or_row_group_costs_no_other_part(pictures_card: Card, tmp_path: Path) -> None:
+    archive = as_zip(tmp_path)
+    slices = listed(archive, pictures_card)
+    data = bytearray(archive.read_bytes())
+    place = data.index(b"inside/2.png") + len(b"inside/2.png") + 4
+    data[place : place + 8] = b"\xff" * 8
+    archive.write_bytes(data)
+    (tmp_path / "moved").mkdir()
+    moved = archive.rename(tmp_path / "moved" / "pictures.zip")
+    got = payloads([Listed(slice_from_json(part.to_json() | {"archive": str(moved)}), "") for part, _ in slices])
+    assert "cannot be unpacked" in got[2] and got[:2] == DATA[:2] and got[3:] == DATA[3:]
+    table = as_parquet_of_bytes(tmp_path)
+    parts = [part.to_json() | {"changed": "cut off"} for part, _ in listed(table, pictures_card)]
+    whole = table.read_bytes()
+    table.write_bytes(whole[:100] + b"\xff" * 200 + whole[300:])
+    assert all(
+        item.payload or "cannot be read" in item.error
+        for part in parts
+        for chunk in slice_from_json(part).chunks(LIMIT)
+        for item in chunk
+    )
+
+
+def test_rows_are_read_by_the_names_that_the_model_has_for_them(rows_card: Card, tmp_path: Path) -> None:
+    table = tmp_path / "rows.parquet"
+    columns = {"x1": [1.5, float("nan")], "first": [2, None], "beside": ["a", "b"]}
+    parquet.write_table(pyarrow.table(columns), table)
+    assert payloads(listed(table, rows_card, x0="first")) == [{"x0": 2, "x1": 1.5}, {"x0": None, "x1": None}]
+    with pytest.raises(BulkError, match=r"x1, first, beside; linear also takes x0.*--column x0=COLUMN"):
+        listed(table, rows_card)
+    with pytest.raises(BulkError, match="takes x0, x1"):
+        listed(table, rows_card, x7="first")
+    (tmp_path / "picture.png").write_bytes(DATA[0])
+    with pytest.raises(BulkError, match="takes rows"):
+        listed(tmp_path / "picture.png", rows_card)
+
+
+def test_a_chunk_holds_few_bytes_unless_one_file_has_more() -> None:
+    mib = 2**20
+    chunks = [(part.start, part.stop) for part in filled([mib] * 20 + [40 * mib] + [0] * 300)]
+    assert chunks == [(0, 16), (16, 20), (20, 21), (21, 277), (277, 321)]
+
+
+def test_a_table_that_is_none_says_so(pictures_card: Card, tmp_path: Path) -> None:
+    for name, content in (("a.csv", b"path\n\xff\xfe\n"), ("a.parquet", b"PAR1"), ("a.zip", b"PK")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BulkError, match=r"not UTF-8|no Parquet file|no zip archive"):
+            listed(tmp_path / name, pictures_card)
