@@ -24,7 +24,10 @@ export function rank(card, answer) { // by what a table is sorted: the positive 
 
 export function showAnswer(card, answer, timings) {
   const [label, share] = verdict(card, answer);
-  announce(share === null ? label : `${label}, ${percent(share)}`);
+  const spoken = share === null ? label : `${label}, ${percent(share)}`;
+  announce(spoken);
+  at("ribbon").textContent = spoken;
+  at("ribbon").hidden = false;
   const title = make("h2", { id: "label" }, label);
   const confidence = share === null ? null : make("p", { className: "confidence" }, percent(share));
   at("answered").replaceChildren(

@@ -74,15 +74,18 @@ export async function askInLines(path, options, onProgress) { // the same of an 
   const response = await send(path, { ...options, headers });
   if (!response.ok) throw await problemOf(response);
   let last = "";
+  let rest = ""; // of a line whose end has not come
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let part = await reader.read(); !part.done; part = await reader.read()) {
-    const lines = (last + part.value).split("\n");
-    last = lines.at(-1) === "" && lines.length > 1 ? lines.at(-2) : lines.at(-1);
-    for (const line of lines.slice(0, -1)) {
+    const lines = (rest + part.value).split("\n");
+    rest = lines.pop();
+    last = lines.at(-1) ?? last;
+    for (const line of lines) {
       const share = /^\{"progress": ([\d.e-]+)\}$/.exec(line);
       if (share !== null) onProgress(Number(share[1]));
     }
   }
+  if (rest !== "") last = rest; // an answer that is no lines
   const answer = JSON.parse(last);
   if (answer.status >= 400 && answer.title !== undefined) throw new Problem(answer, response);
   return { answer, timings: timingsOf(response) };

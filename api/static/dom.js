@@ -20,6 +20,7 @@ export function draw(tag, attributes = {}, ...children) { // an element of an SV
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 export function milliseconds(ms) {
+  if (ms === 0) return "0 ms";
   if (ms >= 1000) return `${(ms / 1000).toFixed(1)} s`;
   return `${ms >= 10 ? ms.toFixed(0) : ms >= 1 ? ms.toFixed(1) : ms.toFixed(2)} ms`;
 }

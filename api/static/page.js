@@ -22,6 +22,7 @@ let served = { default: "", models: [] }; // what GET /models answered
 let card = null; // of the model that is asked
 let picture = null; // the one that is shown, a File
 let last = null; // {answer, explained, query} of what is shown
+let early = []; // files that came before the models were known
 let turn = new AbortController(); // of what is asked just now; whatever comes later than the next turn is dropped
 
 const takesRows = () => card !== null && card.input.kind === "row";
@@ -52,6 +53,7 @@ async function describe() {
     return;
   }
   choose(next);
+  if (early.length > 0) take(early.splice(0));
   if (known.some((model) => UNSETTLED.includes(model.state))) setTimeout(describe, 1000);
 }
 
@@ -64,7 +66,7 @@ function choose(next) { // shows a model; what was asked of another is asked of 
   at("about").disabled = false;
   at("state").textContent = card.state === "ready" ? `ready, version ${card.version.slice(0, 8)}` : `${card.state}${card.detail ? `: ${card.detail}` : ""}`;
   at("state").className = `chip ${card.state}`;
-  at("pictures").hidden = takesRows();
+  at("pictures").hidden = at("sources").hidden = takesRows();
   at("row").hidden = !takesRows();
   document.body.classList.toggle("rows", takesRows());
   if (!isOther && wasReady) return;
@@ -84,15 +86,15 @@ function choose(next) { // shows a model; what was asked of another is asked of 
 
 function forget() { // the answer to another question
   last = null;
-  at("result").hidden = at("why").hidden = true;
+  at("result").hidden = at("why").hidden = at("ribbon").hidden = true;
   at("explained").replaceChildren();
   at("answered").replaceChildren(make("p", { className: "hint" }, takesRows() ? "The answer to the row stands here." : "The answer stands here once there is a picture."));
   closeVersions();
 }
 
 function take(files) {
-  if (card === null || !at("door").hidden) return;
-  if (takesRows()) askTable(files[0]);
+  if (card === null || !at("door").hidden) early = files;
+  else if (takesRows()) askTable(files[0]);
   else if (files.length === 1) askPicture(files[0]);
   else predictAll(card, files.map((file) => ({ name: file.name, subject: file })));
 }
