@@ -8,7 +8,7 @@ KSERVE := .venv-kserve/.complete
 # ONNX Runtime's official builds report to Microsoft unless this is set.
 export ORT_DISABLE_TELEMETRY ?= 1
 
-.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare chaos loadtest fuzz check-sizes explain-quality image image-cuda lock clean
+.PHONY: help serve test lint train train-real folds train-cifar10 report report-cifar10 bench bench-explain bench-protocols bench-early-exit bench-limits bench-requests compare chaos loadtest fuzz check-sizes explain-quality samples screenshots image image-cuda lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -86,6 +86,12 @@ check-sizes: $(DEV)  ## The sizes of 10,000 pictures and mutants as they are rea
 
 explain-quality: $(DEV)  ## Pointing game, curves and random weights of the explanations; writes them beside the card
 	.venv-dev/bin/vitrine explain quality kidney-stone $(ARGS)
+
+samples: $(DEV)  ## Draw the sample pictures of the web page: phantoms, and four drawings
+	.venv-dev/bin/python -m training.page_samples $(ARGS)
+
+screenshots: $(DEV)  ## Take the README's pictures of the web page, with Chromium (ARGS="--url URL" of a running server)
+	.venv-dev/bin/python -m tests.api.static.screenshots $(ARGS)
 
 image: $(SERVE)  ## Pack the installed models into an image without PyTorch, by docker, podman or buildah
 	.venv/bin/python -m deploy.container.image $(ARGS)

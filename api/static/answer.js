@@ -26,8 +26,7 @@ export function showAnswer(card, answer, timings) {
   const [label, share] = verdict(card, answer);
   const spoken = share === null ? label : `${label}, ${percent(share)}`;
   announce(spoken);
-  at("ribbon").textContent = spoken;
-  at("ribbon").hidden = false;
+  at("ribbon").replaceChildren(make("a", { href: "#answer" }, spoken));
   const title = make("h2", { id: "label" }, label);
   const confidence = share === null ? null : make("p", { className: "confidence" }, percent(share));
   at("answered").replaceChildren(

@@ -16,6 +16,11 @@ import { prepareStage, stage } from "./stage.js";
 import { closeVersions, compareVersions, offerVersions } from "./versions.js";
 
 const MANY_LABELS = 20; // beyond these an answer holds only the most probable ones
+const PROMISES = [
+  "the label, its probability and the threshold that decided,",
+  "why: a heatmap over the picture, or what each feature counted for,",
+  "what the model’s makers warn of, and how long it all took.",
+];
 const UNSETTLED = ["loading", "checking"];
 
 let served = { default: "", models: [] }; // what GET /models answered
@@ -86,9 +91,10 @@ function choose(next) { // shows a model; what was asked of another is asked of 
 
 function forget() { // the answer to another question
   last = null;
-  at("result").hidden = at("why").hidden = at("ribbon").hidden = true;
+  at("result").hidden = at("why").hidden = true;
+  at("ribbon").textContent = "";
   at("explained").replaceChildren();
-  at("answered").replaceChildren(make("p", { className: "hint" }, takesRows() ? "The answer to the row stands here." : "The answer stands here once there is a picture."));
+  at("answered").replaceChildren(make("p", {}, "Here will stand:"), make("ul", { className: "promise" }, ...PROMISES.map((text) => make("li", {}, text))));
   closeVersions();
 }
 

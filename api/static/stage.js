@@ -31,6 +31,7 @@ export const stage = {
     at("empty").hidden = true;
     at("tools").hidden = false;
     at("legend").classList.add("absent");
+    at("stage").scrollIntoView({ block: "nearest" });
     const bitmap = await createImageBitmap(file).catch(() => null);
     if (mine !== turn) return true;
     viewer.show(bitmap, name);

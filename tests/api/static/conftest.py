@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 import numpy as np
 import pytest
 import uvicorn
@@ -92,7 +91,9 @@ def many_classes(folder: Path) -> StoredModel:
     """Return a model of twelve classes without a gradient: their logits are multiples of the picture's redness."""
     tiny_package(folder, "things")
     card = (folder / "card.toml").read_text().replace('["dark", "bright"]', json.dumps(LABELS))
-    card = card.replace('title = "Tiny"', 'title = "Things"').replace('positive_label = "bright"\nthreshold = 0.5\n', "")
+    card = card.replace('title = "Tiny"', 'title = "Things"').replace(
+        'positive_label = "bright"\nthreshold = 0.5\n', ""
+    )
     (folder / "card.toml").write_text(card)
     weight = WEIGHT[:, :1] * -(1 + 0.1 * ((5 * (1 + np.arange(len(LABELS), dtype=np.float32))) % len(LABELS)))
     nodes = [

@@ -26,7 +26,9 @@ DROP = """([name, kind, data]) => {
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
   const dataTransfer = new DataTransfer();
   dataTransfer.items.add(new File([bytes], name, { type: kind }));
-  for (const type of ["dragenter", "dragover", "drop"]) document.body.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+  for (const type of ["dragenter", "dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+  }
 }"""
 PASTE = """([name, kind, data]) => {
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
@@ -136,7 +138,7 @@ def test_a_picture_that_the_browser_cannot_read_is_shown_by_the_server(visit: Op
 
 def test_the_answer_and_its_picture_can_be_taken_along_and_the_request_repeated(visit: Open, tmp_path: Path) -> None:
     visited = visit()
-    awkward = upload("it's \"so\".png", SQUARE["buffer"])
+    awkward = upload('it\'s "so".png', SQUARE["buffer"])
     visited.choose(awkward)
     visited.wait_explained()
     with visited.page.expect_download() as overlay:

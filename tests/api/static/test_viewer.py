@@ -34,7 +34,9 @@ def viewer(visit: Open) -> Visit:
 
 def on_stage(viewer: Visit, x: float, y: float) -> list[int]:
     """Return the viewer's colour where a place of a square picture is while it is shown whole."""
-    width, height = viewer.page.evaluate("(({ width, height }) => [width, height])(document.querySelector('#stage canvas'))")
+    width, height = viewer.page.evaluate(
+        "(({ width, height }) => [width, height])(document.querySelector('#stage canvas'))"
+    )
     side = min(width, height)
     return pixel(viewer, 0.5 + (x - 0.5) * side / width, 0.5 + (y - 0.5) * side / height)
 
@@ -91,7 +93,9 @@ def test_the_opacity_the_divider_and_the_views_show_more_or_less_of_the_heatmap(
 
 def ratio(viewer: Visit) -> float:
     """Return the viewer's width over its height."""
-    share: float = viewer.page.evaluate("(({ width, height }) => width / height)(document.querySelector('#stage canvas'))")
+    share: float = viewer.page.evaluate(
+        "(({ width, height }) => width / height)(document.querySelector('#stage canvas'))"
+    )
     return share
 
 
