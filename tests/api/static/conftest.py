@@ -143,7 +143,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
         ]
         doors = [stack.enter_context(serve(client.app)) for client in clients]
         doors[2].start = clients[2].app_state["repository"].start
-        yield Sites(*doors, key=key)
+        yield Sites(doors[0], doors[1], doors[2], key)
 
 
 @pytest.fixture(scope="module")
@@ -194,9 +194,9 @@ class Visit:
         """Return once the heatmap is there."""
         self.page.wait_for_selector("#save-overlay:not([hidden])")
 
-    def choose(self, *files: Path | str | dict[str, Any]) -> None:
-        """Choose files as with the button."""
-        self.page.set_input_files("#file", list(files))  # type: ignore[arg-type]
+    def choose(self, *files: Path | str | dict[str, Any], into: str = "#file") -> None:
+        """Choose files as with a button."""
+        self.page.set_input_files(into, list(files))  # type: ignore[arg-type]
 
     def asked(self, beginning: str) -> list[str]:
         """Return the requests that began so."""

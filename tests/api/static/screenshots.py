@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import click
 from PIL import Image
@@ -94,7 +95,7 @@ def main(url: str, out: Path) -> None:
     with served(url) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
-        def opened(scheme: str) -> Page:
+        def opened(scheme: Literal["light", "dark"]) -> Page:
             context = browser.new_context(
                 viewport={"width": SIZE[0], "height": SIZE[1]}, color_scheme=scheme, reduced_motion="reduce"
             )

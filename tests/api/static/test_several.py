@@ -86,7 +86,7 @@ def test_a_csv_becomes_a_table_of_predictions(visit: Open) -> None:
     visited = visit()
     visited.page.select_option("#chooser", "churn")
     visited.wait_text("#label", "class 1")
-    visited.page.set_input_files("#csv", upload("rows.csv", ROWS.encode(), "text/csv"))
+    visited.choose(upload("rows.csv", ROWS.encode(), "text/csv"), into="#csv")
     finished(visited, "2 answered, 1 with a problem")
     assert names(visited) == ["row 2", "row 1", "row 3"]
     assert "age" in visited.text("tr.failed")
