@@ -99,6 +99,12 @@ check-sizes: $(DEV)  ## The sizes of 10,000 pictures and mutants as they are rea
 explain-quality: $(DEV)  ## Pointing game, curves and random weights of the explanations; writes them beside the card
 	.venv-dev/bin/vitrine explain quality kidney-stone $(ARGS)
 
+samples: $(DEV)  ## Draw the sample pictures of the web page: phantoms, and four drawings
+	.venv-dev/bin/python -m training.page_samples $(ARGS)
+
+screenshots: $(DEV)  ## Take the README's pictures of the web page, with Chromium (ARGS="--url URL" of a running server)
+	.venv-dev/bin/python -m tests.api.static.screenshots $(ARGS)
+
 image: $(SERVE)  ## Pack the installed models into an image without PyTorch, by docker, podman or buildah
 	.venv/bin/python -m deploy.container.image $(ARGS)
 

@@ -1,15 +1,13 @@
 """The application: our routes, and behind them BentoML's."""
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.aliases import answer_schemas
@@ -26,6 +24,7 @@ from api.middleware import Middleware, wants_page
 from api.oip.http import OpenInference
 from api.openapi import openapi_document
 from api.operation import Endpoint, Operation
+from api.page import STATIC, PageFiles, page
 from api.quick import QuickRequests
 from api.routes import PredictionRoutes
 from api.torchserve import TorchServe
@@ -33,14 +32,12 @@ from serving.predictor import Predictor
 from serving.repository import ModelRepository
 from settings import Settings
 
-STATIC = Path(__file__).parent / "static"
 DOCUMENTATION = STATIC.with_name("documentation")
 SHARED_HEADERS = (
     *("X-Request-ID", "X-Process-Time", "Server-Timing", "Retry-After", "Cache-Status"),
     *("RateLimit", "RateLimit-Policy"),
 )
 """What pages of other origins may read of an answer's headers."""
-PAGE_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'"
 
 
 class _Routing(NamedTuple):
@@ -107,7 +104,7 @@ def build_app(
         if settings.docs_enabled:
             document = openapi_document(operations, version, asks_for_keys=authenticator is not None)
             routes += [Route("/openapi.json", _document(document)), *docs_routes(DOCUMENTATION)]
-        routes.append(Mount("/static", StaticFiles(directory=STATIC)))
+        routes.append(Mount("/static", PageFiles()))
         fixed = {(operation.method, operation.path): operation for operation in reversed(operations)}
         return _Routing(generation, fixed, Router(routes, redirect_slashes=False, default=not_ours))
 
@@ -171,7 +168,7 @@ def _index(repository: ModelRepository, settings: Settings, version: str) -> End
     async def index(request: Request) -> Response:
         """The web page for a browser; name, version, endpoints and model states for everyone else."""
         if wants_page(request.scope):
-            return FileResponse(STATIC / "page.html", headers={"Content-Security-Policy": PAGE_POLICY})
+            return page()
         actions = ("predict", "predict/batch", "explain", "explain/batch")
         endpoints = [*(f"/models/{{name}}/{action}" for action in actions), "/models", "/health", "/metrics", "/v2"]
         endpoints += ["/docs", "/redoc", "/openapi.json"] if settings.docs_enabled else []

@@ -21,7 +21,7 @@ IN_THE_PACKAGE = (
     ("export.rows.importing", "CODE_FOLDER"),
 )
 """The module and the name of each of these paths."""
-EVERYWHERE = {"api/app.py", "models/registry.py", "models/served_versions.py", "preprocessing/sandbox/process.py"}
+EVERYWHERE = {"api/page.py", "models/registry.py", "models/served_versions.py", "preprocessing/sandbox/process.py"}
 IN_THE_IMAGE = {"deploy/container/entrypoint.py"}
 """Run by the tests of the image."""
 
@@ -30,12 +30,13 @@ ALONE = "import sys; sys.meta_path = [finder for finder in sys.meta_path if '_Ed
 PROBE = """
 import json
 from importlib import import_module
-from api.app import DOCUMENTATION, STATIC
+from api.app import DOCUMENTATION
+from api.page import STATIC
 from models import registry, served_versions
 from preprocessing.sandbox import process
 
 places = {"code": str(served_versions.CODE_FOLDER), "decoding": str(process.CODE_FOLDER)}
-places["static"] = sorted(path.name for path in STATIC.iterdir())
+places["static"] = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.*"))
 places["documentation"] = sorted(path.name for path in DOCUMENTATION.iterdir())
 places["cards"] = sorted(registry.bundled_cards())
 places["shipped"] = [name for name in registry.bundled_cards() if registry.has_weights(name)]
@@ -46,7 +47,7 @@ print(json.dumps(places))
 """
 CARDS = ["churn", "cifar10", "imagenet", "kidney-stone", "machine-anomaly"]
 SHIPPED = ["churn", "kidney-stone", "machine-anomaly"]
-PAGE = ["page.css", "page.html", "page.js"]
+PAGE = sorted(path.relative_to(ROOT / "api/static").as_posix() for path in (ROOT / "api/static").rglob("*.*"))
 
 
 def python(program: str, code: Path, home: Path, cwd: Path) -> str:

@@ -1,216 +1,301 @@
-"use strict";
+// The page: which model is asked, what it is asked, and what its answer looks like. Each part has a module of its own.
 
-const at = (id) => document.getElementById(id);
-const drop = at("drop");
-let shown = 0;
+import { attributions, showAnswer, showTimings } from "./answer.js";
+import { ask, form, key, on, pathOf, patiently } from "./api.js";
+import { showCard } from "./card.js";
+import { announce, at, latest, make, save } from "./dom.js";
+import { asked as askedExplanation, bitmapOf, blobOf, heatmapOf, isSampled, offer, offerLabels, tell, tellProblem, tellWait } from "./explaining.js";
+import { command, copy, saveJson } from "./exports.js";
+import { offerSamples, takeIn } from "./intake.js";
+import { prepareLive } from "./live.js";
+import { countdown, explainProblem, GONE } from "./problems.js";
+import { askFor, entriesOf, fillIn, prepareRows, row } from "./rows.js";
+import { rowsOf } from "./csv.js";
+import { closeTable, predictAll, prepareTable } from "./several.js";
+import { prepareStage, stage } from "./stage.js";
+import { closeVersions, compareVersions, offerVersions } from "./versions.js";
+
+const MANY_LABELS = 20; // beyond these an answer holds only the most probable ones
+const PROMISES = [
+  "the label, its probability and the threshold that decided,",
+  "why: a heatmap over the picture, or what each feature counted for,",
+  "what the model’s makers warn of, and how long it all took.",
+];
+const UNSETTLED = ["loading", "checking"];
+
+let served = { default: "", models: [] }; // what GET /models answered
 let card = null; // of the model that is asked
-let asked = null; // name and version of the model whose values the form asks for
+let picture = null; // the one that is shown, a File
+let last = null; // {answer, explained, query} of what is shown
+let early = []; // files that came before the models were known
+let turn = new AbortController(); // of what is asked just now; whatever comes later than the next turn is dropped
 
-const KEY = "vitrine-key"; // in sessionStorage, which ends with the tab and no other site can read
-
-function ask(path, options = {}) {
-  const key = sessionStorage.getItem(KEY);
-  return fetch(path, key === null ? options : { ...options, headers: { "X-API-Key": key } });
-}
-
-function knock(answer) { // asks for a key
-  at("door").hidden = false;
-  drop.hidden = at("row").hidden = at("choice").hidden = at("links").hidden = true; // links carry no key
-  at("model").textContent = sessionStorage.getItem(KEY) === null ? "This service asks for a key." : answer.detail;
-  at("key").focus();
-}
+const takesRows = () => card !== null && card.input.kind === "row";
+const subject = () => (takesRows() ? row() : picture);
 
 async function describe() {
-  const response = await ask("/models");
-  if (response.status === 401) return knock(await response.json());
-  at("door").hidden = true;
-  at("links").hidden = sessionStorage.getItem(KEY) !== null;
-  const { default: name, models } = await response.json();
-  const takers = models.filter((each) => each.state !== "missing");
-  const wanted = at("chooser").value || name;
-  card = takers.find((each) => each.name === wanted) ?? takers[0] ?? models.find((each) => each.name === name) ?? null;
-  const pictures = card !== null && card.input.kind !== "row";
-  at("chooser").replaceChildren(...takers.map((each) => new Option(each.title, each.name, false, each === card)));
-  at("choice").hidden = takers.length < 2;
-  drop.hidden = !pictures;
-  at("row").hidden = pictures || !takers.includes(card);
-  if (!at("row").hidden) askFor(`${card.name}:${card.version}`);
-  at("model").textContent = card === null
-    ? `There is no model ${name} here.`
-    : `${card.title}, version ${card.version ?? "not installed"}, ${card.state}${card.detail ? `: ${card.detail}` : ""}`;
-  at("quality").textContent = card === null ? "" : quality(card.metrics);
-  if (models.some((each) => ["loading", "checking"].includes(each.state))) setTimeout(describe, 500);
-}
-
-function quality(metrics) { // the figures that a model's report leads with, and what they are of
-  const figures = ["auc", "sensitivity", "specificity", "top1"].filter((name) => metrics[name] !== undefined).map((name) => {
-    const limits = metrics[`${name}_ci95`];
-    return `${name} ${metrics[name].toFixed(3)}${limits ? ` (${limits.map((limit) => limit.toFixed(3)).join(" to ")})` : ""}`;
-  });
-  const scans = metrics.scans === undefined ? "" : ` in ${metrics.scans} scans`;
-  const of = `${metrics.n?.toLocaleString("en")}${scans} (${metrics.data})`;
-  return figures.length ? `Measured on ${of}: ${figures.join(", ")}.` : "";
-}
-
-function make(tag, properties, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-function askFor(tag) { // an input for each value of a row, with the card's example in it
-  if (asked === tag) return; // what was typed stays
-  asked = tag;
-  at("values").replaceChildren(...entries().map((entry) => {
-    const { name, unit, description, example, categories, other_categories: others, missing, low, high } = entry;
-    const field = { name, required: !missing, title: description };
-    const chosen = categories && !others
-      ? make("select", field, ...(missing ? [""] : []).concat(categories).map((value) => new Option(value, value, false, value === example)))
-      : make("input", { ...field, value: example, ...(low === undefined || categories ? {} : { type: "number", step: "any" }) });
-    if (chosen.type === "number" && low > -1e30) chosen.min = low;
-    if (chosen.type === "number" && high < 1e30) chosen.max = high;
-    return make("label", {}, `${name}${unit ? ` (${unit})` : ""}`, chosen);
-  }));
-}
-
-function entries() { // what a row holds: features, which have a range, and what only identifies it
-  return [...card.input.features, ...card.input.identifiers];
-}
-
-function valueOf(entry) {
-  const text = at("row").elements.namedItem(entry.name).value;
-  if (entry.categories) return text === "" ? null : entry.categories.find((category) => String(category) === text) ?? text;
-  if (entry.low === undefined) return text;
-  return text === "" ? null : Number(text);
-}
-
-function explain(explanation) { // a bar for each feature: to the right where it raised the output
-  at("why").hidden = !explanation?.attributions;
-  if (at("why").hidden) return;
-  const { target, value, base_value: base, background, background_rows: rows } = explanation;
-  at("of").textContent = `What each feature counted for: ${target} ${value.toPrecision(4)}, where the mean of `
-    + `${rows} rows (${background}) is ${base.toPrecision(4)}.`;
-  const strongest = Object.entries(explanation.attributions).sort((one, other) => Math.abs(other[1]) - Math.abs(one[1]));
-  const longest = Math.max(Math.abs(strongest[0][1]), 1e-12);
-  at("bars").replaceChildren(...strongest.slice(0, 20).flatMap(([name, share]) => {
-    const bar = make("div", { className: share < 0 ? "down" : "up" });
-    bar.style.width = `${50 * Math.abs(share) / longest}%`;
-    const number = `${share < 0 ? "−" : "+"}${Math.abs(share).toPrecision(3)}`;
-    return [make("div", {}, name), make("div", { className: "track" }, bar), make("div", { className: "number" }, number)];
-  }));
-}
-
-function list(texts) {
-  at("warnings").replaceChildren(...texts.map((text) => {
-    const item = document.createElement("li");
-    item.textContent = text;
-    return item;
-  }));
-}
-
-function percent(share) {
-  return `${(100 * share).toFixed(1)}%`;
-}
-
-function summary(answer) { // what is said, of what the bar is, how long it is, where its mark stands, and the numbers
-  if (answer.is_anomaly !== undefined) {
-    const { anomaly_score: score, threshold } = answer;
-    const numbers = `score ${score.toPrecision(3)}, an anomaly above ${threshold.toPrecision(3)}`;
-    return [card.labels[Number(answer.is_anomaly)], "score", Math.min(score / (2 * threshold), 1), 0.5, numbers];
-  }
-  if (answer.values !== undefined) {
-    const values = Object.entries(answer.values).map(([name, value]) => `${name} ${value.toPrecision(6)} ${answer.units?.[name] ?? ""}`);
-    return [values.join(", "), "", null, null, ""];
-  }
-  const positive = card.positive_label ?? null; // the label that the threshold is about
-  const [what, share] = positive === null
-    ? [answer.prediction, answer.confidence]
-    : [positive, answer.probabilities[positive]];
-  const numbers = Object.entries(answer.probabilities).map(([label, share]) => `${label} ${percent(share)}`).join(" · ");
-  return [answer.prediction, what, share, answer.threshold, numbers];
-}
-
-function show(answer) {
-  const [label, what, share, mark, numbers] = summary(answer);
-  at("label").textContent = label;
-  at("bar").hidden = share === null;
-  at("fill").style.width = percent(share ?? 0);
-  at("bar").setAttribute("aria-label", `${what}: ${percent(share ?? 0)}`);
-  at("mark").hidden = mark === null;
-  at("mark").style.left = percent(mark ?? 0);
-  at("numbers").textContent = numbers;
-  explain(answer.explanation);
-  list(answer.warnings);
-  at("looked").hidden = !answer.gradcam_heatmap;
-  if (answer.gradcam_heatmap) at("overlay").src = `data:image/png;base64,${answer.gradcam_heatmap}`;
-  at("unexplained").hidden = !answer.explanation_error;
-  at("unexplained").textContent = answer.explanation_error ?? "";
-  look();
-  const by = { early_exit: " by the early exit", network: " by the whole network" }[answer.answered_by] ?? "";
-  const took = `${answer.inference_time_ms.toFixed(0)} ms on ${answer.device}${by}`;
-  at("small").textContent = `${took}, request ${answer.request_id}`;
-}
-
-function look() {
-  const shows = at("switch").checked && !at("looked").hidden;
-  at("overlay").hidden = !shows;
-  at("preview").hidden = shows;
-}
-
-function fail(title, detail) {
-  at("label").textContent = title;
-  explain(null);
-  at("fill").style.width = "0";
-  at("mark").hidden = true;
-  at("numbers").textContent = detail;
-  list([]);
-  at("small").textContent = "";
-}
-
-async function predict(body) { // a picture's file, or the JSON of a row
-  const turn = ++shown;
-  if (body instanceof File) {
-    at("preview").src = URL.createObjectURL(body);
-    at("preview").hidden = false;
-    at("hint").hidden = true;
-  }
-  for (const id of ["overlay", "looked", "unexplained"]) at(id).hidden = true;
-  at("answer").hidden = true;
+  let answer;
   try {
-    const query = `?label=name${card.explain ? "&include_explanation=true" : ""}`;
-    const response = await ask(`/models/${card.name}/predict${query}`, { method: "POST", body });
-    const answer = await response.json();
-    if (turn !== shown) return;
-    if (response.status === 401) return knock(answer);
-    response.ok ? show(answer) : fail(answer.title, answer.detail);
-  } catch (error) {
-    if (turn === shown) fail("No answer", `The server could not be reached (${error.message}).`);
+    ({ answer } = await ask("/models"));
+  } catch (problem) {
+    if (problem.status === 401 || problem.status === 0) return; // the page asks for a key, or waits for the server
+    at("answered").replaceChildren(explainProblem(problem));
+    setTimeout(describe, 1000 * (problem.retryAfter ?? 5));
+    return;
   }
-  at("answer").hidden = false;
+  at("door").hidden = true;
+  at("bench").hidden = false;
+  at("links").hidden = key.isKnown; // links carry no key
+  served = answer;
+  const known = served.models.filter((model) => model.state !== "missing");
+  const name = card?.name ?? served.default;
+  const next = known.find((model) => model.name === name) ?? known[0] ?? null;
+  at("chooser").replaceChildren(...known.map((model) => new Option(model.title, model.name, false, model === next)));
+  at("chooser").disabled = known.length === 0;
+  if (next === null) {
+    at("title").textContent = "No model is installed";
+    at("description").textContent = served.models[0]?.detail ?? "";
+    return;
+  }
+  choose(next);
+  if (early.length > 0) take(early.splice(0));
+  if (known.some((model) => UNSETTLED.includes(model.state))) setTimeout(describe, 1000);
 }
 
-at("chooser").addEventListener("change", () => {
-  shown += 1;
-  for (const id of ["overlay", "looked", "unexplained", "answer"]) at(id).hidden = true;
-  describe().then(() => !drop.hidden && at("file").files[0] && predict(at("file").files[0]));
+function choose(next) { // shows a model; what was asked of another is asked of this one
+  const isOther = card === null || card.name !== next.name || card.version !== next.version;
+  const wasReady = card?.state === "ready";
+  card = next;
+  at("title").textContent = card.title;
+  at("description").textContent = card.description;
+  at("about").disabled = false;
+  at("state").textContent = card.state === "ready" ? `ready, version ${card.version.slice(0, 8)}` : `${card.state}${card.detail ? `: ${card.detail}` : ""}`;
+  at("state").className = `chip ${card.state}`;
+  at("pictures").hidden = at("sources").hidden = takesRows();
+  at("row").hidden = !takesRows();
+  document.body.classList.toggle("rows", takesRows());
+  if (!isOther && wasReady) return;
+  if (isOther) {
+    turn.abort();
+    closeTable();
+    forget();
+    offerVersions(card);
+    if (takesRows()) askFor(card);
+    else { offer(card); offerSamples(card); }
+  }
+  if (card.state !== "ready") {
+    at("answered").replaceChildren(make("p", { className: "hint" }, `The model is not ready yet: ${card.detail || card.state}.`));
+  } else if (takesRows()) askRow();
+  else if (picture !== null) askPicture(picture);
+}
+
+function forget() { // the answer to another question
+  last = null;
+  at("result").hidden = at("why").hidden = true;
+  at("ribbon").textContent = "";
+  at("explained").replaceChildren();
+  at("answered").replaceChildren(make("p", {}, "Here will stand:"), make("ul", { className: "promise" }, ...PROMISES.map((text) => make("li", {}, text))));
+  closeVersions();
+}
+
+function take(files) {
+  if (card === null || !at("door").hidden) early = files;
+  else if (takesRows()) askTable(files[0]);
+  else if (files.length === 1) askPicture(files[0]);
+  else predictAll(card, files.map((file) => ({ name: file.name, subject: file })));
+}
+
+async function askTable(file) {
+  const { rows, others } = rowsOf(await file.text(), entriesOf(card));
+  if (rows.length === 0) {
+    at("answered").replaceChildren(explainProblem({ title: "No rows", message: `${file.name} has no line below a header with the features' names.` }));
+    return;
+  }
+  const note = others.length > 0 ? `Left out, since the model takes no such value: ${others.join(", ")}.` : "";
+  await predictAll(card, rows.map((values, index) => ({ name: `row ${index + 1}`, subject: values })), note);
+}
+
+function newTurn() {
+  turn.abort();
+  turn = new AbortController();
+  return turn.signal;
+}
+
+const labelQuery = () => (card.labels.length === 0 || card.task === "anomaly-detection" ? {} : {
+  label: "name", top_k: card.labels.length > MANY_LABELS ? 10 : "",
 });
-at("file").addEventListener("change", (event) => event.target.files[0] && predict(event.target.files[0]));
-at("row").addEventListener("submit", (event) => {
-  event.preventDefault();
-  predict(JSON.stringify(Object.fromEntries(entries().map((entry) => [entry.name, valueOf(entry)]))));
+
+function busy(isBusy) {
+  at("answer").setAttribute("aria-busy", String(isBusy));
+}
+
+async function answerTo(query, body, signal) { // shows the answer, or what went wrong; null then
+  busy(true);
+  try {
+    const path = pathOf(card, "predict", query);
+    const wait = (problem) => countdown(at("answered"), problem, signal);
+    const { answer, timings } = await patiently(() => ask(path, { method: "POST", body, signal }), wait);
+    if (signal.aborted) return null;
+    showAnswer(card, answer, answer.explanation ? { ...timings, explain: answer.explanation.time_ms } : timings);
+    last = { answer, timings, query, action: "predict" };
+    at("result").hidden = false;
+    at("command").textContent = command(card, "predict", query, subject());
+    at("save-overlay").hidden = true;
+    return answer;
+  } catch (problem) {
+    if (signal.aborted || problem.name === GONE) return null;
+    forget();
+    const again = make("button", { type: "button" }, "Try again");
+    again.addEventListener("click", repeat);
+    at("answered").replaceChildren(explainProblem(problem, make("p", { className: "actions" }, again)));
+    return null;
+  } finally {
+    if (!signal.aborted) busy(false);
+  }
+}
+
+const repeat = () => (takesRows() ? askRow() : picture !== null && askPicture(picture));
+
+async function askPicture(file) {
+  const signal = newTurn();
+  picture = file;
+  closeVersions();
+  if (card.state !== "ready") return;
+  const [seen, answer] = await Promise.all([stage.show(file), answerTo(labelQuery(), form(file), signal)]);
+  if (signal.aborted || answer === null) return;
+  offerLabels(card, answer);
+  if (!seen) await showByServer(file, signal);
+  if (card.explain !== null && !isSampled()) await explain();
+  else if (card.explain !== null) tellWait("This method takes many predictions. Press “Explain” for it.");
+}
+
+async function showByServer(file, signal) { // a picture that this browser cannot read, such as a TIFF
+  if (card.explain === null || isSampled()) return;
+  try {
+    const query = { output: "overlay", alpha: 0 };
+    const { answer } = await ask(pathOf(card, "explain", query), { method: "POST", body: form(file), signal });
+    if (!signal.aborted) await stage.show(await blobOf(answer.gradcam_heatmap), file.name);
+  } catch (problem) {
+    if (problem.name !== GONE) tellProblem(problem, repeat);
+  }
+}
+
+async function explain() {
+  const signal = turn.signal;
+  const file = picture;
+  if (file === null || last === null) return;
+  tellWait("Asking where the model looked …");
+  try {
+    const wait = (problem) => countdown(at("explained"), problem, signal);
+    const { answer } = await patiently(() => heatmapOf(card, file, signal), wait);
+    const heatmap = await bitmapOf(answer.gradcam_heatmap);
+    if (signal.aborted) return;
+    stage.lay(heatmap, answer.explanation);
+    tell(card, answer);
+    last = { ...last, explained: answer };
+    showTimings({ ...last.timings, explain: answer.explanation.time_ms });
+    at("command").textContent = command(card, "explain", askedExplanation(), file);
+    at("save-overlay").hidden = false;
+    announce("The heatmap is there.");
+  } catch (problem) {
+    if (signal.aborted || problem.name === GONE) return;
+    stage.lay(null);
+    tellProblem(problem, explain);
+  }
+}
+
+const askRow = latest(async () => { // while a slider moves, of the rows that come only the newest
+  if (!takesRows() || card.state !== "ready") return;
+  const signal = newTurn();
+  closeVersions();
+  const query = { ...labelQuery(), ...(card.explain ? { include_explanation: true } : {}) };
+  const answer = await answerTo(query, JSON.stringify(row()), signal);
+  if (answer === null) return;
+  at("why").hidden = !answer.explanation?.attributions && !answer.explanation_error;
+  if (answer.explanation?.attributions) at("why").replaceChildren(...attributions(answer.explanation));
+  else if (answer.explanation_error) at("why").replaceChildren(make("p", { className: "hint" }, answer.explanation_error));
 });
-at("door").addEventListener("submit", (event) => {
-  event.preventDefault();
-  sessionStorage.setItem(KEY, at("key").value.trim());
-  at("key").value = "";
-  describe();
+
+function prepareResult() {
+  at("save-overlay").addEventListener("click", async () => save(await stage.snapshot(), `${stem()}-overlay.png`));
+  at("save-json").addEventListener("click", () => saveJson(last.explained ? { prediction: last.answer, explanation: last.explained } : last.answer, `${stem()}.json`));
+  at("copy").addEventListener("click", async () => {
+    const isCopied = await copy(at("command").textContent, at("command"));
+    at("copy").textContent = isCopied ? "Copied" : "Selected: press Ctrl+C";
+    announce(at("copy").textContent);
+    setTimeout(() => { at("copy").textContent = "Copy"; }, 2000);
+  });
+  at("compare").addEventListener("click", () => compareVersions(card, subject(), turn.signal));
+  at("close-versions").addEventListener("click", closeVersions);
+  for (const id of ["method", "target", "contrast"]) at(id).addEventListener("change", () => {
+    at("samples-field").hidden = !isSampled();
+    at("explain").hidden = !isSampled();
+    if (isSampled()) tellWait("This method takes many predictions. Press “Explain” for it.");
+    else explain();
+  });
+  at("explain").addEventListener("click", explain);
+}
+
+const stem = () => (takesRows() ? card.name : picture.name.replace(/\.\w+$/, ""));
+
+function prepareDoor() {
+  on("key", (problem) => {
+    at("door").hidden = false;
+    at("bench").hidden = true;
+    at("links").hidden = true;
+    closeTable();
+    at("door-problem").textContent = key.isKnown ? problem.message : "";
+    at("key").focus();
+  });
+  at("door").addEventListener("submit", (event) => {
+    event.preventDefault();
+    key.use(at("key").value.trim());
+    at("key").value = "";
+    describe().then(() => at("door").hidden && last === null && card?.state === "ready" && repeat());
+  });
+}
+
+function prepareConnection() {
+  let asking = null;
+  on("reachable", (isReachable) => {
+    at("offline").hidden = isReachable;
+    if (isReachable || asking !== null) return;
+    asking = setInterval(async () => { // until it answers again
+      const isBack = await fetch("/health/live").then((response) => response.ok, () => false);
+      if (!isBack) return;
+      clearInterval(asking);
+      asking = null;
+      at("offline").hidden = true;
+      announce("The server answers again.");
+      await describe();
+      if (last === null && card?.state === "ready") repeat();
+    }, 2000);
+  });
+}
+
+function fromCsv() {
+  at("csv").addEventListener("change", () => {
+    const [file] = at("csv").files;
+    at("csv").value = "";
+    if (file) askTable(file);
+  });
+  at("choose-csv").addEventListener("click", () => at("csv").click());
+}
+
+at("chooser").addEventListener("change", () => choose(served.models.find((model) => model.name === at("chooser").value)));
+at("about").addEventListener("click", () => showCard(card));
+for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
+prepareStage();
+prepareResult();
+prepareDoor();
+prepareConnection();
+prepareRows(askRow, askRow);
+prepareTable((chosen) => {
+  if (chosen instanceof File) askPicture(chosen);
+  else { fillIn(chosen); askRow(); }
+  at("answer").scrollIntoView({ block: "nearest" });
 });
-at("switch").addEventListener("change", look);
-drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
-drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-drop.addEventListener("drop", (event) => {
-  event.preventDefault();
-  drop.classList.remove("over");
-  if (event.dataTransfer.files[0]) predict(event.dataTransfer.files[0]);
-});
+prepareLive(() => served);
+fromCsv();
+takeIn(take);
 describe();

@@ -38,7 +38,11 @@ def test_the_root_is_a_page_for_a_browser_and_json_for_everyone_else(client: Tes
     links = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)
     assert links
     for link in links:
-        assert client.get(link).status_code == 200
+        response = client.get(link)
+        assert response.status_code == 200
+        assert response.headers["cache-control"] == "no-cache"  # a new server brings new files
+        again = client.get(link, headers={"If-None-Match": response.headers["etag"]})
+        assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
 
 
 def test_only_the_paths_that_are_bentomls_reach_it(client: TestClient) -> None:
@@ -136,4 +140,4 @@ def test_the_files_of_the_page_are_open_and_nothing_else_is_beside_them(guarded:
 def test_the_page_comes_without_a_key_and_has_a_place_for_one(guarded: TestClient) -> None:
     page = guarded.get("/", headers={"Accept": "text/html"})
     assert page.status_code == 200 and 'id="key"' in page.text and "tiny" not in page.text
-    assert "sessionStorage" in guarded.get("/static/page.js").text
+    assert "sessionStorage" in guarded.get("/static/api.js").text

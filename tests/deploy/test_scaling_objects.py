@@ -14,7 +14,7 @@ from prometheus_client import generate_latest
 from pydantic import ValidationError
 
 from models import registry
-from runners.stats import metrics
+from runners.metrics import metrics
 from tests.conftest import ROOT
 from tests.deploy.kustomize import JOBS, KUBERNETES, SETS, missing, named, of_kind, rendered, server
 from tests.deploy.scaling_schemas import RayJob, Rules, ScaledObject
@@ -54,7 +54,7 @@ def test_keda_scales_the_deployment_alone_and_by_metrics_that_exist() -> None:
     deployment = named("keda", target["kind"], target["name"])
     assert deployment["apiVersion"] == target["apiVersion"] and "replicas" not in deployment["spec"]
     queue, requests = (trigger["metadata"] for trigger in scaled["spec"]["triggers"])
-    metrics().queue.labels("any").observe(0.1)
+    metrics().queue.labels("any", "1", "predict").observe(0.1)
     exported = set(re.findall(r"^(\w+)\{", generate_latest().decode(), re.MULTILINE))
     assert set(re.findall(r"vitrine_\w+", queue["query"])) <= exported
     assert queue["threshold"] == server("keda").container["resources"]["limits"]["cpu"]
