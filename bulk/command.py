@@ -37,7 +37,7 @@ MOST_REASONS = 5
 @click.option("--address", metavar="HOST:PORT", help="The head of a Ray cluster that this machine is of, or auto.")
 @click.option("--workers", type=click.IntRange(min=1), help="How many cores to use; by default all.")
 def score(source: str, tag: str, out: str, **given: Any) -> None:
-    r"""Score every input of SOURCE with an installed model, by the pipeline that serves it, into numbered parts.
+    """Score every input of SOURCE with an installed model, by the pipeline that serves it, into numbered parts.
 
     \b
     SOURCE is one of
@@ -54,7 +54,7 @@ def score(source: str, tag: str, out: str, **given: Any) -> None:
       path=COLUMN      paths or addresses; relative ones begin at the table's folder
       bytes=COLUMN     encoded pictures, in CSV in base64
       FEATURE=COLUMN   a feature of a model of rows
-    """
+    """  # noqa: D301 - click reads the character
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that every `finally` ends what it started
