@@ -94,15 +94,14 @@ class Source:
             yield Listed(part, entry.changed)
 
     def _members(self, entry: _Entry) -> Iterator[Members]:
-        members = list[zipfile.ZipInfo]()
-        size = 0
-        for member in opened_archive(entry.path, entry.changed).infolist():
+        members, size = dict[int, zipfile.ZipInfo](), 0
+        for place, member in enumerate(opened_archive(entry.path, entry.changed).infolist()):
             if member.is_dir() or not self._is_taken(member.filename):
                 continue
             if members and (len(members) == self._part_rows or size + member.file_size > MOST_SLICE_BYTES):
                 yield _members_of(entry, members)
-                members, size = [], 0
-            members.append(member)
+                members, size = {}, 0
+            members[place] = member
             size += member.file_size
         if members:
             yield _members_of(entry, members)
@@ -178,9 +177,9 @@ def _recognise(card: Card, columns: Mapping[str, str], header: list[str], path: 
     return recognised(header, card, columns, path)
 
 
-def _members_of(entry: _Entry, members: list[zipfile.ZipInfo]) -> Members:
-    names, sizes = zip(*((member.filename, member.file_size) for member in members), strict=True)
-    return Members(entry.path, names, sizes, entry.changed)
+def _members_of(entry: _Entry, members: Mapping[int, zipfile.ZipInfo]) -> Members:
+    names, sizes = zip(*((member.filename, member.file_size) for member in members.values()), strict=True)
+    return Members(entry.path, names, tuple(members), sizes, entry.changed)
 
 
 def _raise(error: OSError) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -184,3 +186,58 @@ def test_a_table_that_is_none_says_so(pictures_card: Card, tmp_path: Path) -> No
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BulkError, match=r"not UTF-8|no Parquet file|no zip archive"):
             listed(tmp_path / name, pictures_card)
+
+
+def test_a_quote_that_is_never_closed_swallows_no_rows(pictures_card: Card, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text('path\n0.png\n"1.png\n2.png\n3.png\n')
+    with pytest.raises(BulkError, match="quote that opens in row 2 is closed nowhere"):
+        listed(table, pictures_card)
+    table.write_bytes(b"path\r0.png\r1.png\r")
+    with pytest.raises(BulkError, match=r"table\.csv, after row 0: new-line character"):
+        listed(table, pictures_card)
+    table.write_text('"path","a note\nof two lines"\n0.png,"x\n\n"\n')  # and an end in a closed quote
+    as_files(tmp_path)
+    assert payloads(listed(table, pictures_card, 1)) == DATA[:1]
+
+
+def test_members_of_one_name_are_rows_of_their_own(pictures_card: Card, tmp_path: Path) -> None:
+    archive = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(archive, "w") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        for data in DATA[:3]:
+            file.writestr("same.png", data)
+    assert payloads(listed(archive, pictures_card, 2)) == DATA[:3]
+
+
+def test_an_archive_damaged_anywhere_is_said_to_be_none_or_costs_rows_alone(
+    pictures_card: Card, tmp_path: Path
+) -> None:
+    whole, random = as_zip(tmp_path).read_bytes(), np.random.default_rng(0)
+    for place in range(300):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole) * 2 // 3, len(whole))] = random.integers(256)  # most of it in the directory
+        archive = tmp_path / f"{place}.zip"
+        archive.write_bytes(damaged)
+        try:
+            slices = listed(archive, pictures_card)
+        except BulkError as error:
+            assert "no zip archive" in str(error)
+        else:
+            assert len(payloads(slices)) == sum(part.count for part, _ in slices)
+
+
+def test_each_address_of_a_table_is_fetched_from_its_own_store_by_its_own_name(
+    pictures_card: Card, tmp_path: Path
+) -> None:
+    store = fsspec.filesystem("memory")
+    for place, name in enumerate(("scan[0].png", "scan0.png", "scan*.png")):
+        store.pipe(f"/own/{name}", DATA[place])
+    store.pipe("/own/large.png", b"x" * (LIMIT + 1))
+    as_files(tmp_path)
+    paths = ["memory://own/scan[0].png", "nowhere://0.png", "memory://own/scan0.png", (tmp_path / "3.png").as_uri()]
+    paths += ["memory://own/scan*.png", "memory://own/none.png", "memory://own/large.png", "3.png"]
+    table = tmp_path / "table.csv"
+    table.write_text("path\n" + "".join(f"{path}\n" for path in paths))
+    got = payloads(listed(table, pictures_card, 100))
+    assert [got[place] for place in (0, 2, 4, 3, 7)] == [*DATA[:3], DATA[3], DATA[3]]
+    assert "no kind of address" in got[1] and "No such file" in got[5] and "at most 1,000" in got[6]
