@@ -138,7 +138,8 @@ def _run(request: Request, show: Show) -> Report:
         counts = added(known.tally for known in folder.written.values())
         folder.write_run({**facts, "state": "complete", "rows": counts["rows"], "errors": counts["errors"]})
         if request.summary:
-            write_summary(out, counts, {**facts, "state": "complete"}, histogram_of(stored.card))
+            with folder.writing():
+                write_summary(out, counts, {**facts, "state": "complete"}, histogram_of(stored.card))
     return Report(counts["rows"], counts["errors"], before, computed, source.ignored, counts["reasons"])
 
 

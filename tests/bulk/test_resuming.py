@@ -120,11 +120,28 @@ def test_only_what_a_changed_model_or_source_makes_stale_is_computed_again(
     rows = rows_in(out)
     assert [Path(row["input"]).name for row in rows] == ["-first.png", *names[:-1]]
     assert rows[0]["probabilities"]["bright"] == pytest.approx(probability_of_plain(255), abs=1e-6)
-    assert computed(printed) <= 4  # the new one, and what was in the part before
+    assert computed(printed) == 1  # although every part holds what was in the one before
+    for place in range(12):  # more than a part holds, before all others
+        (source / f"-a{place:02d}.png").write_bytes(plain(241 + place))
+    assert computed(succeed(*arguments, "--explain", "--resume")) == 12
+    assert [Path(row["input"]).name for row in rows_in(out)][:14] == [
+        *(f"-a{place:02d}.png" for place in range(12)),
+        "-first.png",
+        names[0],
+    ]
+    for place in range(12):
+        (source / f"-a{place:02d}.png").unlink()
     for name in names[:15]:
         (source / name).unlink(missing_ok=True)
-    succeed(*arguments, "--explain", "--resume")
+    with (out / ".vitrine" / "parts.jsonl").open("rb+") as log:  # a kill before the last of them was noted
+        lines = log.readlines()
+        log.seek(0)
+        log.writelines([line for line in lines if b"[4, " not in line[:4]])
+        log.truncate()
+    assert len(parts_in(out)) == 6
+    assert computed(succeed(*arguments, "--explain", "--resume")) == 0
     assert len(rows_in(out)) == 25 and len(parts_in(out)) == 3
+    assert not list((out / ".vitrine").rglob("part-*"))
 
 
 def test_a_part_or_an_index_that_was_damaged_is_made_again(tiny: str, tmp_path: Path) -> None:
