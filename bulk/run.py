@@ -161,7 +161,7 @@ def _score(
         else:
             todo.append(part)
     if not total:
-        left_out = f"; {ignored:,} files in it are of other kinds" if ignored else ""
+        left_out = f"; {ignored:,} files of other kinds or links to folders are left out" if ignored else ""
         raise BulkError(f"SOURCE {request.source} has nothing that {job.stored.card.name} takes{left_out}.")
     folder.write_run(facts)
     done = [before, 0]
