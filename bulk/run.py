@@ -106,7 +106,7 @@ def run(request: Request, show: Show) -> Report:
 
 def _run(request: Request, show: Show) -> Report:
     stored, out = request.stored, request.out
-    if not is_url(request.source) and _is_inside(out, Path(request.source)):
+    if not is_url(request.source) and _is_inside(out, request.source):
         raise BulkError(f"--out {out} lies in SOURCE, which would be scored with it: name another folder.")
     if request.parameters.explain and not is_of_pictures(stored.card):
         raise BulkError(f"--explain draws on pictures; {stored.card.name} takes rows.")
@@ -198,5 +198,9 @@ def _asked(request: Request) -> dict[str, Any]:
     }
 
 
-def _is_inside(out: Path, source: Path) -> bool:
-    return source.is_dir() and os.path.commonpath([source.resolve(), out.resolve()]) == str(source.resolve())
+def _is_inside(out: Path, source: str) -> bool:
+    """Return whether the output lies in a folder that is a source, or whose subfolders a glob goes through."""
+    if "**" in source and not os.path.exists(source):
+        source = os.path.dirname(source[: source.index("**")]) or "."
+    folder = Path(source).resolve()
+    return folder.is_dir() and out.resolve().is_relative_to(folder)

@@ -192,13 +192,16 @@ def test_a_table_that_is_none_says_so(pictures_card: Card, tmp_path: Path) -> No
             listed(tmp_path / name, pictures_card)
 
 
-def test_a_quote_that_is_never_closed_swallows_no_rows(pictures_card: Card, tmp_path: Path) -> None:
+def test_a_table_that_can_be_read_in_two_ways_is_not_guessed_at(pictures_card: Card, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text('path\n0.png\n"1.png\n2.png\n3.png\n')
     with pytest.raises(BulkError, match="quote that opens in row 2 is closed nowhere"):
         listed(table, pictures_card)
     table.write_bytes(b"path\r0.png\r1.png\r")
     with pytest.raises(BulkError, match=r"table\.csv, after row 0: new-line character"):
+        listed(table, pictures_card)
+    table.write_text("path,path\n0.png,1.png\n")
+    with pytest.raises(BulkError, match="path is there 2 times"):
         listed(table, pictures_card)
     table.write_text('"path","a note\nof two lines"\n0.png,"x\n\n"\n')  # and an end in a closed quote
     as_files(tmp_path)
