@@ -28,7 +28,7 @@ class Parts:
 
     def __init__(self, folder: Path, columns: Sequence[Column], form: Format) -> None:
         self._folder, self._columns, self._form = folder, tuple(columns), form
-        self._answers = lru_cache(maxsize=4)(self._read)
+        self._answers = lru_cache(maxsize=8)(self._read)
 
     def __reduce__(self) -> tuple[type["Parts"], tuple[Path, tuple[Column, ...], Format]]:
         """Return what another process makes the same of; what was read stays here."""
