@@ -120,7 +120,8 @@ def _run(request: Request, show: Show) -> Report:
         parts = Parts(out, columns, request.form)
         source = Source(request.source, stored.card, request.columns, asked["part_rows"])
         listing_file = folder.state / "listing.sqlite"
-        digested = f"{stored.tag} {request.parameters} {request.form} {sorted(request.columns.items())}"
+        made_with = stored.tag, request.parameters, request.form, sorted(request.columns.items()), request.most_bytes
+        digested = " ".join(map(str, made_with))
         listing = Listing.write(listing_file, source.slices(), digested)
         with closing(listing):
             job = Job(

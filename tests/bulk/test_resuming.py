@@ -228,3 +228,18 @@ def test_a_file_that_may_not_grow_is_not_left_half_written(tmp_path: Path) -> No
     )
     assert ran.returncode == 1 and "File too large. Nothing is half written." in ran.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [".vitrine", "part-000000.jsonl"]
+
+
+def test_a_picture_that_was_too_large_is_read_once_larger_ones_may_be(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "pictures", tmp_path / "out"
+    source.mkdir()
+    (source / "0.png").write_bytes(plain(0))
+    (source / "1.png").write_bytes(plain(6) + b"x" * 10_000)
+    arguments = (source, "--model", "tiny", "--out", out)
+    with monkeypatch.context() as limited:
+        limited.setenv("VITRINE_MAX_BODY_BYTES", "10000")
+        assert "1 with an error" in succeed(*arguments)
+    assert computed(succeed(*arguments, "--resume")) == 1
+    assert [row["error"] for row in rows_in(out)] == [None, None]
