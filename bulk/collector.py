@@ -1,6 +1,7 @@
 """Scored parts as they come in, in any order: equal inputs share the answer of one of them, then parts are written."""
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from bulk.folder import OutputFolder
@@ -76,7 +77,7 @@ class Collector:
         return all(owner in self._answers or owner in self._done for owner in scored.owners.values())
 
     def _fill_in(self, scored: Scored) -> None:
-        for place, owner in scored.owners.items():
+        for place, owner in sorted(scored.owners.items(), key=itemgetter(1)):  # each part is read once
             row = scored.rows[place]
             answer = self._answers[owner].get(row["sha256"]) if owner in self._answers else None
             answer = answer or self._parts.answer(owner, row["sha256"], self._stored.tag)

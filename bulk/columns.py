@@ -35,9 +35,16 @@ def recognised(header: Sequence[str], card: Card, given: Mapping[str, str], tabl
         table: the table's path, for messages.
 
     Raises:
-        BulkError: a column is missing, or there is no such name; the message lists the table's columns.
+        BulkError: a column is missing or there twice, or there is no such name; the message lists the table's columns.
     """
     own = f"{table} has the columns {', '.join(header[:50])}"
+    columns = _recognised(header, card, given, own)
+    if twice := [column for column in columns.names.values() if header.count(column) > 1]:
+        raise BulkError(f"{own}; {twice[0]} is there {header.count(twice[0])} times, so nobody knows which is meant.")
+    return columns
+
+
+def _recognised(header: Sequence[str], card: Card, given: Mapping[str, str], own: str) -> Columns:
     for name, column in given.items():
         if column not in header:
             near = difflib.get_close_matches(column, header, 1)

@@ -126,6 +126,7 @@ def _tell(report: "Report", out: str) -> None:
         f"{report.computed:,} inputs were computed, {report.before:,} rows were there before."
     )
     if report.ignored:
-        click.echo(f"Files of other kinds that were left out (a glob takes them): {report.ignored:,}", err=True)
+        left_out = "Files of other kinds, and links to folders, that were left out (a glob takes them)"
+        click.echo(f"{left_out}: {report.ignored:,}", err=True)
     for reason, count in list(report.reasons.items())[:MOST_REASONS]:
         click.echo(f"  {count:,} × {reason}", err=True)

@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,10 @@ UNKNOWN_SIZE = 2**20
 """What a file is taken for whose size no listing says, in bytes, when a chunk is filled."""
 
 
+class UnknownAddress(BulkError):
+    """Nobody knows addresses of that kind."""
+
+
 def is_url(path: str) -> bool:
     """Return whether a path is an address, such as s3://bucket/key, and no file of this machine."""
     return "://" in path
@@ -25,7 +29,8 @@ def filesystem(url: str) -> Any:
     """Return fsspec's file system of an address.
 
     Raises:
-        BulkError: the package that it needs is not installed, or nobody knows such addresses.
+        UnknownAddress: nobody knows such addresses.
+        BulkError: the package that it needs is not installed.
     """
     import fsspec
 
@@ -36,7 +41,7 @@ def filesystem(url: str) -> Any:
     except ImportError as error:
         raise missing_extra(f"{scheme}:// addresses need {error.name or 'a package'}") from error
     except ValueError as error:
-        raise BulkError(f"{url}: {scheme}:// is no kind of address that can be read ({error}).") from error
+        raise UnknownAddress(f"{url}: {scheme}:// is no kind of address that can be read ({error}).") from error
 
 
 def missing_extra(what: str) -> BulkError:
@@ -53,28 +58,43 @@ def open_binary(path: str) -> BinaryIO:
 
 
 def read_files(paths: Sequence[str], sizes: Sequence[int], most_bytes: int) -> list[bytes | str]:
-    """Return the bytes of each file, or why it cannot be read; those of an object store are fetched together.
+    """Return the bytes of each file, or why it cannot be read; those of one object store are fetched together.
 
     Args:
-        paths: files of this machine, or addresses of one store.
+        paths: files of this machine, or addresses.
         sizes: of each, in bytes; -1 where that is not known.
         most_bytes: larger ones are not read.
     """
-    contents: dict[str, bytes | str] = {
-        path: too_large(size, most_bytes) for path, size in zip(paths, sizes, strict=True) if size > most_bytes
-    }
-    others = [path for path in dict.fromkeys(paths) if path not in contents]
-    if others and is_url(others[0]):
-        files = filesystem(others[0])
-        keys = {files._strip_protocol(path): path for path in others}
-        try:
-            fetched = files.cat(list(keys), on_error="return")
-        except Exception as error:  # each store has exceptions of its own
-            fetched = dict.fromkeys(keys, error)
-        contents |= {keys[key]: _content(data, most_bytes) for key, data in fetched.items()}
-    else:
-        contents |= {path: _read(path, most_bytes) for path in others}
-    return [contents.get(path, "The file could not be fetched.") for path in paths]
+    contents, stores = dict[str, bytes | str](), dict[str, dict[str, int]]()
+    for path, size in zip(paths, sizes, strict=True):
+        if path in contents:
+            continue
+        if size > most_bytes:
+            contents[path] = too_large(size, most_bytes)
+        elif is_url(path):
+            stores.setdefault(path.partition("://")[0], {})[path] = size
+        else:
+            contents[path] = _read(path, most_bytes)
+    for known_sizes in stores.values():
+        contents.update(zip(known_sizes, _fetched(known_sizes, most_bytes), strict=True))
+    return [contents[path] for path in paths]
+
+
+def _fetched(sizes: Mapping[str, int], most_bytes: int) -> Iterator[bytes | str]:
+    """Yield what `read_files` returns of the addresses of one store, whose sizes are -1 where that is not known."""
+    ends = [None if size >= 0 else most_bytes + 1 for size in sizes.values()]
+    try:
+        files = filesystem(next(iter(sizes)))
+        keys = [files._strip_protocol(path) for path in sizes]
+        fetched = files.cat_ranges(keys, None, ends, on_error="return")  # `cat` takes a [ in a key for a pattern
+    except UnknownAddress as error:
+        fetched = [error] * len(sizes)
+    except BulkError:
+        raise
+    except Exception as error:  # each store has exceptions of its own
+        fetched = [error] * len(sizes)
+    for data in fetched:
+        yield _content(data, most_bytes)
 
 
 def _read(path: str, most_bytes: int) -> bytes | str:
@@ -143,12 +163,14 @@ class Members:
     Attributes:
         archive: its path or address.
         names: of the members, in the order of the archive.
+        places: of the members among all of the archive, since several may have one name.
         sizes: unpacked, in bytes.
         changed: tells one content of the archive from another; a process that has it open opens it anew.
     """
 
     archive: str
     names: tuple[str, ...]
+    places: tuple[int, ...]
     sizes: tuple[int, ...]
     changed: str
 
@@ -161,16 +183,20 @@ class Members:
         """Unpack the members, as `Slice.chunks`."""
         for part in filled(self.sizes):
             yield [
-                self._item(name, size, most_bytes)
-                for name, size in zip(self.names[part], self.sizes[part], strict=True)
+                self._item(name, place, size, most_bytes)
+                for name, place, size in zip(self.names[part], self.places[part], self.sizes[part], strict=True)
             ]
 
-    def _item(self, name: str, size: int, most_bytes: int) -> Item:
+    def _item(self, name: str, place: int, size: int, most_bytes: int) -> Item:
         own_name = f"{self.archive}!{name}"
         if size > most_bytes:
             return Item(own_name, None, too_large(size, most_bytes))
         try:
-            with opened_archive(self.archive, self.changed).open(name) as member:
+            archive = opened_archive(self.archive, self.changed)
+            listed = archive.infolist()[place]
+            if listed.filename != name:
+                return Item(own_name, None, "The archive has no such member any more.")
+            with archive.open(listed) as member:
                 data = member.read(size + 1)
             return Item(own_name, data)
         except BulkError:
@@ -192,7 +218,9 @@ def opened_archive(path: str, changed: str) -> zipfile.ZipFile:
     """
     try:
         return zipfile.ZipFile(open_binary(path) if is_url(path) else path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except BulkError:
+        raise
+    except Exception as error:  # a damaged archive makes zipfile, or a store, raise anything
         raise BulkError(f"{path} is no zip archive that can be read: {error}.") from error
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atomic_write import atomic_write
-from bulk.parts import Format, encode, part_name
+from bulk.parts import REPLACED, STATE, Format, encode, part_name, part_numbers
 from bulk.rows import Column, Output, overlay_name
 from errors import BulkError
 
-STATE, RUN = ".vitrine", "run.json"
+RUN = "run.json"
 FREE_SPACE = "Nothing is half written. Make room, then run it again with --resume."
 
 
@@ -58,41 +58,53 @@ class OutputFolder:
     def write_part(self, part: int, digest: str, rows: Sequence[Output], tally: dict[str, Any]) -> None:
         """Write a part in one step, in place of what was there, and note it.
 
+        What was there is kept until the run is complete: inputs of parts to come may be answered in it.
+
         Raises:
             BulkError: the disk is full, or the folder cannot be written to.
         """
-        data = encode(rows, self._columns, self._form)
-        with self._writing(), atomic_write(self.path / part_name(part, self._form)) as file:
+        data, name = encode(rows, self._columns, self._form), part_name(part, self._form)
+        if part in self.written:  # a kill between the two leaves a part that nobody takes for the old one
+            self._note(part, Written("", 0, {}))
+        with contextlib.suppress(OSError):  # it is not there, was kept before, or the file system has no links
+            os.link(self.path / name, self.state / REPLACED / name)
+        with self.writing(), atomic_write(self.path / name) as file:
             file.write(data)
-        known = self.written[part] = Written(digest, len(data), tally)
-        with self._writing(), self._log.open("a", encoding="utf-8") as log:
+        self._note(part, Written(digest, len(data), tally))
+
+    def _note(self, part: int, known: Written) -> None:
+        self.written[part] = known
+        with self.writing(), self._log.open("a", encoding="utf-8") as log:
             log.write(_line(part, known))
 
     def write_overlay(self, version: str, digest: str, picture: bytes) -> None:
         """Write an overlay in one step; errors as of `write_part`."""
         path = self.path / overlay_name(version, digest)
-        with self._writing():
+        with self.writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as file:
                 file.write(picture)
 
     def finish(self, parts: int, version: str) -> None:
         """Delete what the source and the model no longer have: parts beyond the last, overlays of other versions."""
-        for part in [part for part in self.written if part >= parts]:
-            (self.path / part_name(part, self._form)).unlink(missing_ok=True)
-            del self.written[part]
-        for folder in self.path.glob("overlays/*"):
-            if folder.name != version:
-                shutil.rmtree(folder)
+        with self.writing():
+            for part in [part for part in part_numbers(self.path, self._form) if part >= parts]:
+                (self.path / part_name(part, self._form)).unlink()
+            for folder in self.path.glob("overlays/*"):
+                if folder.name != version:
+                    shutil.rmtree(folder)
+            shutil.rmtree(self.state / REPLACED)
+        self.written = {part: known for part, known in self.written.items() if part < parts}
         self._write_log()
 
     def write_run(self, facts: Mapping[str, Any]) -> None:
         """Write what the folder is the output of."""
-        with self._writing(), atomic_write(self.path / RUN) as file:
+        with self.writing(), atomic_write(self.path / RUN) as file:
             file.write((json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Turn an error of writing to the folder into a BulkError."""
         try:
             yield
         except OSError as error:
@@ -101,7 +113,7 @@ class OutputFolder:
     def _read_log(self) -> dict[int, Written]:
         """Return what is noted; a line that a kill has cut off is left out, so that its part is checked again."""
         written = dict[int, Written]()
-        with contextlib.suppress(FileNotFoundError), self._log.open(encoding="utf-8") as log:
+        with contextlib.suppress(FileNotFoundError), self._log.open(encoding="utf-8", errors="replace") as log:
             for line in log:
                 with contextlib.suppress(ValueError, TypeError):
                     part, *known = json.loads(line)
@@ -109,7 +121,7 @@ class OutputFolder:
         return written
 
     def _write_log(self) -> None:
-        with self._writing(), atomic_write(self._log) as file:
+        with self.writing(), atomic_write(self._log) as file:
             for part, known in self.written.items():
                 file.write(_line(part, known).encode())
 
@@ -134,7 +146,7 @@ def opened_folder(
         is_new = not path.exists() or not any(path.iterdir())
         if not is_new and not (path / STATE).is_dir():
             raise BulkError(f"--out {path} is not empty, and holds no run of this command: name another folder.")
-        (path / STATE).mkdir(parents=True, exist_ok=True)
+        (path / STATE / REPLACED).mkdir(parents=True, exist_ok=True)
         lock = (path / STATE / "lock").open("a+")
     except OSError as error:
         raise BulkError(f"--out {path} cannot be written to: {error.strerror}.") from error
@@ -147,13 +159,16 @@ def opened_folder(
                 f"Another run is in {path} (process {lock.read().strip() or 'unknown'}): wait for it, or name another "
                 "folder."
             ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
         _check_same(path, asked, resume=resume)
-        for abandoned in path.glob(f".part-*.{form}.*"):  # of a run that was killed
-            abandoned.unlink()
-        folder = OutputFolder(path, columns, form)
+        try:
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            for abandoned in path.glob(f".part-*.{form}.*"):  # of a run that was killed
+                abandoned.unlink()
+            folder = OutputFolder(path, columns, form)
+        except OSError as error:
+            raise BulkError(f"--out {path}: {error.strerror}. {FREE_SPACE}") from error
         if folder.written:
             folder._write_log()
         yield folder

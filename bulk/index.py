@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from bulk.parts import Format, part_name, read_part
+from bulk.parts import REPLACED, STATE, Format, part_name, read_part
 from bulk.rows import Column, Output
 from bulk.work import HERE, Claimed
 
@@ -28,7 +28,7 @@ class Parts:
 
     def __init__(self, folder: Path, columns: Sequence[Column], form: Format) -> None:
         self._folder, self._columns, self._form = folder, tuple(columns), form
-        self._answers = lru_cache(maxsize=4)(self._read)
+        self._answers = lru_cache(maxsize=8)(self._read)
 
     def __reduce__(self) -> tuple[type["Parts"], tuple[Path, tuple[Column, ...], Format]]:
         """Return what another process makes the same of; what was read stays here."""
@@ -39,17 +39,22 @@ class Parts:
         return self._folder / part_name(part, self._form)
 
     def answer(self, part: int, digest: str, tag: str) -> Output | None:
-        """Return the row that a part has of an input by its sha256 and the model's tag; None if it has none."""
-        try:
-            status = self.path(part).stat()
-            answers = self._answers(part, status.st_mtime_ns, status.st_size)
-        except (OSError, ValueError):
-            return None
-        row = answers.get(digest)
-        return row if row is not None and row["model"] == tag else None
+        """Return the row that a part has of an input by its sha256 and the model's tag; None if it has none.
 
-    def _read(self, part: int, changed: int, size: int) -> dict[str, Output]:
-        rows = read_part(self.path(part), self._columns, self._form)
+        Where this run has replaced the part, the one before is asked, too.
+        """
+        for path in (self.path(part), self._folder / STATE / REPLACED / part_name(part, self._form)):
+            try:
+                status = path.stat()
+                row = self._answers(path, status.st_mtime_ns, status.st_size).get(digest)
+            except (OSError, ValueError):
+                continue
+            if row is not None and row["model"] == tag:
+                return row
+        return None
+
+    def _read(self, path: Path, changed: int, size: int) -> dict[str, Output]:
+        rows = read_part(path, self._columns, self._form)
         return {row["sha256"]: row for row in rows if row["sha256"]}
 
 
@@ -72,13 +77,17 @@ class Index:
         self._database = _opened(file)
 
     def claim(self, part: int, digests: Sequence[str]) -> list[Claimed]:
-        """Return what becomes of the inputs of a part, by their sha256: what is new is computed by that part."""
+        """Return what becomes of the inputs of a part, by their sha256: what is new is computed by that part.
+
+        A row that is known from before is that part's, too: from now on it is the one that is asked for it.
+        """
         keys = [hashlib.sha256(self._prefix + digest.encode()).digest()[:KEY_BYTES] for digest in digests]
         with self._lock, self._database:  # commits
             owners = self._owners(keys)
             claimed = [self._claimed(part, *pair) for pair in zip(digests, map(owners.get, keys), strict=True)]
-            new = [(key, part, self._run) for key, result in zip(keys, claimed, strict=True) if result is HERE]
-            self._database.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", new)
+            answered = [key for key, result in zip(keys, claimed, strict=True) if result.part is None]
+            rows = ((key, part, self._run) for key in answered)
+            self._database.executemany("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", rows)
         return claimed
 
     def close(self) -> None:
@@ -98,8 +107,8 @@ class Index:
         if owner is None:
             return HERE
         owned_by, run = owner
-        if run == self._run:
-            return HERE if owned_by == part else Claimed(part=owned_by)
+        if run == self._run and owned_by != part:
+            return Claimed(part=owned_by)
         row = self._parts.answer(owned_by, digest, self._tag)
         return HERE if row is None else Claimed(row=row)
 

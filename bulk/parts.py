@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,21 @@ from bulk.files import missing_extra
 from bulk.rows import Column, Kind, Output
 
 Format = Literal["jsonl", "csv", "parquet"]
+STATE, REPLACED = ".vitrine", "replaced"
+"""Where the output's folder keeps what a run that goes on needs, and in it the parts that this run has replaced."""
+_TO_BE_QUOTED = re.compile(r'[,"\r\n]')
 
 
 def part_name(part: int, form: Format) -> str:
     """Return the name of a part's file."""
     return f"part-{part:06d}.{form}"
+
+
+def part_numbers(folder: Path, form: Format) -> list[int]:
+    """Return the numbers of all parts that lie in a folder."""
+    files = [path.name for path in folder.glob(f"part-*.{form}")]
+    numbers = (int(digits) for digits in (name[5 : -len(form) - 1] for name in files) if digits.isdecimal())
+    return [number for number in numbers if part_name(number, form) in files]
 
 
 def check_format(form: Format) -> None:
@@ -39,11 +50,9 @@ def encode(rows: Sequence[Output], columns: Sequence[Column], form: Format) -> b
         lines = (write({name: row.get(name) for name in names}) + "\n" for row in rows)
         return "".join(lines).encode("utf-8", "backslashreplace")
     if form == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([column.name for column in columns])
-        writer.writerows([[_cell(row.get(name), kind) for name, kind in columns] for row in rows])
-        return text.getvalue().encode("utf-8", "backslashreplace")
+        table = [[column.name for column in columns]]
+        table += [[_cell(row.get(name), kind) for name, kind in columns] for row in rows]
+        return "".join(map(_csv_line, table)).encode("utf-8", "backslashreplace")
     return _parquet(rows, columns)
 
 
@@ -70,6 +79,12 @@ def read_part(path: Path, columns: Sequence[Column], form: Format) -> Iterator[O
 
         for row in ParquetFile(path).read().to_pylist():
             yield {name: dict(row[name]) if kind == "numbers" and row[name] else row[name] for name, kind in columns}
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    """Return cells as one record; Python's own writer does not quote a carriage return, which its reader then takes."""
+    quoted = ('"' + cell.replace('"', '""') + '"' if _TO_BE_QUOTED.search(cell) else cell for cell in cells)
+    return ",".join(quoted) + "\n"
 
 
 def _cell(value: Any, kind: Kind) -> str:

@@ -106,7 +106,7 @@ def run(request: Request, show: Show) -> Report:
 
 def _run(request: Request, show: Show) -> Report:
     stored, out = request.stored, request.out
-    if not is_url(request.source) and _is_inside(out, Path(request.source)):
+    if not is_url(request.source) and _is_inside(out, request.source):
         raise BulkError(f"--out {out} lies in SOURCE, which would be scored with it: name another folder.")
     if request.parameters.explain and not is_of_pictures(stored.card):
         raise BulkError(f"--explain draws on pictures; {stored.card.name} takes rows.")
@@ -120,7 +120,8 @@ def _run(request: Request, show: Show) -> Report:
         parts = Parts(out, columns, request.form)
         source = Source(request.source, stored.card, request.columns, asked["part_rows"])
         listing_file = folder.state / "listing.sqlite"
-        digested = f"{stored.tag} {request.parameters} {request.form} {sorted(request.columns.items())}"
+        made_with = stored.tag, request.parameters, request.form, sorted(request.columns.items()), request.most_bytes
+        digested = " ".join(map(str, made_with))
         listing = Listing.write(listing_file, source.slices(), digested)
         with closing(listing):
             job = Job(
@@ -138,7 +139,8 @@ def _run(request: Request, show: Show) -> Report:
         counts = added(known.tally for known in folder.written.values())
         folder.write_run({**facts, "state": "complete", "rows": counts["rows"], "errors": counts["errors"]})
         if request.summary:
-            write_summary(out, counts, {**facts, "state": "complete"}, histogram_of(stored.card))
+            with folder.writing():
+                write_summary(out, counts, {**facts, "state": "complete"}, histogram_of(stored.card))
     return Report(counts["rows"], counts["errors"], before, computed, source.ignored, counts["reasons"])
 
 
@@ -160,7 +162,7 @@ def _score(
         else:
             todo.append(part)
     if not total:
-        left_out = f"; {ignored:,} files in it are of other kinds" if ignored else ""
+        left_out = f"; {ignored:,} files of other kinds or links to folders are left out" if ignored else ""
         raise BulkError(f"SOURCE {request.source} has nothing that {job.stored.card.name} takes{left_out}.")
     folder.write_run(facts)
     done = [before, 0]
@@ -197,5 +199,9 @@ def _asked(request: Request) -> dict[str, Any]:
     }
 
 
-def _is_inside(out: Path, source: Path) -> bool:
-    return source.is_dir() and os.path.commonpath([source.resolve(), out.resolve()]) == str(source.resolve())
+def _is_inside(out: Path, source: str) -> bool:
+    """Return whether the output lies in a folder that is a source, or whose subfolders a glob goes through."""
+    if "**" in source and not os.path.exists(source):
+        source = os.path.dirname(source[: source.index("**")]) or "."
+    folder = Path(source).resolve()
+    return folder.is_dir() and out.resolve().is_relative_to(folder)

@@ -3,7 +3,7 @@
 import glob
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,7 +44,8 @@ class Source:
         part_rows: the most items of one part.
 
     Attributes:
-        ignored: how many files of a folder were left out, because they are none that the model takes.
+        ignored: how many files of a folder were left out, because they are none that the model takes, and how many
+            links to folders, which are not followed.
     """
 
     def __init__(self, source: str, card: Card, columns: Mapping[str, str], part_rows: int) -> None:
@@ -94,15 +95,14 @@ class Source:
             yield Listed(part, entry.changed)
 
     def _members(self, entry: _Entry) -> Iterator[Members]:
-        members = list[zipfile.ZipInfo]()
-        size = 0
-        for member in opened_archive(entry.path, entry.changed).infolist():
+        members, size = dict[int, zipfile.ZipInfo](), 0
+        for place, member in enumerate(opened_archive(entry.path, entry.changed).infolist()):
             if member.is_dir() or not self._is_taken(member.filename):
                 continue
             if members and (len(members) == self._part_rows or size + member.file_size > MOST_SLICE_BYTES):
                 yield _members_of(entry, members)
-                members, size = [], 0
-            members.append(member)
+                members, size = {}, 0
+            members[place] = member
             size += member.file_size
         if members:
             yield _members_of(entry, members)
@@ -115,6 +115,7 @@ class Source:
         elif os.path.isdir(source):
             for folder, folders, names in os.walk(source, onerror=_raise):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
+                self.ignored += sum(os.path.islink(os.path.join(folder, name)) for name in folders)
                 for name in sorted(names):
                     if self._is_taken(name):
                         yield _entry(os.path.join(folder, name))
@@ -124,7 +125,7 @@ class Source:
             except OSError as error:
                 raise BulkError(f"SOURCE {source}: {error.strerror}.") from error
         else:
-            for path in sorted(glob.iglob(source, recursive=True)):
+            for path in _without_loops(glob.iglob(source, recursive=True)):
                 if not os.path.isdir(path):
                     yield _entry(path)
 
@@ -174,13 +175,28 @@ def _entry(path: str) -> _Entry:
         return _Entry(path, 0, "missing")
 
 
+def _without_loops(paths: Iterable[str]) -> list[str]:
+    """Return paths in their order, without those that go through a link to a folder that they have come through."""
+    goes_round: dict[str, bool] = {"": False}
+
+    def check(folder: str) -> bool:
+        if folder not in goes_round:
+            above = os.path.dirname(folder)
+            real = os.path.join(os.path.realpath(folder), "") if os.path.islink(folder) else None
+            led_back = real is not None and os.path.join(os.path.realpath(above), "").startswith(real)
+            goes_round[folder] = led_back or (above != folder and check(above))
+        return goes_round[folder]
+
+    return [path for path in sorted(paths) if not check(os.path.dirname(path))]
+
+
 def _recognise(card: Card, columns: Mapping[str, str], header: list[str], path: str) -> Any:
     return recognised(header, card, columns, path)
 
 
-def _members_of(entry: _Entry, members: list[zipfile.ZipInfo]) -> Members:
-    names, sizes = zip(*((member.filename, member.file_size) for member in members), strict=True)
-    return Members(entry.path, names, sizes, entry.changed)
+def _members_of(entry: _Entry, members: Mapping[int, zipfile.ZipInfo]) -> Members:
+    names, sizes = zip(*((member.filename, member.file_size) for member in members.values()), strict=True)
+    return Members(entry.path, names, tuple(members), sizes, entry.changed)
 
 
 def _raise(error: OSError) -> None:

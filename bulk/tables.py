@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from bulk.columns import Columns, Holds, row_of
@@ -102,15 +102,8 @@ class Table:
     def _of_paths(self, named: Sequence[tuple[str, Mapping[str, Any] | str]], most_bytes: int) -> Iterator[list[Item]]:
         paths = [self._path(record) for _, record in named]
         for part in filled([UNKNOWN_SIZE] * len(paths), PATHS_A_CHUNK):
-            groups: dict[bool, list[str]] = {True: [], False: []}
-            for path in paths[part]:
-                if path:
-                    groups[is_url(path)].append(path)
-            contents = {
-                path: content
-                for group in groups.values()
-                for path, content in zip(group, read_files(group, [-1] * len(group), most_bytes), strict=True)
-            }
+            files = [path for path in paths[part] if path]
+            contents = dict(zip(files, read_files(files, [-1] * len(files), most_bytes), strict=True))
             items = []
             for (name, record), path in zip(named[part], paths[part], strict=True):
                 content = contents[path] if path else record if isinstance(record, str) else "The cell is empty."
@@ -206,11 +199,12 @@ def csv_slices(path: str, changed: str, recognise: Any, most_rows: int) -> Itera
         if not first.strip():
             return
         delimiter = max(DELIMITERS, key=first.count)
-        header = tuple(next(csv.reader(iter([first]), delimiter=delimiter)))
-        columns: Columns = recognise(header, path)
-        reader = csv.reader(lines, delimiter=delimiter)
-        start, number, rows = lines.offset, 1, 0
+        reader = csv.reader(chain([first], lines, ["\n"]), delimiter=delimiter)  # the last line ends no open quote
+        number, rows, cells = 1, 0, list[str]()
         try:
+            header = tuple(next(reader))
+            columns: Columns = recognise(header, path)
+            start = lines.offset
             for cells in reader:
                 rows += bool(cells)
                 if rows == most_rows:
@@ -218,6 +212,8 @@ def csv_slices(path: str, changed: str, recognise: Any, most_rows: int) -> Itera
                     start, number, rows = lines.offset, number + rows, 0
         except csv.Error as error:
             raise BulkError(f"{path}, after row {number + rows - 1:,}: {error}.") from error
+        if cells:
+            raise BulkError(f"{path}: a quote that opens in row {number + rows - 1:,} is closed nowhere.")
         if rows:
             yield CsvRows(path, start, number, rows, *columns, changed, header, delimiter)
 

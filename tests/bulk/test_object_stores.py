@@ -56,12 +56,13 @@ def fill(settings: dict[str, str]) -> None:
         region_name="eu-central-1",
     )
     client.create_bucket(Bucket="scans", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    keys = [f"study {level % 40}/{level:03d}.png" for level in LEVELS]
+    keys = [f"study [{level % 40}]/{level:03d}.png" for level in LEVELS]  # whose brackets are no pattern
     for key, level in zip(keys, LEVELS, strict=True):
         client.put_object(Bucket="scans", Key=key, Body=plain(level))
     client.put_object(Bucket="scans", Key="study 0/damaged.png", Body=plain(77)[:40])
     client.put_object(Bucket="scans", Key="study 0/notes.txt", Body=b"none")
-    table = "path\n" + "".join(f"s3://scans/{key}\n" for key in [*keys, "not/there.png"])
+    client.put_object(Bucket="scans", Key="empty", Body=b"")
+    table = "path\n" + "".join(f"s3://scans/{key}\n" for key in [*keys, "not/there.png", "empty"])
     client.put_object(Bucket="scans", Key="table.csv", Body=table.encode())
     client.close()
 
@@ -73,15 +74,16 @@ def test_a_bucket_and_a_table_in_it_give_every_object_its_answer(
     asked = ("s3://scans/", "--model", "tiny", "--out", tmp_path / "prefix", "--part-rows", "5")
     prefix = begin(home, *asked, **s3)
     table = begin(home, "s3://scans/table.csv", "--model", "tiny", "--out", tmp_path / "table", **s3)
-    assert "1 with an error" in end(prefix) and "1 with an error" in end(table)
+    assert "1 with an error" in end(prefix) and "2 with an error" in end(table)
     by_level = {int(row["input"][-7:-4]): row for row in rows_in(tmp_path / "prefix") if not row["error"]}
     assert sorted(by_level) == list(LEVELS) and len(rows_in(tmp_path / "prefix")) == len(LEVELS) + 1
     for level, row in by_level.items():
-        assert row["input"] == f"s3://scans/study {level % 40}/{level:03d}.png"
+        assert row["input"] == f"s3://scans/study [{level % 40}]/{level:03d}.png"
         assert row["probabilities"]["bright"] == pytest.approx(probability_of_plain(level), abs=1e-6)
-    *rows, missing = rows_in(tmp_path / "table")
+    *rows, missing, empty = rows_in(tmp_path / "table")
     assert rows == [by_level[level] for level in LEVELS]
     assert missing["input"] == "s3://scans/not/there.png" and "No such file" in missing["error"]
+    assert empty["input"] == "s3://scans/empty" and empty["error"]
     again = begin(
         home, "s3://scans/", "--model", "tiny", "--out", tmp_path / "prefix", "--part-rows", "5", "--resume", **s3
     )

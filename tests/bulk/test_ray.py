@@ -41,10 +41,13 @@ def test_a_driver_and_then_a_node_killed_half_way_lose_nothing_and_repeat_nothin
     try:
         with serving_pictures(pictures()) as served, cluster(environment(home), ray_folder) as nodes:
             table, out = table_of(tmp_path / "table.csv", served, NAMES), tmp_path / "out"
-            second = nodes.add()
             arguments = (table, "--model", "tiny", "--out", out, "--part-rows", "10", "--address", nodes.address)
             served.hold(NAMES[100:])
-            driver = begin(home, *arguments, **TOKEN)
+            driver = begin(home, *arguments, "--workers", "2", **TOKEN)
+            second = nodes.add()  # the second actor waits for it
+            with serving_pictures(pictures()) as own:
+                own_table = table_of(tmp_path / "own.csv", own, NAMES)
+                succeed(own_table, "--model", "tiny", "--part-rows", "10", "--out", tmp_path / "here")
             wait_until(lambda: len(parts_in(out)) >= 6 and len(asked_parts(served, 10)) >= 2, 180)
             driver.send_signal(signal.SIGKILL)
             driver.communicate()
@@ -59,9 +62,6 @@ def test_a_driver_and_then_a_node_killed_half_way_lose_nothing_and_repeat_nothin
             served.release()
             printed = end(driver)
             assert f"{10 * there} rows were there before" in printed, printed
-        with serving_pictures(pictures()) as served:
-            table_of(table, served, NAMES)
-            succeed(table, "--model", "tiny", "--part-rows", "10", "--out", tmp_path / "here")
     finally:
         shutil.rmtree(ray_folder, ignore_errors=True)
     rows, here = rows_in(out), rows_in(tmp_path / "here")

@@ -120,11 +120,28 @@ def test_only_what_a_changed_model_or_source_makes_stale_is_computed_again(
     rows = rows_in(out)
     assert [Path(row["input"]).name for row in rows] == ["-first.png", *names[:-1]]
     assert rows[0]["probabilities"]["bright"] == pytest.approx(probability_of_plain(255), abs=1e-6)
-    assert computed(printed) <= 4  # the new one, and what was in the part before
+    assert computed(printed) == 1  # although every part holds what was in the one before
+    for place in range(12):  # more than a part holds, before all others
+        (source / f"-a{place:02d}.png").write_bytes(plain(241 + place))
+    assert computed(succeed(*arguments, "--explain", "--resume")) == 12
+    assert [Path(row["input"]).name for row in rows_in(out)][:14] == [
+        *(f"-a{place:02d}.png" for place in range(12)),
+        "-first.png",
+        names[0],
+    ]
+    for place in range(12):
+        (source / f"-a{place:02d}.png").unlink()
     for name in names[:15]:
         (source / name).unlink(missing_ok=True)
-    succeed(*arguments, "--explain", "--resume")
+    with (out / ".vitrine" / "parts.jsonl").open("rb+") as log:  # a kill before the last of them was noted
+        lines = log.readlines()
+        log.seek(0)
+        log.writelines([line for line in lines if b"[4, " not in line[:4]])
+        log.truncate()
+    assert len(parts_in(out)) == 6
+    assert computed(succeed(*arguments, "--explain", "--resume")) == 0
     assert len(rows_in(out)) == 25 and len(parts_in(out)) == 3
+    assert not list((out / ".vitrine").rglob("part-*"))
 
 
 def test_a_part_or_an_index_that_was_damaged_is_made_again(tiny: str, tmp_path: Path) -> None:
@@ -211,3 +228,18 @@ def test_a_file_that_may_not_grow_is_not_left_half_written(tmp_path: Path) -> No
     )
     assert ran.returncode == 1 and "File too large. Nothing is half written." in ran.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [".vitrine", "part-000000.jsonl"]
+
+
+def test_a_picture_that_was_too_large_is_read_once_larger_ones_may_be(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "pictures", tmp_path / "out"
+    source.mkdir()
+    (source / "0.png").write_bytes(plain(0))
+    (source / "1.png").write_bytes(plain(6) + b"x" * 10_000)
+    arguments = (source, "--model", "tiny", "--out", out)
+    with monkeypatch.context() as limited:
+        limited.setenv("VITRINE_MAX_BODY_BYTES", "10000")
+        assert "1 with an error" in succeed(*arguments)
+    assert computed(succeed(*arguments, "--resume")) == 1
+    assert [row["error"] for row in rows_in(out)] == [None, None]

@@ -140,6 +140,7 @@ def test_what_cannot_be_scored_is_said_before_anything_is_computed(tiny: str, fo
     assert "has nothing that tiny takes" in fail(empty, "--model", "tiny", "--out", out)
     assert "No such file" in fail(tmp_path / "nowhere", "--model", "tiny", "--out", out)
     assert "lies in SOURCE" in fail(folder, "--model", "tiny", "--out", folder / "out")
+    assert "lies in SOURCE" in fail(folder / "**" / "*.png", "--model", "tiny", "--out", folder / "out")
     assert "holds no run" in fail(folder, "--model", "tiny", "--out", folder.parent)
     assert "a folder of this machine" in fail(folder, "--model", "tiny", "--out", "s3://bucket/out")
     assert "a probability" in fail(folder, "--model", "tiny", "--out", out, "--threshold", "2")

@@ -1,17 +1,23 @@
 """What SOURCE may be: each kind gives the same pictures, whatever the size of a part."""
 
 import base64
+import contextlib
+import json
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
 
 from bulk.files import filled
+from bulk.parts import encode, read_part
+from bulk.rows import Column
 from bulk.source import Listed, Source, slice_from_json
 from errors import BulkError
 from models.card import Card, read_card
@@ -184,3 +190,93 @@ def test_a_table_that_is_none_says_so(pictures_card: Card, tmp_path: Path) -> No
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BulkError, match=r"not UTF-8|no Parquet file|no zip archive"):
             listed(tmp_path / name, pictures_card)
+
+
+def test_a_table_that_can_be_read_in_two_ways_is_not_guessed_at(pictures_card: Card, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text('path\n0.png\n"1.png\n2.png\n3.png\n')
+    with pytest.raises(BulkError, match="quote that opens in row 2 is closed nowhere"):
+        listed(table, pictures_card)
+    table.write_bytes(b"path\r0.png\r1.png\r")
+    with pytest.raises(BulkError, match=r"table\.csv, after row 0: new-line character"):
+        listed(table, pictures_card)
+    table.write_text("path,path\n0.png,1.png\n")
+    with pytest.raises(BulkError, match="path is there 2 times"):
+        listed(table, pictures_card)
+    table.write_text('"path","a note\nof two lines"\n0.png,"x\n\n"\n')  # and an end in a closed quote
+    as_files(tmp_path)
+    assert payloads(listed(table, pictures_card, 1)) == DATA[:1]
+
+
+def test_members_of_one_name_are_rows_of_their_own(pictures_card: Card, tmp_path: Path) -> None:
+    archive = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("same.png", DATA[0])
+        for data in DATA[1:3]:
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                file.writestr("same.png", data)
+    assert payloads(listed(archive, pictures_card, 2)) == DATA[:3]
+
+
+def test_an_archive_damaged_anywhere_is_said_to_be_none_or_costs_rows_alone(
+    pictures_card: Card, tmp_path: Path
+) -> None:
+    whole, random = as_zip(tmp_path).read_bytes(), np.random.default_rng(0)
+    for place in range(300):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole) * 2 // 3, len(whole))] = random.integers(256)  # most of it in the directory
+        archive = tmp_path / f"{place}.zip"
+        archive.write_bytes(damaged)
+        slices = list[Listed]()
+        with contextlib.suppress(BulkError):
+            slices = listed(archive, pictures_card)
+        assert len(payloads(slices)) == sum(part.count for part, _ in slices)
+
+
+def test_each_address_of_a_table_is_fetched_from_its_own_store_by_its_own_name(
+    pictures_card: Card, tmp_path: Path
+) -> None:
+    store = fsspec.filesystem("memory")
+    for place, name in enumerate(("scan[0].png", "scan0.png", "scan*.png")):
+        store.pipe(f"/own/{name}", DATA[place])
+    store.pipe("/own/large.png", b"x" * (LIMIT + 1))
+    as_files(tmp_path)
+    paths = ["memory://own/scan[0].png", "nowhere://0.png", "memory://own/scan0.png", (tmp_path / "3.png").as_uri()]
+    paths += ["memory://own/scan*.png", "memory://own/none.png", "memory://own/large.png", "3.png"]
+    table = tmp_path / "table.csv"
+    table.write_text("path\n" + "".join(f"{path}\n" for path in paths))
+    got = payloads(listed(table, pictures_card, 100))
+    assert [got[place] for place in (0, 2, 4, 3, 7)] == [*DATA[:3], DATA[3], DATA[3]]
+    assert "no kind of address" in got[1] and "No such file" in got[5] and "at most 1,000" in got[6]
+
+
+def test_a_link_to_a_folder_is_counted_and_one_that_leads_back_is_gone_through_once(
+    pictures_card: Card, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for place, name in enumerate(("pictures/0.png", "pictures/deep/1.png", "elsewhere/2.png")):
+        (tmp_path / name).write_bytes(DATA[place])
+    (tmp_path / "pictures" / "deep" / "back").symlink_to(tmp_path / "pictures")
+    (tmp_path / "pictures" / "other").symlink_to(tmp_path / "elsewhere")
+    source = Source(str(tmp_path / "pictures"), pictures_card, {}, 100)
+    assert payloads(list(source.slices())) == DATA[:2] and source.ignored == 2
+    assert payloads(listed(tmp_path / "pictures" / "**" / "*.png", pictures_card)) == DATA[:3]
+
+
+def test_names_may_hold_anything_that_a_file_system_takes(pictures_card: Card, tmp_path: Path) -> None:
+    names = ["=1+1,\r\n\"'.png", "\u2028ü\t.png", os.fsdecode(b"\xff.png")]
+    for place, name in enumerate(names):
+        (tmp_path / name).write_bytes(DATA[place])
+    (tmp_path / "nothing.png").touch()
+    (part,) = listed(tmp_path, pictures_card, 100)
+    (chunk,) = slice_from_json(json.loads(json.dumps(part.slice.to_json()))).chunks(LIMIT)
+    got = {os.path.basename(item.input): item.payload for item in chunk}
+    assert got == dict(zip(names, DATA, strict=False)) | {"nothing.png": b""}
+    columns = [Column("input", "text"), Column("error", "text")]
+    rows: list[dict[str, Any]] = [{"input": item.input, "error": "a\rb"} for item in chunk]
+    for form in ("csv", "jsonl", "parquet"):
+        (tmp_path / "part").write_bytes(encode(rows, columns, form))
+        read = list(read_part(tmp_path / "part", columns, form))
+        assert [row["input"] for row in read[:3]] == [row["input"] for row in rows[:3]]
+        assert len(read) == 4 and {row["error"] for row in read} == {"a\rb"}

@@ -1,7 +1,7 @@
 """The fields that KEDA's and KubeRay's objects, and the rules of prometheus-adapter, may have.
 
 Their schemas are on no package index that this project installs from, so they are written down here, from KEDA 2.17's
-and KubeRay 1.4's references of the API and from prometheus-adapter's pkg/config/config.go. What is Kubernetes' own in
+and KubeRay 1.6's references of the API and from prometheus-adapter's pkg/config/config.go. What is Kubernetes' own in
 them is a `Template`, to be validated by its own schema.
 """
 
@@ -97,11 +97,16 @@ class Head(Group):
     service_type: str = ""
 
 
+class AuthOptions(Strict):
+    mode: Literal["disabled", "token"]
+
+
 class RayCluster(Strict):
     head_group_spec: Head
     worker_group_specs: list[Workers]
     ray_version: str
     enable_in_tree_autoscaling: bool = False
+    auth_options: AuthOptions | None = None
 
 
 class RayJob(Strict):

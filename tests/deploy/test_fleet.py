@@ -164,12 +164,23 @@ def test_an_unready_replica_gets_nothing_until_it_is_ready(fleet: Fleet) -> None
 
 def test_nobody_loads_or_unloads_a_model_in_one_replica_of_several(fleet: Fleet) -> None:
     before = [replica.log.read_text().count("/unload") for replica in fleet.replicas.values()]
-    assert requests.post(f"{fleet.url}/v2/repository/models/tiny/unload", timeout=30).status_code == 403
+    control = "/v2/repository/models/tiny"
+    encoded = (f"{control}/un%6coad", f"/%76{control.removeprefix('/v')}/unload", f"{control}%2Funload")
+    for path in (f"{control}/unload", f"{control}/unload/", *encoded):
+        assert post_as_it_is(fleet, path) == 403, path
     with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{fleet.balancer.port}") as client:
         with pytest.raises(InferenceServerException, match=str(grpc.StatusCode.PERMISSION_DENIED)):
             client.unload_model("tiny")
-    assert requests.get(f"{fleet.url}/metrics", timeout=30).status_code == 403
+    for path in ("/metrics", "/metrics/", "/metric%73"):
+        assert requests.get(f"{fleet.url}{path}", timeout=30).status_code == 403, path
     assert [replica.log.read_text().count("/unload") for replica in fleet.replicas.values()] == before
+
+
+def post_as_it_is(fleet: Fleet, path: str) -> int:
+    """Return the status of a POST to a path that nobody has put in order."""
+    with closing(http.client.HTTPConnection("127.0.0.1", fleet.balancer.port, timeout=30)) as connection:
+        connection.request("POST", path)
+        return connection.getresponse().status
 
 
 def test_what_documents_and_manifests_ask_of_the_balancers_metrics_is_there(fleet: Fleet) -> None:
@@ -200,12 +211,17 @@ def test_a_stopped_replica_a_killed_and_a_drained_one_lose_nothing_that_a_buffer
         for process in tree(fleet.replicas["r1"]):
             process.kill()
         fleet.wait_for("r1", "DOWN")
+        since = len(statuses)
+        wait_until(lambda: len(statuses) >= since + 2 * CLIENTS, 30)  # so that all know what became of theirs
+        cut = Counter(statuses)[CUT]
         fleet.replicas["r2"].process.send_signal(signal.SIGTERM)
         fleet.replicas["r2"].process.wait(40)
         fleet.wait_for("r2", "DOWN")
-    # A replica writes an answer's head before its body: who has the head when it is killed cannot be sent another.
+    # A replica writes an answer's head before its body: who has the head when it is stopped or killed cannot be sent
+    # another. One that is told to end finishes what it has.
     counts = Counter(statuses)
-    assert set(counts) <= {200, CUT} and counts[CUT] <= CLIENTS and counts[200] > 50
+    assert set(counts) <= {200, CUT} and counts[200] > 50
+    assert counts[CUT] == cut <= CLIENTS
     # No buffer holds the uploads, so those that the stopped replica had are lost, in words; the others are no pictures.
     assert set(large) == {400, 502} and large[400] >= REPLICAS
 

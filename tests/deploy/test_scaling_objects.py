@@ -72,6 +72,7 @@ def test_the_ray_job_has_only_fields_that_kuberay_knows() -> None:
             RayJob.model_validate(job["spec"] | wrong)
     locked = re.findall(r"(?m)^ray==(\S+)", (ROOT / "requirements" / "scale.txt").read_text())
     assert [known.ray_cluster_spec.ray_version] == locked
+    assert known.ray_cluster_spec.auth_options and known.ray_cluster_spec.auth_options.mode == "token"
 
 
 @pytest.mark.parametrize("name", JOBS)
