@@ -136,12 +136,11 @@ class Middleware:
                 exchange.grant = self._authenticator.grant_of(exchange.key_name)
             if announced:
                 self._bodies.check_size(announced)
-            if exchange.grant is not None:
-                GRANT.set(exchange.grant)
-                if path not in UNCOUNTED:
-                    await exchange.grant.charge_request(announced)
-                    if not announced:
-                        incoming = exchange.grant.metered(incoming)
+            GRANT.set(exchange.grant)  # also none: a pipelined request begins in the context of the one before
+            if exchange.grant is not None and path not in UNCOUNTED:
+                await exchange.grant.charge_request(announced)
+                if not announced:
+                    incoming = exchange.grant.metered(incoming)
             await self._app(scope, incoming, send_with_id)
         except Exception as error:
             exchange.error = type(error).__name__
