@@ -136,7 +136,7 @@ class Middleware:
                 exchange.grant = self._authenticator.grant_of(exchange.key_name)
             if announced:
                 self._bodies.check_size(announced)
-            GRANT.set(exchange.grant)  # also none: a pipelined request begins in the context of the one before
+            GRANT.set(exchange.grant)
             if exchange.grant is not None and path not in UNCOUNTED:
                 await exchange.grant.charge_request(announced)
                 if not announced:

@@ -1,5 +1,6 @@
 """uvicorn's HTTP/1.1 protocol, which has requests that came whole answered without the application if that can be."""
 
+from contextvars import copy_context
 from functools import partial
 from itertools import chain
 from typing import Any, cast
@@ -23,6 +24,7 @@ class QuickProtocol(HttpToolsProtocol):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.access_log = False  # the middleware's is the only one
+        self._context = copy_context()  # it has no variables of any request
 
     @property
     def quick(self) -> QuickRequests | None:
@@ -50,10 +52,9 @@ class QuickProtocol(HttpToolsProtocol):
             self.flow.resume_reading()
             if self.pipeline:
                 self._start_asgi_task(*self.pipeline.pop())
-        if (
-            self._beginning is not None
-        ):  # it waited for this answer; perhaps nothing more comes, and many wait behind it
-            self.loop.call_soon(self._begin)
+        # A request that waited for this answer begins even if nothing more comes, and not as a call within this one.
+        if self._beginning is not None:
+            self.loop.call_soon(self._begin, context=self._context)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Begin with a request when its body has come, or nothing more has."""
