@@ -12,7 +12,7 @@ from functools import partial
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import PATHS, UNCOUNTED, Authenticator
+from api.auth import PATHS, Authenticator, is_counted
 from api.bodies import Bodies, Body
 from api.grants import GRANT, Grant
 from api.problems import CALLER_GONE, problem_response
@@ -137,7 +137,7 @@ class Middleware:
             if announced:
                 self._bodies.check_size(announced)
             GRANT.set(exchange.grant)
-            if exchange.grant is not None and path not in UNCOUNTED:
+            if exchange.grant is not None and is_counted(path):
                 await exchange.grant.charge_request(announced)
                 if not announced:
                     incoming = exchange.grant.metered(incoming)
