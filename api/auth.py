@@ -1,6 +1,7 @@
 """Who may use the service: every request needs a key, but for the web page and what an operator exempts."""
 
 import ipaddress
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ PATHS: Mapping[str, frozenset[str]] = {
 }
 """The paths that each word of VITRINE_API_KEYS_EXEMPT opens, without trailing slashes; statistics are not health."""
 FOLDERS = {"docs": "/docs/files/"}
-UNCOUNTED = frozenset().union(*PATHS.values())
-"""The paths that cost a key none of its requests."""
+_UNCOUNTED = frozenset().union(*PATHS.values())
+_STATISTICS = re.compile(r"/health/stats|/models/[^/]+/stats")
 PAGE_FOLDER = "/static/"
 HEALTH_CALLS = frozenset(
     ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady")
@@ -109,6 +110,14 @@ def find_key(headers: Headers) -> bytes:
             if scheme.lower() == b"bearer":
                 keys.add(rest.strip())
     return keys.pop() if len(keys) == 1 else b""
+
+
+def is_counted(path: str) -> bool:
+    """Return whether a request to a path costs its key one of its requests.
+
+    Statistics do not, of which the web page asks for several every two seconds.
+    """
+    return path not in _UNCOUNTED and not _STATISTICS.fullmatch(path)
 
 
 def check_listening(settings: Settings, *hosts: str) -> None:

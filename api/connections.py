@@ -231,7 +231,8 @@ class Connection(QuickProtocol):
     def on_headers_complete(self) -> None:
         """Stop counting when the headers are complete."""
         self._in_headers = False
-        self._all.waiting.pop(self, None)
+        if not self.flow.write_paused:  # else the client still has to take the answer before
+            self._all.waiting.pop(self, None)
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.auth import PATHS, UNCOUNTED, Authenticator
+from api.auth import PATHS, Authenticator, is_counted
 from api.bodies import Bodies, Body
 from api.grants import GRANT, Grant
 from api.problems import CALLER_GONE, problem_response
@@ -136,12 +136,11 @@ class Middleware:
                 exchange.grant = self._authenticator.grant_of(exchange.key_name)
             if announced:
                 self._bodies.check_size(announced)
-            if exchange.grant is not None:
-                GRANT.set(exchange.grant)
-                if path not in UNCOUNTED:
-                    await exchange.grant.charge_request(announced)
-                    if not announced:
-                        incoming = exchange.grant.metered(incoming)
+            GRANT.set(exchange.grant)
+            if exchange.grant is not None and is_counted(path):
+                await exchange.grant.charge_request(announced)
+                if not announced:
+                    incoming = exchange.grant.metered(incoming)
             await self._app(scope, incoming, send_with_id)
         except Exception as error:
             exchange.error = type(error).__name__

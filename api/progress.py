@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.problems import problem_of
 from errors import CallerGone, VitrineError
+from serving.request_record import REQUEST
 from serving.rise import Progress
 
 logger = logging.getLogger("vitrine.api")
@@ -72,6 +73,8 @@ class ProgressResponse(Response):
             return bytes(task.result().body)
         if isinstance(error, CallerGone):
             raise error
+        if (record := REQUEST.get()) is not None:
+            record.error = type(error).__name__
         if not isinstance(error, VitrineError):
             logger.error("request %s failed after its answer began", self._request_id, exc_info=error)
         return problem_of(error, self._request_id).model_dump_json().encode()

@@ -177,8 +177,10 @@ class _Asking:
         self.is_answered = True
         exchange, body = self.exchange, bytes(response.body)
         exchange.status, exchange.sent_bytes = response.status_code, len(body)
-        self.reply(exchange.status, [*response.raw_headers, *exchange.headers()], body)
-        self.requests.end(exchange, self.held_bytes, self.client, self.ask.model)
+        try:
+            self.reply(exchange.status, [*response.raw_headers, *exchange.headers()], body)
+        finally:
+            self.requests.end(exchange, self.held_bytes, self.client, self.ask.model)
 
 
 def _payload(model: LoadedModel, content_type: bytes, body: bytes) -> Any:

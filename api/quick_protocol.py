@@ -1,5 +1,6 @@
 """uvicorn's HTTP/1.1 protocol, which has requests that came whole answered without the application if that can be."""
 
+from contextvars import copy_context
 from functools import partial
 from itertools import chain
 from typing import Any, cast
@@ -23,6 +24,7 @@ class QuickProtocol(HttpToolsProtocol):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.access_log = False  # the middleware's is the only one
+        self._context = copy_context()  # it has no variables of any request
 
     @property
     def quick(self) -> QuickRequests | None:
@@ -43,26 +45,29 @@ class QuickProtocol(HttpToolsProtocol):
         """Go on with the next request; no timer is set for an idle connection, which `Connections` closes."""
         if self.cycle.more_body or self.flow.write_paused:
             super().on_response_complete()
-            return
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.server_state.total_requests += 1
+            if self.transport.is_closing():
+                return
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+        # A request that waited for this answer begins even if nothing more comes, and not as a call within this one.
+        if self._beginning is not None:
+            self.loop.call_soon(self._begin, context=self._context)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Begin with a request; if its body is still to come, when it has come or nothing more has."""
+        """Begin with a request when its body has come, or nothing more has."""
         self._beginning = cycle, app
-        if not cycle.more_body:
-            self._begin()
 
     def _begin(self) -> None:
         """Answer a request that is whole at once, if that can be; have the application answer any other."""
         if self._beginning is None:
             return
         (cycle, app), self._beginning = self._beginning, None
-        quick = self.quick if not (cycle.more_body or cycle.waiting_for_100_continue) else None
+        # Only the application waits for a client that does not take its answers.
+        is_left = cycle.more_body or cycle.waiting_for_100_continue or self.flow.write_paused
+        quick = self.quick if not is_left else None
         if quick is None or not quick.takes(cast(Scope, cycle.scope), bytes(cycle.body), partial(self._reply, cycle)):
             super()._start_asgi_task(cycle, app)
 

@@ -23,7 +23,8 @@ class Restrictions(BaseModel):
     Attributes:
         models: the names of the models that it may use; of an administrator's key, also those it may load and unload.
         actions: what it may do with them.
-        requests_per_minute: how many requests it may send in 60 seconds, those for health, metrics and docs aside.
+        requests_per_minute: how many requests it may send in 60 seconds, those for health, statistics, metrics and
+            docs aside.
         items_per_minute: how many pictures or rows it may send in 60 seconds.
         bytes_per_day: how many bytes the bodies of its requests may have in 86,400 seconds.
     """

@@ -46,7 +46,7 @@ class TextFormatter(logging.Formatter):
     """Writes lines for somebody who reads them on a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return a line, or one for each request of `AccessLines`; a traceback has lines of its own."""
+        """Return a line, or one for each request of `AccessLines`; a traceback has further lines, indented."""
         head = f"{written_time(record)} {record.levelname:<7} {process_name()}"
         if isinstance(record.msg, AccessLines):
             return "\n".join(f"{head} {_readable(json.loads(line))}" for line in record.msg)
@@ -54,7 +54,7 @@ class TextFormatter(logging.Formatter):
         fields = "".join(f" {name}={value}" for name, value in further_fields(record).items() if name in ids)
         # What others wrote into a message must not look like a line of its own, nor steer the terminal.
         line = f"{head} {record.name}: {printable_text(record.getMessage() + fields)}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n    {printable_text(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
 def written_time(record: logging.LogRecord) -> str:

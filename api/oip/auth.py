@@ -53,11 +53,11 @@ def log_call(
     access_log.info(AccessLines([f"{line}{client}{log_fields(record)}{key}}}"]))
 
 
-def record_refusal(context: Context, code: grpc.StatusCode, request_id: str, *, log: bool) -> None:
-    """Count, and log if it is wanted, a call that is refused before its message has come."""
+def record_refusal(context: Context, code: grpc.StatusCode, request_id: str, error: Exception, *, log: bool) -> None:
+    """Count, and log if it is wanted, a call that is refused with an error before its message has come."""
     CALLS.count("", "", "", code.name, 0.0)
     if log:
-        record = RequestRecord(request_id, call_trace_id(context))
+        record = RequestRecord(request_id, call_trace_id(context), error=type(error).__name__)
         log_call(context, record, code, 0.0, "", key_name=KEY_NAME.get())
 
 
@@ -87,23 +87,23 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):
             if grant is not None and handler_call_details.method not in UNCOUNTED_CALLS:
                 await grant.charge_request()
         except KeyRefused as error:
-            return self._refusal(grpc.StatusCode.UNAUTHENTICATED, str(error), "")
+            return self._refusal(grpc.StatusCode.UNAUTHENTICATED, error, "")
         except QuotaReached as error:
             code, fields = grpc.StatusCode.RESOURCE_EXHAUSTED, quota_metadata()
-            return self._refusal(code, str(error), key_name, ("retry-after", str(error.retry_after_s)), *fields)
+            return self._refusal(code, error, key_name, ("retry-after", str(error.retry_after_s)), *fields)
         except Unavailable as error:
             retry_after = "retry-after", str(error.retry_after_s)
-            return self._refusal(grpc.StatusCode.UNAVAILABLE, str(error), key_name, retry_after)
+            return self._refusal(grpc.StatusCode.UNAVAILABLE, error, key_name, retry_after)
         return await continuation(handler_call_details)
 
-    def _refusal(self, code: grpc.StatusCode, detail: str, key_name: str, *metadata: tuple[str, str]) -> "Handler":
+    def _refusal(self, code: grpc.StatusCode, error: Exception, key_name: str, *metadata: tuple[str, str]) -> "Handler":
         """Return a handler that refuses a call, of whichever kind it is, before a message has come."""
 
         async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
             request_id = request_id_of(context)
             KEY_NAME.set(key_name)
-            record_refusal(context, code, request_id, log=self._log)
-            await context.abort(code, detail, (("x-request-id", request_id), *metadata))
+            record_refusal(context, code, request_id, error, log=self._log)
+            await context.abort(code, str(error), (("x-request-id", request_id), *metadata))
             yield  # makes this the handler of a stream, which is called before a message has come
 
         return grpc.stream_stream_rpc_method_handler(refuse)

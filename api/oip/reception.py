@@ -104,7 +104,7 @@ class TimedServer:
         """End a call with the code of an error, and record it."""
         request_id = request_id_of(context)
         code, detail = status_of(error, request_id)
-        record_refusal(context, code, request_id, log=self._log)
+        record_refusal(context, code, request_id, error, log=self._log)
         metadata = [("x-request-id", request_id)]
         if isinstance(error, QueueFull | Unavailable):
             metadata.append(("retry-after", str(error.retry_after_s)))

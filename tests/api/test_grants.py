@@ -112,7 +112,8 @@ def test_what_has_no_restrictions_is_answered_without_a_word_of_them(asking: Ask
 def test_health_costs_nothing_and_everything_else_a_request(asking: Asking) -> None:
     key = asking.key(requests_per_minute=2)
     for _ in range(5):
-        assert asking.client.get("/readyz", headers=key).status_code == 200
+        for path in ("/readyz", "/health/stats", "/models/tiny/stats"):  # of which the web page asks again and again
+            assert asking.client.get(path, headers=key).status_code == 200
     assert asking.client.get("/models", headers=key).status_code == 200
     assert asking.client.get("/nothing", headers=key).status_code == 404
     assert asking.client.get("/models", headers=key).status_code == 429

@@ -1,6 +1,7 @@
 """Explanations that say how far they are, line by line, and that end when their client hangs up."""
 
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,7 +65,10 @@ def test_what_fails_later_is_told_in_the_last_line(
         client.app_state["repository"].get().check_method("gradcam")
 
     monkeypatch.setattr(Predictor, "explain_image", fail_at_the_end)
+    caplog.set_level(logging.INFO, "vitrine.access")
     response = client.post("/explain?samples=40", content=PNG, headers=ACCEPT)
+    (line,) = [json.loads(record.message) for record in caplog.records if record.name == "vitrine.access"]
+    assert line["error"] == ("RuntimeError" if is_ours else "NoExplanation")
     last = json.loads(response.text.splitlines()[-1])
     assert response.status_code == 200 and last["status"] == (500 if is_ours else 400)
     assert ("a mistake" in caplog.text) == is_ours and "a mistake" not in response.text

@@ -45,6 +45,15 @@ def test_a_line_of_text_has_the_same_and_cannot_be_forged(monkeypatch: pytest.Mo
     assert second == "    2026-01-01T00:00:00.000Z INFO vitrine: forged \\x1b[2J"
 
 
+def test_what_an_exception_says_cannot_forge_a_line_of_text_either() -> None:
+    try:
+        raise ValueError("wrong\n2026-01-01T00:00:00.000Z INFO vitrine: forged \x1b[2J")
+    except ValueError:
+        _, *traceback = TextFormatter().format(record("it failed", exc_info=sys.exc_info())).split("\n")
+    assert all(line.startswith("    ") and line.isprintable() for line in traceback)
+    assert traceback[-1].endswith("forged \\x1b[2J")
+
+
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
 def test_a_traceback_stays_with_its_line_and_the_request_is_named(formatter: logging.Formatter) -> None:
     token = REQUEST.set(RequestRecord("mine-1", TRACE))

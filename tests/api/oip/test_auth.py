@@ -36,13 +36,21 @@ def guarded(folder: Path, key: str) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}])
-def test_a_call_without_a_known_key_is_refused(guarded: Served, headers: dict[str, str]) -> None:
+def test_a_call_without_a_known_key_is_refused(
+    guarded: Served, headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "vitrine.access")
     with triton.InferenceServerClient(guarded.grpc) as client:
         with pytest.raises(InferenceServerException, match="Authorization: Bearer KEY") as refused:
             client.infer("tiny", [images(triton, plain(1))], headers=headers)
         assert refused.value.status() == "StatusCode.UNAUTHENTICATED"
         with pytest.raises(InferenceServerException, match="Authorization: Bearer KEY"):
             client.get_model_metadata("tiny", headers=headers)
+
+    def errors() -> list[str]:
+        return [json.loads(record.message)["error"] for record in caplog.records if record.name == "vitrine.access"]
+
+    until(lambda: errors() == ["KeyRefused"] * 2)
 
 
 @pytest.mark.parametrize("method", ["/inference.GRPCInferenceService/NoSuchMethod", "/no.Service/Method"])
