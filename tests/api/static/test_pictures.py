@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.static.conftest import BRIGHT, DARK, LABELS, SQUARE, TEXT, Open, Visit, pixel, upload
+from tests.api.static.conftest import BRIGHT, DARK, SQUARE, TEXT, Open, Visit, pixel, upload
+from tests.api.static.sites import LABELS
 from tests.conftest import encode
 from tests.tiny import bright_square, logits_of_plain
 

@@ -74,10 +74,12 @@ def test_a_table_is_saved_as_csv_and_json(visit: Open) -> None:
 def test_a_full_queue_holds_a_table_up_for_as_long_as_the_server_says(visit: Open) -> None:
     visited = visit(expect_complaints=True)
     visited.wait_text("#state", "ready")
-    visited.site.refusals.append(QueueFull("Too much is waiting.", retry_after_s=2))
+    visited.site.refusals.append(QueueFull("Too much is waiting.", retry_after_s=30))
+    visited.hold_time()
     visited.choose(BRIGHT, DARK)
     visited.wait_text("#several-problem", "Too much is waiting.")
-    visited.wait_text("#several-problem .countdown", "Trying again in")
+    visited.wait_text("#several-problem .countdown", "Trying again in 30 s.")
+    visited.page.clock.run_for(30_000)
     finished(visited, "2 answered")
     assert visited.page.locator("#several-problem .problem").count() == 0
 
