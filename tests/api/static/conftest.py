@@ -9,23 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, sync_playwright
 
 from tests.api.static.sites import Site, Sites, served_sites
 from tests.conftest import encode
 from tests.tiny import bright_square, plain
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTH, HEIGHT = 1280, 900
 PATIENCE_MS = 20_000
 """What a test waits for comes much sooner; later, it fails."""
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start Chromium without a window."""
+    """Start Chromium without a window; its first page is what visits without options share, one after the other."""
     arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        new_page(browser)
         yield browser
         browser.close()
 
@@ -93,6 +95,24 @@ class Visit:
     complaints: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
+    def listeners(self) -> dict[str, Callable[[Any], None]]:
+        """Return what listens to each kind of event of the page."""
+        return {"console": self.note_message, "pageerror": self.note_error, "request": self.note_request}
+
+    def note_message(self, message: ConsoleMessage) -> None:
+        """Note what the browser wrote, but for advice about the pixels that these tests read."""
+        if "willReadFrequently" not in message.text:
+            self.complaints.append(message.text)
+
+    def note_error(self, error: Error) -> None:
+        """Note an error that no script caught."""
+        self.complaints.append(str(error))
+
+    def note_request(self, request: Request) -> None:
+        """Note a request to another host."""
+        if not request.url.startswith((self.site.url, "blob:", "data:")):
+            self.others.append(request.url)
+
     def text(self, selector: str) -> str:
         """Return the text of an element as it is shown, once that is there."""
         self.page.wait_for_selector(selector, timeout=PATIENCE_MS)
@@ -130,48 +150,54 @@ class Visit:
 Open = Callable[..., Visit]
 
 
+def new_page(browser: Browser, **options: Any) -> Page:
+    """Open an empty page that shares nothing with others."""
+    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce", **options)
+    context.set_default_timeout(PATIENCE_MS)
+    return context.new_page()
+
+
 @pytest.fixture
 def visit(browser: Browser, sites: Sites) -> Iterator[Open]:
-    """Open the page, as wide as is asked for; what the browser complains of fails the test at its end."""
-    contexts = list[BrowserContext]()
-    visits = list[Visit]()
+    """Open the page, as wide as is asked for; what the browser complains of fails the test at its end.
+
+    A visit is `alone`, in a new browser context, where it changes more than the document: its clock, its connection or
+    what is stored; and so it is with options of the context.
+    """
+    visits = list[tuple[Visit, bool]]()
+    shared = browser.contexts[0].pages[0]
 
     def open_page(
-        site: Site | None = None, width: int = 1280, *, expect_complaints: bool = False, **options: Any
+        site: Site | None = None,
+        width: int = WIDTH,
+        *,
+        alone: bool = False,
+        expect_complaints: bool = False,
+        **options: Any,
     ) -> Visit:
         site = site or sites.open
         site.asked.clear()
         site.refusals.clear()
-        context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce", **options)
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
+        page = new_page(browser, **options) if alone or options else shared
+        page.set_viewport_size({"width": width, "height": HEIGHT})
         visited = Visit(page, site)
-        page.on("console", lambda message: note_complaint(visited, message.text))
-        page.on("pageerror", lambda error: visited.complaints.append(str(error)))
-        page.on("request", lambda request: note(visited, request.url))
+        for event, listener in visited.listeners().items():
+            page.on(event, listener)  # type: ignore[call-overload]
+        visits.append((visited, expect_complaints))
         page.goto(site.url)
-        if not expect_complaints:
-            visits.append(visited)
         return visited
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert [visited.complaints for visited in visits] == [[] for _ in visits]
-    assert [visited.others for visited in visits] == [[] for _ in visits]
-
-
-def note_complaint(visited: Visit, text: str) -> None:
-    """Note what the browser wrote, but for advice about the pixels that these tests read."""
-    if "willReadFrequently" not in text:
-        visited.complaints.append(text)
-
-
-def note(visited: Visit, address: str) -> None:
-    """Note a request to another host."""
-    if not address.startswith((visited.site.url, "blob:", "data:")):
-        visited.others.append(address)
+    for visited, _ in visits:
+        if visited.page is not shared:
+            visited.page.context.close()
+            continue
+        for event, listener in visited.listeners().items():
+            shared.remove_listener(event, listener)
+        shared.goto("about:blank")  # which ends what is under way
+    complaints = [visited.complaints for visited, expect_complaints in visits if not expect_complaints]
+    assert complaints == [[] for _ in complaints]
+    assert [visited.others for visited, _ in visits] == [[] for _ in visits]
 
 
 def upload(name: str, data: bytes, kind: str = "image/png") -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_the_samples_are_what_their_command_draws_and_the_page_offers_them_all()
 
 
 def test_it_is_painted_soon_and_loads_nothing_from_elsewhere(visit: Open) -> None:
-    visited = visit()
+    visited = visit(alone=True)
     visited.wait_text("#state", "ready")
     paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
     blocking = """performance.getEntriesByType("resource")
@@ -150,7 +150,7 @@ def violations(visited: Visit, rules: dict[str, Any]) -> list[tuple[str, list[st
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_nothing_jumps_while_the_page_and_its_answers_come(visit: Open, width: int) -> None:
-    visited = visit(width=width)
+    visited = visit(width=width, alone=True)
     visited.wait_text("#state", "ready")
     visited.page.wait_for_selector(".sample")
     assert visited.page.evaluate(SHIFTS) < 0.02

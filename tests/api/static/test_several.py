@@ -72,7 +72,7 @@ def test_a_table_is_saved_as_csv_and_json(visit: Open) -> None:
 
 
 def test_a_full_queue_holds_a_table_up_for_as_long_as_the_server_says(visit: Open) -> None:
-    visited = visit(expect_complaints=True)
+    visited = visit(alone=True, expect_complaints=True)
     visited.wait_text("#state", "ready")
     visited.site.refusals.append(QueueFull("Too much is waiting.", retry_after_s=30))
     visited.hold_time()

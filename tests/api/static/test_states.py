@@ -8,7 +8,7 @@ from tests.api.static.sites import Sites
 
 
 def test_a_model_that_loads_is_told_and_the_page_goes_on_by_itself(visit: Open, sites: Sites) -> None:
-    visited = visit(sites.loading, expect_complaints=True)
+    visited = visit(sites.loading, alone=True, expect_complaints=True)
     visited.wait_text("#state", "loading")
     visited.choose(BRIGHT)
     visited.wait_text("#answered", "not ready yet")
@@ -22,7 +22,7 @@ def test_a_model_that_loads_is_told_and_the_page_goes_on_by_itself(visit: Open, 
 
 
 def test_a_key_is_asked_for_in_place_of_all_else_and_kept_until_the_tab_closes(visit: Open, sites: Sites) -> None:
-    visited = visit(sites.guarded, expect_complaints=True)
+    visited = visit(sites.guarded, alone=True, expect_complaints=True)
     visited.wait_text("#door", "This service asks for a key")
     assert [visited.page.is_visible(part) for part in ("#bench", "#stage", "#row", "#links", "#several")] == [False] * 5
     visited.page.fill("#key", "vtr_wrong")
@@ -42,7 +42,7 @@ def test_a_key_is_asked_for_in_place_of_all_else_and_kept_until_the_tab_closes(v
 
 
 def test_a_full_queue_counts_down_and_asks_again(visit: Open) -> None:
-    visited = visit(expect_complaints=True)
+    visited = visit(alone=True, expect_complaints=True)
     visited.wait_text("#state", "ready")
     visited.site.refusals.append(QueueFull("Too much is waiting; come back in 90 s.", retry_after_s=90))
     visited.hold_time()
@@ -58,7 +58,7 @@ def test_a_full_queue_counts_down_and_asks_again(visit: Open) -> None:
 
 
 def test_a_countdown_can_be_cut_short_or_stopped(visit: Open) -> None:
-    visited = visit(expect_complaints=True)
+    visited = visit(alone=True, expect_complaints=True)
     visited.wait_text("#state", "ready")
     visited.site.refusals += [Unavailable("Draining.", retry_after_s=600), QueueFull("Full.", retry_after_s=600)]
     visited.choose(BRIGHT)
@@ -73,7 +73,7 @@ def test_a_countdown_can_be_cut_short_or_stopped(visit: Open) -> None:
 
 
 def test_a_picture_that_comes_while_another_waits_takes_its_place(visit: Open) -> None:
-    visited = visit(expect_complaints=True)
+    visited = visit(alone=True, expect_complaints=True)
     visited.wait_text("#state", "ready")
     visited.site.refusals.append(QueueFull("Full.", retry_after_s=600))
     visited.choose(BRIGHT)
@@ -84,7 +84,7 @@ def test_a_picture_that_comes_while_another_waits_takes_its_place(visit: Open) -
 
 
 def test_without_a_connection_the_page_says_so_and_goes_on_when_it_is_back(visit: Open) -> None:
-    visited = visit(expect_complaints=True)
+    visited = visit(alone=True, expect_complaints=True)
     visited.wait_text("#state", "ready")
     visited.page.context.set_offline(True)
     visited.hold_time()
@@ -98,7 +98,7 @@ def test_without_a_connection_the_page_says_so_and_goes_on_when_it_is_back(visit
 
 
 def test_the_live_panel_reads_the_statistics_while_it_is_open_and_seen(visit: Open) -> None:
-    visited = visit()
+    visited = visit(alone=True)
     visited.wait_text("#state", "ready")
     assert not visited.asked("GET /health")
     visited.page.clock.install()
