@@ -2,6 +2,8 @@
 
 import time
 
+from playwright.sync_api import Route
+
 from errors import QueueFull, Unavailable
 from tests.api.static.conftest import BRIGHT, DARK, Open
 from tests.api.static.sites import Sites
@@ -128,3 +130,34 @@ def test_the_live_panel_reads_the_statistics_while_it_is_open_and_seen(visit: Op
             visited.page.wait_for_timeout(20)
             visited.page.clock.run_for(500)
     assert int(visited.page.locator(row).locator(".number").first.inner_text()) == before + 1
+
+
+def test_a_model_that_was_taken_out_of_service_is_told_and_another_can_be_chosen(visit: Open) -> None:
+    visited = visit(alone=True, expect_complaints=True)
+    visited.wait_text("#state", "ready")
+    visited.page.select_option("#chooser", "things")
+    out_of_service = "a client took it out of service"
+
+    def without_things(route: Route) -> None:
+        answer = route.fetch().json()
+        for model in answer["models"]:
+            if model["name"] == "things":
+                model.update(state="missing", version=None, detail=out_of_service)
+        route.fulfill(json=answer)
+
+    visited.page.route("**/models", without_things)
+    visited.site.refusals.append(Unavailable(f"things is missing: {out_of_service}", retry_after_s=600))
+    visited.choose(BRIGHT)
+    visited.wait_text("#answered", f"The model is not ready yet: {out_of_service}.")
+    visited.wait_text("#state", f"missing: {out_of_service}")
+    visited.page.select_option("#chooser", "tiny")
+    visited.wait_text("#label", "bright")
+
+
+def test_a_sample_that_does_not_come_is_told(visit: Open) -> None:
+    visited = visit(alone=True, expect_complaints=True)
+    visited.page.wait_for_selector(".sample")
+    visited.page.context.set_offline(True)
+    visited.page.click(".sample >> nth=0")
+    visited.wait_text("#taking", "The sample did not come: The server could not be reached.")
+    assert not any("Uncaught" in complaint for complaint in visited.complaints)
