@@ -21,7 +21,6 @@ const PROMISES = [
   "why: a heatmap over the picture, or what each feature counted for,",
   "what the model’s makers warn of, and how long it all took.",
 ];
-const UNSETTLED = ["loading", "checking"];
 
 let served = { default: "", models: [] }; // what GET /models answered
 let card = null; // of the model that is asked
@@ -54,12 +53,12 @@ async function describe() {
   at("chooser").disabled = known.length === 0;
   if (next === null) {
     at("title").textContent = "No model is installed";
-    at("description").textContent = served.models[0]?.detail ?? "";
+    at("description").textContent = Object.values(served.unreadable ?? {}).join(" ") || (served.models[0]?.detail ?? "");
     return;
   }
   choose(next);
   if (early.length > 0) take(early.splice(0));
-  if (known.some((model) => UNSETTLED.includes(model.state))) setTimeout(describe, 1000);
+  if (known.some((model) => ["loading", "checking"].includes(model.state))) setTimeout(describe, 1000);
 }
 
 function choose(next) { // shows a model; what was asked of another is asked of this one
@@ -272,8 +271,7 @@ function prepareConnection() {
     at("offline").hidden = isReachable;
     if (isReachable || asking !== null) return;
     asking = setInterval(async () => { // until it answers again
-      const isBack = await fetch("/health/live").then((response) => response.status < 500, () => false);
-      if (!isBack) return;
+      if (!await fetch("/health/live").then((response) => response.status < 500, () => false)) return;
       clearInterval(asking);
       asking = null;
       at("offline").hidden = true;
