@@ -23,6 +23,21 @@ export class Unreachable extends Error {
   }
 }
 
+export class Unreadable extends Error {
+  constructor(name) {
+    super(`${name} is a folder, or it was moved, changed or deleted since it was chosen. Choose it again.`);
+    Object.assign(this, { title: "The file cannot be read", status: 400, requestId: "", retryAfter: null });
+  }
+}
+
+async function checkFiles(body) { // a request also fails when its file cannot be read, and then the server is not to blame
+  for (const file of body instanceof FormData ? body.values() : []) {
+    if (!(file instanceof File)) continue;
+    const part = file.size === 0 ? file : file.slice(0, 1); // of what is gone Chromium gives an empty part
+    await part.arrayBuffer().catch(() => { throw new Unreadable(file.name); });
+  }
+}
+
 function retryAfter(text) { // in seconds; null where the answer names none
   if (text === null) return null;
   const seconds = /^\d+$/.test(text) ? Number(text) : (Date.parse(text) - Date.now()) / 1000;
@@ -48,12 +63,17 @@ async function send(path, { headers = {}, ...options } = {}) {
   try {
     response = await fetch(path, { ...options, headers: own });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    tell("reachable", false);
-    throw new Unreachable();
+    if (error.name !== "AbortError") await checkFiles(options.body);
+    throw lost(error);
   }
   tell("reachable", true);
   return response;
+}
+
+function lost(error) { // what to throw where a connection failed, before its answer or within it
+  if (!(error instanceof TypeError)) return error;
+  tell("reachable", false);
+  return new Unreachable();
 }
 
 async function problemOf(response) {
@@ -66,7 +86,14 @@ async function problemOf(response) {
 export async function ask(path, options) { // gives the JSON of an answer, and the times that its headers tell
   const response = await send(path, options);
   if (!response.ok) throw await problemOf(response);
-  return { answer: await response.json(), timings: timingsOf(response) };
+  const answer = await response.json().catch((error) => { throw lost(error); });
+  return { answer, timings: timingsOf(response) };
+}
+
+export async function fileOf(path) {
+  const response = await send(path);
+  if (!response.ok) throw await problemOf(response);
+  return response.blob();
 }
 
 export async function askInLines(path, options, onProgress) { // the same of an answer that says how far it is

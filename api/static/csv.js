@@ -34,14 +34,16 @@ function separatorOf(text) { // the one that is most frequent in the first line
 }
 
 export function rowsOf(text, entries) {
-  // Give an object for each line after the header, by those names in it that the card knows, and the other names. An empty
+  // Give an object for each line after the header, by those names in it that the card knows, the other names, and the names
+  // that the card asks for and the header lacks. An empty
   // value is null, and what the card has a range for is a number where it can be read as one; whatever else it is, the API
   // says what is wrong with it.
   const [header = [], ...lines] = parseCsv(text);
   const columns = header.map((name) => entries.find((entry) => entry.name === name.trim()));
   const rows = lines.map((line) => Object.fromEntries(columns.flatMap((entry, index) => (
     entry === undefined ? [] : [[entry.name, valueOf(entry, (line[index] ?? "").trim())]]))));
-  return { rows, others: header.filter((name, index) => columns[index] === undefined) };
+  const lacking = entries.filter((entry) => !entry.missing && !columns.includes(entry)).map((entry) => entry.name);
+  return { rows, others: header.filter((name, index) => columns[index] === undefined), lacking };
 }
 
 export function valueOf(entry, text) { // as the API takes it

@@ -42,12 +42,15 @@ export function latest(work) { // runs one call at a time, and of those that com
     next = values;
     if (running) return;
     running = true;
-    while (next !== null) {
-      const values = next;
-      next = null;
-      await work(...values);
+    try {
+      while (next !== null) {
+        const values = next;
+        next = null;
+        await work(...values);
+      }
+    } finally {
+      running = false;
     }
-    running = false;
   };
 }
 

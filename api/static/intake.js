@@ -1,6 +1,7 @@
 // How pictures come in: dropped anywhere on the page, pasted, chosen, taken, or picked from the samples.
 
 import { hasCamera, takePicture } from "./camera.js";
+import { fileOf } from "./api.js";
 import { at, make } from "./dom.js";
 
 const SAMPLES = [ // of `python -m training.page_samples`; a card that a sample names shows those alone
@@ -18,13 +19,14 @@ let give = () => {};
 
 export function takeIn(onFiles) { // calls with a list of files, of which there is at least one
   give = (files) => { if (files.length > 0) onFiles(files); };
-  const input = at("file");
-  input.addEventListener("change", () => {
-    const files = [...input.files];
-    input.value = ""; // so that the same file may be chosen again
-    give(files);
-  });
-  for (const button of document.querySelectorAll("[data-choose]")) button.addEventListener("click", () => input.click());
+  for (const [input, buttons] of [[at("file"), "[data-choose]"], [at("csv"), "#choose-csv"]]) {
+    input.addEventListener("change", () => {
+      const files = [...input.files];
+      input.value = ""; // so that the same file may be chosen again
+      give(files);
+    });
+    for (const button of document.querySelectorAll(buttons)) button.addEventListener("click", () => input.click());
+  }
   for (const button of document.querySelectorAll("[data-take]")) {
     button.hidden = !hasCamera();
     button.addEventListener("click", fromCamera);
@@ -78,8 +80,12 @@ export function offerSamples(card) {
     const picture = make("img", { src: `/static/samples/${file}`, alt: "", width: 72, height: 72, loading: "lazy" });
     const button = make("button", { type: "button", className: "sample" }, picture, make("span", {}, caption));
     button.addEventListener("click", async () => {
-      const response = await fetch(`/static/samples/${file}`);
-      give([new File([await response.blob()], file, { type: "image/webp" })]);
+      at("taking").textContent = "";
+      try {
+        give([new File([await fileOf(`/static/samples/${file}`)], file, { type: "image/webp" })]);
+      } catch (problem) {
+        at("taking").textContent = `The sample did not come: ${problem.message}`;
+      }
     });
     return make("li", {}, button);
   }));

@@ -40,14 +40,24 @@ async function look() {
 async function refresh() {
   const { default: name, models: cards } = models();
   const ready = cards.filter((card) => card.state === "ready");
-  const [{ answer: health }, ...stats] = await Promise.all([
+  const [{ answer: health }, ...counters] = await Promise.all([
     ask("/health"),
-    ...ready.map(async (card) => (await ask(card.name === name ? "/health/stats" : `/models/${card.name}/stats`)).answer),
+    ...ready.map((card) => countersOf(card.name === name ? "/health/stats" : `/models/${card.name}/stats`)),
   ]);
   const now = performance.now();
-  const rates = stats.map((counters) => rateOf(counters, now));
+  const stats = counters.filter((part) => part !== null);
+  const rates = stats.map((part) => rateOf(part, now));
   showTiles(stats, rates);
   showStates(health, stats, rates);
+}
+
+async function countersOf(path) { // null of a model that is gone since the page asked what there is
+  try {
+    return (await ask(path)).answer;
+  } catch (problem) {
+    if (problem.status === 404) return null;
+    throw problem;
+  }
 }
 
 function rateOf(counters, now) { // what happened since it was looked at last; null the first time

@@ -21,7 +21,6 @@ const PROMISES = [
   "why: a heatmap over the picture, or what each feature counted for,",
   "what the model’s makers warn of, and how long it all took.",
 ];
-const UNSETTLED = ["loading", "checking"];
 
 let served = { default: "", models: [] }; // what GET /models answered
 let card = null; // of the model that is asked
@@ -47,19 +46,19 @@ async function describe() {
   at("bench").hidden = false;
   at("links").hidden = key.isKnown; // links carry no key
   served = answer;
-  const known = served.models.filter((model) => model.state !== "missing");
+  const known = served.models.filter((model) => model.state !== "missing" || model.name === card?.name);
   const name = card?.name ?? served.default;
   const next = known.find((model) => model.name === name) ?? known[0] ?? null;
   at("chooser").replaceChildren(...known.map((model) => new Option(model.title, model.name, false, model === next)));
   at("chooser").disabled = known.length === 0;
   if (next === null) {
     at("title").textContent = "No model is installed";
-    at("description").textContent = served.models[0]?.detail ?? "";
+    at("description").textContent = Object.values(served.unreadable ?? {}).join(" ") || (served.models[0]?.detail ?? "");
     return;
   }
   choose(next);
   if (early.length > 0) take(early.splice(0));
-  if (known.some((model) => UNSETTLED.includes(model.state))) setTimeout(describe, 1000);
+  if (known.some((model) => ["loading", "checking"].includes(model.state))) setTimeout(describe, 1000);
 }
 
 function choose(next) { // shows a model; what was asked of another is asked of this one
@@ -91,6 +90,7 @@ function choose(next) { // shows a model; what was asked of another is asked of 
 
 function forget() { // the answer to another question
   last = null;
+  busy(false);
   at("result").hidden = at("why").hidden = true;
   at("ribbon").textContent = "";
   at("explained").replaceChildren();
@@ -100,19 +100,25 @@ function forget() { // the answer to another question
 
 function take(files) {
   if (card === null || !at("door").hidden) early = files;
-  else if (takesRows()) askTable(files[0]);
+  else if (takesRows()) askTable(...files);
   else if (files.length === 1) askPicture(files[0]);
   else predictAll(card, files.map((file) => ({ name: file.name, subject: file })));
 }
 
-async function askTable(file) {
-  const { rows, others } = rowsOf(await file.text(), entriesOf(card));
-  if (rows.length === 0) {
-    at("answered").replaceChildren(explainProblem({ title: "No rows", message: `${file.name} has no line below a header with the features' names.` }));
+async function askTable(file, ...left) {
+  const text = await file.text().catch(() => "");
+  if (!takesRows()) return;
+  const { rows, others, lacking } = rowsOf(text, entriesOf(card));
+  if (rows.length === 0 || lacking.length > 0) {
+    const lack = rows.length === 0 ? "has no line below a header with the features’ names" : `lacks columns that the model asks for: ${lacking.join(", ")}`;
+    newTurn();
+    forget();
+    at("answered").replaceChildren(explainProblem({ title: "No rows", message: `${file.name} ${lack}.` }));
     return;
   }
-  const note = others.length > 0 ? `Left out, since the model takes no such value: ${others.join(", ")}.` : "";
-  await predictAll(card, rows.map((values, index) => ({ name: `row ${index + 1}`, subject: values })), note);
+  const notes = [others.length > 0 && `Left out, since the model takes no such value: ${others.join(", ")}.`,
+    left.length > 0 && `One file at a time; not read: ${left.map((other) => other.name).join(", ")}.`];
+  await predictAll(card, rows.map((values, index) => ({ name: `row ${index + 1}`, subject: values })), notes.filter(Boolean).join(" "));
 }
 
 function newTurn() {
@@ -133,7 +139,10 @@ async function answerTo(query, body, signal) { // shows the answer, or what went
   busy(true);
   try {
     const path = pathOf(card, "predict", query);
-    const wait = (problem) => countdown(at("answered"), problem, signal);
+    const wait = (problem) => {
+      if (problem.status === 503) describe(); // it may be out of service
+      return countdown(at("answered"), problem, signal);
+    };
     const { answer, timings } = await patiently(() => ask(path, { method: "POST", body, signal }), wait);
     if (signal.aborted) return null;
     showAnswer(card, answer, answer.explanation ? { ...timings, explain: answer.explanation.time_ms } : timings);
@@ -148,6 +157,7 @@ async function answerTo(query, body, signal) { // shows the answer, or what went
     const again = make("button", { type: "button" }, "Try again");
     again.addEventListener("click", repeat);
     at("answered").replaceChildren(explainProblem(problem, make("p", { className: "actions" }, again)));
+    if (problem.status === 404) describe();
     return null;
   } finally {
     if (!signal.aborted) busy(false);
@@ -261,8 +271,7 @@ function prepareConnection() {
     at("offline").hidden = isReachable;
     if (isReachable || asking !== null) return;
     asking = setInterval(async () => { // until it answers again
-      const isBack = await fetch("/health/live").then((response) => response.ok, () => false);
-      if (!isBack) return;
+      if (!await fetch("/health/live").then((response) => response.status < 500, () => false)) return;
       clearInterval(asking);
       asking = null;
       at("offline").hidden = true;
@@ -271,15 +280,6 @@ function prepareConnection() {
       if (last === null && card?.state === "ready") repeat();
     }, 2000);
   });
-}
-
-function fromCsv() {
-  at("csv").addEventListener("change", () => {
-    const [file] = at("csv").files;
-    at("csv").value = "";
-    if (file) askTable(file);
-  });
-  at("choose-csv").addEventListener("click", () => at("csv").click());
 }
 
 at("chooser").addEventListener("change", () => choose(served.models.find((model) => model.name === at("chooser").value)));
@@ -296,6 +296,5 @@ prepareTable((chosen) => {
   at("answer").scrollIntoView({ block: "nearest" });
 });
 prepareLive(() => served);
-fromCsv();
 takeIn(take);
 describe();

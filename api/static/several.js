@@ -8,6 +8,8 @@ import { countdown, explainProblem, GONE } from "./problems.js";
 
 const PICTURES_A_REQUEST = 8; // so that there is progress
 const ROWS_A_REQUEST = 250;
+const MOST_SHOWN = 500; // rows of the table; the files that are saved hold them all
+const OF_THE_FILES = [400, 413, 415, 422]; // statuses that another file, or fewer of them, might not get
 const THUMBNAIL = 64; // pixels of a side
 
 let running = null;
@@ -15,6 +17,7 @@ let entries = []; // {name, subject, answer or problem}
 let order = { by: "rank", descending: true };
 let shown = null; // the card that answered
 let openEntry = () => {};
+let drawing = Promise.resolve(); // thumbnails, one after the other: a picture is large while it is decoded
 
 export function prepareTable(onOpen) { // calls with the subject of an entry that is to be looked at
   openEntry = onOpen;
@@ -54,27 +57,54 @@ export async function predictAll(card, subjects, note = "") { // files, or rows 
     await sendAll(card, control.signal);
     announce(`${entries.length} predictions are there, ${entries.filter((entry) => entry.problem).length} problems.`);
   } catch (problem) {
-    if (problem.name !== GONE) at("several-problem").replaceChildren(explainProblem(problem));
+    if (running === control) at("several-problem").replaceChildren(...(problem.name === GONE ? [] : [explainProblem(problem)]));
   }
   if (running === control) finish();
 }
 
 async function sendAll(card, signal) {
-  const size = Math.min(card.limits.max_items ?? 64, card.input.kind === "row" ? ROWS_A_REQUEST : PICTURES_A_REQUEST);
   progress(0);
-  for (let start = 0; start < entries.length; start += size) {
-    const part = entries.slice(start, start + size);
-    const wait = (problem) => countdown(at("several-problem"), problem, signal);
-    const { answer } = await patiently(() => ask(pathOf(card, "predict/batch", { label: card.labels.length > 0 ? "name" : "" }), {
-      method: "POST", body: bodyOf(card, part), signal,
-    }), wait);
-    at("several-problem").replaceChildren();
+  let done = 0;
+  for (const part of parts(card)) {
+    await sendPart(card, part, signal);
+    done += part.length;
+    progress(done);
+    fill();
+  }
+}
+
+function* parts(card) { // what goes into a request each: so many, and no more bytes than one may have
+  const { max_items: items = 64, max_bytes: bytes = Infinity } = card.limits;
+  const most = Math.min(items, card.input.kind === "row" ? ROWS_A_REQUEST : PICTURES_A_REQUEST);
+  let part = [];
+  let size = 0;
+  for (const entry of entries) {
+    const own = (entry.subject.size ?? 0) + 1024; // with the lines around it
+    if (part.length === most || (part.length > 0 && size + own > bytes)) {
+      yield part;
+      [part, size] = [[], 0];
+    }
+    part.push(entry);
+    size += own;
+  }
+  if (part.length > 0) yield part;
+}
+
+async function sendPart(card, part, signal) {
+  const path = pathOf(card, "predict/batch", { label: card.labels.length > 0 ? "name" : "" });
+  const wait = (problem) => countdown(at("several-problem"), problem, signal);
+  try {
+    const { answer } = await patiently(() => ask(path, { method: "POST", body: bodyOf(card, part), signal }), wait);
     part.forEach((entry, index) => {
       const { error, ...given } = answer.predictions[index];
       Object.assign(entry, error === undefined ? { answer: given } : { problem: error });
     });
-    progress(Math.min(start + size, entries.length));
-    fill();
+  } catch (problem) {
+    if (!OF_THE_FILES.includes(problem.status)) throw problem;
+    if (part.length === 1) part[0].problem = { status: problem.status, title: problem.title, detail: problem.message };
+    else for (const entry of part) await sendPart(card, [entry], signal); // one of them costs the others nothing
+  } finally {
+    if (!signal.aborted) at("several-problem").replaceChildren();
   }
 }
 
@@ -132,7 +162,10 @@ function fill() {
     header.setAttribute("aria-sort", isThis ? (order.descending ? "descending" : "ascending") : "none");
   }
   at("table").classList.toggle("of-rows", shown.input.kind === "row");
-  at("table-body").replaceChildren(...sorted().map((entry) => rowOf(entry)));
+  const all = sorted();
+  at("several-rest").hidden = all.length <= MOST_SHOWN;
+  at("several-rest").textContent = `The first ${MOST_SHOWN} are shown. What is saved holds all ${all.length.toLocaleString("en")}.`;
+  at("table-body").replaceChildren(...all.slice(0, MOST_SHOWN).map((entry) => rowOf(entry)));
 }
 
 function rowOf(entry) { // of the table; an entry's thumbnail is drawn once
@@ -154,12 +187,16 @@ function rowOf(entry) { // of the table; an entry's thumbnail is drawn once
 function thumbnailOf(entry) {
   if (entry.thumbnail === undefined) {
     entry.thumbnail = make("canvas", { width: THUMBNAIL, height: THUMBNAIL, attributes: { "aria-hidden": "true" } });
-    createImageBitmap(entry.subject, { resizeHeight: THUMBNAIL, resizeQuality: "medium" }).then((bitmap) => {
-      entry.thumbnail.getContext("2d").drawImage(bitmap, (THUMBNAIL - bitmap.width) / 2, 0);
-      bitmap.close();
-    }, () => {}); // the browser cannot read it, though the server may
+    drawing = drawing.then(() => draw(entry)).catch(() => {}); // the browser cannot read it, though the server may
   }
   return entry.thumbnail;
+}
+
+async function draw(entry) {
+  if (!entries.includes(entry)) return; // the table was closed
+  const bitmap = await createImageBitmap(entry.subject, { resizeHeight: THUMBNAIL, resizeQuality: "medium" });
+  entry.thumbnail.getContext("2d").drawImage(bitmap, (THUMBNAIL - bitmap.width) / 2, 0);
+  bitmap.close();
 }
 
 function asTable() { // lists for a CSV, in the order that is shown

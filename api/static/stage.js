@@ -33,7 +33,7 @@ export const stage = {
     at("legend").classList.add("absent");
     at("stage").scrollIntoView({ block: "nearest" });
     const bitmap = await createImageBitmap(file).catch(() => null);
-    if (mine !== turn) return true;
+    if (mine !== turn) { bitmap?.close(); return true; }
     viewer.show(bitmap, name);
     at("unreadable").hidden = bitmap !== null;
     at("unreadable").textContent = `This browser cannot show ${name}.`;

@@ -23,6 +23,7 @@ export class Viewer {
   }
 
   show(picture, name) { // an ImageBitmap; null for none
+    this.picture?.close(); // its pixels are not waited for to be collected
     Object.assign(this, { picture, heat: null });
     this.canvas.hidden = picture === null;
     this.describe(`The picture ${name}`);
@@ -31,6 +32,7 @@ export class Viewer {
 
   lay(heatmap) { // a grey ImageBitmap as large as the picture, or null
     this.heat = heatmap === null ? null : colourise(heatmap);
+    heatmap?.close();
     this.paint();
   }
 

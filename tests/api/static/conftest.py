@@ -1,161 +1,82 @@
-"""A real server of small models, and a real Chromium that looks at its page."""
+"""A real Chromium that looks at the page of real servers."""
 
-import asyncio
-import json
 import shutil
-import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import uvicorn
-from onnx import TensorProto, helper, numpy_helper
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
-from starlette.types import ASGIApp, Receive, Scope, Send
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Request, sync_playwright
 
-from api.auth import Authenticator
-from api.keys import add_key
-from api.problems import problem_response
-from errors import VitrineError
-from models.package import StoredModel
-from tests.api.conftest import bundled, client_maker, keys_of
+from tests.api.static.sites import Site, Sites, served_sites
 from tests.conftest import encode
-from tests.live.server import free_ports
-from tests.local_gradcam import local_gradcam
-from tests.tiny import WEIGHT, bright_square, plain, seal, tiny_package
+from tests.tiny import bright_square, plain
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTH, HEIGHT = 1280, 900
 PATIENCE_MS = 20_000
 """What a test waits for comes much sooner; later, it fails."""
-LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "fire_truck", "tram", "taxi"]
-
-
-@dataclass
-class Site:
-    """A served page.
-
-    Attributes:
-        url: of the page.
-        refusals: errors that the next requests to predict or explain get, in place of their answers; first come first.
-        asked: method and path, with its query, of every request since the test began.
-        start: loads the models of a server that has not loaded them.
-    """
-
-    url: str
-    refusals: list[VitrineError] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    start: Callable[[], None] = lambda: None
 
 
 @contextmanager
-def serve(app: ASGIApp) -> Iterator[Site]:
-    """Serve an application on a port of the loopback until the block ends."""
-    (port,) = free_ports(1)
-    site = Site(f"http://127.0.0.1:{port}/")
-
-    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            query = scope["query_string"].decode()
-            site.asked.append(f"{scope['method']} {scope['path']}{'?' if query else ''}{query}")
-            if site.refusals and scope["method"] == "POST":
-                await problem_response(site.refusals.pop(0), "0" * 32)(scope, receive, send)
-                return
-        await app(scope, receive, send)
-
-    server = uvicorn.Server(uvicorn.Config(watched, port=port, log_level="warning", lifespan="off", loop="asyncio"))
-    thread = threading.Thread(target=asyncio.run, args=(server.serve(),), daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-    try:
-        yield site
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join(20)
-
-
-def two_versions(folder: Path) -> list[StoredModel]:
-    """Return the explained tiny model, and a second version of it with another threshold."""
-    first = tiny_package(folder / "first", explained=True)
-    second = tiny_package(folder / "second", explained=True)
-    card = (second / "card.toml").read_text().replace("threshold = 0.5", "threshold = 0.99")
-    (second / "card.toml").write_text(card)
-    return [seal(first), seal(second)]
-
-
-def many_classes(folder: Path) -> StoredModel:
-    """Return a model of twelve classes without a gradient: their logits are multiples of the picture's redness."""
-    tiny_package(folder, "things")
-    card = (folder / "card.toml").read_text().replace('["dark", "bright"]', json.dumps(LABELS))
-    card = card.replace('title = "Tiny"', 'title = "Things"').replace(
-        'positive_label = "bright"\nthreshold = 0.5\n', ""
-    )
-    (folder / "card.toml").write_text(card)
-    weight = WEIGHT[:, :1] * -(1 + 0.1 * ((5 * (1 + np.arange(len(LABELS), dtype=np.float32))) % len(LABELS)))
-    nodes = [
-        helper.make_node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0),
-        helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
-    ]
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 16, 16])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", len(LABELS)])
-    constants = [numpy_helper.from_array(weight, "weight")]
-    constants.append(numpy_helper.from_array(np.array([2, 3], np.int64), "axes"))
-    graph = helper.make_graph(nodes, "things", [image], [logits], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    (folder / "predict.onnx").write_bytes(model.SerializeToString())
-    goldens = []
-    for level in (10, 240):
-        golden = [float(value) for value in ((level / 255 - 0.5) / 0.5 * weight.sum(0))]
-        goldens.append({"file": f"{level}.png", "logits": golden})
-    description = {"reference": "NumPy", "tolerance": 1e-3, "goldens": goldens}
-    (folder / "goldens" / "goldens.json").write_text(json.dumps(description))
-    return seal(folder)
-
-
-@dataclass(frozen=True)
-class Sites:
-    """The same models behind three doors: open, with a key, and not loaded yet."""
-
-    open: Site
-    guarded: Site
-    loading: Site
-    key: str
-
-
-@pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
-    """The page over two versions of the tiny model, a model of many classes and the bundled models of rows."""
-    folder = tmp_path_factory.mktemp("page")
-    key = add_key(folder / "keys.toml", "reader-7")
-    tiny = two_versions(folder)
-    stored = [*tiny, many_classes(folder / "things"), bundled(folder, "churn"), bundled(folder, "machine_anomaly")]
-    with ExitStack() as stack:
-        explainer, _ = stack.enter_context(local_gradcam(*tiny))
-        make = stack.enter_context(client_maker())
-        clients = [
-            make(*stored, explainer=explainer, cors_origins=""),
-            make(tiny[0], authenticator=Authenticator(keys_of(folder / "keys.toml"), ("health",))),
-            make(tiny[0], loaded=False),
-        ]
-        doors = [stack.enter_context(serve(client.app)) for client in clients]
-        doors[2].start = clients[2].app_state["repository"].start
-        yield Sites(doors[0], doors[1], doors[2], key)
-
-
-@pytest.fixture(scope="module")
-def browser(sites: Sites) -> Iterator[Browser]:
-    """Chromium without a window; it comes after the server, whose start needs an event loop of this thread."""
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
+def chromium() -> Iterator[Browser]:
+    """Start Chromium without a window; its first page is what visits without options share, one after the other."""
     arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield chromium
-        chromium.close()
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        new_page(browser)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Shared:
+    """What all tests of this folder share: it starts with the first that needs it, and ends with the last.
+
+    A fixture of the session would end with the whole suite, and Playwright keeps other tests of this thread from
+    running an event loop of their own.
+    """
+
+    open: ExitStack = field(default_factory=ExitStack)
+    parts: tuple[Sites, Browser] | None = None
+
+    def start(self) -> tuple[Sites, Browser]:
+        """Return the served sites and the browser; the sites come first, since their start needs an event loop."""
+        if self.parts is None:
+            self.parts = self.open.enter_context(served_sites()), self.open.enter_context(chromium())
+        return self.parts
+
+    def end(self) -> None:
+        """Close the browser, and then the sites."""
+        self.parts = None
+        self.open.close()
+
+
+SHARED = Shared()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End what is shared after the last test of this folder."""
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        SHARED.end()
+
+
+@pytest.fixture
+def sites() -> Sites:
+    """The served sites."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    return SHARED.start()[0]
+
+
+@pytest.fixture
+def browser(sites: Sites) -> Browser:
+    """A browser to visit them with."""
+    return SHARED.start()[1]
 
 
 @dataclass
@@ -173,6 +94,24 @@ class Visit:
     site: Site
     complaints: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+
+    def listeners(self) -> dict[str, Callable[[Any], None]]:
+        """Return what listens to each kind of event of the page."""
+        return {"console": self.note_message, "pageerror": self.note_error, "request": self.note_request}
+
+    def note_message(self, message: ConsoleMessage) -> None:
+        """Note what the browser wrote, but for advice about the pixels that these tests read."""
+        if "willReadFrequently" not in message.text:
+            self.complaints.append(message.text)
+
+    def note_error(self, error: Error) -> None:
+        """Note an error that no script caught."""
+        self.complaints.append(str(error))
+
+    def note_request(self, request: Request) -> None:
+        """Note a request to another host."""
+        if not request.url.startswith((self.site.url, "blob:", "data:")):
+            self.others.append(request.url)
 
     def text(self, selector: str) -> str:
         """Return the text of an element as it is shown, once that is there."""
@@ -194,6 +133,11 @@ class Visit:
         """Return once the heatmap is there."""
         self.page.wait_for_selector("#save-overlay:not([hidden])")
 
+    def hold_time(self) -> None:
+        """Stop the page's clock; it goes on by as much as `page.clock.run_for` is told."""
+        self.page.clock.install()
+        self.page.clock.pause_at(time.time() + 60)  # which is not past by the time that the browser hears it
+
     def choose(self, *files: Path | str | dict[str, Any], into: str = "#file") -> None:
         """Choose files as with a button."""
         self.page.set_input_files(into, list(files))  # type: ignore[arg-type]
@@ -206,48 +150,54 @@ class Visit:
 Open = Callable[..., Visit]
 
 
+def new_page(browser: Browser, **options: Any) -> Page:
+    """Open an empty page that shares nothing with others."""
+    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce", **options)
+    context.set_default_timeout(PATIENCE_MS)
+    return context.new_page()
+
+
 @pytest.fixture
 def visit(browser: Browser, sites: Sites) -> Iterator[Open]:
-    """Open the page, as wide as is asked for; what the browser complains of fails the test at its end."""
-    contexts = list[BrowserContext]()
-    visits = list[Visit]()
+    """Open the page, as wide as is asked for; what the browser complains of fails the test at its end.
+
+    A visit is `alone`, in a new browser context, where it changes more than the document: its clock, its connection or
+    what is stored; and so it is with options of the context.
+    """
+    visits = list[tuple[Visit, bool]]()
+    shared = browser.contexts[0].pages[0]
 
     def open_page(
-        site: Site | None = None, width: int = 1280, *, expect_complaints: bool = False, **options: Any
+        site: Site | None = None,
+        width: int = WIDTH,
+        *,
+        alone: bool = False,
+        expect_complaints: bool = False,
+        **options: Any,
     ) -> Visit:
         site = site or sites.open
         site.asked.clear()
         site.refusals.clear()
-        context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce", **options)
-        contexts.append(context)
-        context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
+        page = new_page(browser, **options) if alone or options else shared
+        page.set_viewport_size({"width": width, "height": HEIGHT})
         visited = Visit(page, site)
-        page.on("console", lambda message: note_complaint(visited, message.text))
-        page.on("pageerror", lambda error: visited.complaints.append(str(error)))
-        page.on("request", lambda request: note(visited, request.url))
+        for event, listener in visited.listeners().items():
+            page.on(event, listener)  # type: ignore[call-overload]
+        visits.append((visited, expect_complaints))
         page.goto(site.url)
-        if not expect_complaints:
-            visits.append(visited)
         return visited
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert [visited.complaints for visited in visits] == [[] for _ in visits]
-    assert [visited.others for visited in visits] == [[] for _ in visits]
-
-
-def note_complaint(visited: Visit, text: str) -> None:
-    """Note what the browser wrote, but for advice about the pixels that these tests read."""
-    if "willReadFrequently" not in text:
-        visited.complaints.append(text)
-
-
-def note(visited: Visit, address: str) -> None:
-    """Note a request to another host."""
-    if not address.startswith((visited.site.url, "blob:", "data:")):
-        visited.others.append(address)
+    for visited, _ in visits:
+        if visited.page is not shared:
+            visited.page.context.close()
+            continue
+        for event, listener in visited.listeners().items():
+            shared.remove_listener(event, listener)
+        shared.goto("about:blank")  # which ends what is under way
+    complaints = [visited.complaints for visited, expect_complaints in visits if not expect_complaints]
+    assert complaints == [[] for _ in complaints]
+    assert [visited.others for visited, _ in visits] == [[] for _ in visits]
 
 
 def upload(name: str, data: bytes, kind: str = "image/png") -> dict[str, Any]:

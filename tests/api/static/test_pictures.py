@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.static.conftest import BRIGHT, DARK, LABELS, SQUARE, TEXT, Open, Visit, pixel, upload
+from tests.api.static.conftest import BRIGHT, DARK, SQUARE, TEXT, Open, Visit, pixel, upload
+from tests.api.static.sites import LABELS
 from tests.conftest import encode
 from tests.tiny import bright_square, logits_of_plain
 
@@ -164,3 +165,32 @@ def test_two_versions_stand_side_by_side_on_one_picture(visit: Open) -> None:
     assert visited.page.locator(".version .mark").count() == 2
     visited.page.click("#close-versions")
     assert visited.page.is_hidden("#versions")
+
+
+def test_a_file_that_is_gone_is_not_taken_for_a_server_that_is_gone(visit: Open, tmp_path: Path) -> None:
+    visited = visit(alone=True, expect_complaints=True)
+    path = tmp_path / "picture.png"
+    path.write_bytes(SQUARE["buffer"])
+    visited.choose(path)
+    visited.wait_explained()
+    path.unlink()
+    visited.page.select_option("#chooser", "things")
+    visited.wait_text("#answered .problem", "The file cannot be read")
+    assert "picture.png" in visited.text("#answered .problem") and visited.page.is_hidden("#offline")
+
+
+def test_two_clicks_open_one_camera_which_is_off_once_its_window_is_closed(visit: Open) -> None:
+    visited = visit(alone=True)
+    visited.wait_text("#state", "ready")
+    visited.page.evaluate("""() => {
+      const own = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      window.streams = [];
+      navigator.mediaDevices.getUserMedia = async (what) => { streams.push(await own(what)); return streams.at(-1); };
+    }""")
+    visited.page.dblclick("#empty [data-take]")
+    visited.page.wait_for_selector("#camera[open] video")
+    visited.page.keyboard.press("Escape")
+    visited.page.wait_for_selector("#camera", state="hidden")
+    states = "streams.map((stream) => stream.getTracks()[0].readyState)"
+    assert visited.page.evaluate(states) == ["ended"]
+    assert not visited.asked("POST")

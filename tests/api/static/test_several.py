@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+from typing import Any
 
-from errors import QueueFull
-from tests.api.static.conftest import BRIGHT, DARK, TEXT, Open, Visit, upload
+import pytest
+
+from errors import QueueFull, TooLarge
+from tests.api.static.conftest import BRIGHT, DARK, SQUARE, TEXT, Open, Visit, upload
 from tests.tiny import plain
 
 LEVELS = (10, 240, 128, 60, 200, 90, 150, 30, 220, 110)
@@ -72,12 +75,14 @@ def test_a_table_is_saved_as_csv_and_json(visit: Open) -> None:
 
 
 def test_a_full_queue_holds_a_table_up_for_as_long_as_the_server_says(visit: Open) -> None:
-    visited = visit(expect_complaints=True)
+    visited = visit(alone=True, expect_complaints=True)
     visited.wait_text("#state", "ready")
-    visited.site.refusals.append(QueueFull("Too much is waiting.", retry_after_s=2))
+    visited.site.refusals.append(QueueFull("Too much is waiting.", retry_after_s=30))
+    visited.hold_time()
     visited.choose(BRIGHT, DARK)
     visited.wait_text("#several-problem", "Too much is waiting.")
-    visited.wait_text("#several-problem .countdown", "Trying again in")
+    visited.wait_text("#several-problem .countdown", "Trying again in 30 s.")
+    visited.page.clock.run_for(30_000)
     finished(visited, "2 answered")
     assert visited.page.locator("#several-problem .problem").count() == 0
 
@@ -99,3 +104,44 @@ def test_a_csv_becomes_a_table_of_predictions(visit: Open) -> None:
     visited.page.wait_for_selector("#values input[name=age]")
     assert visited.page.input_value("#values input[name=age]") == "30"
     visited.wait_command('"age":30,')
+
+
+def test_a_file_that_is_too_large_costs_the_others_of_its_table_nothing(visit: Open) -> None:
+    visited = visit(expect_complaints=True)
+    visited.wait_text("#state", "ready")
+    visited.site.refusals += [TooLarge("Too much at once."), TooLarge("Too much alone.")]
+    visited.choose(BRIGHT, DARK, SQUARE)
+    finished(visited, "2 answered, 1 with a problem")
+    assert sorted(names(visited)[:2]) == ["dark.png", "square.png"]
+    assert "bright.png" in visited.text("tr.failed") and "Too much alone." in visited.text("tr.failed")
+    assert len(visited.asked("POST")) == 4
+
+
+def test_many_rows_are_all_saved_though_the_table_shows_the_first(visit: Open) -> None:
+    visited = visit()
+    visited.page.select_option("#chooser", "churn")
+    visited.wait_text("#label", "class 1")
+    header, row = ROWS.split("\n")[0].removesuffix(";note"), "42;52000;420;9;63.5;95"
+    visited.choose(upload("rows.csv", "\n".join([header, *[row] * 600]).encode(), "text/csv"), into="#csv")
+    finished(visited, "600 answered")
+    assert visited.page.locator("#table-body tr").count() == 500
+    assert visited.text("#several-rest") == "The first 500 are shown. What is saved holds all 600."
+    with visited.page.expect_download() as download:
+        visited.page.click("#several-csv")
+    assert len(download.value.path().read_text("utf-8-sig").splitlines()) == 601
+
+
+@pytest.mark.parametrize(
+    "file",
+    [upload("part.csv", b"age,income\n30,40000\n", "text/csv"), BRIGHT],
+    ids=["without columns", "a picture"],
+)
+def test_a_file_without_the_columns_of_the_model_is_not_sent(visit: Open, file: dict[str, Any]) -> None:
+    visited = visit()
+    visited.page.select_option("#chooser", "churn")
+    visited.wait_text("#label", "class 1")
+    visited.site.asked.clear()
+    visited.choose(file, into="#csv")
+    visited.wait_text("#answered .problem", file["name"])
+    assert "tenure_days" in visited.text("#answered .problem") or "has no line" in visited.text("#answered .problem")
+    assert not visited.asked("POST") and visited.page.is_hidden("#several")
