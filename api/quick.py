@@ -79,9 +79,9 @@ class QuickRequests:
         if (ask := self._ask(scope["path"])) is None:
             return False
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first one counts if a header came twice
-        exchange = Exchange.of(headers, "POST", scope["path"])
         if b"x-forwarded-for" in headers or (self._is_shared and b"origin" in headers):
             return False
+        exchange = Exchange.of(headers, "POST", scope["path"])
         payload = _payload(ask.model, headers.get(b"content-type", b""), body)
         if payload is None or (gathered := ask.model.gathered_for(payload)) is None:
             return False

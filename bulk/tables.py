@@ -4,6 +4,7 @@ import base64
 import binascii
 import csv
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ PATHS_A_CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(ABC):
     """What all slices of tables have.
 
     Attributes:
@@ -78,9 +79,9 @@ class Table:
                     missing = f"The table cannot be read from here on: {error}."
                     yield missing
 
+    @abstractmethod
     def _records(self) -> Generator[Mapping[str, Any] | str, None, None]:
         """Yield each row by the names of its columns, or what is wrong with it."""
-        raise NotImplementedError
 
     def _of_row(self, name: str, record: Mapping[str, Any] | str) -> Item:
         return Item(name, None, record) if isinstance(record, str) else Item(name, row_of(record, self.names))

@@ -41,12 +41,13 @@ class ImageExplainer:
     ) -> ImagePrediction:
         """Predict and explain one picture, as `Predictor.explain_image` describes."""
         model.check_ready()
+        started = time.monotonic()
+        explained: ImagePrediction | BaseException
         if request.method == RISE:
-            started = time.monotonic()
-            prediction = await self._rise.explain(model, request, parameters, deadline, progress)
-            model.meters.explained(RISE, started)
-            return prediction
-        (explained,) = await self._by_gradient(model, [request], parameters, deadline)
+            explained = await self._rise.explain(model, request, parameters, deadline, progress)
+        else:
+            (explained,) = await self._by_gradient(model, [request], parameters, deadline)
+        _count(model, [request], started, [explained])
         return _result(explained)
 
     async def explain_all(
@@ -59,11 +60,10 @@ class ImageExplainer:
     ) -> list[ImagePrediction | BaseException]:
         """Predict and explain the pictures of one request, as `Predictor.explain_images` describes."""
         model.check_ready()
-        if not any(request.method == RISE for request in requests):
-            return await wait_for(self._by_gradient(model, requests, parameters, deadline), deadline, caller)
-        started = time.monotonic()
-        results = await wait_for(self._rise.explain_all(model, requests, parameters, deadline), deadline, caller)
-        _count(model, RISE, started, results)
+        started, by_rise = time.monotonic(), any(request.method == RISE for request in requests)
+        explain_all = self._rise.explain_all if by_rise else self._by_gradient
+        results = await wait_for(explain_all(model, requests, parameters, deadline), deadline, caller)
+        _count(model, requests, started, results)
         return results
 
     async def predict(
@@ -95,8 +95,7 @@ class ImageExplainer:
             else:  # the explanations get half of the time; the rest is for predicting without them
                 work = self._by_gradient(model, right, parameters, now + (deadline - now) / 2)
             predicted = await work
-            if model.map_method == RISE:
-                _count(model, RISE, now, predicted)
+            _count(model, right, now, predicted)
             explained = iter(predicted)
             results += [request if isinstance(request, VitrineError) else next(explained) for request in requests]
         except VitrineError as error:
@@ -106,6 +105,8 @@ class ImageExplainer:
             for place, result in enumerate(results)
             if isinstance(result, VitrineError) and not _is_of_picture(result)
         ]
+        if not without:  # also where the model answers no longer
+            return results
         futures = map(awaitable, model.submit_all([payloads[place] for place in without], deadline))
         answers = await asyncio.gather(*futures, return_exceptions=True)
         for place, answer in zip(without, answers, strict=True):
@@ -142,7 +143,6 @@ class ImageExplainer:
         Raises:
             VitrineError: not one could be explained.
         """
-        started = time.monotonic()
         model.check_ready()
         for method in {request.method for request in requests}:
             model.check_method(method)
@@ -157,7 +157,6 @@ class ImageExplainer:
                 results.append(is_own_contrast(labels[request.contrast]))
             else:
                 results.append(image_prediction(model, answer, parameters, answer.value.explanations))
-            _count(model, request.method, started, results[-1:])
         return results
 
 
@@ -188,11 +187,16 @@ def _result(explained: ImagePrediction | BaseException) -> ImagePrediction:
     return explained
 
 
-def _count(model: LoadedModel, method: str, started: float, results: Sequence[ImagePrediction | BaseException]) -> None:
-    """Count in the metrics the pictures that have an explanation by a method."""
-    for result in results:
+def _count(
+    model: LoadedModel,
+    requests: Sequence[ExplanationRequest],
+    started: float,
+    results: Sequence[ImagePrediction | BaseException],
+) -> None:
+    """Count in the metrics the pictures that got an explanation, each by the method that it was asked for."""
+    for request, result in zip(requests, results, strict=True):
         if not isinstance(result, BaseException) and result.explanations:
-            model.meters.explained(method, started)
+            model.meters.explained(request.method, started)
 
 
 def _is_of_picture(error: VitrineError) -> bool:

@@ -2,7 +2,8 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,23 @@ def test_the_pictures_of_one_request_are_explained_all_or_none(
     assert process.process.status()[model.tag]["stats"]["succeeded"] == succeeded
     (alone,) = run(predictor.explain_images(model, requests[:1], PLAIN, soon()))
     assert isinstance(alone, ImagePrediction) and alone.explanation is not None
+
+
+def test_an_explained_picture_is_answered_although_its_model_has_gone_meanwhile(
+    explained: tuple[LoadedModel, ExplainerClient, LocalGradCam], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, explainer, _ = explained
+    explain = explainer.explain
+
+    async def explain_and_go(tag: str, requests: Sequence[ExplanationRequest], deadline: float) -> Any:
+        answers = await explain(tag, requests, deadline)
+        monkeypatch.setattr(model, "state", "draining")
+        return answers
+
+    monkeypatch.setattr(explainer, "explain", explain_and_go)
+    prediction = run(Predictor(10_000, explainer).predict_image(model, plain(10), WITH_HEATMAP, soon()))
+    assert prediction.explanation is not None and prediction.explanation_error is None
+    assert np.allclose(prediction.logits, logits_of_plain(10), atol=1e-4)
 
 
 def test_a_deadline_that_passes_leaves_no_explanation_behind(
