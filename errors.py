@@ -24,6 +24,7 @@
     ├── NotCompilable                a network without compiled explain graph  (explain)
     ├── LimitMissed                  no plan keeps the latency limit           (tuning.search)
     └── BulkError                    a run of bulk scoring that cannot begin or go on  (bulk)
+        └── UnknownAddress           an address of a kind that nobody can read (bulk.files)
 
 Messages are written for the person who has to act on them: what was wrong, and what to do instead.
 """

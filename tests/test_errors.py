@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 BRANCH = re.compile(r"^ {4}(?P<indent>[│├└─ ]*)(?P<name>\w+)(?: +(?P<status>\d{3})?.*)?$")
 ROOMS = (
-    *("api", "backends", "cli", "explain", "export", "models", "postprocessing", "preprocessing", "runners"),
+    *("api", "backends", "bulk", "cli", "explain", "export", "models", "postprocessing", "preprocessing", "runners"),
     *("serving", "settings", "training", "tuning"),
 )
 
