@@ -140,3 +140,7 @@ class LimitMissed(VitrineError):
 
 class BulkError(VitrineError):
     """A run of bulk scoring cannot begin, or cannot go on; the message says what to do."""
+
+
+class UnknownAddress(BulkError):
+    """An input of bulk scoring has an address, such as `abc://…`, of a kind that nobody can read."""

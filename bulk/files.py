@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from bulk.items import MOST_CHUNK_BYTES, MOST_CHUNK_ITEMS, Item, too_large
-from errors import BulkError
+from errors import BulkError, UnknownAddress
 from regular_file import read_regular_file
 
 UNKNOWN_SIZE = 2**20
 """What a file is taken for whose size no listing says, in bytes, when a chunk is filled."""
-
-
-class UnknownAddress(BulkError):
-    """Nobody knows addresses of that kind."""
 
 
 def is_url(path: str) -> bool:
